@@ -1,0 +1,37 @@
+# Set-up is part of every target: a fresh machine with Python >= 3.11, pip and make needs nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
+
+.PHONY: demo test setup lint bench clean
+
+demo: setup  ## the main job: generate, score, sweep, report on the shapes world
+	$(BIN)/probe-lab demo
+
+test: setup  ## the whole test suite
+	$(BIN)/python -m pytest
+
+setup: $(READY)  ## prepare .venv
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[dev]' | tail -n 1
+	touch $@
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+bench: $(BENCH_READY)  ## every measurement of the README, as a table and as JSON
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment; caches, runs and reports stay
+	rm -rf $(VENV)
