@@ -1,0 +1,64 @@
+"""
+
+He exact rewards of the embedded world as evaluators: shapes_reward, shapes_presence, shapes_binding, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from probe_lab.errors import ConfigError, ScoreError
+from probe_lab.evaluators.base import Evaluator, register
+from probe_lab.shapes.captions import Scene, parse_caption
+from probe_lab.shapes.rewards import REWARDS, rewards
+
+_REWARD_OF = {reward if reward.startswith("shapes_") else f"shapes_{reward}": reward for reward in REWARDS}
+
+
+class ShapesEvaluator(Evaluator):
+    """One of the five exact rewards of :mod:`probe_lab.shapes.rewards`, in 0..1."""
+
+    family = "shapes"
+    version = "1"
+    preprocessing = "RGB uint8, not resized"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """float32 [n] in 0..1. ScoreError for a prompt that is not a caption of the shapes world."""
+        return self.score_family([self], images, prompts)[self.name]
+
+    def score_family(
+        self, members: Sequence[Evaluator], images: Sequence[Image], prompts: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """All rewards come from one segmentation of each image."""
+        found = [
+            rewards(np.asarray(image.convert("RGB")), _scene(prompt))
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        return {
+            member.name: torch.tensor(
+                [getattr(each, _REWARD_OF[member.name]) for each in found], dtype=torch.float32
+            )
+            for member in members
+        }
+
+
+def _scene(prompt: str) -> Scene:
+    try:
+        return parse_caption(prompt)
+    except ConfigError as error:
+        raise ScoreError(
+            f"the shapes evaluators cannot score the prompt '{prompt}': {error}; use prompts.source=shapes"
+        ) from error
+
+
+for _name in _REWARD_OF:
+    register(_name, partial(ShapesEvaluator, _name))

@@ -1,0 +1,115 @@
+"""``python -m probe_lab.shapes.train tiny-sd``: train a tiny backbone from a seed and write it as a diffusers folder.
+
+Rendering, autoencoder, denoiser: each stage leaves its result in the work folder, so an interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from probe_lab.shapes.model_card import Training, write_card
+from probe_lab.shapes.pictures import picture_pool
+from probe_lab.shapes.tokenizer import build_tokenizer
+from probe_lab.shapes.train_sd import Recipe, new_scheduler, train_denoiser
+from probe_lab.shapes.train_vae import encode, train_vae
+
+POOL = 48_000
+"""Distinct captions, one picture each."""
+
+VAE_STEPS, VAE_BATCH, VAE_LEARNING_RATE = 1200, 32, 2e-3
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def progress(stage: str, total: int, every: int = 100) -> Callable[[int, float], None]:
+    """A logger that prints the mean loss, the rate and the time left every ``every`` steps."""
+    began, losses = time.monotonic(), list[float]()
+
+    def log(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % every == 0 or step == total:
+            rate = len(losses) / (time.monotonic() - began)
+            mean = sum(losses[-every:]) / len(losses[-every:])
+            left = (total - step) / rate / 60
+            print(f"{stage} {step}/{total}  loss {mean:.4f}  {rate:.1f} steps/s  {left:.1f} min left", flush=True)
+
+    return log
+
+
+def obtain_vae(pictures: torch.Tensor, work: Path, seed: int) -> AutoencoderKL:
+    """The autoencoder from the work folder, trained first if it is not there."""
+    folder = work / "vae"
+    if not (folder / "config.json").exists():
+        vae = train_vae(
+            pictures,
+            steps=VAE_STEPS,
+            batch_size=VAE_BATCH,
+            learning_rate=VAE_LEARNING_RATE,
+            seed=seed,
+            log=progress("vae", VAE_STEPS),
+        )
+        vae.save_pretrained(folder)
+    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+
+
+def train_tiny_sd(recipe: Recipe, work: Path, out: Path, workers: int) -> None:
+    """Train everything that tiny-sd consists of and save it, in float16, below ``out``."""
+    began = time.monotonic()
+    captions, pictures = picture_pool(POOL, recipe.seed, workers)
+    print(f"{len(captions)} pictures drawn", flush=True)
+    vae = obtain_vae(pictures, work, recipe.seed)
+    latents = encode(vae, pictures).half()
+    print(f"{len(latents)} latents encoded, standard deviation {latents.float().std():.3f}", flush=True)
+    tokenizer = build_tokenizer(work / "tokenizer")
+    model, loss = train_denoiser(
+        latents, captions, tokenizer, recipe, state_folder=work / "tiny-sd", log=progress("tiny-sd", recipe.steps)
+    )
+    print(f"mean loss of the last 500 steps: {loss:.4f}", flush=True)
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=tokenizer,
+        unet=model.unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(torch.float16).save_pretrained(out)
+    Training(
+        command=f"python -m probe_lab.shapes.train tiny-sd --steps {recipe.steps} --seed {recipe.seed}",
+        pictures=POOL,
+        vae_steps=VAE_STEPS,
+        loss=round(loss, 4),
+        minutes=round((time.monotonic() - began) / 60, 1),
+        **dataclasses.asdict(recipe),
+    ).save(out)
+
+
+def main(
+    backbone: Annotated[str, typer.Argument(help="tiny-sd")],
+    steps: Annotated[int, typer.Option(help="denoiser training steps")] = Recipe.steps,
+    seed: Annotated[int, typer.Option(help="seed of pictures, initial weights and noise")] = Recipe.seed,
+    work: Annotated[Path, typer.Option(help="folder of intermediate results; the same folder resumes")] = Path(
+        "runs/backbones"
+    ),
+    out: Annotated[Path | None, typer.Option(help="where to write; default: into the package")] = None,
+    workers: Annotated[int, typer.Option(help="processes that draw pictures")] = 2,
+) -> None:
+    """Train a tiny backbone on the shapes world (about 40 minutes on two cores)."""
+    if backbone != "tiny-sd":
+        raise typer.BadParameter(f"'{backbone}' is not a backbone of the shapes world; allowed: tiny-sd")
+    train_tiny_sd(Recipe(steps=steps, seed=seed), work, out or WEIGHTS / backbone, workers)
+    if out is None:
+        for reward, reached in sorted(write_card(backbone, WEIGHTS / backbone).items()):
+            print(f"{reward}: mean {reached.mean:.3f}, best of 8 {reached.best:.3f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

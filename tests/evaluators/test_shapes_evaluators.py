@@ -1,0 +1,125 @@
+"""The registry, the shapes family, and the example in docs/evaluators.md."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import probe_lab.evaluators.shapes as shapes_family
+from probe_lab.errors import ConfigError, ScoreError
+from probe_lab.evaluators import Evaluator, available, base, create, register, score_all
+from probe_lab.shapes.captions import parse_caption, sample_scene
+from probe_lab.shapes.render import render
+from probe_lab.shapes.rewards import REWARDS, rewards
+
+NAMES = ("shapes_binding", "shapes_fidelity", "shapes_layout", "shapes_presence", "shapes_reward")
+DOCS = Path(__file__).parents[2] / "docs" / "evaluators.md"
+
+
+@pytest.fixture
+def examples() -> tuple[list[Image.Image], list[str]]:
+    rng = random.Random(0)
+    scenes = [sample_scene(rng) for _ in range(6)]
+    pictures = [Image.fromarray(render(scene, rng)) for scene in scenes]
+    return pictures[1:] + pictures[:1], [
+        scene.caption for scene in scenes
+    ]  # of other captions: varied scores
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
+
+
+def test_the_five_rewards_are_registered() -> None:
+    assert set(NAMES) <= set(available())
+    assert available() == tuple(sorted(available()))
+
+
+def test_every_evaluator_gives_its_own_reward(examples: tuple[list[Image.Image], list[str]]) -> None:
+    images, prompts = examples
+    found = [
+        rewards(np.asarray(image), parse_caption(prompt))
+        for image, prompt in zip(images, prompts, strict=True)
+    ]
+    for reward in REWARDS:
+        name = reward if reward == "shapes_reward" else f"shapes_{reward}"
+        scores = create(name).score(images, prompts)
+        assert scores.dtype == torch.float32
+        assert scores.tolist() == pytest.approx([getattr(each, reward) for each in found])
+
+
+def test_joint_scores_are_the_single_ones_with_one_segmentation_per_image(
+    examples: tuple[list[Image.Image], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, prompts = examples
+    evaluators = [create(name) for name in NAMES]
+    alone = {each.name: each.score(images, prompts) for each in evaluators}
+    calls: list[str] = []
+
+    def counted(image: np.ndarray, scene: shapes_family.Scene) -> shapes_family.Rewards:
+        calls.append(scene.caption)
+        return rewards(image, scene)
+
+    monkeypatch.setattr(shapes_family, "rewards", counted)
+    together = score_all(evaluators, images, prompts)
+    assert list(together) == list(NAMES)
+    assert all(torch.equal(together[name], alone[name]) for name in NAMES)
+    assert calls == prompts
+
+
+def test_scores_do_not_depend_on_the_batch_or_the_mode(
+    examples: tuple[list[Image.Image], list[str]],
+) -> None:
+    images, prompts = examples
+    evaluator = create("shapes_reward")
+    single = [evaluator.score([i], [p]).item() for i, p in zip(images, prompts, strict=True)]
+    assert evaluator.score([image.convert("RGBA") for image in images], prompts).tolist() == single
+    assert evaluator.score([], []).shape == (0,)
+
+
+def test_metadata_says_what_a_score_depends_on() -> None:
+    assert create("shapes_layout").metadata() == {
+        "evaluator": "shapes_layout",
+        "version": "1",
+        "checkpoint_sha256": "none",
+        "preprocessing": "RGB uint8, not resized",
+    }
+
+
+def test_a_prompt_of_another_world_is_named() -> None:
+    with pytest.raises(ScoreError, match="'a photo of a dog'"):
+        create("shapes_reward").score([Image.new("RGB", (64, 64))], ["a photo of a dog"])
+
+
+def test_unknown_evaluator_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'shapes_bindings'.*did you mean 'shapes_binding'"):
+        create("shapes_bindings")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ConfigError, match="'shapes_reward' is registered twice"):
+        register("shapes_reward", lambda: create("shapes_reward"))
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_documented_example_works(examples: tuple[list[Image.Image], list[str]]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)
+    names: dict[str, object] = {"__name__": "example"}
+    exec(blocks[0], names)
+    images, prompts = examples
+    evaluators: list[Evaluator] = [create("warmth"), create("coolness"), create("shapes_reward")]
+    scores = score_all(evaluators, images, prompts)
+    assert list(scores) == ["warmth", "coolness", "shapes_reward"]
+    assert torch.equal(scores["warmth"], -scores["coolness"])
+    assert scores["warmth"].dtype == torch.float32
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    assert evaluators[0].score([red, blue], ["", ""]).tolist() == [1.0, -1.0]

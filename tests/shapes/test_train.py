@@ -1,0 +1,81 @@
+"""The training of the tiny backbone, a few steps of it: it resumes exactly, and what it writes loads as a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from probe_lab.shapes import train
+from probe_lab.shapes.pictures import picture_pool, to_model_range
+from probe_lab.shapes.tokenizer import build_tokenizer
+from probe_lab.shapes.train_sd import Recipe, train_denoiser
+from probe_lab.shapes.train_vae import encode, train_vae
+
+
+def test_pictures_do_not_depend_on_the_number_of_workers() -> None:
+    captions, pictures = picture_pool(12, seed=5, workers=1)
+    again, same = picture_pool(12, seed=5, workers=2)
+    assert captions == again
+    assert torch.equal(pictures, same)
+    assert to_model_range(pictures).amax() <= 1
+
+
+def test_the_latent_is_normalised_without_changing_the_reconstruction() -> None:
+    from probe_lab.shapes import train_vae as module
+
+    _, pictures = picture_pool(16, seed=1, workers=1)
+    torch.manual_seed(0)
+    vae = module.new_vae().eval().requires_grad_(False)
+    before = vae.decode(encode(vae, pictures)).sample
+    module._normalise_latent(vae, pictures)
+    latent = encode(vae, pictures)
+    torch.testing.assert_close(latent.mean((0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latent.std((0, 2, 3)), torch.ones(8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(vae.decode(latent).sample, before, atol=1e-3, rtol=0)
+
+
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    latents = torch.randn(20, 8, 16, 16).half()
+    captions = ["a red circle"] * 20
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    recipe = Recipe(steps=4, batch_size=4)
+
+    class Stop(Exception):
+        pass
+
+    def stop_at_three(step: int, loss: float) -> None:
+        if step == 3:
+            raise Stop
+
+    def run(folder: str, log) -> torch.Tensor:
+        model, _ = train_denoiser(
+            latents, captions, tokenizer, recipe, state_folder=tmp_path / folder, log=log, save_every=2
+        )
+        return torch.nn.utils.parameters_to_vector(model.parameters())
+
+    whole = run("whole", lambda step, loss: None)
+    with pytest.raises(Stop):
+        run("broken", stop_at_three)
+    assert torch.equal(run("broken", lambda step, loss: None), whole)
+
+
+def test_a_short_run_writes_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "POOL", 16)
+    monkeypatch.setattr(train, "VAE_STEPS", 2)
+    train.train_tiny_sd(Recipe(steps=2, batch_size=4), tmp_path / "work", tmp_path / "out", workers=1)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float32, low_cpu_mem_usage=False)
+    assert next(pipe.unet.parameters()).dtype == torch.float32
+    weights = list((tmp_path / "out").rglob("*.safetensors"))
+    assert len(weights) == 3
+    assert sum(path.stat().st_size for path in weights) < 12e6
+    assert not list((tmp_path / "out").rglob("*.bin"))
+
+
+def test_the_vae_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, pictures = picture_pool(32, seed=2, workers=1)
+    losses: list[float] = []
+    train_vae(pictures, steps=25, batch_size=8, learning_rate=2e-3, seed=0, log=lambda step, loss: losses.append(loss))
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
