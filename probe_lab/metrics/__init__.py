@@ -1,0 +1,42 @@
+"""How good one evaluator's predictions are: global and within-prompt correlation, selection, intervals.
+
+``evaluate`` is the final evaluation; ``paired_difference`` and ``selection_gain_curve`` answer the questions
+behind it; the torchmetrics classes compute the same numbers during training. Everything is resampled over
+prompts, never over images.
+"""
+
+from probe_lab.metrics.bootstrap import Interval
+from probe_lab.metrics.evaluation import METRICS, MetricName, evaluate, paired_difference
+from probe_lab.metrics.online import (
+    SelectionGain,
+    ThresholdAUROC,
+    Top1,
+    WithinPromptKendall,
+    WithinPromptPearson,
+    WithinPromptSpearman,
+    global_metrics,
+    within_prompt_metrics,
+)
+from probe_lab.metrics.selection import SelectionPoint, selection_gain_curve
+from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric, within_prompt_estimate
+
+__all__ = [
+    "METRICS",
+    "WITHIN_METRICS",
+    "Interval",
+    "MetricName",
+    "SelectionGain",
+    "SelectionPoint",
+    "ThresholdAUROC",
+    "Top1",
+    "WithinMetric",
+    "WithinPromptKendall",
+    "WithinPromptPearson",
+    "WithinPromptSpearman",
+    "evaluate",
+    "global_metrics",
+    "paired_difference",
+    "selection_gain_curve",
+    "within_prompt_estimate",
+    "within_prompt_metrics",
+]
