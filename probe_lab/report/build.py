@@ -1,0 +1,176 @@
+"""Build a report: read, decide, draw, write; the finished folder replaces the old one at the end."""
+
+from __future__ import annotations
+
+import errno
+import html
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from probe_lab.cache import Cache
+from probe_lab.errors import ReportError
+from probe_lab.report import activations, attention, curves, heatmap, losses, scatter, selection
+from probe_lab.report.choice import choose, variant_text
+from probe_lab.report.headline import headline_tables
+from probe_lab.report.listing import cells_table, environment_table, failures_table
+from probe_lab.report.load import Results, load_results
+from probe_lab.report.material import Material, Section
+from probe_lab.report.page import Block, page, paragraph, section_block, table_html
+from probe_lab.report.paper import paper_tables
+from probe_lab.report.style import drawing, evaluator_label, save_figure
+from probe_lab.report.tables import Table
+
+Progress = Callable[[int, int], None]
+"""Called with (parts done, parts in all), first with 0 done."""
+
+FAMILIES: tuple[Callable[[Material], Section], ...] = (
+    curves.section,
+    heatmap.section,
+    losses.section,
+    scatter.section,
+    attention.section,
+    selection.section,
+    activations.section,
+)
+
+
+def build_report(
+    *,
+    runs: Path,
+    cache: Path | None,
+    out: Path,
+    title: str,
+    evaluators: Sequence[str],
+    primary_step: int | None = None,
+    on_progress: Progress | None = None,
+) -> Path:
+    """Write ``out/index.html``, ``out/figures`` (PDF, PNG) and ``out/tables`` (CSV, Markdown, LaTeX);
+    returns the page.
+
+    ``runs`` is the folder of one experiment, runs/<name>; ``cache`` its cache (None: figures that need
+    images or tensors are left out, and the page says so); ``evaluators`` empty means all in the results,
+    and the first one decides which probe is best; ``primary_step`` None means the step of the baselines,
+    else 5, else the median step. An existing report in ``out`` is replaced once the new one is complete: a
+    failure leaves it as it was.
+
+    Raises ReportError when there are no results or they are of another version, when ``cache`` is not the
+    one that the probes were trained on, or when ``out`` holds something else or cannot be written;
+    CacheError for a damaged cache.
+    """
+    results = load_results(runs)
+    choice = choose(results, evaluators, primary_step)
+    opened = Cache(cache) if cache is not None else None
+    material = Material(results, choice, opened)
+    if opened is not None:
+        _require_same_samples(results, opened, next(iter(results.seeds(choice.best).values())))
+    with _replacing(out) as folder, drawing():
+        _write(material, folder, title, on_progress or (lambda done, total: None))
+    return out / "index.html"
+
+
+def _write(material: Material, folder: Path, title: str, on_progress: Progress) -> None:
+    total = len(FAMILIES) + 2
+    (folder / "figures").mkdir()
+    (folder / "tables").mkdir()
+    on_progress(0, total)
+    # How the probe was chosen is the caption of every file, but the page says it once.
+    headline = _tables(headline_tables(material), folder, captions=1)
+    blocks = [Block("headline", "Best probe and baselines", headline)]
+    for i, section in enumerate(FAMILIES, start=1):
+        on_progress(i, total)
+        drawn = section(material)
+        for figure in drawn.drawings:
+            save_figure(figure.figure, folder / "figures", figure.name, photographic=figure.photographic)
+        blocks.append(section_block(drawn, folder))
+    on_progress(total - 1, total)
+    blocks += [
+        Block("papers", "The papers' numbers", _tables(paper_tables(material), folder)),
+        _failures(material, folder),
+        Block("cells", "Cells", f'<div class="scroll">{_tables([cells_table(material)], folder)}</div>'),
+        _environment(material, folder),
+    ]
+    (folder / "index.html").write_text(page(title, _lead(material), blocks), encoding="utf-8")
+    on_progress(total, total)
+
+
+def _tables(tables: list[Table], folder: Path, captions: int | None = None) -> str:
+    for table in tables:
+        table.save(folder / "tables")
+    return "\n".join(table_html(table, caption=captions is None or i < captions) for i, table in enumerate(tables))
+
+
+def _failures(material: Material, folder: Path) -> Block:
+    table = failures_table(material)
+    if table is None:
+        return Block("failures", "Failures", paragraph("No cell failed."))
+    return Block("failures", "Failures", f'<div class="failed">{_tables([table], folder)}</div>')
+
+
+def _environment(material: Material, folder: Path) -> Block:
+    body = _tables([environment_table(material)], folder)
+    config = material.results.config(next(iter(material.results.seeds(material.choice.best).values())))
+    if config:
+        body += f"\n<h3>Configuration of the best probe</h3>\n<pre>{html.escape(config)}</pre>"
+    return Block("environment", "Data and environment", body)
+
+
+def _lead(material: Material) -> str:
+    results, choice = material.results, material.choice
+    evaluator = choice.evaluators[0]
+    value = results.value(choice.best, evaluator, "srcc_within")
+    number = (
+        f" ranks the seeds of an unseen prompt with SRCC {value.estimate:.2f} [{value.lower:.2f}, "
+        f"{value.upper:.2f}] "
+        f"by {evaluator_label(evaluator)}"
+        if value
+        else ""
+    )
+    failed = f"; {len(results.failures)} failed" if results.failures else ""
+    return (
+        f"At step {choice.step} the best probe ({variant_text(choice.best, step=False)}){number}. "
+        f"{len(results.cells)} cells were trained{failed}. All numbers are of the test split unless said "
+        "otherwise."
+    )
+
+
+def _require_same_samples(results: Results, cache: Cache, cell: str) -> None:
+    """ReportError unless the predictions speak of this cache's samples."""
+    evaluator = results.scores.loc[results.scores["cell"] == cell, "evaluator"].iloc[0]
+    predicted = results.predictions(cell, evaluator)
+    known = predicted.merge(cache.samples, on=["sample_id", "prompt_id", "seed"])
+    if len(known) != len(predicted) or (known["split"] == "train").any():
+        raise ReportError(
+            f"the cache {cache.folder} is not the one that {results.folder} was trained on (their samples "
+            "differ): "
+            "give the report that cache, or run the sweep again"
+        )
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its place when the block ends well, and is removed when it
+    does not."""
+    if out.exists() and not (out.is_dir() and ((out / "index.html").exists() or not any(out.iterdir()))):
+        raise ReportError(f"{out} exists and is no report: choose another `reports` folder, or move it away")
+    fresh, old = (out.with_name(f".{out.name}-{word}-{os.getpid()}") for word in ("new", "old"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh.mkdir()
+        yield fresh
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    except OSError as error:
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        raise ReportError(
+            f"cannot write the report {out}: {what}; the old one is unchanged, choose another `reports` "
+            "folder or make room"
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)

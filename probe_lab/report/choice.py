@@ -1,0 +1,149 @@
+"""Which step, which probe and which baselines a report puts in front: decided on the validation split
+only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from probe_lab.errors import ReportError, nearest
+from probe_lab.report.load import VARIANT, Results, Variant, variants
+from probe_lab.report.style import loss_label, model_label, tap_label
+
+BASELINES = ("prompt_only", "attention_entropy", "linear", "noisy_latent", "x0_preview", "shuffled_labels")
+"""Models that every probe is compared with, in the order of the tables; any other model is a probe."""
+
+CLOSED_FORM = ("linear", "attention_entropy", "x0_preview")
+"""Baselines that no loss trains, whatever the config says."""
+
+_FIXED_TAP = ("noisy_latent", "x0_preview")  # their names say what they read
+
+SELECTION_METRIC = "srcc_within"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the headline compares: the best probe at ``step`` and the baselines that exist there.
+
+    Best means: highest within-prompt SRCC of ``evaluators[0]`` on the validation split, mean over training
+    seeds. A baseline with several variants at the step is chosen by the same rule.
+    """
+
+    step: int
+    evaluators: tuple[str, ...]
+    best: Variant
+    baselines: dict[str, Variant]
+
+
+def choose(results: Results, evaluators: Sequence[str], primary_step: int | None) -> Choice:
+    """Decide once, for all figures and tables.
+
+    Raises ReportError for an evaluator without results, a step at which no probe was trained, or no probe
+    at all.
+    """
+    names = tuple(evaluators) or tuple(results.evaluators)
+    for name in names:
+        if name not in results.evaluators:
+            raise ReportError(
+                f"no cell predicts the evaluator '{name}': {nearest(name, results.evaluators)}; "
+                f"add it to `evaluators` and run `probe-lab sweep {results.folder.name}`"
+            )
+    step = _primary_step(results, primary_step)
+    best = best_on_validation(results, probes(results), step, names[0])
+    assert best is not None  # _primary_step only returns steps of probes
+    found = {name: best_on_validation(results, [name], step, names[0]) for name in BASELINES}
+    return Choice(step, names, best, {name: variant for name, variant in found.items() if variant})
+
+
+def probes(results: Results) -> list[str]:
+    """The models that are no baselines."""
+    return [model for model in dict.fromkeys(results.cells["model"]) if model not in BASELINES]
+
+
+def best_on_validation(
+    results: Results, models: Sequence[str], step: int | None, evaluator: str, taps: str | None = None
+) -> Variant | None:
+    """The variant of these models (at a step; None: any) that validates best; the first one where nothing
+    is defined."""
+    cells = results.cells[results.cells["model"].isin(list(models))]
+    if step is not None:
+        cells = cells[cells["step"] == step]
+    if taps is not None:
+        cells = cells[cells["taps"] == taps]
+    candidates = variants(cells)
+    if not candidates:
+        return None
+    values = [results.value(variant, evaluator, SELECTION_METRIC, "val") for variant in candidates]
+    ranked = [value.estimate if value and np.isfinite(value.estimate) else -np.inf for value in values]
+    return candidates[int(np.argmax(ranked))]
+
+
+def steps_of(results: Results, models: Sequence[str]) -> list[int]:
+    return sorted(int(step) for step in results.cells.loc[results.cells["model"].isin(list(models)), "step"].unique())
+
+
+def main_slice(results: Results) -> pd.DataFrame:
+    """Rows of ``means`` of the probes with the one (loss, extra) that covers most steps × taps, listwise
+    if it ties.
+
+    Curves over steps and heat maps over blocks vary one thing at a time; this is what they hold fixed.
+    """
+    cells = results.cells[results.cells["model"].isin(probes(results))]
+    grid = cells[VARIANT].drop_duplicates().groupby(["model", "loss", "extra"]).size().reset_index(name="cells")
+    grid["plain"] = grid["loss"] == "listwise"
+    grid["simple"] = -grid["extra"].str.len()
+    model, loss, extra = grid.sort_values(["cells", "plain", "simple", "loss"]).iloc[-1][["model", "loss", "extra"]]
+    means = results.means
+    return means[(means["model"] == model) & (means["loss"] == loss) & (means["extra"] == extra)]
+
+
+def slice_text(rows: pd.DataFrame) -> str:
+    """What a main slice holds fixed: "listwise loss, ema 0.99"."""
+    first = rows.iloc[0]
+    extra = extra_text(first["extra"])
+    return f"{loss_label(first['loss'])} loss" + (f", {extra}" if extra else "")
+
+
+def extra_text(extra: str) -> str:
+    """'{"ema": 0.9}' -> "ema 0.9"."""
+    return ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in json.loads(extra).items())
+
+
+def variant_text(variant: Variant, *, step: bool = True) -> str:
+    """One line for people: "probe (CNN), up 1.0 attn, listwise, step 5"."""
+    parts = [model_label(variant.model)]
+    parts += [tap_label(variant.taps)] if variant.taps and variant.model not in _FIXED_TAP else []
+    parts += [loss_label(variant.loss)] if variant.loss and variant.model not in CLOSED_FORM else []
+    parts += [extra_text(variant.extra)] if variant.extra != "{}" else []
+    return ", ".join(parts + ([f"step {variant.step}"] if step else []))
+
+
+def _primary_step(results: Results, wanted: int | None) -> int:
+    available = steps_of(results, probes(results))
+    if not available:
+        raise ReportError(
+            f"{results.folder / 'results.parquet'} holds baselines only "
+            f"({', '.join(results.cells['model'].unique())}): "
+            "train at least one probe (probe.model=cnn) to compare them with"
+        )
+    if wanted is not None:
+        if wanted not in available:
+            raise ReportError(
+                f"no probe was trained at step {wanted}: report with probe.step set to one of "
+                f"{', '.join(map(str, available))}, or add the step to the sweep"
+            )
+        return wanted
+    baselines = results.cells[results.cells["model"].isin(BASELINES) & results.cells["step"].isin(available)]
+    if not baselines.empty:
+        counts = baselines.groupby("step")["model"].nunique()
+        common = sorted(int(step) for step in counts[counts == counts.max()].index)
+        return 5 if 5 in common else common[0]
+    return 5 if 5 in available else available[(len(available) - 1) // 2]
+
+
+def _plain(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

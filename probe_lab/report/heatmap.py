@@ -1,0 +1,92 @@
+"""Step × block: where and when the denoiser knows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from probe_lab.report.choice import main_slice, slice_text
+from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.style import LIGHT, PAGE, evaluator_label, tap_labels, tap_order
+
+COLUMNS = 3
+_MAP = "cividis"  # made to look the same with and without colour blindness
+
+_EXPLANATION = """Within-prompt SRCC on the test split for every step (columns) and tap (rows), {held},
+mean over training seeds; one colour scale for all panels. Rows follow the denoiser from its first block to
+its last, joined taps come last. Read along a row to see when a block begins to tell seeds apart, and down
+a column to see which block to tap at a given cost. Neighbouring fields should be alike. Suspicious would be
+a single bright field in a dark surrounding: more likely luck (its interval is in the table of cells) than
+knowledge.{missing}"""
+
+
+def section(material: Material) -> Section:
+    """One figure with a panel per evaluator, or the reason why there is none."""
+    title = "Step × block"
+    rows = main_slice(material.results)
+    taps, steps = rows["taps"].nunique(), rows["step"].nunique()
+    if taps < 2 or steps < 2:
+        text = f"A heat map needs two steps and two taps, the sweep has {steps} × {taps} ({slice_text(rows)})."
+        return Section("heatmap", title, "", skipped=(text,))
+    test = rows[(rows["metric"] == "srcc_within") & (rows["split"] == "test")]
+    evaluators = material.choice.evaluators
+    tables = {
+        name: test[test["evaluator"] == name].pivot_table("estimate", "taps", "step", dropna=False)
+        for name in evaluators
+    }
+    order = sorted(rows["taps"].unique(), key=tap_order)
+    columns = sorted(rows["step"].unique())
+    tables = {name: table.reindex(index=order, columns=columns) for name, table in tables.items()}
+    missing = any(table.isna().to_numpy().any() for table in tables.values())
+    note = " Grey fields were not part of the sweep, or failed." if missing else ""
+    drawing = Drawing("heatmap", _alt(material, order), _draw(material, tables))
+    return Section("heatmap", title, _EXPLANATION.format(held=slice_text(rows), missing=note), (drawing,))
+
+
+def _draw(material: Material, tables: dict[str, pd.DataFrame]) -> Figure:
+    columns = min(len(tables), COLUMNS)
+    lines = -(-len(tables) // columns)
+    count = len(next(iter(tables.values())))
+    figure = Figure(figsize=(PAGE, lines * (0.75 + 0.24 * count)))
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    values = np.concatenate([table.to_numpy(float).ravel() for table in tables.values()])
+    values = values[np.isfinite(values)]
+    norm = Normalize(min(0.0, values.min(initial=0.0)), max(values.max(initial=0.0), 1e-3))
+    for i, (ax, (name, table)) in enumerate(zip(axes.flat, tables.items(), strict=False)):
+        _panel(ax, table, norm)
+        ax.set_title(evaluator_label(name))
+        if i + columns >= len(tables):
+            ax.set_xlabel(material.step_text)
+    for ax in axes.flat[len(tables) :]:
+        ax.set_visible(False)
+    bar = figure.colorbar(ScalarMappable(norm, _MAP), ax=axes, fraction=0.03, pad=0.015, aspect=30)
+    bar.set_label("SRCC within prompts")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _panel(ax: Axes, table: pd.DataFrame, norm: Normalize) -> None:
+    values = table.to_numpy(float)
+    ax.set_facecolor(LIGHT)
+    image = ax.imshow(np.ma.masked_invalid(values), cmap=_MAP, norm=norm, aspect="auto")
+    ax.grid(False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    labels = tap_labels(table.index)
+    ax.set_xticks(range(len(table.columns)), [str(step) for step in table.columns])
+    ax.set_yticks(range(len(table.index)), [labels[tap] for tap in table.index])
+    for row, column in np.argwhere(np.isfinite(values)):
+        value = values[row, column]
+        red, green, blue, _ = image.cmap(norm(value))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        color = "white" if dark else "black"
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
+
+
+def _alt(material: Material, taps: list[str]) -> str:
+    names = ", ".join(evaluator_label(name) for name in material.choice.evaluators)
+    return f"Heat maps of the within-prompt SRCC over step and {len(taps)} taps, one for each of: {names}."

@@ -1,0 +1,154 @@
+"""One look for all figures: column widths, colours that colour-blind readers can tell apart, names for
+people, files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+from matplotlib.figure import Figure
+from PIL import Image
+
+COLUMN = 3.3
+"""Width of one paper column, inches."""
+PAGE = 6.9
+"""Width of the text of a two-column paper, inches."""
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#666666"
+LIGHT = "#BBBBBB"
+
+_STYLE_FILE = Path(__file__).with_name("probe_lab.mplstyle")
+_DPI = 200
+
+MODELS = {
+    "cnn": "probe (CNN)",
+    "linear": "linear probe",
+    "prompt_only": "prompt only",
+    "attention_entropy": "attention entropy",
+    "noisy_latent": "noisy latent",
+    "x0_preview": "decoded x0 prediction",
+    "shuffled_labels": "shuffled labels",
+}
+_EVALUATORS = {
+    "image_reward": "ImageReward",
+    "hps_v2": "HPSv2",
+    "hps_v2_1": "HPSv2.1",
+    "clip_score": "CLIPScore",
+    "pick_score": "PickScore",
+    "blip_itm": "BLIP-ITM",
+    "blip_itc": "BLIP-ITC",
+}
+_LOSSES = {
+    "mse": "MSE",
+    "infonce": "InfoNCE",
+    "pairwise": "RankNet",
+    "listnet": "ListNet",
+    "listmle": "ListMLE",
+    "pearson": "Pearson",
+}
+METRICS = {
+    "srcc": "SRCC, all images",
+    "ktc": "KTC, all images",
+    "pcc": "PCC, all images",
+    "auc": "AUC-ROC",
+    "srcc_within": "SRCC within prompts",
+    "ktc_within": "KTC within prompts",
+    "pcc_within": "PCC within prompts",
+    "top1": "top-1 hit rate",
+    "selection_gain": "selection gain",
+    "ndcg": "NDCG",
+}
+_KINDS = {"attention": "attn", "activation": "act"}
+# Containers that every name has add nothing to it; the others keep a short word.
+_PATH_WORDS = {
+    "down_blocks": "down",
+    "up_blocks": "up",
+    "mid_block": "mid",
+    "attentions": "",
+    "resnets": "res",
+    "transformer_blocks": "block",
+    "single_transformer_blocks": "single block",
+}
+_DEPTH = {"down": 0, "mid": 1, "up": 2, "latent": 4, "x0": 5}
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """The style of this project; draw and save inside it. Leaves matplotlib's settings as they were."""
+    with mpl.style.context(["default", _STYLE_FILE]):
+        yield
+
+
+def save_figure(figure: Figure, folder: Path, name: str, *, photographic: bool) -> tuple[Path, Path]:
+    """Write ``name.pdf`` and ``name.png`` (200 dpi) to ``folder``; the bytes depend on the figure alone.
+
+    A chart's PNG is reduced to a palette of 256 colours (a third of the bytes, no visible change); one
+    that shows pictures (``photographic``) is not.
+    """
+    pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
+    figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None}, dpi=_DPI)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    buffer.seek(0)
+    with Image.open(buffer) as opened:
+        image = opened.convert("RGB")
+    if not photographic:
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    image.save(png, optimize=True)
+    return pdf, png
+
+
+def evaluator_label(name: str) -> str:
+    """``shapes_reward`` -> "shapes reward"; models of the literature get the spelling of their papers."""
+    return _EVALUATORS.get(name, name.replace("_", " "))
+
+
+def model_label(name: str) -> str:
+    return MODELS.get(name, name.replace("_", " "))
+
+
+def loss_label(name: str) -> str:
+    """``listwise+infonce`` -> "listwise + InfoNCE"."""
+    return " + ".join(_LOSSES.get(term, term) for term in name.split("+")) if name else "–"
+
+
+def tap_label(tap: str) -> str:
+    """``up_blocks.1.attentions.0/attention`` -> "up 1.0 attn"; several taps joined by "+" stay joined."""
+    if "+" in tap:
+        return " + ".join(tap_label(part) for part in tap.split("+"))
+    path, _, kind = tap.rpartition("/")
+    if not path:
+        return tap or "–"
+    return f"{_path_label(path)} {_KINDS.get(kind, kind)}"
+
+
+def tap_labels(taps: Iterable[str]) -> dict[str, str]:
+    """Labels of several taps; two taps that would read the same keep their full names."""
+    labels = {tap: tap_label(tap) for tap in taps}
+    texts = list(labels.values())
+    return {tap: label if texts.count(label) == 1 else tap for tap, label in labels.items()}
+
+
+def tap_order(tap: str) -> tuple[int, int, list[int], str]:
+    """Sort key: single taps before joined ones, then from the first block of a denoiser to the last, then
+    by kind."""
+    first = tap_label(tap.split("+")[0]).split(" ")[0]
+    numbers = [int(number) for number in re.findall(r"\d+", tap.rpartition("/")[0])]
+    return tap.count("+"), _DEPTH.get(first, 3), numbers, tap
+
+
+def _path_label(path: str) -> str:
+    words: list[str] = []
+    for part in path.split("."):
+        if part.isdigit() and words and words[-1][-1].isdigit():
+            words[-1] += f".{part}"
+        elif (word := _PATH_WORDS.get(part, part)) and not (word == "block" and words):
+            words.append(word)
+    return " ".join(words)

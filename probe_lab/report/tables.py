@@ -1,0 +1,154 @@
+"""One table, four forms: Markdown, LaTeX (booktabs), CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from probe_lab.report.load import Value
+
+Field = str | int | float | Value | None
+"""Text, a number, an estimate with its interval, or nothing (shown as a dash, empty in CSV)."""
+
+_DASH = "–"
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
+    "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "–": "--", "−": "$-$", "×": r"$\times$", "“": "``", "”": "''",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` have one field per column; row ``highlight`` stands out on the page. ``long`` ones may
+    break over pages."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Field, ...], ...]
+    long: bool = False
+    digits: int = 3
+    highlight: int | None = None
+
+    def markdown(self) -> str:
+        """A pipe table with its title and caption."""
+        head = [_cell(column) for column in self.columns]
+        lines = [head, ["--:" if right else ":--" for right in self._right]]
+        lines += [[_cell(self._text(field)) for field in row] for row in self.rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"**{self.title}.** {self.caption}\n\n{table}\n"
+
+    def latex(self) -> str:
+        """A complete ``table`` (``longtable`` if long) for the booktabs package; all text is escaped."""
+        head = " & ".join(_latex(column) for column in self.columns) + r" \\"
+        body = "\n".join(" & ".join(self._latex_field(field) for field in row) + r" \\" for row in self.rows)
+        layout = "".join("r" if right else "l" for right in self._right)
+        caption = rf"\caption{{{_latex(self.title)}. {_latex(self.caption)}}}"
+        label = rf"\label{{tab:{self.name.replace('_', '-')}}}"
+        if self.long:
+            rules = "\\toprule\n" + head + "\n\\midrule\n\\endhead\n" + body + "\n\\bottomrule"
+            return f"\\begin{{longtable}}{{{layout}}}\n{caption}\n{label}\\\\\n{rules}\n\\end{{longtable}}\n"
+        rules = "\\toprule\n" + head + "\n\\midrule\n" + body + "\n\\bottomrule"
+        tabular = f"\\begin{{tabular}}{{{layout}}}\n{rules}\n\\end{{tabular}}"
+        kind = "table*" if len(self.columns) > 5 else "table"  # table* spans both columns of a paper
+        return f"\\begin{{{kind}}}[t]\n\\centering\n\\small\n{caption}\n{label}\n{tabular}\n\\end{{{kind}}}\n"
+
+    def csv(self) -> str:
+        """Numbers unrounded; a column of estimates becomes three: its name, and the same with "lower" and
+        "upper"."""
+        wide = [any(isinstance(row[i], Value) for row in self.rows) for i in range(len(self.columns))]
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        head = [
+            [name, f"{name} lower", f"{name} upper"] if w else [name]
+            for name, w in zip(self.columns, wide, strict=True)
+        ]
+        writer.writerow([name for names in head for name in names])
+        for row in self.rows:
+            fields = [_numbers(field, w) for field, w in zip(row, wide, strict=True)]
+            writer.writerow([field for part in fields for field in part])
+        return out.getvalue()
+
+    def html(self, *, caption: bool = True) -> str:
+        """A ``<table class="sortable">``; cells carry the number that they sort by."""
+        head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
+        body = "".join(self._html_row(i) for i in range(len(self.rows)))
+        text = f"<b>{html.escape(self.title)}.</b>" + (f" {html.escape(self.caption)}" if caption else "")
+        parts = f"<caption><div>{text}</div></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        return f'<div class="wide"><table class="sortable">{parts}</table></div>'
+
+    def _html_row(self, i: int) -> str:
+        fields = "".join(self._html_field(field, column) for column, field in enumerate(self.rows[i]))
+        return ('<tr class="best">' if i == self.highlight else "<tr>") + fields + "</tr>"
+
+    def save(self, folder: Path) -> tuple[Path, ...]:
+        """Write ``name.md``, ``name.tex`` and ``name.csv``."""
+        texts = {".md": self.markdown(), ".tex": self.latex(), ".csv": self.csv()}
+        for suffix, text in texts.items():
+            (folder / f"{self.name}{suffix}").write_text(text, encoding="utf-8")
+        return tuple(folder / f"{self.name}{suffix}" for suffix in texts)
+
+    @property
+    def _right(self) -> list[bool]:
+        """Columns of numbers are set flush right, columns of text flush left."""
+        return [not any(isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+
+    def _text(self, field: Field) -> str:
+        match field:
+            case Value():
+                if math.isnan(field.estimate):
+                    return _DASH
+                bounds = f"[{self._number(field.lower)}, {self._number(field.upper)}]"
+                return f"{self._number(field.estimate)} {bounds}"
+            case float():
+                return self._number(field)
+            case None:
+                return _DASH
+            case _:
+                return str(field)
+
+    def _number(self, value: float) -> str:
+        return _DASH if math.isnan(value) else self._rounded(value).replace("-", "−")
+
+    def _rounded(self, value: float) -> str:
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}"  # adding 0.0 turns -0.0 into 0.0
+
+    def _latex_field(self, field: Field) -> str:
+        if isinstance(field, Value) and not math.isnan(field.estimate):
+            estimate, lower, upper = (f"{v:.{self.digits}f}" for v in (field.estimate, field.lower, field.upper))
+            return rf"${estimate}$ {{\scriptsize$[{lower}, {upper}]$}}"
+        return _latex(self._text(field))
+
+    def _html_field(self, field: Field, column: int) -> str:
+        if column == 0:
+            return f'<th scope="row">{html.escape(self._text(field))}</th>'
+        if isinstance(field, str):
+            return f"<td>{html.escape(field)}</td>"
+        number = field.estimate if isinstance(field, Value) else field
+        key = "" if number is None or math.isnan(number) else f"{number:.6g}"
+        shown = html.escape(self._text(field))
+        if isinstance(field, Value) and "[" in shown:
+            shown = shown.replace(" [", ' <span class="interval">[', 1) + "</span>"
+        return f'<td class="number" data-key="{key}">{shown}</td>'
+
+
+def _numbers(field: Field, wide: bool) -> list[str]:
+    values: list[Field] = [field]
+    if wide:
+        values = [field.estimate, field.lower, field.upper] if isinstance(field, Value) else [field, None, None]
+    return ["" if v is None or (isinstance(v, float) and math.isnan(v)) else str(v) for v in values]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

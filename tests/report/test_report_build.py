@@ -1,0 +1,198 @@
+"""The finished page: complete, self-contained, with the numbers of the parquet; and never a half one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from probe_lab.errors import ReportError
+from probe_lab.report import build, build_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+EVALUATORS = ("shapes_reward", "shapes_binding")
+
+
+class Page(HTMLParser):
+    """Tags, links and text of a page; fails on tags that are closed in another order than they were
+    opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.resources: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(values)
+        if tag == "a":
+            self.links.append(values["href"])
+        elif "src" in values or "href" in values:
+            self.resources.append(values.get("src", values.get("href", "")))
+        if "id" in values:
+            self.ids.append(values["id"])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def report(simulated: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reports") / "quick"
+    page = build_report(
+        runs=simulated.runs, cache=simulated.cache, out=out, title="A <quick> look", evaluators=EVALUATORS
+    )
+    assert page == out / "index.html"
+    return out
+
+
+def _write(simulated: Any, out: Path, **options: Any) -> Page:
+    arguments = {"runs": simulated.runs, "cache": None, "out": out, "title": "t", "evaluators": EVALUATORS}
+    return Page(build_report(**(arguments | options)).read_text())
+
+
+def test_every_figure_is_there_in_both_forms_and_small(report: Path) -> None:
+    families = {"curve_shapes_reward", "curve_shapes_binding", "heatmap", "losses", "scatter", "attention"}
+    families |= {"selection_shapes_reward", "selection_shapes_binding", "activations"}
+    files = {path.name: path.stat().st_size for path in (report / "figures").iterdir()}
+    assert set(files) == {f"{name}{suffix}" for name in families for suffix in (".pdf", ".png")}
+    assert min(files.values()) > 5_000
+    assert sum(files.values()) < 3_000_000
+    for path in (report / "figures").glob("*.pdf"):
+        assert b"CreationDate" not in path.read_bytes()
+
+
+def test_page_is_well_formed_and_needs_no_network(report: Path) -> None:
+    page = Page((report / "index.html").read_text())
+    assert len(page.images) == 9
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
+    assert all(len(image["alt"]) > 40 for image in page.images)
+    assert all(resource.startswith("data:") for resource in page.resources)
+    for link in page.links:
+        assert link[1:] in page.ids if link.startswith("#") else (report / link).is_file(), link
+    assert "A <quick> look" in page.text
+
+
+def test_page_explains_every_figure_and_states_how_the_best_was_chosen(report: Path) -> None:
+    page = Page((report / "index.html").read_text())
+    assert page.text.count("Suspicious would be") == 7
+    assert "chosen on the validation split" in page.text
+    assert "Not comparable, for orientation only" in page.text
+    assert "No cell failed." in page.text
+    assert "Not shown" not in page.text
+    assert "loss: listwise" in page.text  # the configuration of the best probe
+
+
+def test_tables_hold_the_numbers_of_the_parquet(report: Path, simulated: Any) -> None:
+    results = pd.read_parquet(simulated.runs / "results.parquet")
+    with (report / "tables" / "headline_shapes_binding.csv").open() as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    linear = results[
+        (results["model"] == "linear")
+        & (results["evaluator"] == "shapes_binding")
+        & (results["metric"] == "srcc_within")
+    ].iloc[0]
+    row = next(row for name, row in rows.items() if name.startswith("linear probe"))
+    for column, name in (("", "estimate"), (" lower", "lower"), (" upper", "upper")):
+        assert float(row[f"SRCC within prompts{column}"]) == pytest.approx(linear[name])
+    best = next(row for name, row in rows.items() if name.startswith("best"))
+    assert float(row["best minus this (SRCC within)"]) == pytest.approx(
+        float(best["SRCC within prompts"]) - float(row["SRCC within prompts"])
+    )
+    assert len(rows) == 7
+    with (report / "tables" / "cells.csv").open() as file:
+        cells = {row["cell"]: row for row in csv.DictReader(file)}
+    assert set(cells) == set(results["cell"])
+    assert float(cells[linear["cell"]]["shapes binding"]) == pytest.approx(linear["estimate"])
+
+
+def test_tables_come_in_three_forms(report: Path) -> None:
+    names = {path.stem for path in (report / "tables").iterdir()}
+    assert {"headline_shapes_reward", "paper_diffusion_probe", "paper_probe_select", "cells"} <= names
+    for name in names:
+        for suffix in (".md", ".tex", ".csv"):
+            assert (report / "tables" / f"{name}{suffix}").stat().st_size > 50
+
+
+def test_what_is_missing_is_stated(simulated: Any, tmp_path: Path) -> None:
+    page = _write(simulated, tmp_path / "r")
+    assert page.text.count("Not shown: The report was made without the cache") == 2
+    assert "Not shown: Score over compute" in page.text
+    assert not (tmp_path / "r" / "figures" / "attention.png").exists()
+
+
+def test_failures_are_listed(simulated: Any, runs_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FAMILIES", ())
+    failed = [{"cell": "cnn-99", "error": "loss <nan> at epoch 3"}]
+    (runs_copy / "failures.json").write_text(json.dumps(failed))
+    page = _write(simulated, tmp_path / "r", runs=runs_copy)
+    assert "cnn-99" in page.text
+    assert "loss <nan> at epoch 3" in page.text
+    assert "1 failed" in page.text
+
+
+def test_a_failure_leaves_the_old_report(simulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FAMILIES", ())
+    out = tmp_path / "r"
+    _write(simulated, out)
+    (out / "index.html").write_text("old")
+
+    def broken(*arguments: object) -> str:
+        raise RuntimeError("no page today")
+
+    monkeypatch.setattr(build, "page", broken)
+    with pytest.raises(RuntimeError, match="no page today"):
+        _write(simulated, out)
+    assert (out / "index.html").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_report_is_replaced_whole(simulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FAMILIES", ())
+    out = tmp_path / "r"
+    _write(simulated, out)
+    (out / "figures" / "from_last_time.png").write_text("x")
+    seen: list[tuple[int, int]] = []
+    _write(simulated, out, on_progress=lambda done, total: seen.append((done, total)))
+    assert not (out / "figures" / "from_last_time.png").exists()
+    assert seen[-1] == (2, 2)
+    assert seen == sorted(seen)
+
+
+def test_a_folder_that_is_no_report_is_not_touched(simulated: Any, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ReportError, match="is no report"):
+        _write(simulated, tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_the_cache_of_another_experiment_is_refused(simulated: Any, runs_copy: Path, tmp_path: Path) -> None:
+    for path in runs_copy.glob("cnn-5-*/predictions.parquet"):
+        frame = pd.read_parquet(path)
+        frame["seed"] += 1
+        frame.to_parquet(path)
+    with pytest.raises(ReportError, match="is not the one"):
+        _write(simulated, tmp_path / "r", runs=runs_copy, cache=simulated.cache)
+    assert not (tmp_path / "r").exists()

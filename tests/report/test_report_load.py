@@ -1,0 +1,116 @@
+"""Reading what a sweep wrote, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from probe_lab.errors import ReportError
+from probe_lab.report.load import Failure, Variant, load_results
+
+
+def test_missing_results_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="run `probe-lab sweep nothing` first"):
+        load_results(tmp_path / "nothing")
+
+
+def test_missing_columns_are_named(runs_copy: Path) -> None:
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    table.drop(columns=["lower", "axes"]).to_parquet(runs_copy / "results.parquet")
+    with pytest.raises(ReportError, match="lacks the columns lower, axes"):
+        load_results(runs_copy)
+
+
+def test_an_empty_or_broken_table_is_refused(runs_copy: Path) -> None:
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    table.head(0).to_parquet(runs_copy / "results.parquet")
+    with pytest.raises(ReportError, match="no rows"):
+        load_results(runs_copy)
+    (runs_copy / "results.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(ReportError, match="cannot be read"):
+        load_results(runs_copy)
+
+
+def test_a_cell_without_metrics_is_refused(runs_copy: Path) -> None:
+    next(runs_copy.glob("linear*/metrics.json")).unlink()
+    with pytest.raises(ReportError, match=r"metrics\.json cannot be read"):
+        load_results(runs_copy)
+
+
+def test_means_are_over_training_seeds(simulated: Any) -> None:
+    results = load_results(simulated.runs)
+    table = pd.read_parquet(simulated.runs / "results.parquet")
+    variant = Variant("cnn", 8, "up_blocks.1/activation", "listwise", "{}")
+    rows = table[
+        (table["model"] == "cnn")
+        & (table["step"] == 8)
+        & (table["taps"] == "up_blocks.1/activation")
+        & (table["metric"] == "selection_gain")
+        & (table["evaluator"] == "shapes_binding")
+    ]
+    assert len(rows) == 2
+    value = results.value(variant, "shapes_binding", "selection_gain")
+    assert value is not None
+    for name in ("estimate", "lower", "upper"):
+        assert getattr(value, name) == pytest.approx(rows[name].mean())
+    assert list(results.seeds(variant)) == [0, 1]
+
+
+def test_validation_comes_from_the_cells(simulated: Any) -> None:
+    results = load_results(simulated.runs)
+    path = next(simulated.runs.glob("linear*/metrics.json"))
+    expected = next(
+        row["estimate"]
+        for row in json.loads(path.read_text())["metrics"]
+        if (row["split"], row["metric"], row["evaluator"]) == ("val", "srcc_within", "shapes_reward")
+    )
+    variant = Variant("linear", 5, "up_blocks.1.attentions.0/attention", "listwise", "{}")
+    value = results.value(variant, "shapes_reward", "srcc_within", "val")
+    assert value is not None
+    assert value.estimate == pytest.approx(expected)
+    assert results.value(variant, "shapes_reward", "srcc_within", "test") != value
+
+
+def test_other_axes_tell_variants_apart(runs_copy: Path) -> None:
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    linear = table["model"] == "linear"
+    axes = {"probe.step": 5, "trainer.seed": 3, "probe.oversample": 0.5}
+    table.loc[linear, "axes"] = json.dumps(axes)
+    table.to_parquet(runs_copy / "results.parquet")
+    cells = load_results(runs_copy).cells
+    assert set(cells.loc[cells["model"] == "linear", "extra"]) == {'{"oversample": 0.5}'}
+    assert set(cells.loc[cells["model"] != "linear", "extra"]) == {"{}"}
+
+
+def test_the_usual_value_of_a_swept_key_goes_without_saying(runs_copy: Path) -> None:
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    values = (table["model"] == "linear").map({True: 0.9, False: 0.0})
+    table["axes"] = [json.dumps({"probe.ema": ema, "trainer.seed": 0}) for ema in values]
+    table.to_parquet(runs_copy / "results.parquet")
+    cells = load_results(runs_copy).cells
+    assert set(cells.loc[cells["model"] == "linear", "extra"]) == {'{"ema": 0.9}'}
+    assert set(cells.loc[cells["model"] != "linear", "extra"]) == {"{}"}
+
+
+def test_predictions_are_of_one_split_and_evaluator(simulated: Any) -> None:
+    results = load_results(simulated.runs)
+    cell = results.cells["cell"].iloc[0]
+    test = results.predictions(cell, "shapes_reward")
+    val = results.predictions(cell, "shapes_reward", "val")
+    assert len(test) == 12 * simulated.world.seeds
+    assert set(test["prompt_id"]).isdisjoint(val["prompt_id"])
+    assert test["sample_id"].is_monotonic_increasing
+
+
+def test_failures(runs_copy: Path) -> None:
+    (runs_copy / "failures.json").write_text('[{"cell": "a", "error": "b"}]')
+    assert load_results(runs_copy).failures == (Failure("a", "b"),)
+    (runs_copy / "failures.json").unlink()
+    assert load_results(runs_copy).failures == ()
+    (runs_copy / "failures.json").write_text('{"cell": 1}')
+    with pytest.raises(ReportError, match=r"failures\.json"):
+        load_results(runs_copy)
