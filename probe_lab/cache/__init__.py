@@ -1,0 +1,24 @@
+"""The on-disk cache of generated images and tensors (format version 1, described in docs/cache.md)."""
+
+from probe_lab.cache.describe import describe
+from probe_lab.cache.files import require_space
+from probe_lab.cache.manifest import FORMAT_VERSION, Manifest
+from probe_lab.cache.problems import Problem
+from probe_lab.cache.reader import Cache
+from probe_lab.cache.samples import shard_layout
+from probe_lab.cache.scores import write_scores
+from probe_lab.cache.verify import verify
+from probe_lab.cache.writer import CacheWriter
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Cache",
+    "CacheWriter",
+    "Manifest",
+    "Problem",
+    "describe",
+    "require_space",
+    "shard_layout",
+    "verify",
+    "write_scores",
+]

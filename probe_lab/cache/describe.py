@@ -1,0 +1,43 @@
+"""`probe-lab cache info`: what is in a cache."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from probe_lab.cache.layout import scores_path
+from probe_lab.cache.reader import Cache
+
+
+def describe(folder: Path | str) -> dict[str, object]:
+    """What `cache info` prints, from the small files only. CacheError when the folder is not such a cache."""
+    cache = Cache(folder)
+    manifest, done = cache.manifest, cache.complete_samples
+    keys, item = manifest.keys(), manifest.array_dtype.itemsize
+    files = [path for path in cache.folder.rglob("*") if path.is_file()]
+    return {
+        "name": manifest.name,
+        "format_version": manifest.format_version,
+        "backbone": manifest.backbone,
+        "scheduler": manifest.scheduler,
+        "steps": manifest.steps,
+        "captured_steps": list(manifest.captured_steps),
+        "taps": {tap: list(shape) for tap, shape in sorted(manifest.taps.items())},
+        "cache_dtype": manifest.cache_dtype,
+        "prompts": int(cache.samples["prompt_id"].nunique()),
+        "seeds": manifest.seeds,
+        "samples": len(cache.samples),
+        "complete_samples": len(done),
+        "splits": {str(name): int(count) for name, count in cache.samples["split"].value_counts().items()},
+        "shards": int(cache.samples["shard"].nunique()),
+        "complete_shards": len(cache.shards),
+        "bytes": sum(path.stat().st_size for path in files),
+        "bytes_per_key": {key: len(done) * math.prod(manifest.shape(key)) * item for key in keys},
+        "evaluators": {
+            name: pq.read_metadata(scores_path(cache.folder, name)).num_rows for name in cache.evaluators()
+        },
+        "text_encoders": cache.text_encoders(),
+        "code_version": manifest.code_version,
+    }

@@ -1,0 +1,222 @@
+"""Reads a cache: some rows of one (step, tap) are one `preadv` into a tensor; nothing is mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probe_lab.cache.images import read_image, read_images
+from probe_lab.cache.layout import (
+    SAMPLES,
+    TOKEN_MASK,
+    complete_shards,
+    images_path,
+    shard_path,
+    stems,
+    text_path,
+)
+from probe_lab.cache.manifest import Manifest
+from probe_lab.cache.samples import load_samples
+from probe_lab.cache.scores import read_score_metadata, read_scores
+from probe_lab.cache.tensors import Entry, OpenFile, load_tensors
+from probe_lab.errors import CacheError, nearest
+
+_OPEN_FILES = 64
+
+
+class _State(TypedDict):
+    folder: Path
+    shards: list[int]
+
+
+class Cache:
+    """A cache as it was when opened: shards that are completed later are seen by opening it again.
+
+    Safe in threads, after fork, and pickled to other processes (it travels as its path and its list of
+    shards). CacheError when the folder is not a cache or is of another format version.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.load(self.folder)
+        self.samples: pd.DataFrame = load_samples(self.folder / SAMPLES)
+        if len(self.samples) != self.manifest.count:
+            raise CacheError(
+                f"{self.folder / SAMPLES} has {len(self.samples)} rows and the manifest counts "
+                f"{self.manifest.count}: "
+                "generate the cache again"
+            )
+        self.shards: list[int] = complete_shards(self.folder)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._keys = dict.fromkeys([*self.manifest.keys(), TOKEN_MASK])
+        self._files = lru_cache(maxsize=_OPEN_FILES)(OpenFile)
+        sizes = self.samples["shard"].value_counts()
+        self._rows = {shard: int(sizes.get(shard, 0)) for shard in self.shards}
+        self._paths = {shard: str(shard_path(self.folder, shard)) for shard in self.shards}
+
+    def __getstate__(self) -> _State:
+        # A worker sees the shards that its parent saw, also while another process is still adding some.
+        return {"folder": self.folder, "shards": self.shards}
+
+    def __setstate__(self, state: _State) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+        self.shards = state["shards"]
+        self._prepare()
+
+    def close(self) -> None:
+        """Close the open files; reading again opens them again."""
+        self._files.cache_clear()
+
+    def keys(self) -> list[str]:
+        """Every array, "<step>/<tap string>"; a token mask is read as "token_mask" beside them."""
+        return self.manifest.keys()
+
+    @property
+    def complete_samples(self) -> pd.DataFrame:
+        """The samples of the complete shards, in the row order of `read_all`."""
+        return self.samples[self.samples["shard"].isin(self.shards)]
+
+    def rows(self, shard: int) -> int:
+        """How many samples a complete shard holds. CacheError when the shard is not complete."""
+        if shard not in self._rows:
+            raise CacheError(
+                f"shard {shard} of {self.folder} is not complete ({len(self.shards)} shards are): "
+                "run `probe-lab generate` again, it resumes"
+            )
+        return self._rows[shard]
+
+    def read(self, key: str, shard: int, rows: slice | None = None, out: Tensor | None = None) -> Tensor:
+        """Rows of one array of one shard, [k, C, H, W] in the stored dtype ("token_mask": uint8 [k, L]).
+
+        `rows` is a slice of step 1. `out`, a contiguous CPU tensor of exactly that shape and dtype, is filled
+        and returned; reusing one buffer is the fastest way to stream. CacheError for an unknown key (with the
+        nearest), a step that was not captured, an incomplete shard, an `out` that does not fit, or a damaged
+        file.
+        """
+        if key not in self._keys:
+            raise self._unknown(key)
+        count = self.rows(shard)
+        start, stop, step = (rows or slice(None)).indices(count)
+        if step != 1:
+            raise CacheError(
+                f"cannot read {key!r} with the row step {step}: read the whole range, then index it"
+            )
+        file = self._files(self._paths[shard])
+        entry = self._entry(file, key, count)
+        shape = (max(stop - start, 0), *entry.shape[1:])
+        if out is None:
+            out = torch.empty(shape, dtype=entry.dtype)
+        elif (
+            out.shape != shape
+            or out.dtype != entry.dtype
+            or not out.is_contiguous()
+            or out.device.type != "cpu"
+        ):
+            raise CacheError(
+                f"cannot read {key!r} into a tensor of {tuple(out.shape)} {out.dtype} on {out.device}: "
+                f"give a contiguous CPU tensor of {shape} {entry.dtype}"
+            )
+        file.read_into(out, entry.start + start * entry.row_bytes)
+        return out
+
+    def prefetch(self, key: str, shard: int) -> None:
+        """Ask the kernel to bring one array of one complete shard into memory, and return at once.
+
+        For a stream over a cache that is not in memory yet: call it for the next shard. Errors as in `read`.
+        """
+        if key not in self._keys:
+            raise self._unknown(key)
+        count = self.rows(shard)
+        file = self._files(self._paths[shard])
+        file.prefetch(self._entry(file, key, count))
+
+    def read_all(self, key: str) -> Tensor:
+        """One array of all complete shards, [n, C, H, W], allocated once; rows as in `complete_samples`."""
+        if key not in self._keys:
+            raise self._unknown(key)
+        if not self.shards:
+            raise CacheError(f"the cache {self.folder} has no complete shard: run `probe-lab generate` first")
+        first = self.read(key, self.shards[0], slice(0, 0))
+        out = torch.empty((sum(self._rows.values()), *first.shape[1:]), dtype=first.dtype)
+        done = 0
+        for shard in self.shards:
+            self.prefetch(key, shard)
+            self.read(key, shard, out=out[done : done + self._rows[shard]])
+            done += self._rows[shard]
+        return out
+
+    def image(self, sample_id: int) -> bytes:
+        """PNG bytes of one sample. CacheError when the cache lacks it or its shard is not complete."""
+        if not 0 <= sample_id < len(self.samples):
+            raise CacheError(
+                f"the cache {self.folder} has samples 0 to {len(self.samples) - 1}, not {sample_id}"
+            )
+        shard, row = self.samples[["shard", "row"]].to_numpy()[sample_id].tolist()
+        self.rows(shard)
+        return read_image(images_path(self.folder, shard), row)
+
+    def iter_images(self, shard: int) -> Iterator[tuple[int, bytes]]:
+        """(sample_id, PNG bytes) of one complete shard in row order, a few in memory at a time."""
+        self.rows(shard)
+        return read_images(images_path(self.folder, shard))
+
+    def text(self, encoder: str) -> dict[str, Tensor]:
+        """The tensors of one text encoder, row p for prompt_id p. CacheError when it was not cached."""
+        if encoder not in self.text_encoders():
+            raise CacheError(
+                f"the cache {self.folder} has no text of {encoder!r}: "
+                f"{nearest(encoder, self.text_encoders())}; "
+                "`probe-lab generate` writes that of its backbone"
+            )
+        return load_tensors(str(text_path(self.folder, encoder)))[0]
+
+    def text_encoders(self) -> list[str]:
+        return stems(self.folder / "text", ".safetensors")
+
+    def evaluators(self) -> list[str]:
+        """Names of the evaluators that have scores here, also where some samples have none."""
+        return stems(self.folder / "scores", ".parquet")
+
+    def scores(self, evaluator: str) -> npt.NDArray[np.float32]:
+        """Raw scores, float32 [n] in sample_id order over all samples; NaN where a sample has none yet.
+
+        ScoreError when the evaluator has no file here (lists those that have), or one that this cache cannot
+        belong to.
+        """
+        return read_scores(self.folder, evaluator, len(self.samples))
+
+    def score_metadata(self, evaluator: str) -> dict[str, str]:
+        """What `write_scores` was told: version, checkpoint, preprocessing. Errors as in `scores`."""
+        return read_score_metadata(self.folder, evaluator)
+
+    def _entry(self, file: OpenFile, key: str, count: int) -> Entry:
+        entry = file.header.entries.get(key)
+        if entry is None:
+            raise CacheError(f"{file.path} has no array {key!r}: the cache was made without it")
+        if entry.shape[0] != count:
+            raise CacheError(
+                f"{file.path} has {entry.shape[0]} rows of {key!r} where samples.parquet counts {count}; "
+                "`probe-lab cache verify` lists what is damaged"
+            )
+        return entry
+
+    def _unknown(self, key: str) -> CacheError:
+        step, _, tap = key.partition("/")
+        if tap in self.manifest.taps and step.isdigit():
+            steps = ", ".join(str(step) for step in self.manifest.captured_steps)
+            return CacheError(
+                f"the cache {self.folder} has no step {step} (it has {steps}): add it to "
+                "capture.steps and run "
+                "`probe-lab generate` with another cache.name"
+            )
+        return CacheError(f"the cache {self.folder} has no array {key!r}: {nearest(key, self.keys())}")

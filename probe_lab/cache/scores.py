@@ -1,0 +1,120 @@
+"""scores/<evaluator>.parquet: the score that one evaluator gave to each finished image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from probe_lab.cache.files import make_folder
+from probe_lab.cache.layout import SAMPLES, scores_path, stems, valid_name
+from probe_lab.cache.manifest import Manifest
+from probe_lab.cache.samples import load_samples
+from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata, write_table
+from probe_lab.errors import ScoreError, nearest
+
+SCHEMA = pa.schema([("sample_id", pa.int64()), ("score", pa.float32())])
+
+
+def write_scores(
+    folder: Path | str,
+    evaluator: str,
+    sample_ids: Sequence[int] | npt.NDArray[np.int64],
+    scores: Sequence[float] | npt.NDArray[np.floating],
+    *,
+    metadata: Mapping[str, str],
+) -> None:
+    """Replace the scores of one evaluator, whole or not at all. Samples that are not given have no score.
+
+    `metadata` (evaluator version, checkpoint_sha256, preprocessing, …) goes into the schema metadata of the
+    file. ScoreError for NaN or infinity (names the sample), a sample given twice, one that the cache lacks,
+    or a name that cannot be a file's.
+    """
+    folder = Path(folder)
+    if not valid_name(evaluator):
+        raise ScoreError(
+            f"evaluator name {evaluator!r} cannot be a file name: use letters, digits, '.', '_', '-'"
+        )
+    ids = np.asarray(sample_ids, dtype=np.int64)
+    with np.errstate(over="ignore"):  # what overflows float32 is reported below
+        values = np.asarray(scores, dtype=np.float64).astype(np.float32)
+    if ids.ndim != 1 or ids.shape != values.shape:
+        raise ScoreError(
+            f"{evaluator}: {ids.shape} sample ids and {values.shape} scores do not match: give one each"
+        )
+    for position in np.flatnonzero(~np.isfinite(values)):
+        raise ScoreError(
+            f"{evaluator} gave {np.asarray(scores)[position]} to sample {ids[position]}: a score "
+            "must be a finite float32; "
+            "leave out samples that have none"
+        )
+    order = np.argsort(ids, kind="stable")
+    ids, values = ids[order], values[order]
+    Manifest.load(folder)
+    _check_ids(f"{evaluator}", ids, len(load_samples(folder / SAMPLES)))
+    table = pa.table([ids, values], schema=SCHEMA.with_metadata(dict(metadata)))
+    path = scores_path(folder, evaluator)
+    make_folder(path.parent)
+    write_table(path, table)
+
+
+def read_scores(folder: Path, evaluator: str, count: int) -> npt.NDArray[np.float32]:
+    """float32 [count] by sample_id, NaN where there is no score. ScoreError as `Cache.scores` says."""
+    table = read_score_table(folder, evaluator)
+    path = scores_path(folder, evaluator)
+    ids = table.column("sample_id").to_numpy()
+    _check_ids(str(path), ids, count)
+    values = table.column("score").to_numpy().astype(np.float32)
+    for position in np.flatnonzero(~np.isfinite(values)):
+        raise ScoreError(
+            f"{path} row {position}: sample {ids[position]} has no finite score; run `probe-lab score` again"
+        )
+    found = np.full(count, np.nan, dtype=np.float32)
+    found[ids] = values
+    return found
+
+
+def read_score_metadata(folder: Path, evaluator: str) -> dict[str, str]:
+    return table_metadata(read_score_table(folder, evaluator))
+
+
+def read_score_table(folder: Path, evaluator: str) -> pa.Table:
+    """The two columns as they are in the file. ScoreError when there is none or it is not of this format."""
+    path = scores_path(folder, evaluator)
+    present = stems(path.parent, ".parquet")
+    if evaluator not in present:
+        raise ScoreError(
+            f"the cache {folder} has no scores of {evaluator!r}: {nearest(evaluator, present)}; "
+            f"run `probe-lab score` with evaluators=[{evaluator}]"
+        )
+    try:
+        table = read_table(path)
+    except UNREADABLE as error:
+        raise ScoreError(f"cannot read {path} ({error}): run `probe-lab score` again") from error
+    if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
+        raise ScoreError(
+            f"{path} has the columns {_columns(table)}; needed: sample_id int64, score float, no empty cells"
+        )
+    return table
+
+
+def duplicate_rows(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Positions whose id is at an earlier position too."""
+    _, first = np.unique(ids, return_index=True)
+    return np.setdiff1d(np.arange(len(ids)), first)
+
+
+def _columns(table: pa.Table) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in table.schema)
+
+
+def _check_ids(source: str, ids: npt.NDArray[np.int64], count: int) -> None:
+    for row in np.flatnonzero((ids < 0) | (ids >= count)):
+        raise ScoreError(f"{source} scores sample {ids[row]}, and the cache has samples 0 to {count - 1}")
+    repeated = duplicate_rows(ids)
+    if len(repeated):
+        row = repeated[0]
+        raise ScoreError(f"{source} scores sample {ids[row]} twice (row {row}): give each sample one score")

@@ -1,0 +1,211 @@
+"""The safetensors format: written in one pass with its checksum, parsed to the byte offset of every array.
+
+The layout is public: 8 bytes little-endian header length, a JSON header, then the arrays without gaps.
+Writing it here gives the checksums without a second pass and real OSErrors; reading it here gives byte
+offsets, so that a slice is one `preadv` into the caller's memory and no file is mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probe_lab.cache.files import StagedFile
+from probe_lab.errors import CacheError
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MAX_HEADER = 100_000_000  # the format's own limit, so that a damaged length cannot ask for all memory
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of a file: it begins at byte `start` and has `size` bytes, `row_bytes` in each row."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.size // self.shape[0] if self.shape and self.shape[0] else 0
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is where: `data_start` is the first byte after the header, `file_size` that of a whole file."""
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    data_start: int
+    file_size: int
+
+
+class OpenFile:
+    """A file descriptor that closes when nobody refers to it: evicting it cuts off no read."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.handle = -1
+        try:
+            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.header = read_header(self.handle, path)
+            size = os.fstat(self.handle).st_size
+        except OSError as error:
+            raise CacheError(
+                f"cannot read {path}: {error.strerror}; `probe-lab cache verify` lists what is damaged"
+            ) from error
+        if size != self.header.file_size:
+            raise _damaged(path, f"it has {size} bytes where its header says {self.header.file_size}")
+
+    def read_into(self, out: Tensor, start: int) -> None:
+        """Fill the contiguous CPU tensor `out` from byte `start` on. CacheError when the file ends before."""
+        plain = out if out.dtype != torch.bfloat16 else out.view(torch.int16)  # numpy has no bfloat16
+        done = os.preadv(self.handle, [plain.numpy().data], start)
+        if done == out.nbytes:
+            return
+        view = byte_view(out)  # Linux reads at most 2 GiB at once, and network file systems less
+        while done < view.nbytes:
+            step = os.preadv(self.handle, [view[done:]], start + done)
+            if step == 0:
+                raise _damaged(self.path, "it is truncated")
+            done += step
+
+    def prefetch(self, entry: Entry) -> None:
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self.handle, entry.start, entry.size, os.POSIX_FADV_WILLNEED)
+
+    def __del__(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+
+
+def write_tensors(
+    file: StagedFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write contiguous CPU tensors, and text of the caller's, as one safetensors file."""
+    order = data_order(tensors)
+    entries, offset = {}, 0
+    for name in order:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(
+        {"__metadata__": {"format": "pt", **(metadata or {})}, **entries}, separators=(",", ":")
+    ).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(byte_view(tensors[name]))
+
+
+def data_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The order of the arrays in a file: larger items first, so every array is aligned to its items."""
+    return sorted(tensors, key=lambda name: -tensors[name].element_size())
+
+
+def byte_view(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, writable where the tensor is, not copied."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def content_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Checksum of names, dtypes, shapes and values, for files that have no sidecar."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {_NAMES[tensors[name].dtype]} {list(tensors[name].shape)}\n".encode())
+        digest.update(byte_view(tensors[name]))
+    return digest.hexdigest()
+
+
+def row_checksums(tensors: Mapping[str, Tensor], rows: int) -> list[int]:
+    """One CRC-32 per row (first axis, the same in all), carried on over the arrays in file order."""
+    checks = [0] * rows
+    for name in data_order(tensors):
+        data = byte_view(tensors[name])
+        size = data.nbytes // max(rows, 1)
+        for row in range(rows):
+            checks[row] = zlib.crc32(data[row * size : (row + 1) * size], checks[row])
+    return checks
+
+
+def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All arrays of one small file, and its metadata. CacheError when it is missing or damaged."""
+    file = OpenFile(path)
+    tensors = {}
+    for name, entry in file.header.entries.items():
+        tensors[name] = torch.empty(entry.shape, dtype=entry.dtype)
+        file.read_into(tensors[name], entry.start)
+    return tensors, file.header.metadata
+
+
+def read_header(handle: int, path: str) -> Header:
+    """Parse the header of an open safetensors file. CacheError when the header is damaged.
+
+    That the arrays are all there is the caller's question: compare `file_size` of the header with that of the
+    file.
+    """
+    file_size = os.fstat(handle).st_size
+    length = int.from_bytes(os.pread(handle, 8, 0), "little")
+    if file_size < 8 or length > min(_MAX_HEADER, file_size - 8):
+        raise _damaged(path, "its header is cut short or not of the safetensors format")
+    try:
+        return _parse(os.pread(handle, length, 8))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, "its header is not of the safetensors format") from error
+
+
+@lru_cache(
+    maxsize=64
+)  # full shards of one cache have the same header, byte by byte: one parsed copy serves them all
+def _parse(text: bytes) -> Header:
+    values = json.loads(text)
+    metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
+    entries, end = {}, 8 + len(text)
+    for name, value in values.items():
+        dtype, shape = _DTYPES[value["dtype"]], tuple(int(size) for size in value["shape"])
+        first, last = value["data_offsets"]
+        if last - first != math.prod(shape) * dtype.itemsize or first < 0 or min(shape, default=0) < 0:
+            raise ValueError(f"offsets of {name} do not match its shape")
+        entries[name] = Entry(dtype, shape, 8 + len(text) + first, last - first)
+        end = max(end, 8 + len(text) + last)
+    return Header(entries, metadata, 8 + len(text), end)
+
+
+def first_not_finite(tensor: Tensor) -> int:
+    """The first row (first axis) of a float tensor that holds NaN or infinity."""
+    bad = ~torch.isfinite(tensor).flatten(1).all(dim=1)
+    return int(np.flatnonzero(bad.cpu().numpy())[0])
+
+
+def _damaged(path: str, what: str) -> CacheError:
+    return CacheError(
+        f"{path} is damaged: {what}; `probe-lab cache verify` lists what is damaged, and deleting "
+        "the .json of "
+        "a damaged shard lets `probe-lab generate` write it again"
+    )

@@ -1,0 +1,123 @@
+"""`probe-lab cache verify`: what is wrong with a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from probe_lab.cache.files import leftovers
+from probe_lab.cache.layout import SAMPLES, complete_shards, scores_path, stems, text_path
+from probe_lab.cache.manifest import Manifest
+from probe_lab.cache.problems import Problem, problem, runs
+from probe_lab.cache.samples import read_samples, sample_problems
+from probe_lab.cache.scores import duplicate_rows, read_score_table
+from probe_lab.cache.tensors import content_sha256, load_tensors
+from probe_lab.cache.verify_shards import shard_problems
+from probe_lab.errors import CacheError, ScoreError
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """sample_ids of each shard in row order, how many prompts and samples; from a table without a problem."""
+
+    shards: dict[int, list[int]]
+    prompts: int
+    count: int
+
+
+def verify(folder: Path | str) -> list[Problem]:
+    """Everything that is wrong with a cache, by reading every byte of it; an empty list: nothing.
+
+    Finds truncated, changed, missing and uncommitted files, duplicate samples, samples without scores, shapes
+    that are not the manifest's, images that do not decode, leftovers of killed writers, and another format
+    version (then only that).
+    """
+    folder = Path(folder)
+    try:
+        manifest = Manifest.load(folder)
+    except CacheError as error:
+        return [Problem("manifest.json", None, str(error))]
+    problems: list[Problem] = []
+    samples = _samples(folder, manifest, problems)
+    complete = complete_shards(folder)
+    for shard in sorted({*complete, *_shards_of(folder), *(samples.shards if samples else ())}):
+        ids = samples.shards.get(shard, []) if samples else None
+        problems += shard_problems(folder, manifest, shard, ids)
+    for encoder in stems(folder / "text", ".safetensors"):
+        problems += _text_problems(folder, encoder, samples.prompts if samples else None)
+    for evaluator in stems(folder / "scores", ".parquet"):
+        problems += _score_problems(folder, evaluator, samples, complete)
+    for path, abandoned in leftovers(folder):
+        if abandoned:
+            problems.append(problem(folder, path, "left by a killed writer: `probe-lab generate` removes it"))
+    return problems
+
+
+def _samples(folder: Path, manifest: Manifest, problems: list[Problem]) -> _Samples | None:
+    try:
+        table = read_samples(folder / SAMPLES)
+    except CacheError as error:
+        problems.append(Problem(SAMPLES, None, str(error)))
+        return None
+    found = [Problem(SAMPLES, row, message) for row, message in sample_problems(table)]
+    if table.num_rows != manifest.count:
+        found.append(
+            Problem(SAMPLES, None, f"it has {table.num_rows} rows, the manifest counts {manifest.count}")
+        )
+    if found:
+        problems += found
+        return None
+    frame = table.to_pandas()
+    shards = {int(shard): list(rows["sample_id"]) for shard, rows in frame.groupby("shard")}
+    return _Samples(shards, int(frame["prompt_id"].nunique()), len(frame))
+
+
+def _shards_of(folder: Path) -> set[int]:
+    names = stems(folder / "shards", ".safetensors") + stems(folder / "images", ".parquet")
+    return {int(name) for name in names if name.isdigit()}
+
+
+def _text_problems(folder: Path, encoder: str, prompts: int | None) -> Iterator[Problem]:
+    path = text_path(folder, encoder)
+    again = "delete it and run `probe-lab generate`"
+    try:
+        tensors, metadata = load_tensors(str(path))
+    except CacheError as error:
+        yield problem(folder, path, str(error))
+        return
+    if content_sha256(tensors) != metadata.get("sha256"):
+        yield problem(folder, path, f"it changed since it was written (sha256 differs): {again}")
+    for name, tensor in tensors.items():
+        if prompts is not None and tensor.shape[:1] != (prompts,):
+            yield problem(
+                folder, path, f"{name} has the shape {tuple(tensor.shape)} for {prompts} prompts: {again}"
+            )
+
+
+def _score_problems(
+    folder: Path, evaluator: str, samples: _Samples | None, complete: list[int]
+) -> Iterator[Problem]:
+    path = scores_path(folder, evaluator)
+    try:
+        table = read_score_table(folder, evaluator)
+    except ScoreError as error:
+        yield problem(folder, path, str(error))
+        return
+    ids, values = table.column("sample_id").to_numpy(), table.column("score").to_numpy()
+    for row in duplicate_rows(ids):
+        yield problem(folder, path, f"sample {ids[row]} is scored twice", int(row))
+    for row in np.flatnonzero(~np.isfinite(values)):
+        yield problem(folder, path, f"the score of sample {ids[row]} is {values[row]}", int(row))
+    if samples is None:
+        return
+    for row in np.flatnonzero((ids < 0) | (ids >= samples.count)):
+        yield problem(folder, path, f"sample {ids[row]} is not in the cache", int(row))
+    wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())}
+    for first, last in runs(sorted(wanted - set(ids.tolist()))):
+        what = f"sample {first} has" if first == last else f"samples {first} to {last} have"
+        yield problem(
+            folder, path, f"{what} no score: run `probe-lab score` with evaluators=[{evaluator}]", first
+        )

@@ -1,0 +1,154 @@
+"""What is wrong with one shard: its sidecar, its arrays, its images."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from probe_lab.cache.files import sha256_of
+from probe_lab.cache.images import read_images
+from probe_lab.cache.layout import TOKEN_MASK, Sidecar, images_path, shard_path, sidecar_path
+from probe_lab.cache.manifest import Manifest
+from probe_lab.cache.problems import Problem, problem, ranges
+from probe_lab.cache.tensors import OpenFile, data_order, read_header, row_checksums
+from probe_lab.errors import CacheError
+
+_AGAIN = "delete the .json of this shard and run `probe-lab generate`"
+
+
+def shard_problems(folder: Path, manifest: Manifest, shard: int, ids: list[int] | None) -> Iterator[Problem]:
+    """`ids` are the samples that belong to the shard, None when samples.parquet cannot tell."""
+    tensors, images, commit = (at(folder, shard) for at in (shard_path, images_path, sidecar_path))
+    if ids == []:
+        yield problem(folder, tensors, "no sample belongs to this shard: delete it")
+        return
+    if not commit.exists():
+        started = "was never completed" if tensors.exists() or images.exists() else "is missing"
+        yield problem(folder, tensors, f"shard {shard} {started}: `probe-lab generate` resumes there")
+        return
+    try:
+        sidecar = Sidecar.load(commit)
+    except CacheError as error:
+        yield problem(folder, commit, str(error))
+        return
+    if ids is not None and sidecar.rows != len(ids):
+        yield problem(
+            folder, commit, f"it has {sidecar.rows} rows, samples.parquet has {len(ids)} for this shard"
+        )
+    yield from _array_problems(folder, tensors, manifest, sidecar, ids)
+    yield from _image_problems(folder, images, manifest, sidecar, ids)
+
+
+def _array_problems(
+    folder: Path, path: Path, manifest: Manifest, sidecar: Sidecar, ids: list[int] | None
+) -> Iterator[Problem]:
+    damage = _file_damage(path, sidecar.bytes, sidecar.sha256)
+    if damage:
+        rows = _damaged_rows(path, sidecar) if path.exists() else []
+        where = f" (rows {ranges(rows)})" if rows else ""
+        if rows and ids is not None and len(ids) == sidecar.rows:
+            where = f" (rows {ranges(rows)}, samples {ranges([ids[row] for row in rows])})"
+        yield problem(folder, path, f"{damage}{where}: {_AGAIN}", rows[0] if rows else None)
+        return
+    file = OpenFile(str(path))
+    keys = manifest.keys()
+    for key in keys:
+        entry = file.header.entries.get(key)
+        wanted = (sidecar.rows, *manifest.shape(key))
+        if entry is None:
+            yield problem(folder, path, f"it lacks the array {key!r} that the manifest promises: {_AGAIN}")
+        elif (entry.shape, entry.dtype) != (wanted, manifest.array_dtype):
+            yield problem(
+                folder,
+                path,
+                f"array {key!r} is {entry.shape} {entry.dtype}, the manifest promises {wanted} "
+                f"{manifest.cache_dtype}",
+            )
+    for key in sorted(set(file.header.entries) - {*keys, TOKEN_MASK}):
+        yield problem(folder, path, f"array {key!r} is not in the manifest")
+
+
+def _image_problems(
+    folder: Path, path: Path, manifest: Manifest, sidecar: Sidecar, ids: list[int] | None
+) -> Iterator[Problem]:
+    damage = _file_damage(path, sidecar.images_bytes, sidecar.images_sha256)
+    if damage:
+        yield problem(folder, path, f"{damage}: {_AGAIN}")
+        if not path.exists():
+            return
+    row = 0
+    try:
+        for sample, data in read_images(path):
+            message = _image_damage(data, (manifest.width, manifest.height))
+            if message:
+                yield problem(folder, path, f"image of sample {sample} {message}", row)
+            if ids is not None and row < len(ids) and sample != ids[row]:
+                yield problem(folder, path, f"it has sample {sample} where {ids[row]} belongs", row)
+            row += 1
+    except CacheError as error:
+        if not damage:
+            yield problem(folder, path, str(error), row)
+        return
+    if row != sidecar.rows:
+        yield problem(folder, path, f"it has {row} images for {sidecar.rows} samples: {_AGAIN}")
+
+
+def _file_damage(path: Path, size: int, sha256: str) -> str:
+    try:
+        found = path.stat().st_size
+        if found != size:
+            return f"{'truncated' if found < size else 'grown'}: {found} bytes, {size} were written"
+        return (
+            "" if sha256_of(path) == sha256 else "its bytes changed since they were written (sha256 differs)"
+        )
+    except FileNotFoundError:
+        return "the file is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _damaged_rows(path: Path, sidecar: Sidecar) -> list[int]:
+    """Rows whose bytes are not those that were written; none when it is the header, or cannot be told."""
+    with open(path, "rb") as file:
+        try:
+            entries = read_header(file.fileno(), str(path)).entries
+        except CacheError:
+            return []
+        if set(entries) != set(sidecar.keys) or any(
+            entry.shape[:1] != (sidecar.rows,) for entry in entries.values()
+        ):
+            return []
+        tensors = {}
+        for key, entry in entries.items():
+            # What a truncated file lacks becomes zeros here; `cut` tells it from true zeros.
+            tensors[key] = torch.frombuffer(
+                bytearray(os.pread(file.fileno(), entry.size, entry.start).ljust(entry.size, b"\0")),
+                dtype=entry.dtype,
+            ).reshape(entry.shape)
+        size = os.fstat(file.fileno()).st_size
+    cut = {
+        row
+        for entry in entries.values()
+        for row in range(sidecar.rows)
+        if entry.start + (row + 1) * entry.row_bytes > size
+    }
+    found = row_checksums({key: tensors[key] for key in data_order(tensors)}, sidecar.rows)
+    changed = {row for row, check in enumerate(found) if check != sidecar.row_crc32[row]}
+    return sorted(cut | changed)
+
+
+def _image_damage(data: bytes, size: tuple[int, int]) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()
+            found = image.size
+    except (
+        Exception
+    ) as error:  # Pillow raises whatever its decoder met: OSError, SyntaxError, ValueError, struct.error
+        return f"does not decode ({error})"
+    return "" if found == size else f"is {found[0]}x{found[1]} pixels, the manifest says {size[0]}x{size[1]}"

@@ -1,0 +1,243 @@
+"""Fills a cache shard by shard; killed at any moment it loses at most the shard in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probe_lab.cache.files import StagedFile, disk_errors, locked, make_folder, remove_leftovers
+from probe_lab.cache.images import write_images
+from probe_lab.cache.layout import (
+    FOLDERS,
+    SAMPLES,
+    TOKEN_MASK,
+    Sidecar,
+    complete_shards,
+    images_path,
+    shard_path,
+    sidecar_path,
+    text_path,
+    valid_name,
+)
+from probe_lab.cache.manifest import Manifest, manifest_path
+from probe_lab.cache.samples import load_samples, sample_problems, to_frame, to_table
+from probe_lab.cache.tables import write_table
+from probe_lab.cache.tensors import content_sha256, first_not_finite, row_checksums, write_tensors
+from probe_lab.errors import CacheError, nearest
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class CacheWriter:
+    """Writes the shards of one cache. Many processes and machines may fill one folder, each its own shards.
+
+    `samples` has the columns sample_id (0..n-1 in order), prompt_id, prompt, seed, split, shard, row: the
+    whole cache, also where this process writes only some shards. An existing cache is resumed when its
+    manifest is the same, the code version aside. CacheError, naming the key and both values, when it is not.
+    """
+
+    def __init__(self, folder: Path | str, manifest: Manifest, samples: pd.DataFrame) -> None:
+        self.folder = Path(folder)
+        self.manifest = manifest
+        table = to_table(samples)
+        self.samples = to_frame(table)
+        for row, message in sample_problems(table):
+            raise CacheError(f"the sample table cannot be cached, row {row}: {message}")
+        if len(self.samples) != manifest.count:
+            raise CacheError(
+                f"the sample table has {len(self.samples)} rows and the manifest counts {manifest.count}"
+            )
+        shards, starts = np.unique(self.samples["shard"].to_numpy(), return_index=True)
+        ends = [*starts[1:], len(self.samples)]
+        self._shards = {int(s): self.samples.iloc[a:b] for s, a, b in zip(shards, starts, ends, strict=True)}
+
+        for name in ("", *FOLDERS):
+            make_folder(self.folder / name)
+        remove_leftovers(self.folder)
+        if not manifest_path(self.folder).exists():
+            # The manifest comes last: a folder without one is not a cache yet, and both are written again.
+            write_table(self.folder / SAMPLES, table)
+            manifest.save(self.folder)
+        self._check_manifest()
+        if not load_samples(self.folder / SAMPLES).equals(self.samples):
+            raise CacheError(
+                f"{self.folder / SAMPLES} holds other samples than this experiment asks for: "
+                "choose another cache.name"
+            )
+
+    def pending(self) -> list[int]:
+        """Shards that are not complete yet, whichever process may be writing them."""
+        return sorted(set(self._shards) - set(complete_shards(self.folder)))
+
+    def samples_of(self, shard: int) -> pd.DataFrame:
+        """The samples of one shard in row order. CacheError for a shard that the cache does not have."""
+        if shard not in self._shards:
+            raise CacheError(
+                f"the cache {self.folder} has shards 0 to {max(self._shards, default=-1)}, not {shard}"
+            )
+        return self._shards[shard]
+
+    def write_shard(
+        self,
+        shard: int,
+        arrays: Mapping[str, Tensor],
+        images: Sequence[bytes],
+        token_mask: Tensor | None = None,
+    ) -> None:
+        """Store one shard whole or not at all: [n, C, H, W] per key of the manifest, n PNGs, mask [n, L].
+
+        Arrays are cast to the manifest's `cache_dtype`, the mask to uint8; row i belongs to row i of
+        `samples_of(shard)`. CacheError when a value is NaN, infinite or too large for the dtype (names key,
+        row and value), when keys, shapes or counts are not the manifest's, when the shard is complete
+        already, or when the disk is full or refuses the files.
+        """
+        rows = self.samples_of(shard)
+        ids = [int(sample) for sample in rows["sample_id"]]
+        self._check_open(shard)
+        self._check_inputs(shard, arrays, images, token_mask, len(rows))
+        keys = self.manifest.keys()
+        tensors = {key: self._stored(shard, key, arrays[key]) for key in keys}
+        if token_mask is not None:
+            tensors[TOKEN_MASK] = token_mask.detach().to(torch.uint8).cpu().contiguous()
+
+        target = shard_path(self.folder, shard)
+        with disk_errors(target), ExitStack() as stack:
+            image_file = stack.enter_context(StagedFile(images_path(self.folder, shard)))
+            write_images(image_file, ids, images)
+            image_file.seal()
+            tensor_file = stack.enter_context(StagedFile(target))
+            write_tensors(tensor_file, tensors)
+            tensor_file.seal()
+            sidecar = Sidecar(
+                rows=len(rows),
+                bytes=tensor_file.size,
+                sha256=tensor_file.sha256,
+                images_bytes=image_file.size,
+                images_sha256=image_file.sha256,
+                keys=tuple(tensors),
+                row_crc32=tuple(row_checksums(tensors, len(rows))),
+            )
+            commit = stack.enter_context(StagedFile(sidecar_path(self.folder, shard)))
+            commit.write(sidecar.to_json())
+            commit.seal()
+            # Under the lock, two processes that were given the same shard cannot mix their files.
+            stack.enter_context(locked(manifest_path(self.folder)))
+            self._check_open(shard)
+            image_file.commit()
+            tensor_file.commit()
+            commit.commit()
+
+    def write_text(self, encoder: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store text/<encoder>.safetensors, row p for prompt_id p.
+
+        "embedding" [P, D], "tokens" [P, L, D], "token_mask" [P, L]. Dtypes are kept. CacheError
+        when a row count is not the number of prompts or a value is not finite.
+        """
+        prompts = int(self.samples["prompt_id"].nunique())
+        if not valid_name(encoder):
+            raise CacheError(
+                f"text encoder name {encoder!r} cannot be a file name: use letters, digits, '.', '_', '-'"
+            )
+        if not tensors:
+            raise CacheError(
+                f"there is nothing to store for the text encoder {encoder}: give it at least an embedding"
+            )
+        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        for name, tensor in stored.items():
+            if tensor.dim() == 0 or len(tensor) != prompts:
+                raise CacheError(
+                    f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and the cache "
+                    f"has {prompts} prompts"
+                )
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise CacheError(
+                    f"text {encoder}/{name} is not finite for prompt_id {first_not_finite(tensor)}"
+                )
+        path = text_path(self.folder, encoder)
+        with disk_errors(path), StagedFile(path) as staged:
+            write_tensors(staged, stored, {"sha256": content_sha256(stored)})
+            staged.seal()
+            staged.commit()
+
+    def _check_manifest(self) -> None:
+        stored = Manifest.load(self.folder)
+        for name in stored.difference(self.manifest):
+            if name != "code_version":
+                old, new = getattr(stored, name), getattr(self.manifest, name)
+                if name in ("taps", "extra"):  # many entries: only the first one that differs
+                    entry = next(key for key in sorted(old | new) if old.get(key) != new.get(key))
+                    name, old, new = f"{name}[{entry!r}]", old.get(entry, "absent"), new.get(entry, "absent")
+                raise CacheError(
+                    f"the cache {self.folder} was made with {name}={old}, this experiment asks for {new}: "
+                    "choose another cache.name, or delete the old cache"
+                )
+
+    def _check_open(self, shard: int) -> None:
+        self._check_manifest()  # somebody may have replaced the cache since this writer started
+        if sidecar_path(self.folder, shard).exists():
+            raise CacheError(
+                f"shard {shard} of {self.folder} is complete already: another process was given "
+                "the same prompts; "
+                "give each its own range, and what is complete is kept"
+            )
+
+    def _check_inputs(
+        self,
+        shard: int,
+        arrays: Mapping[str, Tensor],
+        images: Sequence[bytes],
+        token_mask: Tensor | None,
+        count: int,
+    ) -> None:
+        expected = self.manifest.keys()
+        for key in sorted(set(arrays) - set(expected)):
+            raise CacheError(f"the manifest of {self.folder} has no array {key!r}: {nearest(key, expected)}")
+        for key in expected:
+            if key not in arrays:
+                raise CacheError(
+                    f"shard {shard} lacks the array {key!r} that the manifest of {self.folder} promises"
+                )
+            if tuple(arrays[key].shape) != (count, *self.manifest.shape(key)):
+                raise CacheError(
+                    f"array {key!r} of shard {shard} has the shape {tuple(arrays[key].shape)}, "
+                    f"the manifest promises {(count, *self.manifest.shape(key))}"
+                )
+        if len(images) != count:
+            raise CacheError(f"shard {shard} has {count} samples and was given {len(images)} images")
+        for row, data in enumerate(images):
+            if not data.startswith(_PNG):
+                raise CacheError(f"image of row {row} of shard {shard} is not a PNG file: encode it as PNG")
+        if token_mask is not None and (token_mask.dim() != 2 or len(token_mask) != count):
+            raise CacheError(
+                f"token_mask of shard {shard} has the shape {tuple(token_mask.shape)}, not ({count}, tokens)"
+            )
+
+    def _stored(self, shard: int, key: str, array: Tensor) -> Tensor:
+        """The array as it is stored. CacheError when a value of it cannot be."""
+        dtype = self.manifest.array_dtype
+        array = array.detach()
+        if array.numel():
+            # Minimum and maximum carry NaN on and rounding is monotone: one pass, and they stand for all.
+            edges = torch.stack(torch.aminmax(array))
+            if not torch.isfinite(edges).all():
+                row = first_not_finite(array)
+                finite = torch.nan_to_num(array.double(), nan=0.0, posinf=0.0, neginf=0.0).abs().max().item()
+                raise CacheError(
+                    f"array {key!r} of shard {shard} holds NaN or infinity in row {row} (largest "
+                    f"finite value {finite:.6g}): "
+                    "the backbone itself produced it, so sample with sampling.dtype=float32 or bfloat16"
+                )
+            if not torch.isfinite(edges.to(dtype)).all():
+                row = first_not_finite(array.to(dtype))
+                wider = "float32 or bfloat16" if dtype == torch.float16 else "float32"
+                raise CacheError(
+                    f"array {key!r} of shard {shard} overflows {self.manifest.cache_dtype} in row {row} "
+                    f"(largest value {edges.abs().max().item():.6g}): set cache.dtype={wider}"
+                )
+        return array.to(dtype).cpu().contiguous()

@@ -1,0 +1,77 @@
+"""The prompt groups of each split: which samples belong together, where they lie, and their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from probe_lab.cache import Cache
+from probe_lab.data.splits import SPLITS, Split, SplitFractions, split_of
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """G prompt groups of one split, S samples, in cache order; group g is start[g]:start[g+1].
+
+    `prompt_id` and `shard` [G]; `start` [G+1]; per sample [S]: `sample_id`, its `row` in its shard, its
+    `resident_row` in `Cache.read_all`; `targets` float32 [S, E], never NaN. `left_out` counts the samples of
+    the split that have no score of one of the evaluators, or whose shard is not complete; a prompt without
+    any sample left is not a group.
+    """
+
+    prompt_id: IntArray
+    shard: IntArray
+    start: IntArray
+    sample_id: IntArray
+    row: IntArray
+    resident_row: IntArray
+    targets: npt.NDArray[np.float32]
+    left_out: int
+
+    def __len__(self) -> int:
+        return len(self.prompt_id)
+
+    def mean_target(self) -> npt.NDArray[np.float64]:
+        """Mean score of each group by the first evaluator, [G]."""
+        sums = np.add.reduceat(self.targets[:, 0].astype(np.float64), self.start[:-1])
+        return sums / np.diff(self.start)
+
+
+def prompt_groups(cache: Cache, evaluators: Sequence[str], fractions: SplitFractions) -> dict[Split, Groups]:
+    """The groups of all three splits. ScoreError (from the cache) for an evaluator that has no scores."""
+    samples = cache.samples
+    targets = np.stack([cache.scores(evaluator) for evaluator in evaluators], axis=1)
+    complete = samples["shard"].isin(cache.shards).to_numpy()
+    usable = complete & ~np.isnan(targets).any(axis=1)
+    resident_row = np.cumsum(complete) - 1
+
+    prompts = samples.drop_duplicates("prompt_id")
+    split_by_prompt = {
+        int(prompt_id): SPLITS.index(split_of(prompt, fractions))
+        for prompt_id, prompt in zip(prompts["prompt_id"], prompts["prompt"], strict=True)
+    }
+    split_of_sample = samples["prompt_id"].map(split_by_prompt).to_numpy()
+
+    prompt_id = samples["prompt_id"].to_numpy()
+    shard, row = samples["shard"].to_numpy(), samples["row"].to_numpy()
+    found: dict[Split, Groups] = {}
+    for index, split in enumerate(SPLITS):
+        of_split = split_of_sample == index
+        chosen = np.flatnonzero(of_split & usable)  # prompt-major, so the seeds of a prompt are neighbours
+        first = np.flatnonzero(np.diff(prompt_id[chosen], prepend=-1))
+        found[split] = Groups(
+            prompt_id=prompt_id[chosen][first],
+            shard=shard[chosen][first],
+            start=np.append(first, len(chosen)),
+            sample_id=chosen,
+            row=row[chosen],
+            resident_row=resident_row[chosen],
+            targets=targets[chosen],
+            left_out=int(of_split.sum() - len(chosen)),
+        )
+    return found

@@ -1,0 +1,99 @@
+"""The DataLoader of the training split: it counts, so that a run can be resumed inside an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from probe_lab.data.batch import Batch
+from probe_lab.data.stream import BatchStream
+from probe_lab.errors import DataError
+
+Layout = dict[str, int | float | str]
+
+
+@dataclass
+class Progress:
+    """How far training is on this rank: `position` of the `batches` of `epoch` were delivered.
+
+    The next iteration skips `resume` batches. `layout` is all that decides which samples those were.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    resume: int = 0
+    batches: int = 0
+    layout: Layout = field(default_factory=dict)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration. The epoch of a loaded state keeps its position."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self.resume = epoch, 0, 0
+
+    def begin(self, batches: int, layout: Layout) -> int:
+        """How many batches this iteration skips. DataError when they were made in another way than now."""
+        for name, now in layout.items():
+            before = self.layout.get(name)
+            if self.resume and before != now:
+                raise DataError(
+                    f"the checkpoint is inside epoch {self.epoch} with {name}={before}, and this run has "
+                    f"{now}: resume with the same value, or from a checkpoint of the end of an epoch"
+                )
+        self.position, self.resume, self.batches, self.layout = self.resume, 0, batches, layout
+        return self.position
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values only: a checkpoint that holds them loads with `weights_only=True`."""
+        ended = 0 < self.batches <= self.position
+        return {
+            "epoch": self.epoch + ended,
+            "position": 0 if ended else self.position,
+            "batches": self.batches,
+            "layout": dict(self.layout),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self.position, self.batches = state["epoch"], state["position"], state["batches"]
+        self.resume, self.layout = self.position, dict(state["layout"])
+
+
+class TrainLoader(DataLoader[Batch]):
+    """Iterates the training stream in the order of `current_epoch()`, and counts the batches.
+
+    Only what was delivered counts, not what workers have prefetched: a state that is saved after a batch
+    resumes with the next one. `state_dict` and `load_state_dict` are those of the data module; Lightning
+    looks for them here too.
+    """
+
+    def __init__(
+        self,
+        stream: BatchStream,
+        *,
+        num_workers: int,
+        progress: Progress,
+        layout: Layout,
+        current_epoch: Callable[[], int],
+    ) -> None:
+        super().__init__(stream, batch_size=None, num_workers=num_workers)
+        self._stream = stream
+        self._progress = progress
+        self._layout = layout
+        self._current_epoch = current_epoch
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # Lightning makes its first iterator before it restores the epoch; a generator asks only when used.
+        self._progress.set_epoch(self._current_epoch())
+        self._stream.done = self._progress.begin(len(self), self._layout)
+        self._stream.epoch = self._progress.epoch
+        for batch in super().__iter__():
+            self._progress.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._progress.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._progress.load_state_dict(state)

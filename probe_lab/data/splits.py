@@ -1,0 +1,58 @@
+"""Train, val and test by a stable hash of the prompt text, so that they are disjoint in every cache."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from probe_lab.errors import ConfigError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SplitFractions:
+    """Expected shares of the prompts. ConfigError when one is negative or they do not sum to 1."""
+
+    train: float = 0.8
+    val: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            value = self.of(split)
+            if not 0.0 <= value <= 1.0:  # NaN too
+                raise ConfigError(f"data.split.{split}={value} is not between 0 and 1: give the share of the prompts")
+        total = math.fsum(self.of(split) for split in SPLITS)
+        if abs(total - 1.0) > 1e-6:
+            raise ConfigError(f"data.split sums to {total:g} ({self}), not 1: change one of train, val and test")
+
+    def of(self, split: Split) -> float:
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{split} {self.of(split):g}" for split in SPLITS)
+
+
+def split_of(prompt: str, fractions: SplitFractions) -> Split:
+    """The split of a prompt, from its exact text and the fractions alone, never from the cache.
+
+    The first 53 bits of the prompt's sha256 are a number in [0, 1); train takes the low end, test the high
+    end. When only `test` shrinks in favour of `val`, or the other way round, training prompts stay training
+    prompts.
+    """
+    digest = hashlib.sha256(prompt.encode("utf-8")).digest()
+    unit = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    chosen: Split = "train"
+    limit = 0.0
+    for split in SPLITS:
+        if fractions.of(split) > 0:
+            # The last split that is wanted takes the rest: 0.8 + 0.2 may be a little less than 1.
+            chosen = split
+            limit += fractions.of(split)
+            if unit < limit:
+                break
+    return chosen

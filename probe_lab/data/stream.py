@@ -1,0 +1,128 @@
+"""An iterable of ready-made batches of whole prompt groups, split over ranks and DataLoader workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from probe_lab.data.batch import Batch
+from probe_lab.data.groups import Groups, IntArray
+from probe_lab.data.order import batch_bounds, epoch_order, worker_batches
+from probe_lab.data.source import Source
+from probe_lab.data.text import TextTable
+
+
+class BatchStream(IterableDataset[Batch]):
+    """The batches of one split that one rank sees in one epoch; over all ranks and workers every group once.
+
+    `epoch` and `done` (batches of this epoch that were delivered before) are set before each iteration;
+    workers get them with their copy of the stream. `len` is the number of batches of the whole epoch on this
+    rank, the same on every rank. Use it with `DataLoader(stream, batch_size=None)`.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        source: Source,
+        *,
+        step: int,
+        batch_prompts: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        oversample: float = 0.0,
+        text: TextTable | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.epoch = 0
+        self.done = 0
+        self._groups = groups
+        self._source = source
+        self._step = step
+        self._seed = seed
+        self._shuffle = shuffle
+        self._oversample = oversample
+        self._text = text
+        self._bounds = batch_bounds(len(groups), batch_prompts, rank, world_size)
+        # Tensors, so that a batch is a few index_select calls.
+        self._targets = torch.from_numpy(groups.targets)
+        self._sample_id = torch.from_numpy(groups.sample_id)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        batches = worker_batches(len(self), self.done, worker, workers)
+        if not batches:
+            return
+        picked, window = epoch_order(
+            self._groups,
+            seed=self._seed,
+            epoch=self.epoch,
+            shuffle=self._shuffle,
+            oversample=self._oversample,
+            window_shards=self._source.window_shards,
+        )
+        mine = slice(int(self._bounds[batches.start]), int(self._bounds[batches.stop]))
+        picked, window = picked[mine], window[mine]
+        samples, size = _samples_of(self._groups, picked)
+        group_of_sample = np.repeat(picked, size)
+        # Where windows and batches end, counted in samples of this worker.
+        stop = np.append(0, np.cumsum(size))
+        window_edges = stop[np.append(np.flatnonzero(np.diff(window, prepend=-1)), len(window))]
+        batch_edges = stop[self._bounds[batches.start : batches.stop + 1] - mine.start]
+        yield from self._read(samples, group_of_sample, window_edges.tolist(), batch_edges.tolist())
+
+    def _read(
+        self, samples: IntArray, group_of_sample: IntArray, window_edges: list[int], batch_edges: list[int]
+    ) -> Iterator[Batch]:
+        """Go through the windows, and emit each batch as soon as its last sample is there."""
+        index = torch.from_numpy(samples)
+        prompt = torch.from_numpy(self._groups.prompt_id[group_of_sample])
+        begun: list[dict[str, Tensor]] = []  # parts of a batch that began in earlier windows
+        batch = 0
+        windows = self._source.windows(self._groups, group_of_sample, samples, window_edges)
+        for (start, stop), (arrays, rows) in zip(pairwise(window_edges), windows, strict=True):
+            at = start
+            while at < stop:
+                end = min(stop, batch_edges[batch + 1])
+                wanted = rows[at - start : end - start]
+                part = {tap: array.index_select(0, wanted).float() for tap, array in arrays.items()}
+                at = end
+                if end < batch_edges[batch + 1]:
+                    begun.append(part)
+                    continue
+                if begun:
+                    part = {tap: torch.cat([*(p[tap] for p in begun), part[tap]]) for tap in part}
+                    begun = []
+                chosen = slice(batch_edges[batch], end)
+                yield self._batch(part, index[chosen], prompt[chosen])
+                batch += 1
+
+    def _batch(self, features: dict[str, Tensor], index: Tensor, prompt: Tensor) -> Batch:
+        text, tokens, token_mask = self._text.rows(prompt) if self._text else (None, None, None)
+        return Batch(
+            features=features,
+            targets=self._targets.index_select(0, index),
+            group=prompt.clone(),  # not a view: a worker would send the whole epoch's ids with each batch
+            sample_id=self._sample_id.index_select(0, index),
+            step=torch.full((len(index),), self._step, dtype=torch.int64),
+            text=text,
+            tokens=tokens,
+            token_mask=token_mask,
+        )
+
+
+def _samples_of(groups: Groups, picked: IntArray) -> tuple[IntArray, IntArray]:
+    """Positions in `groups` of the samples of some groups, group after group, and each one's size."""
+    first = groups.start[picked]
+    size = groups.start[picked + 1] - first
+    before = np.cumsum(size) - size
+    return np.arange(int(size.sum()), dtype=np.int64) + np.repeat(first - before, size), size
