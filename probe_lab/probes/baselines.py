@@ -1,0 +1,102 @@
+"""What a probe has to beat, behind the interface of a probe: something that predicts a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from probe_lab.cache import Cache
+from probe_lab.config import Model
+from probe_lab.data import Batch, ProbeDataModule, SplitFractions, prompt_groups
+from probe_lab.errors import ProbeError
+from probe_lab.probes.inputs import Inputs
+from probe_lab.probes.probe import Probe
+from probe_lab.probes.ridge import Moments, fit_ridge
+from probe_lab.probes.spec import ATTENTION, Kind, ProbeSpec
+from probe_lab.probes.training import prepared, train_batches
+
+Preview = Callable[[Tensor, list[str], Sequence[str]], Tensor]
+"""(x0 [n, C, h, w], prompts, evaluators) -> raw scores [n, E] of the decoded preview."""
+
+KINDS: dict[Model, Kind] = {
+    "cnn": "cnn",
+    "noisy_latent": "cnn",
+    "shuffled_labels": "cnn",
+    "prompt_only": "prompt_only",
+    "linear": "linear",
+    "attention_entropy": "attention_entropy",
+}
+"""What is built for each model; ``x0_preview`` has no weights."""
+
+
+class Predictor(Protocol):
+    """Raw scores ``[B, E]`` of a batch."""
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+
+def taps_of(model: Model, taps: Sequence[str]) -> list[str]:
+    """The taps that a model reads when an experiment names ``taps``.
+
+    Raises:
+        ProbeError: ``attention_entropy`` without any attention tap.
+    """
+    if model == "noisy_latent":
+        return ["latent"]
+    if model == "x0_preview":
+        return ["x0"]
+    if model == "prompt_only":
+        return []
+    if model == "attention_entropy":
+        found = [tap for tap in taps if tap.endswith(ATTENTION)]
+        if not found:
+            raise ProbeError(
+                f"attention_entropy reads attention and probe.taps is {list(taps)}: "
+                f"name a tap that ends in {ATTENTION}"
+            )
+        return found
+    return list(taps)
+
+
+def closed_form(spec: ProbeSpec, data: ProbeDataModule) -> Probe:
+    """``linear`` and ``attention_entropy``: ridge regression on the training split, penalty chosen on
+    validation."""
+    probe = prepared(spec, data).eval()
+
+    @torch.no_grad()
+    def moments(batches: Iterable[Batch]) -> Moments:
+        parts = ((probe.encoder(Inputs.of(b)), probe.standardised(b.targets)) for b in batches)
+        return Moments.of(parts, probe.head.in_features, len(spec.evaluators))  # type: ignore[arg-type]
+
+    weight, bias = fit_ridge(moments(train_batches(data)), moments(data.val_dataloader()))
+    probe.head.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})
+    return probe
+
+
+def shuffled(cache: Cache, evaluators: Sequence[str], fractions: SplitFractions, seed: int) -> Tensor:
+    """Labels ``[samples, E]`` with the rows of the training split permuted among each other; NaN
+    elsewhere."""
+    train = prompt_groups(cache, evaluators, fractions)["train"]
+    labels = torch.full((len(cache.samples), len(evaluators)), torch.nan)
+    order = torch.randperm(len(train.sample_id), generator=torch.Generator().manual_seed(seed))
+    labels[torch.from_numpy(train.sample_id)] = torch.from_numpy(train.targets)[order]
+    return labels
+
+
+def previewed(cache: Cache, evaluators: Sequence[str], preview: Preview | None) -> Predictor:
+    """The evaluators' scores of the decoded x₀ prediction.
+
+    Raises:
+        ProbeError: no ``preview`` was given, so nothing can decode.
+    """
+    if preview is None:
+        raise ProbeError("x0_preview decodes latents and was given no preview: pass one to train_cell")
+    prompts = cache.samples["prompt"]
+
+    def predict(batch: Batch) -> Tensor:
+        return preview(batch.features["x0"], prompts.iloc[batch.sample_id.tolist()].tolist(), evaluators)
+
+    return predict

@@ -1,0 +1,217 @@
+"""One cell from the cache to its files: train or fit, predict validation and test, evaluate, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from probe_lab.cache import Cache
+from probe_lab.config import Experiment
+from probe_lab.data import Batch, ProbeDataModule, ResidentArrays
+from probe_lab.errors import ProbeError
+from probe_lab.losses import parse_loss
+from probe_lab.probes.baselines import KINDS, Predictor, Preview, closed_form, previewed, shuffled, taps_of
+from probe_lab.probes.checkpoint import save_probe
+from probe_lab.probes.inputs import Inputs
+from probe_lab.probes.module import Epoch
+from probe_lab.probes.outputs import (
+    metric_entries,
+    predictions_table,
+    require_writable,
+    staged,
+    write_cell,
+)
+from probe_lab.probes.probe import Probe
+from probe_lab.probes.spec import ProbeSpec
+from probe_lab.probes.training import seeded, train_probe
+
+_WHERE = ("name", "runs", "reports", "tracking", "workers", "sweep")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A cell after training: ``probe`` is None where there are no weights to keep."""
+
+    predict: Predictor
+    probe: Probe | None = None
+    history: list[Epoch] = field(default_factory=list)
+
+
+def train_cell(
+    experiment: Experiment,
+    cache: Cache,
+    folder: Path,
+    *,
+    resident: ResidentArrays | None = None,
+    preview: Preview | None = None,
+    progress: bool = False,
+) -> None:
+    """Train the probe of ``experiment`` on ``cache`` and write the files of a cell into ``folder``.
+
+    The folder appears when everything is in it; an earlier one of that name is replaced. ``resident`` holds
+    the arrays when several cells share them; ``preview`` is needed by ``x0_preview`` only. The same
+    experiment gives the same files, times aside, on the same machine.
+
+    Raises:
+        DataError: a step or tap that the cache lacks, an empty split.
+        ScoreError: an evaluator without scores.
+        ProbeError: a probe that cannot be built, or a folder that cannot be written.
+    """
+    started = time.monotonic()
+    require_writable(folder)
+    with seeded(experiment.trainer.seed):
+        data = _data(experiment, cache, resident, rank=0, world_size=1)
+        fitted = _fit(experiment, cache, data, resident, preview, progress)
+        if getattr(rank_zero_only, "rank", 0) != 0:  # another process of this training writes the files
+            return
+        table = _predictions(experiment, cache, data, fitted)
+    medians = dict(zip(experiment.probe_evaluators, data.statistics().target_median.tolist(), strict=True))
+    metrics: dict[str, Any] = {
+        "cell": folder.name,
+        "config_hash": config_hash(experiment),
+        "model": experiment.probe.model,
+        "step": experiment.probe.step,
+        "taps": taps_of(experiment.probe.model, experiment.probe.taps),
+        "loss": experiment.probe.loss,
+        "seed": experiment.trainer.seed,
+        "seconds": 0.0,
+        "metrics": metric_entries(table, medians),
+        "history": fitted.history,
+    }
+    metrics["seconds"] = round(time.monotonic() - started, 3)
+    with staged(folder) as aside:
+        if fitted.probe is not None:
+            save_probe(aside, fitted.probe)
+        write_cell(aside, experiment.to_yaml(), table, metrics)
+
+
+def _predictions(experiment: Experiment, cache: Cache, data: ProbeDataModule, fitted: Fitted) -> pd.DataFrame:
+    parts = []
+    for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        batches = [(b.sample_id, b.targets, fitted.predict(b).float().cpu()) for b in loader]
+        columns = [torch.cat(column).numpy() for column in zip(*batches, strict=True)]
+        parts.append((split, columns[0], columns[1], columns[2]))
+    table = predictions_table(parts, experiment.probe_evaluators, cache.samples)
+    if not np.isfinite(table["prediction"]).all():
+        raise ProbeError(
+            f"{experiment.probe.model} predicts values that are not finite: lower trainer.learning_rate "
+            f"({experiment.trainer.learning_rate}) or raise the temperature ({experiment.probe.temperature})"
+        )
+    return table
+
+
+def config_hash(experiment: Experiment) -> str:
+    """Sixteen hex digits of all keys but those that say where files lie and how a sweep is run."""
+    content = {key: value for key, value in experiment.to_dict().items() if key not in _WHERE}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _data(
+    experiment: Experiment,
+    cache: Cache,
+    resident: ResidentArrays | None,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> ProbeDataModule:
+    probe = experiment.probe
+    taps = taps_of(probe.model, probe.taps)
+    if not taps and probe.model == "prompt_only":
+        # The data module makes batches of arrays; a probe that reads none is given the smallest.
+        taps = [min(cache.manifest.taps, key=lambda tap: int(np.prod(cache.manifest.taps[tap])))]
+        resident = None
+    return ProbeDataModule(
+        cache,
+        step=probe.step,
+        taps=taps,
+        evaluators=experiment.probe_evaluators,
+        batch_prompts=experiment.data.batch_prompts,
+        fractions=experiment.data.split,
+        residency=experiment.data.residency,
+        seed=experiment.trainer.seed,
+        oversample=probe.oversample,
+        text_encoder=_text_encoder(experiment, cache),
+        num_workers=experiment.data.num_workers,
+        resident=resident,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def _text_encoder(experiment: Experiment, cache: Cache) -> str | None:
+    """The cache's text encoder, where the probe or its loss needs text."""
+    probe = experiment.probe
+    conditioned = KINDS.get(probe.model) == "cnn" and (
+        probe.text != "none" or "infonce" in parse_loss(probe.loss)
+    )
+    if not conditioned and probe.model != "prompt_only":
+        return None
+    encoders = cache.text_encoders()
+    if not encoders:
+        raise ProbeError(
+            f"the cache {cache.folder} has no text embeddings, which this probe reads: set probe.text=none "
+            "with a loss without infonce, or run `probe-lab generate` again"
+        )
+    return encoders[0]
+
+
+def _fit(
+    experiment: Experiment,
+    cache: Cache,
+    data: ProbeDataModule,
+    resident: ResidentArrays | None,
+    preview: Preview | None,
+    progress: bool,
+) -> Fitted:
+    config, evaluators = experiment.probe, experiment.probe_evaluators
+    if config.model == "x0_preview":
+        return Fitted(previewed(cache, evaluators, preview))
+    spec = _spec(experiment, cache, evaluators, next(iter(data.val_dataloader())))
+    if spec.kind in ("linear", "attention_entropy"):
+        return _fitted(closed_form(spec, data), [])
+    labels = None
+    if config.model == "shuffled_labels":
+        labels = shuffled(cache, evaluators, experiment.data.split, experiment.trainer.seed)
+    shared = data if experiment.trainer.devices == 1 else _data(experiment, cache, resident)
+    return _fitted(*train_probe(spec, experiment, data, shared=shared, labels=labels, progress=progress))
+
+
+def _fitted(probe: Probe, history: list[Epoch]) -> Fitted:
+    def predict(batch: Batch) -> Tensor:
+        return probe.predict(Inputs.of(batch))
+
+    return Fitted(predict, probe, history)
+
+
+def _spec(experiment: Experiment, cache: Cache, evaluators: Sequence[str], batch: Batch) -> ProbeSpec:
+    config, kind = experiment.probe, KINDS[experiment.probe.model]
+    shapes = {tap: cache.manifest.taps[tap] for tap in taps_of(config.model, config.taps)}
+    tokens, token_dim = (0, 0) if batch.tokens is None else batch.tokens.shape[1:]
+    return ProbeSpec(
+        kind=kind,
+        taps={tap: (shape[0], shape[1], shape[2]) for tap, shape in shapes.items()},
+        evaluators=tuple(evaluators),
+        step=config.step,
+        total_steps=cache.manifest.steps,
+        text=config.text if kind == "cnn" else "none",
+        text_dim=0 if batch.text is None else batch.text.shape[1],
+        token_dim=int(token_dim),
+        tokens=int(tokens),
+        width=config.width,
+        depth=config.depth,
+        embedding=config.embedding,
+        dropout=config.dropout,
+        aligned=kind == "cnn" and "infonce" in parse_loss(config.loss),
+        backbone=cache.manifest.backbone,
+        cache=cache.manifest.name,
+    )

@@ -1,0 +1,99 @@
+"""From a loss expression to one number: which term sees what. See ``docs/losses.md`` for how to add one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probe_lab import losses
+from probe_lab.config import ProbeConfig
+from probe_lab.errors import ConfigError
+from probe_lab.losses import Annealed, Term, annealed
+
+Scored = Callable[[Tensor, Tensor, Annealed, Tensor | None], Tensor]
+"""(prediction [B], target [B], τ and α of the epoch, group [B] or None) -> scalar, for one evaluator."""
+
+SCORED: Mapping[Term, Scored] = {
+    "mse": lambda prediction, target, now, group: losses.mse(prediction, target),
+    "listwise": lambda prediction, target, now, group: losses.listwise(
+        prediction, target, temperature=now.temperature, margin=now.margin, group=group
+    ),
+    "pairwise": lambda prediction, target, now, group: losses.pairwise_logistic(
+        prediction, target, group=group
+    ),
+    "listnet": lambda prediction, target, now, group: losses.list_net(prediction, target, group=group),
+    "listmle": lambda prediction, target, now, group: losses.list_mle(prediction, target, group=group),
+    "pearson": lambda prediction, target, now, group: losses.pearson(prediction, target, group=group),
+}
+"""The terms that compare predictions with scores; ``infonce`` compares embeddings with text instead."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The sum of ``terms``: mean over evaluators of each scored term, plus λ (``alignment``) times InfoNCE.
+
+    Targets are in standard deviations of the training split, and so is the margin. With ``within_prompt`` the
+    ranking terms compare samples of one prompt only. InfoNCE always knows the prompts: samples of one share
+    their text, so they are never each other's negatives. τ and α are annealed over ``epochs``.
+
+    Raises:
+        ConfigError: no term trains the predictions.
+    """
+
+    terms: tuple[Term, ...]
+    within_prompt: bool
+    temperature: float
+    margin: float
+    alignment: float
+    nce_temperature: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        if not any(term in SCORED for term in self.terms):
+            raise ConfigError(
+                f"probe.loss={'+'.join(self.terms)} trains no predictions: "
+                f"add one of {', '.join(sorted(SCORED))}"
+            )
+
+    @classmethod
+    def of(cls, config: ProbeConfig, terms: tuple[Term, ...], epochs: int) -> Objective:
+        return cls(
+            terms=terms,
+            within_prompt=config.within_prompt,
+            temperature=config.temperature,
+            margin=config.margin,
+            alignment=config.alignment,
+            nce_temperature=config.nce_temperature,
+            epochs=epochs,
+        )
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether embeddings are compared with text."""
+        return "infonce" in self.terms
+
+    @property
+    def scaled(self) -> bool:
+        """Whether predictions are trained to have the scale of the targets; ranking terms leave it open."""
+        return "mse" in self.terms
+
+    def scored(self, prediction: Tensor, target: Tensor, group: Tensor, epoch: int) -> Tensor:
+        """``prediction`` and ``target`` ``[B, E]``, ``group`` ``[B]`` to a scalar."""
+        now = annealed(epoch, self.epochs, temperature_max=self.temperature, margin_max=self.margin)
+        lists = group if self.within_prompt else None
+        values = [
+            SCORED[term](prediction[:, e], target[:, e], now, lists)
+            for term in self.terms
+            if term in SCORED
+            for e in range(prediction.shape[1])
+        ]
+        return torch.stack(values).sum() / prediction.shape[1]
+
+    def contrast(self, embedding: Tensor, text: Tensor, group: Tensor) -> Tensor:
+        """λ · InfoNCE of ``[B, D]`` embeddings and text."""
+        return self.alignment * losses.info_nce(
+            embedding, text, temperature=self.nce_temperature, group=group
+        )

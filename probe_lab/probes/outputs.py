@@ -1,0 +1,118 @@
+"""The files of one cell (DESIGN §11), complete or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from probe_lab.errors import ProbeError
+from probe_lab.metrics import evaluate
+
+PREDICTIONS = "predictions.parquet"
+METRICS = "metrics.json"
+CONFIG = "config.yaml"
+
+
+def require_writable(folder: Path) -> None:
+    """ProbeError, before any work is done, when nothing can be made beside ``folder``."""
+    temporary = _beside(folder)
+    try:
+        temporary.mkdir(parents=True)
+        temporary.rmdir()
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its place when the block ends well, and vanishes when it does
+    not.
+
+    Raises:
+        ProbeError: the disk is full or refuses the files.
+    """
+    temporary, old = _beside(folder), _beside(folder)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        raise _refused(folder, error) from error
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{folder.name}")
+
+
+def _refused(folder: Path, error: OSError) -> ProbeError:
+    reason = error.strerror or str(error)
+    return ProbeError(f"cannot write {folder}: {reason}; make room or choose another folder (runs=...)")
+
+
+def predictions_table(
+    parts: Sequence[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+    evaluators: Sequence[str],
+    samples: pd.DataFrame,
+) -> pd.DataFrame:
+    """One row per sample and evaluator from (split, sample_id [n], target [n, E], prediction [n, E])."""
+    rows = []
+    for split, sample_id, target, prediction in parts:
+        known = samples.iloc[sample_id]
+        for index, evaluator in enumerate(evaluators):
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "sample_id": sample_id,
+                        "prompt_id": known["prompt_id"].to_numpy(),
+                        "seed": known["seed"].to_numpy(),
+                        "split": split,
+                        "evaluator": evaluator,
+                        "target": target[:, index],
+                        "prediction": prediction[:, index],
+                    }
+                )
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def metric_entries(predictions: pd.DataFrame, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """All metrics of each evaluator and split, as metrics.json holds them; a value that is undefined is
+    None."""
+    entries: list[dict[str, Any]] = []
+    for (evaluator, split), part in predictions.groupby(["evaluator", "split"], sort=False):
+        found = evaluate(
+            part["prediction"], part["target"], part["prompt_id"], threshold=thresholds[str(evaluator)]
+        )
+        for metric, value in found.items():
+            numbers = {"estimate": value.estimate, "lower": value.lower, "upper": value.upper}
+            entries.append(
+                {"evaluator": evaluator, "split": split, "metric": metric}
+                | {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+                | {"prompts": value.prompts, "tied": value.tied}
+            )
+    return entries
+
+
+def write_cell(folder: Path, config: str, predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> None:
+    """``metrics.json`` comes last: its presence means that the cell is finished."""
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    (folder / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,127 @@
+"""A probe: early arrays of a sample in, predicted scores out. Everything that prediction needs is in its
+state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from probe_lab.errors import ProbeError, nearest
+from probe_lab.probes.encoder import CNNEncoder
+from probe_lab.probes.features import AttentionEntropy, PooledFeatures, PromptEncoder
+from probe_lab.probes.heads import MLPHead
+from probe_lab.probes.inputs import Inputs, Standardise
+from probe_lab.probes.spec import ProbeSpec
+
+
+class Output(NamedTuple):
+    """``prediction`` ``[B, E]`` in standard deviations of the target, and the ``embedding`` u that it was
+    made from."""
+
+    prediction: Tensor
+    embedding: Tensor
+
+
+class Probe(nn.Module):
+    """Encoder, head, and the statistics of the training split as buffers.
+
+    ``forward`` is what is trained; ``predict`` gives scores in the evaluators' own units: score = mean + std
+    · (shift + slope · ŷ), where ``slope`` and ``shift`` are 1 and 0 unless ``calibrate`` set them.
+    """
+
+    def __init__(self, spec: ProbeSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoder: nn.Module
+        self.head: nn.Module
+        if spec.kind in ("linear", "attention_entropy"):
+            self.encoder = PooledFeatures(spec) if spec.kind == "linear" else AttentionEntropy(spec)
+            self.head = nn.Linear(self.encoder.size, len(spec.evaluators))
+        else:
+            self.encoder = CNNEncoder(spec) if spec.kind == "cnn" else PromptEncoder(spec)
+            self.head = MLPHead(spec)
+        self.align = nn.Linear(spec.text_dim, spec.embedding) if spec.aligned else None
+        for name, value in {"mean": 0.0, "std": 1.0, "median": 0.0, "slope": 1.0, "shift": 0.0}.items():
+            self.register_buffer(f"target_{name}", torch.full((len(spec.evaluators),), value))
+        self.target_mean: Tensor
+        self.target_std: Tensor
+        self.target_median: Tensor
+        self.target_slope: Tensor
+        self.target_shift: Tensor
+
+    def standardise_features(self, mean: dict[str, Tensor], std: dict[str, Tensor]) -> None:
+        """Set the input normalisation from statistics of the training split, ``[C]`` per tap."""
+        layers = [layer for layer in self.encoder.modules() if isinstance(layer, Standardise)]
+        for tap, layer in zip(self.spec.taps, layers, strict=bool(layers)):
+            layer.fit(mean[tap], std[tap])
+
+    def standardise_targets(self, mean: Tensor, std: Tensor, median: Tensor) -> None:
+        """Set the units of the scores from statistics of the training split, ``[E]`` each."""
+        self.target_mean.copy_(mean)
+        self.target_std.copy_(torch.where(std > 0, std, 1.0))
+        self.target_median.copy_(median)
+
+    def standardised(self, target: Tensor) -> Tensor:
+        """Raw scores ``[B, E]`` in standard deviations of the training split."""
+        return (target - self.target_mean) / self.target_std
+
+    def forward(self, inputs: Inputs) -> Output:
+        embedding = self.encoder(inputs)
+        return Output(self.head(embedding), embedding)
+
+    def text_embedding(self, inputs: Inputs) -> Tensor:
+        """``[B, embedding]``: the pooled text in the space of u, for InfoNCE."""
+        assert self.align is not None
+        assert inputs.text is not None
+        return inputs.spread(self.align(inputs.text.float()))
+
+    @torch.no_grad()
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Scores ``[B, E]`` in the units of ``spec.evaluators``; a sample's do not depend on the others in
+        the batch.
+
+        Raises:
+            ProbeError: inputs that the probe needs are missing or of another shape.
+        """
+        self._check(inputs)
+        training = self.training
+        self.eval()
+        prediction = self(inputs).prediction
+        self.train(training)
+        return self.target_mean + self.target_std * (self.target_shift + self.target_slope * prediction)
+
+    def calibrate(self, prediction: Tensor, target: Tensor) -> None:
+        """Least-squares affine map from predictions to standardised targets, ``[n, E]`` of the training
+        split.
+
+        A ranking loss fixes only the order of predictions; this gives them units and changes no order: an
+        evaluator whose slope would not be positive, or whose predictions are all the same, keeps the scale
+        that it has.
+        """
+        centred = prediction.double() - prediction.double().mean(dim=0)
+        variance = centred.square().mean(dim=0)
+        slope = (centred * target.double()).mean(dim=0) / variance.clamp_min(torch.finfo(torch.float64).tiny)
+        shift = target.double().mean(dim=0) - slope * prediction.double().mean(dim=0)
+        usable = (variance > 0) & (slope > 0)
+        self.target_slope.copy_(torch.where(usable, slope, 1.0))
+        self.target_shift.copy_(torch.where(usable, shift, 0.0))
+
+    def _check(self, inputs: Inputs) -> None:
+        for tap, shape in self.spec.taps.items():
+            if tap not in inputs.features:
+                raise ProbeError(
+                    f"the probe reads '{tap}', which was not given: {nearest(tap, inputs.features)}"
+                )
+            given = tuple(inputs.features[tap].shape[1:])
+            if given != shape:
+                raise ProbeError(f"tap '{tap}' has the shape {given} and the probe was trained on {shape}")
+        wanted = {
+            "text": (inputs.text, self.spec.needs_text),
+            "tokens": (inputs.tokens, self.spec.needs_tokens),
+        }
+        wanted["token_mask"] = (inputs.token_mask, self.spec.needs_tokens)
+        for name, (value, needed) in wanted.items():
+            if needed and value is None:
+                raise ProbeError(f"the probe reads the prompt and was given no {name}: pass Inputs.{name}")

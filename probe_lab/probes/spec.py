@@ -1,0 +1,88 @@
+"""What a probe is, without its weights: enough to build it again, and to know what it may be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from probe_lab.errors import ProbeError
+
+Kind = Literal["cnn", "prompt_only", "linear", "attention_entropy"]
+TextMode = Literal["none", "pooled", "tokens"]
+Shape = tuple[int, int, int]
+
+ATTENTION = "/attention"
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """The architecture of a probe and the place that it reads.
+
+    ``taps`` maps tap strings to their shapes (C, H, W), in the order in which they are read. ``step`` is
+    1-based, of ``total_steps``. ``text_dim`` is the width of the pooled text embedding and ``token_dim`` that
+    of the token embeddings, ``tokens`` their number; 0 where the probe was built without. ``dropout`` acts in
+    training only. ``aligned`` probes have a text projection (InfoNCE).
+
+    Raises:
+        ProbeError: a combination that cannot be built.
+    """
+
+    kind: Kind
+    taps: dict[str, Shape]
+    evaluators: tuple[str, ...]
+    step: int
+    total_steps: int
+    text: TextMode = "none"
+    text_dim: int = 0
+    token_dim: int = 0
+    tokens: int = 0
+    width: int = 64
+    depth: int = 2
+    embedding: int = 128
+    dropout: float = 0.1
+    aligned: bool = False
+    backbone: str = ""
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.taps and self.kind != "prompt_only":
+            raise ProbeError("the probe has no taps to read: name at least one in probe.taps")
+        lacking = "pooled text" if (self.needs_text or self.aligned) and not self.text_dim else ""
+        lacking = lacking or ("token" if self.needs_tokens and not self.token_dim else "")
+        if lacking:
+            raise ProbeError(
+                f"a {self.kind} probe (probe.text={self.text}) needs {lacking} embeddings and has none: "
+                "set probe.text=none and a loss without infonce, or generate with a backbone that has them"
+            )
+        if self.kind == "attention_entropy" and len(self.attention_taps) != len(self.taps):
+            raise ProbeError(
+                f"attention_entropy reads attention only: remove {self.other_taps} from its taps"
+            )
+        counts = {tap: self.taps[tap][0] for tap in self.attention_taps}
+        expected = self.tokens if self.needs_tokens else next(iter(counts.values()), 0)
+        for tap, count in counts.items():
+            if count != expected and self.kind == "cnn":
+                other = "the text encoder" if self.needs_tokens else next(iter(counts))
+                raise ProbeError(
+                    f"tap '{tap}' has {count} tokens and {other} has {expected}: "
+                    "use taps of one tokenizer together, and probe.text=pooled where tokens cannot match"
+                )
+
+    @property
+    def attention_taps(self) -> list[str]:
+        """Taps whose channels are prompt tokens."""
+        return [tap for tap in self.taps if tap.endswith(ATTENTION)]
+
+    @property
+    def other_taps(self) -> list[str]:
+        return [tap for tap in self.taps if not tap.endswith(ATTENTION)]
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether predictions depend on the text embeddings."""
+        return self.kind == "prompt_only" or (self.kind == "cnn" and self.text != "none")
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether predictions depend on the token embeddings."""
+        return self.kind == "prompt_only" or (self.kind == "cnn" and self.text == "tokens")

@@ -1,0 +1,122 @@
+"""A probe on disk: bit-equal after a round trip, one clear sentence when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from probe_lab.errors import ProbeError
+from probe_lab.probes import Inputs, Probe, ProbeSpec, load_probe, save_probe
+from probe_lab.probes.checkpoint import DESCRIPTION, WEIGHTS
+
+TAPS = {"up.1/attention": (4, 8, 8), "x0": (2, 16, 16)}
+
+
+def _inputs() -> Inputs:
+    generator = torch.Generator().manual_seed(0)
+    return Inputs(
+        {tap: torch.rand(3, *shape, generator=generator) for tap, shape in TAPS.items()},
+        torch.full((3,), 5),
+        torch.tensor([0, 1, 0]),
+        torch.randn(2, 6, generator=generator),
+        torch.randn(2, 4, 6, generator=generator),
+        torch.ones(2, 4, dtype=torch.bool),
+    )
+
+
+@pytest.fixture
+def probe() -> Probe:
+    torch.manual_seed(0)
+    spec = ProbeSpec(
+        "cnn", dict(TAPS), ("b", "a"), 5, 25, "tokens", 6, 6, 4, 16, 2, 8, 0.1, True, "tiny-sd", "quickstart"
+    )
+    probe = Probe(spec)
+    probe.standardise_features(
+        {tap: torch.rand(shape[0]) for tap, shape in TAPS.items()},
+        {tap: 0.5 + torch.rand(shape[0]) for tap, shape in TAPS.items()},
+    )
+    probe.standardise_targets(torch.tensor([1.0, 2.0]), torch.tensor([0.3, 7.0]), torch.tensor([0.9, 2.5]))
+    probe.calibrate(torch.randn(9, 2), torch.randn(9, 2))
+    return probe
+
+
+@pytest.mark.parametrize("kind", ["cnn", "linear"])
+def test_a_loaded_probe_predicts_the_same_bits(probe: Probe, tmp_path: Path, kind: str) -> None:
+    if kind == "linear":
+        probe = Probe(ProbeSpec("linear", dict(TAPS), ("b", "a"), 5, 25))
+    save_probe(tmp_path / "deep" / "folder", probe)
+    loaded = load_probe(tmp_path / "deep" / "folder")
+    assert loaded.spec == probe.spec
+    assert list(loaded.spec.taps) == list(probe.spec.taps)
+    assert torch.equal(loaded.predict(_inputs()), probe.predict(_inputs()))
+    assert sorted(path.name for path in (tmp_path / "deep" / "folder").iterdir()) == [DESCRIPTION, WEIGHTS]
+
+
+def test_the_description_says_what_the_probe_is(probe: Probe, tmp_path: Path) -> None:
+    save_probe(tmp_path, probe)
+    content = json.loads((tmp_path / DESCRIPTION).read_text())
+    assert content["format_version"] == 1
+    assert content["spec"]["backbone"] == "tiny-sd"
+    assert content["spec"]["taps"] == {tap: list(shape) for tap, shape in TAPS.items()}
+    assert content["targets"]["evaluators"] == ["b", "a"]
+    assert content["targets"]["median"] == pytest.approx([0.9, 2.5])
+
+
+def _edit(change: Callable[[dict[str, object]], object]) -> Callable[[Path], object]:
+    def apply(folder: Path) -> None:
+        content = json.loads((folder / DESCRIPTION).read_text())
+        change(content)
+        (folder / DESCRIPTION).write_text(json.dumps(content))
+
+    return apply
+
+
+def _spec(**changes: object) -> Callable[[Path], object]:
+    return _edit(lambda content: content["spec"].update(changes))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / WEIGHTS).unlink(), "no probe in .*probe.safetensors"),
+        (lambda folder: (folder / DESCRIPTION).unlink(), "no probe in .*probe.json"),
+        (lambda folder: (folder / DESCRIPTION).write_text("{"), "not valid JSON"),
+        (
+            _edit(lambda content: content.update(format_version=2)),
+            "format version 2 and this probe_lab reads 1",
+        ),
+        (_edit(lambda content: content["spec"].pop("width")), "lacks or has too much: width"),  # type: ignore[attr-defined]
+        (_spec(taps=3), "another type"),
+        (_spec(width=8), "has the shape .* describes another probe"),
+        (_spec(depth=3), "lacks tensor 'encoder.levels.2"),
+        (_spec(depth=1), "has the unknown tensor 'encoder.levels.1"),
+        (
+            lambda folder: (folder / WEIGHTS).write_bytes(save({"a": torch.ones(1)})),
+            "not the file that probe.json",
+        ),
+    ],
+)
+def test_a_damaged_probe_is_one_sentence(
+    probe: Probe, tmp_path: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    save_probe(tmp_path, probe)
+    damage(tmp_path)
+    with pytest.raises(ProbeError, match=words) as error:
+        load_probe(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(probe: Probe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProbeError, match="cannot write the probe"):
+        save_probe(tmp_path / "file" / "folder", probe)
+
+
+def test_nothing_in_the_weights_is_hidden_from_other_readers(probe: Probe, tmp_path: Path) -> None:
+    save_probe(tmp_path, probe)
+    assert set(load_file(tmp_path / WEIGHTS)) == set(probe.state_dict())

@@ -1,0 +1,78 @@
+"""Training details: the average of weights, the epoch that is kept, calibration."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from probe_lab.config import ProbeConfig, Trainer
+from probe_lab.probes import Probe, ProbeSpec
+from probe_lab.probes.module import ProbeModule, _rate
+from probe_lab.probes.objective import Objective
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe(ProbeSpec("linear", {"a/activation": (2, 3, 3)}, ("x", "y"), 1, 10))
+
+
+def module_of(probe: Probe, ema: float) -> ProbeModule:
+    objective = Objective.of(ProbeConfig(), ("mse",), epochs=3)
+    return ProbeModule(probe, objective, Trainer(), ema=ema)
+
+
+def test_the_average_follows_its_formula(probe: Probe) -> None:
+    module = module_of(probe, ema=0.25)
+    weight, expected = probe.head.weight, None
+    assert isinstance(weight, torch.Tensor)
+    for seen in range(5):
+        with torch.no_grad():
+            weight.fill_(float(seen + 1))
+        module.on_train_batch_end(None, None, 0)  # type: ignore[arg-type]
+        # The first update copies; then the decay rises towards 0.25.
+        decay = min(0.25, (1 + seen) / (10 + seen))
+        expected = seen + 1.0 if expected is None else decay * expected + (1 - decay) * (seen + 1)
+        average = module.evaluated.head.weight
+        assert isinstance(average, torch.Tensor)
+        assert average[0, 0].item() == pytest.approx(expected)
+    assert module.evaluated is not probe
+    assert not any(parameter.requires_grad for parameter in module.evaluated.parameters())
+
+
+def test_without_an_average_the_probe_itself_is_evaluated(probe: Probe) -> None:
+    assert module_of(probe, ema=0.0).evaluated is probe
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"), [([0.1, 0.3, 0.2], 1), ([float("nan")] * 3, 2), ([0.2, 0.2, 0.1], 1)]
+)
+def test_the_best_epoch_is_kept(probe: Probe, scores: list[float], kept: int) -> None:
+    module = module_of(probe, ema=0.0)
+    for epoch, score in enumerate(scores):
+        with torch.no_grad():
+            probe.head.bias.fill_(float(epoch))  # type: ignore[union-attr,operator]
+        module.val_srcc.compute = lambda score=score: torch.tensor(score)  # type: ignore[method-assign,misc]
+        module.on_validation_epoch_end()
+    assert module.finish().head.bias.tolist() == [float(kept)] * 2  # type: ignore[union-attr,operator]
+    assert not module.probe.training
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [_rate(step / 100) for step in range(101)]
+    assert max(rates) == rates[10] == 1.0
+    assert rates[5] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+
+
+def test_calibration_is_least_squares_and_keeps_the_order(probe: Probe) -> None:
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randn(50, 2, generator=generator)
+    target = 3 * prediction + 1 + 0.1 * torch.randn(50, 2, generator=generator)
+    target[:, 1] *= -1  # a slope that would turn the order around
+    probe.calibrate(prediction, target)
+    matrix = torch.stack([prediction[:, 0], torch.ones(50)], dim=1)
+    slope, shift = torch.linalg.lstsq(matrix, target[:, 0]).solution.tolist()
+    assert probe.target_slope.tolist() == pytest.approx([slope, 1.0], abs=1e-5)
+    assert probe.target_shift.tolist() == pytest.approx([shift, 0.0], abs=1e-5)
+    probe.calibrate(torch.ones(50, 2), target)
+    assert probe.target_slope.tolist() == [1.0, 1.0]

@@ -1,0 +1,102 @@
+"""Objectives: sums over terms, means over evaluators, who is compared with whom; and the example of
+docs/losses.md."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from probe_lab import losses
+from probe_lab.config import ProbeConfig
+from probe_lab.errors import ConfigError
+from probe_lab.losses import TERMS, Term
+from probe_lab.probes.objective import SCORED, Objective
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "losses.md"
+
+
+def objective(*terms: str, within_prompt: bool = True) -> Objective:
+    config = ProbeConfig(within_prompt=within_prompt, temperature=0.8, margin=0.4)
+    return Objective.of(config, terms, epochs=4)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def values() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    prediction, target = torch.randn(2, 12, 2, generator=generator)
+    return prediction, target, torch.arange(12) // 4
+
+
+def test_every_term_has_its_place() -> None:
+    assert set(SCORED) | {"infonce"} == set(TERMS)
+
+
+def test_terms_are_added_and_evaluators_averaged(values: tuple[Tensor, Tensor, Tensor]) -> None:
+    prediction, target, group = values
+    epoch = 2  # τ = 0.8 · (1 − 2/4), α = 0.4 · (1 − 2/4)
+    expected = sum(
+        losses.mse(prediction[:, e], target[:, e])
+        + losses.listwise(prediction[:, e], target[:, e], temperature=0.4, margin=0.2, group=group)
+        for e in range(2)
+    )
+    found = objective("mse", "listwise").scored(prediction, target, group, epoch)
+    torch.testing.assert_close(found, torch.as_tensor(expected) / 2)
+
+
+@pytest.mark.parametrize("term", sorted(set(SCORED) - {"mse"}))
+def test_within_prompt_ranking_ignores_how_prompts_compare(
+    values: tuple[Tensor, Tensor, Tensor], term: Term
+) -> None:
+    prediction, target, group = values
+    shifted = prediction + 5.0 * group[:, None]
+    within, over = objective(term), objective(term, within_prompt=False)
+    torch.testing.assert_close(
+        within.scored(shifted, target, group, 0),
+        within.scored(prediction, target, group, 0),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    assert not torch.allclose(
+        over.scored(shifted, target, group, 0), over.scored(prediction, target, group, 0)
+    )
+
+
+def test_infonce_is_weighted_and_knows_the_prompts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embedding, text = torch.randn(2, 6, 5, generator=generator)
+    group = torch.tensor([0, 0, 0, 1, 1, 1])
+    for within in (True, False):
+        found = objective("mse", "infonce", within_prompt=within).contrast(embedding, text, group)
+        torch.testing.assert_close(found, 10 * losses.info_nce(embedding, text, temperature=0.1, group=group))
+
+
+def test_infonce_alone_trains_no_predictions() -> None:
+    with pytest.raises(ConfigError, match=r"probe\.loss=infonce trains no predictions"):
+        objective("infonce")
+
+
+def test_only_mse_gives_predictions_a_scale() -> None:
+    assert objective("mse", "infonce").scaled
+    assert not objective("listwise", "infonce").scaled
+
+
+def test_the_documented_example_works(
+    values: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, entry = re.findall(
+        r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    monkeypatch.setitem(SCORED, "huber", None)  # type: ignore[arg-type]  # is taken out again after the test
+    space = {"Tensor": Tensor, "F": F, "SCORED": SCORED}
+    exec(textwrap.dedent(function), space)
+    exec(textwrap.dedent(entry), space)
+    prediction, target, group = values
+    gaps = (prediction - target).abs()
+    expected = torch.where(gaps < 1, 0.5 * gaps**2, gaps - 0.5).mean()
+    torch.testing.assert_close(objective("huber").scored(prediction, target, group, 0), expected)
