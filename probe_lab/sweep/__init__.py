@@ -1,0 +1,27 @@
+"""Grids to cells to results, trained by an engine and tracked."""
+
+from probe_lab.sweep.compare import compare, comparison_table
+from probe_lab.sweep.grid import Cell, cell_name, cells, single_cell
+from probe_lab.sweep.local import train_cells
+from probe_lab.sweep.results import Failure, collect, is_finished, read_results
+from probe_lab.sweep.run import SweepSummary, run_sweep
+from probe_lab.sweep.worker import CellTrainer, Outcome, ProbeTrainer
+
+__all__ = [
+    "Cell",
+    "CellTrainer",
+    "Failure",
+    "Outcome",
+    "ProbeTrainer",
+    "SweepSummary",
+    "cell_name",
+    "cells",
+    "collect",
+    "compare",
+    "comparison_table",
+    "is_finished",
+    "read_results",
+    "run_sweep",
+    "single_cell",
+    "train_cells",
+]

@@ -1,0 +1,194 @@
+"""The ``local`` engine: cells in a few worker processes, those that share arrays over one resident copy."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, resource_tracker
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from probe_lab.errors import SweepError
+from probe_lab.sweep.grid import Cell, group_by_arrays
+from probe_lab.sweep.results import is_finished
+from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, work
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_STARTS = 3
+"""A worker that dies this many times before it is ready will never start."""
+_PATIENCE = 5.0
+"""Seconds that a worker gets to end by itself."""
+
+
+def train_cells(cells: Sequence[Cell], folder: Path, *, workers: int, trainer: CellTrainer) -> Iterator[Outcome]:
+    """Train cells into ``folder``/<cell> in up to ``workers`` spawned processes; yields each outcome as it
+    arrives.
+
+    A worker holds the arrays of one group at a time and trains the group's cells one after the other; when
+    every group is taken, idle workers help with the largest. A worker that dies costs the cell that it was
+    training. However the iteration ends (``close`` it), no worker is left.
+
+    Raises:
+        SweepError: workers cannot be started.
+    """
+    workers = min(workers, len(cells))
+    pool = _Pool(cells, folder, workers, trainer)
+    try:
+        yield from pool.run()
+    finally:
+        pool.stop()
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: connection.Connection
+    ready: bool = False
+    cell: Cell | None = None
+    group: tuple[str, ...] | None = None
+
+
+class _Pool:
+    """The workers, and the cells that none of them has yet."""
+
+    def __init__(self, cells: Sequence[Cell], folder: Path, workers: int, trainer: CellTrainer) -> None:
+        self._waiting = group_by_arrays(cells)
+        self._size = workers
+        self._threads = _threads(workers)
+        self._arguments = (trainer, folder, workers, self._threads)
+        self._folder = folder
+        self._workers: list[_Worker] = []
+        self._false_starts = 0
+
+    def run(self) -> Iterator[Outcome]:
+        while True:
+            # One worker per waiting cell that no starting worker will take.
+            starting = sum(not worker.ready for worker in self._workers)
+            waiting = sum(len(group) for group in self._waiting.values())
+            for _ in range(min(self._size - len(self._workers), waiting - starting)):
+                self._workers.append(self._start())
+            if not waiting and all(worker.cell is None for worker in self._workers):
+                return
+            ends = {worker.pipe: worker for worker in self._workers if worker.cell is not None or not worker.ready}
+            for end in connection.wait(list(ends)):
+                outcome = self._hear(ends[end])  # type: ignore[index]  # what wait returns is what it was given
+                if outcome is not None:
+                    yield outcome
+
+    def _hear(self, worker: _Worker) -> Outcome | None:
+        """Take one message of a worker and give it the next cell; the end of its pipe means that it died."""
+        try:
+            message: Ready | Outcome = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._bury(worker)
+        worker.ready = True
+        self._false_starts = 0
+        self._assign(worker)
+        return message if isinstance(message, Outcome) else None
+
+    def _assign(self, worker: _Worker) -> None:
+        worker.cell = None
+        group = self._next_group(worker)
+        if group is None:
+            return
+        worker.group, worker.cell = group, self._waiting[group].pop(0)
+        if not self._waiting[group]:
+            del self._waiting[group]
+        with contextlib.suppress(BrokenPipeError):  # it died just now; its pipe's end tells
+            worker.pipe.send(worker.cell)
+
+    def _next_group(self, worker: _Worker) -> tuple[str, ...] | None:
+        """The group whose arrays the worker holds, or else the largest one, untaken ones first."""
+        if worker.group in self._waiting:
+            return worker.group
+        taken = {other.group for other in self._workers if other.cell is not None}
+        return max(self._waiting, key=lambda group: (group not in taken, len(self._waiting[group])), default=None)
+
+    def _bury(self, worker: _Worker) -> Outcome | None:
+        worker.process.join()
+        self._workers.remove(worker)
+        worker.pipe.close()
+        code, cell = worker.process.exitcode or 0, worker.cell
+        how = f"by signal {-code} ({_signal_name(-code)})" if code < 0 else f"with exit code {code}"
+        if not worker.ready:
+            self._false_starts += 1
+            if self._false_starts == _STARTS:
+                raise SweepError(f"worker processes end {how} before they are ready: see their messages above")
+        if cell is None:
+            return None
+        if is_finished(self._folder / cell.name):  # it died between the last file and its message
+            return Outcome(cell.name, 0.0)
+        hint = "; out of memory? lower workers, or set data.residency=stream" if code == -signal.SIGKILL else ""
+        return Outcome(cell.name, 0.0, f"its worker process ended {how}{hint}")
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, *self._arguments))
+        resource_tracker.ensure_running()  # its own start would let Ctrl-C through
+        with _thread_limits(self._threads), _interrupts_held():
+            process.start()
+        theirs.close()  # so that the pipe ends with the worker
+        return _Worker(process, ours)
+
+    def stop(self) -> None:
+        """End every worker: idle ones by themselves, busy ones by a signal."""
+        for worker in self._workers:
+            if worker.ready and worker.cell is None:
+                with contextlib.suppress(OSError):
+                    worker.pipe.send(None)
+            else:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(_PATIENCE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+        self._workers.clear()
+
+
+def _threads(workers: int) -> int:
+    """Threads of one worker: its share of the cores that this process may use, or less where the user chose
+    so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores // max(workers, 1))
+    return min(share, int(chosen)) if chosen.isdigit() and int(chosen) > 0 else share
+
+
+@contextlib.contextmanager
+def _thread_limits(threads: int) -> Iterator[None]:
+    """Set the environment that a worker starts with: numeric libraries read these when they are imported."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a worker starts: it inherits that, and does not print a traceback before it is
+    ready."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

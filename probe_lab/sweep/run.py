@@ -1,0 +1,216 @@
+"""Runs a sweep: lays out its cells, trains those that are not finished, collects and tracks the results."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from probe_lab.config import Experiment
+from probe_lab.errors import SweepError
+from probe_lab.sweep.grid import Cell, cells
+from probe_lab.sweep.local import train_cells
+from probe_lab.sweep.progress import SweepProgress
+from probe_lab.sweep.results import (
+    FAILURES,
+    Failure,
+    cannot_write,
+    collect,
+    estimate_of,
+    is_finished,
+    read_metrics,
+    write_failures,
+    write_results,
+)
+from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, ProbeTrainer
+from probe_lab.tracking import CellRun, Tracker, track
+
+if TYPE_CHECKING:
+    from probe_lab.capture.preview import Previewer
+
+_HEADLINE = "srcc_within"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """Names of cells: trained now, finished before, failed; ``pending`` are those that a dry run would
+    train."""
+
+    done: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    pending: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The finished cells."""
+        return (*self.skipped, *self.done)
+
+    @property
+    def text(self) -> str:
+        """The cells of a dry run, or what came out of a sweep, for people."""
+        if self.pending:
+            return "\n".join((*self.pending, f"{len(self.pending)} cells to train, {len(self.skipped)} finished"))
+        counts = f"{len(self.done)} cells trained, {len(self.skipped)} were finished, {len(self.failed)} failed"
+        return "\n".join((*(f"failed {f.cell}: {f.error}" for f in self.failed), counts))
+
+
+def run_sweep(
+    experiment: Experiment,
+    *,
+    preview_factory: Callable[[Experiment], Previewer] | None = None,
+    dry_run: bool = False,
+    trainer: CellTrainer | None = None,
+) -> SweepSummary:
+    """Train every cell of the experiment that is not finished, into ``experiment.runs_folder``.
+
+    A sweep writes the results of exactly its own cells; an experiment without a sweep (``train``) is one
+    cell, whose rows are added to the results that are there. ``trainer`` replaces the training of probes,
+    and with it ``preview_factory``; both are pickled to worker processes.
+
+    Raises:
+        ConfigError, CacheError, ScoreError: a cell cannot be trained from what there is; nothing has been
+        started.
+        SweepError: every cell failed, the folder cannot be written, or another sweep is running in it.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; workers are stopped, finished cells are kept, and a
+            message says how to continue.
+    """
+    plan, folder = cells(experiment), experiment.runs_folder
+    trainer = trainer or ProbeTrainer(preview_factory)
+    pending = [cell for cell in plan if not is_finished(folder / cell.name)]
+    skipped = tuple(cell.name for cell in plan if is_finished(folder / cell.name))
+    if dry_run:
+        return SweepSummary(skipped=skipped, pending=tuple(cell.name for cell in pending))
+    if pending:
+        trainer.check(pending)
+    failures: list[Failure] = []
+    done: list[str] = []
+    with _alone_in(folder):
+        try:
+            with (
+                _terminated_as_interrupt(),
+                track(experiment, folder, [_cell_run(cell) for cell in plan]) as tracker,
+            ):
+                for outcome in _trained(experiment, pending, len(skipped), trainer, tracker):
+                    if outcome.error:
+                        failures.append(Failure(outcome.cell, outcome.error, outcome.trace))
+                    else:
+                        done.append(outcome.cell)
+                if failures and not done and not skipped:
+                    raise SweepError(
+                        f"all {len(plan)} cells failed, the first with: {failures[0].error} "
+                        f"(see {folder / FAILURES}; the same command tries them again)"
+                    )
+        except KeyboardInterrupt:
+            finished = len(done) + len(skipped)
+            print(
+                f"\n{finished} of {len(plan)} cells are finished and kept in {folder}",
+                file=sys.stderr,
+            )
+            raise
+        finally:
+            _write(experiment, plan, failures)
+    return SweepSummary(tuple(done), skipped, tuple(failures))
+
+
+def _trained(
+    experiment: Experiment, pending: Sequence[Cell], skipped: int, trainer: CellTrainer, tracker: Tracker
+) -> Iterator[Outcome]:
+    """Train cells; each outcome is shown and tracked before it is handed on."""
+    if not pending:
+        return
+    folder, evaluator = experiment.runs_folder, pending[0].experiment.probe_evaluators[0]
+    by_name = {cell.name: cell for cell in pending}
+    shown = SweepProgress(len(pending), skipped=skipped, label=f"{evaluator} {_HEADLINE}")
+    outcomes = train_cells(pending, folder, workers=experiment.workers, trainer=trainer)
+    with shown, contextlib.closing(outcomes):  # type: ignore[type-var]  # a generator, which has a close
+        for outcome in outcomes:
+            run = _cell_run(by_name[outcome.cell])
+            if outcome.error:
+                shown.advance(outcome, None)
+                tracker.log_failure(run, outcome.error)
+            else:
+                shown.advance(outcome, _headline(folder / outcome.cell, evaluator))
+                tracker.log_cell(run)
+            yield outcome
+
+
+def _headline(cell_folder: Path, evaluator: str) -> tuple[float, float, float] | None:
+    entry = estimate_of(read_metrics(cell_folder), _HEADLINE, evaluator)
+    if entry is None:
+        return None
+    lower, upper = (math.nan if entry[key] is None else entry[key] for key in ("lower", "upper"))
+    return entry["estimate"], lower, upper
+
+
+def _cell_run(cell: Cell) -> CellRun:
+    probe = cell.experiment.probe
+    tags = {
+        **{key: "+".join(value) if isinstance(value, list) else str(value) for key, value in cell.axes.items()},
+        "model": probe.model,
+        "step": str(probe.step),
+        "taps": "+".join(probe.taps),
+        "loss": probe.loss,
+        "seed": str(cell.experiment.trainer.seed),
+    }
+    return CellRun(cell.name, tags)
+
+
+def _write(experiment: Experiment, plan: Sequence[Cell], failures: Sequence[Failure]) -> None:
+    folder = experiment.runs_folder
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    write_failures(folder, failures)
+    table = collect(folder, plan, keep_others=not experiment.sweep)
+    if len(table):
+        write_results(folder, table)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the runs folder: two sweeps in it would train the same cells. What a killed one left behind is
+    removed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        with contextlib.suppress(OSError):  # a cluster file system without locks
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SweepError(
+                    f"another sweep or training runs in {folder}: wait for it, or set name=NAME"
+                ) from error
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """A cluster ends jobs with SIGTERM: leave as tidily as after Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,174 @@
+"""What one worker process does: load the arrays of a group once, train its cells one after the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from probe_lab.config import Experiment
+from probe_lab.sweep.grid import Cell
+from probe_lab.sweep.results import METRICS
+
+if TYPE_CHECKING:
+    from probe_lab.capture.preview import Previewer
+    from probe_lab.data import ResidentArrays
+
+PARTIAL = ".partial"
+"""Folder, beside the cells, of those in training: a cell appears under its own name only when it is
+complete."""
+
+
+class CellTrainer(Protocol):
+    """How an engine trains cells. Pickled to every worker."""
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Refuse, in the parent and before any work, cells that cannot be trained."""
+
+    def load(self, cell: Cell, workers: int) -> Any:
+        """What cells with the same cache and arrays share in one process, of ``workers`` on this machine."""
+
+    def train(self, cell: Cell, folder: Path, shared: Any) -> None:
+        """Train one cell and write its files into an existing, empty folder."""
+
+
+@dataclass(frozen=True)
+class ProbeTrainer:
+    """Trains probes on the cells' cache. ``preview_factory`` makes the scorer of ``x0_preview`` cells, in
+    the worker."""
+
+    preview_factory: Callable[[Experiment], Previewer] | None = None
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """CacheError or ScoreError for a cache, an array or scores that a cell needs and that are not
+        there."""
+        from probe_lab.cache import Cache
+
+        needed: dict[Path, tuple[dict[str, None], dict[str, None]]] = {}
+        for cell in cells:
+            arrays, evaluators = needed.setdefault(cell.experiment.cache_folder, ({}, {}))
+            arrays |= dict.fromkeys(cell.arrays)
+            evaluators |= dict.fromkeys(cell.experiment.probe_evaluators)
+        for folder, (arrays, evaluators) in needed.items():
+            cache = Cache(folder)
+            for key in arrays:
+                cache.read(key, cache.shards[0] if cache.shards else 0, slice(0, 0))
+            for evaluator in evaluators:
+                cache.scores(evaluator)
+
+    def load(self, cell: Cell, workers: int) -> ResidentArrays | None:
+        """The cell's arrays, or None where they are to be streamed."""
+        from probe_lab.cache import Cache
+        from probe_lab.data import load_resident
+        from probe_lab.data.resident import fits_in_memory
+
+        cache, residency = Cache(cell.experiment.cache_folder), cell.experiment.data.residency
+        if not cell.arrays or residency == "stream":
+            return None
+        if residency == "auto" and not fits_in_memory(cache, cell.arrays, workers):
+            return None
+        return load_resident(cache, cell.arrays)
+
+    def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None) -> None:
+        from probe_lab.cache import Cache
+        from probe_lab.probes.fit import train_cell
+
+        preview = self._preview(cell.experiment) if cell.experiment.probe.model == "x0_preview" else None
+        train_cell(cell.experiment, Cache(cell.experiment.cache_folder), folder, resident=shared, preview=preview)
+
+    def _preview(self, experiment: Experiment) -> Previewer:
+        if self.preview_factory is not None:
+            return self.preview_factory(experiment)
+        from probe_lab.capture.preview import preview_scorer
+
+        return preview_scorer(experiment)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has started."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training one cell ended. ``error`` is empty when it is done; ``trace`` is the traceback of a
+    failure."""
+
+    cell: str
+    seconds: float
+    error: str = ""
+    trace: str = ""
+
+
+def work(pipe: connection.Connection, trainer: CellTrainer, folder: Path, workers: int, threads: int) -> None:
+    """Train the cells that arrive on the pipe until None arrives; answer each with its ``Outcome``."""
+    # Ctrl-C reaches every process of the terminal; only the parent decides what stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    pipe.send(Ready())
+    loaded: tuple[Path, tuple[str, ...]] | None = None
+    shared: Any = None
+    while (cell := _next_cell(pipe)) is not None:
+        started = time.monotonic()
+        error = trace = ""
+        try:
+            wanted = (cell.experiment.cache_folder, cell.arrays)
+            if wanted != loaded:
+                loaded = shared = None  # freed before the next group is loaded
+                shared = trainer.load(cell, workers)
+                loaded = wanted
+            train_whole(trainer, cell, folder, shared)
+        except Exception as failure:  # whatever it is, the other cells go on
+            error, trace = one_line(failure), traceback.format_exc()
+        pipe.send(Outcome(cell.name, time.monotonic() - started, error, trace))
+
+
+def _next_cell(pipe: connection.Connection) -> Cell | None:
+    try:
+        cell: Cell | None = pipe.recv()
+    except EOFError:  # the parent ended without a word
+        return None
+    return cell
+
+
+def train_whole(trainer: CellTrainer, cell: Cell, folder: Path, shared: Any) -> None:
+    """Train a cell aside and rename its folder once it is complete."""
+    aside, final = folder / PARTIAL / cell.name, folder / cell.name
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        trainer.train(cell, aside, shared)
+        if not (aside / METRICS).exists():
+            raise RuntimeError(f"training {cell.name} wrote no {METRICS}")
+        shutil.rmtree(final, ignore_errors=True)  # a folder without metrics, from outside a sweep
+        os.replace(aside, final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, after its class unless it is one of ours."""
+    from probe_lab.errors import ProbeLabError
+
+    text = (str(error).strip().splitlines() or [""])[0]
+    return text if isinstance(error, ProbeLabError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not train on: nobody would see it, and its folder is no longer
+    its own."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

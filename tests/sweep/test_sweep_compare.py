@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sweep_world import ACTIVATION, ATTENTION, make_experiment, write_cell
+
+from probe_lab.errors import ReportError
+from probe_lab.sweep import cells, compare, comparison_table
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two taps × two seeds; the activation is better by 0.2, and seed 1 by 0.1."""
+    root = tmp_path_factory.mktemp("compare")
+    grid = {"probe.taps": [ATTENTION, ACTIVATION], "trainer.seed": [0, 1]}
+    experiment = make_experiment(root, grid)
+    for cell in cells(experiment):
+        (experiment.runs_folder / cell.name).mkdir(parents=True)
+        better = 0.2 if cell.experiment.probe.taps == [ACTIVATION] else 0.0
+        write_cell(cell, experiment.runs_folder / cell.name, better + cell.experiment.trainer.seed / 10)
+    (experiment.runs_folder / "unfinished").mkdir()
+    return experiment.runs_folder
+
+
+def test_one_row_per_cell_the_best_first(runs: Path) -> None:
+    table = compare(runs)
+    assert list(table.columns) == [
+        "cell", "model", "step", "taps", "loss", "seed", "shapes_reward", "shapes_reward/lower",
+        "shapes_reward/upper", "shapes_binding", "shapes_binding/lower", "shapes_binding/upper",
+    ]  # fmt: skip
+    assert list(zip(table["taps"], table["seed"], strict=True)) == [
+        (ACTIVATION, 1), (ACTIVATION, 0), (ATTENTION, 1), (ATTENTION, 0),
+    ]  # fmt: skip
+    assert table.loc[0, ["shapes_reward/lower", "shapes_reward", "shapes_reward/upper"]].tolist() == (
+        pytest.approx([0.2, 0.3, 0.4])
+    )
+    assert len(compare(runs, limit=1)) == 1
+    assert set(compare(runs, cells=[table["cell"][2]])["seed"]) == {1}
+    assert list(compare(runs, evaluator="shapes_binding").columns[6:]) == [
+        "shapes_binding", "shapes_binding/lower", "shapes_binding/upper",
+    ]  # fmt: skip
+
+
+def test_seeds_are_averaged(runs: Path) -> None:
+    table = compare(runs, average_seeds=True)
+    assert table["taps"].tolist() == [ACTIVATION, ATTENTION]
+    assert table["seeds"].tolist() == [2, 2]
+    assert table["shapes_reward"].tolist() == pytest.approx([0.25, 0.05])
+    assert table["shapes_reward/upper"].tolist() == pytest.approx([0.35, 0.15])
+    assert "seed" not in table
+
+
+def test_keys_that_differ_become_columns(runs: Path, tmp_path: Path) -> None:
+    """Cells of earlier commands are compared too, and what was changed between the commands is shown."""
+    for width, runs_name in ((8, "a"), (16, "b")):
+        experiment = make_experiment(
+            tmp_path, probe={"taps": [ATTENTION], "width": width}, reports=runs_name, workers=width
+        )
+        (cell,) = cells(experiment)
+        (experiment.runs_folder / cell.name).mkdir(parents=True)
+        write_cell(cell, experiment.runs_folder / cell.name, width / 100)
+    table = compare(experiment.runs_folder, average_seeds=True)
+    assert table["probe.width"].tolist() == [16, 8]
+    assert table.columns[:6].tolist() == ["model", "step", "taps", "loss", "probe.width", "seeds"]
+
+
+def test_undefined_values_are_a_dash_and_intervals_are_shown(runs: Path) -> None:
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(comparison_table(runs))
+    assert "0.300 [0.200, 0.400]" in shown.get()
+    assert shown.get().index(ACTIVATION) < shown.get().index(ATTENTION)
+    with console.capture() as shown:
+        console.print(comparison_table(runs, metric="top1"))
+    assert " - " in shown.get()
+
+
+def test_what_is_not_there_is_named(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="did you mean 'srcc_within'"):
+        compare(runs, metric="srcc_witin")
+    with pytest.raises(ReportError, match="did you mean 'shapes_binding'"):
+        compare(runs, evaluator="shapes_bindin")
+    with pytest.raises(ReportError, match="probe-lab sweep"):
+        compare(tmp_path)

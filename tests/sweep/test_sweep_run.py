@@ -1,0 +1,245 @@
+"""The local engine and everything around it, with a trainer that only writes files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from sweep_world import ACTIVATION, ATTENTION, FakeTrainer, make_experiment, trained, write_cell
+
+from probe_lab.config import Experiment
+from probe_lab.errors import ReportError, SweepError
+from probe_lab.sweep import cells, collect, read_results, run_sweep
+from probe_lab.sweep.results import RESULTS, write_results
+
+SEEDS = {"trainer.seed": [0, 1, 2, 3]}
+
+
+def names_of(experiment: Experiment) -> dict[int, str]:
+    """Training seed -> cell."""
+    return {cell.experiment.trainer.seed: cell.name for cell in cells(experiment)}
+
+
+def test_a_sweep_trains_every_cell_once_and_a_rerun_none(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, SEEDS | {"probe.taps": [ATTENTION, ACTIVATION]})
+    trainer = FakeTrainer(tmp_path / "log", {})
+    plan = [cell.name for cell in cells(experiment)]
+    assert sorted(run_sweep(experiment, dry_run=True, trainer=trainer).pending) == sorted(plan)
+    assert not experiment.runs_folder.exists()
+
+    summary = run_sweep(experiment, trainer=trainer)
+    assert sorted(summary.done) == sorted(plan) == sorted(trained(tmp_path / "log"))
+    assert sorted(p.parent.name for p in experiment.runs_folder.glob("*/metrics.json")) == sorted(plan)
+    # Two groups and two workers: each loads one group once, unless it helps at the end of the other's.
+    loads = [line for line in (tmp_path / "log").read_text().splitlines() if " load " in line]
+    assert 2 <= len(loads) <= 3
+
+    started = time.monotonic()
+    again = run_sweep(experiment, trainer=trainer)
+    assert time.monotonic() - started < 2
+    assert again.skipped == tuple(plan)
+    assert again.done == ()
+    assert len(trained(tmp_path / "log")) == len(plan)
+    # One more value: only its cells are trained.
+    more = make_experiment(tmp_path, {"trainer.seed": [0, 1, 2, 3, 4], "probe.taps": [ATTENTION, ACTIVATION]})
+    assert len(run_sweep(more, trainer=trainer).done) == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "text"),
+    [("fail", "ValueError: seed 1 is bad"), ("kill", "SIGKILL")],
+    ids=["raise", "kill -9"],
+)
+def test_a_cell_that_fails_or_dies_costs_only_itself(tmp_path: Path, behaviour: str, text: str) -> None:
+    experiment = make_experiment(tmp_path, SEEDS, workers=1)
+    names = names_of(experiment)
+    summary = run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {1: behaviour}))
+    assert sorted(summary.done) == sorted(names[seed] for seed in (0, 2, 3))
+    (failure,) = summary.failed
+    assert failure.cell == names[1]
+    assert text in failure.error
+    assert "\n" not in failure.error
+    (recorded,) = json.loads((experiment.runs_folder / "failures.json").read_text())
+    assert (recorded["cell"], recorded["error"]) == (failure.cell, failure.error)
+    if behaviour == "fail":
+        assert "sweep_world.py" in recorded["traceback"]
+    assert not (experiment.runs_folder / names[1]).exists()
+    assert not (experiment.runs_folder / ".partial").exists()
+    # The same command tries only that cell again.
+    assert run_sweep(experiment, dry_run=True).pending == (names[1],)
+    if behaviour == "kill":
+        return
+    again = run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log2", {}))
+    assert again.done == (names[1],)
+    assert json.loads((experiment.runs_folder / "failures.json").read_text()) == []
+    assert len(read_results(experiment.runs_folder)["cell"].unique()) == 4
+
+
+def test_a_sweep_of_failures_is_an_error_that_names_the_first(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, {"trainer.seed": [0, 1]}, workers=1)
+    with pytest.raises(SweepError, match=r"all 2 cells failed.*seed 0 is bad"):
+        run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {0: "fail", 1: "fail"}))
+    assert len(json.loads((experiment.runs_folder / "failures.json").read_text())) == 2
+
+
+def test_results_hold_the_test_split_of_exactly_the_sweeps_cells(tmp_path: Path) -> None:
+    wide = make_experiment(tmp_path, {"trainer.seed": [0, 1]}, probe={"step": 5, "taps": [ATTENTION], "width": 8})
+    folder = wide.runs_folder
+    for cell in cells(wide):
+        (folder / cell.name).mkdir(parents=True)
+        write_cell(cell, folder / cell.name, 0.5)
+    run_sweep(wide)
+    experiment = make_experiment(tmp_path, {"trainer.seed": [1, 0], "probe.taps": [[ATTENTION, ACTIVATION]]})
+    for cell in cells(experiment):
+        (folder / cell.name).mkdir()
+        write_cell(cell, folder / cell.name, cell.experiment.trainer.seed / 10)
+    run_sweep(experiment)
+    table = read_results(folder)
+    assert list(table.columns) == [
+        "cell", "model", "step", "taps", "loss", "seed", "evaluator", "split", "metric", "estimate", "lower",
+        "upper", "prompts", "tied", "axes",
+    ]  # fmt: skip
+    assert len(table) == 2 * 2 * 3
+    assert set(table["split"]) == {"test"}
+    assert list(table["seed"]) == sorted(table["seed"])
+    row = table[(table["seed"] == 1) & (table["evaluator"] == "shapes_reward") & (table["metric"] == "srcc")]
+    assert row[["model", "step", "taps", "loss", "prompts", "tied"]].to_numpy().tolist() == [
+        ["cnn", 5, f"{ATTENTION}+{ACTIVATION}", "listwise", 30, 2]
+    ]
+    assert row[["estimate", "lower", "upper"]].to_numpy()[0] == pytest.approx([0.1, 0.0, 0.2])
+    assert json.loads(row["axes"].item()) == {"trainer.seed": 1, "probe.taps": [ATTENTION, ACTIVATION]}
+    assert table.loc[table["metric"] == "top1", "estimate"].isna().all()
+
+    # `train` adds its cell to what is there.
+    single = make_experiment(tmp_path, probe={"step": 1, "taps": [ATTENTION]})
+    (cell,) = cells(single)
+    (folder / cell.name).mkdir()
+    write_cell(cell, folder / cell.name, 0.7)
+    run_sweep(single)
+    assert set(read_results(folder)["cell"]) == set(table["cell"]) | {cell.name}
+
+
+def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    (cell,) = cells(experiment)
+    (tmp_path / cell.name).mkdir()
+    write_cell(cell, tmp_path / cell.name, 0.5)
+    table = collect(tmp_path, [cell])
+    path = write_results(tmp_path, table)
+    pd.testing.assert_frame_equal(read_results(tmp_path), table, check_dtype=False)
+    arrow = pq.read_table(path)
+    pq.write_table(arrow.replace_schema_metadata({b"probe_lab.results_version": b"99"}), path)
+    with pytest.raises(ReportError, match="version 99"):
+        read_results(tmp_path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ReportError, match="cannot be read"):
+        read_results(tmp_path)
+    path.unlink()
+    with pytest.raises(ReportError, match=RESULTS):
+        read_results(tmp_path)
+
+
+def test_a_damaged_metrics_file_names_itself(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    (cell,) = cells(experiment)
+    (experiment.runs_folder / cell.name).mkdir(parents=True)
+    (experiment.runs_folder / cell.name / "metrics.json").write_text('{"metr')
+    with pytest.raises(ReportError, match=r"metrics\.json"):
+        run_sweep(experiment)
+
+
+def test_a_runs_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(SweepError, match="runs=FOLDER"):
+        run_sweep(make_experiment(tmp_path), trainer=FakeTrainer(tmp_path / "log", {}))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_sweep_leaves_whole_cells_and_continues(tmp_path: Path, number: signal.Signals) -> None:
+    experiment = make_experiment(tmp_path, SEEDS, workers=1)
+    last = names_of(experiment)[3]
+    process = subprocess.Popen(
+        [sys.executable, _script(tmp_path, {3: "hang"})],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=_environment(),
+    )
+    try:
+        _wait(lambda: (tmp_path / "hanging").exists())
+        with pytest.raises(SweepError, match="another sweep"):
+            run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {}))
+        # As a terminal does it, the whole group gets Ctrl-C; a cluster tells the main process.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        _, messages = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    _wait(lambda: not _alive(tmp_path / "log"))
+    assert len(list(experiment.runs_folder.glob("*/metrics.json"))) == 3
+    assert not (experiment.runs_folder / last).exists()
+    assert "Traceback" not in messages
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "3 of 4 cells are finished" in messages
+        assert not (experiment.runs_folder / ".partial").exists()
+        assert len(read_results(experiment.runs_folder)["cell"].unique()) == 3
+    if number == signal.SIGTERM:
+        assert run_sweep(experiment, dry_run=True).pending == (last,)
+        return
+    assert run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log2", {})).done == (last,)
+    assert not (experiment.runs_folder / ".partial").exists()
+    assert len(read_results(experiment.runs_folder)["cell"].unique()) == 4
+
+
+def _script(root: Path, behaviour: dict[int, str]) -> str:
+    """A program that runs the sweep as the command line does."""
+    path = root / "program.py"
+    path.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from probe_lab.sweep import run_sweep\n"
+        "from sweep_world import FakeTrainer, make_experiment\n"
+        "if __name__ == '__main__':\n"
+        f"    root = Path({str(root)!r})\n"
+        "    try:\n"
+        f"        experiment = make_experiment(root, {SEEDS!r}, workers=1)\n"
+        f"        run_sweep(experiment, trainer=FakeTrainer(root / 'log', {behaviour!r}))\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit(130)\n"
+    )
+    return str(path)
+
+
+def _environment() -> dict[str, str]:
+    here = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": f"{here}:{here.parent.parent}"}
+
+
+def _alive(log: Path) -> list[int]:
+    """Workers that wrote the log and still run."""
+    pids = {int(line.split()[0]) for line in log.read_text().splitlines()} if log.exists() else set()
+    found = []
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            continue
+        if state != "Z":
+            found.append(pid)
+    return found
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
