@@ -1,0 +1,225 @@
+"""The verbs. Each one reads an experiment, calls its room and prints what came out; there is no logic here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from click import ClickException
+from rich.console import Console
+from rich.markup import escape
+
+from probe_lab import __version__
+from probe_lab.config import load_experiment
+from probe_lab.errors import ProbeLabError
+from probe_lab.progress import progress
+
+app = typer.Typer(
+    name="probe-lab",
+    help="Predict how good a diffusion model's image will be from its own early attention and activations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+cache_app = typer.Typer(help="Look at a cache: what it holds, and whether it is intact.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a YAML file, or its name in experiments/")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys set for this run")]
+out = Console(soft_wrap=True, highlight=False)
+
+
+@app.command()
+def plan(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """Print images, bytes per (step, tap), total and time of a generation, before it starts.
+
+    Example: probe-lab plan quickstart prompts.count=1000
+    """
+    from probe_lab.capture.generate import plan_generation
+    from probe_lab.capture.plan import plan_table
+
+    config = load_experiment(experiment, overrides)
+    out.print(plan_table(plan_generation(config)))
+
+
+@app.command()
+def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """Generate the images and cache the tensors. The same command resumes what was interrupted.
+
+    Example: probe-lab generate quickstart capture.steps=[3,5]
+    """
+    from probe_lab.capture.generate import generate as fill
+    from probe_lab.capture.plan import plan_table
+
+    config = load_experiment(experiment, overrides)
+    with progress("generate", "images") as update:
+        fill(config, update, lambda made: out.print(plan_table(made)))
+    out.print(f"images and tensors: {config.cache_folder}")
+
+
+@app.command()
+def score(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option(help="score again what has scores")] = False,
+) -> None:
+    """Score the cached images with the experiment's evaluators.
+
+    Example: probe-lab score quickstart evaluators=[shapes_reward,shapes_layout]
+    """
+    from probe_lab.evaluators.run import score_cache
+
+    config = load_experiment(experiment, overrides)
+    with progress("score", "images") as update:
+        score_cache(
+            config.cache_folder,
+            config.evaluators,
+            overwrite=overwrite,
+            workers=config.workers,
+            on_progress=update,
+        )
+    out.print(f"scores of {', '.join(config.evaluators)}: {config.cache_folder / 'scores'}")
+
+
+@app.command()
+def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """Train one probe, the one that the experiment's `probe` section describes.
+
+    Example: probe-lab train quickstart probe.step=3 probe.loss=mse
+    """
+    from probe_lab.sweep import run_sweep, single_cell
+    from probe_lab.sweep.compare import comparison_table
+
+    config = single_cell(load_experiment(experiment, overrides))
+    summary = run_sweep(config)
+    out.print(comparison_table(config.runs_folder, cells=summary.cells))
+
+
+@app.command()
+def sweep(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
+) -> None:
+    """Train every cell of the experiment's sweep. Finished cells are skipped, a failing one does not stop the others.
+
+    Example: probe-lab sweep quickstart trainer.max_epochs=20
+    """
+    from probe_lab.sweep import run_sweep
+
+    config = load_experiment(experiment, overrides)
+    summary = run_sweep(config, dry_run=dry_run)
+    out.print(summary.text)
+
+
+@app.command()
+def report(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """Draw the figures and tables of a finished sweep, and one HTML page with all of them.
+
+    Example: probe-lab report quickstart
+    """
+    from probe_lab.report import build_report
+
+    config = load_experiment(experiment, overrides)
+    page = build_report(
+        runs=config.runs_folder,
+        cache=config.cache_folder,
+        out=config.report_folder,
+        title=config.name,
+        evaluators=config.evaluators,
+        primary_step=config.probe.step,
+    )
+    out.print(f"report: {page}")
+
+
+@app.command()
+def compare(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    metric: Annotated[str, typer.Option(help="srcc_within, selection_gain, srcc, ktc, pcc, auc, top1, ...")] = (
+        "srcc_within"
+    ),
+    limit: Annotated[int, typer.Option(help="rows to show, 0 for all")] = 20,
+) -> None:
+    """Print a sweep's cells as a table, best first; the MLflow UI shows the same runs.
+
+    Example: probe-lab compare quickstart --metric selection_gain
+    """
+    from probe_lab.sweep.compare import comparison_table
+
+    config = load_experiment(experiment, overrides)
+    out.print(comparison_table(config.runs_folder, metric=metric, limit=limit or None))
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """The whole corridor on the shapes world: generate, score, sweep, report, in about ten minutes on two cores.
+
+    Example: probe-lab demo prompts.count=100
+    """
+    for verb in (generate, score, sweep, compare, report):
+        out.rule(f"probe-lab {verb.__name__} quickstart")
+        verb("quickstart", list(overrides or []))
+
+
+@cache_app.command("info")
+def cache_info(path: Annotated[Path, typer.Argument(help="a cache folder, data_cache/quickstart for instance")]) -> None:
+    """Print what a cache holds.
+
+    Example: probe-lab cache info data_cache/quickstart
+    """
+    from probe_lab.cache.describe import info_table
+
+    out.print(info_table(path))
+
+
+@cache_app.command("verify")
+def cache_verify(path: Annotated[Path, typer.Argument(help="a cache folder")]) -> None:
+    """Check every file of a cache. Exit code 1 when something is wrong, with the file and the row.
+
+    Example: probe-lab cache verify data_cache/quickstart
+    """
+    from probe_lab.cache import verify
+
+    problems = verify(path)
+    for problem in problems:
+        row = "" if problem.row is None else f", row {problem.row}"
+        out.print(escape(f"{problem.file}{row}: {problem.message}"))
+    out.print(f"{len(problems)} problems" if problems else "no problems")
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line on stderr and exit code 2, unless ``--debug`` asks for the traceback."""
+    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=False)
+    except ProbeLabError as error:
+        if debug:
+            raise
+        fail(" ".join(str(error).split()))
+    except ClickException as error:
+        fail(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ninterrupted: the same command continues where it stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

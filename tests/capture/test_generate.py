@@ -1,0 +1,184 @@
+"""Generation on the shipped backbone: what is cached, that batches do not matter, and that it resumes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from probe_lab.cache import Cache, CacheWriter, verify
+from probe_lab.capture import Capture
+from probe_lab.capture.backbones import load_pipeline
+from probe_lab.capture.generate import generate, plan_generation
+from probe_lab.capture.plan import Plan, plan_table
+from probe_lab.capture.prompts import read_prompts, sample_table
+from probe_lab.config import Experiment, load_experiment
+from probe_lab.errors import CacheError, CaptureError, ConfigError
+
+SMALL = [
+    "prompts.count=6",
+    "prompts.seeds=3",
+    "sampling.steps=4",
+    "capture.steps=[2,3]",
+    "cache.shard_size=9",
+    "sampling.batch_size=9",
+]
+
+
+def experiment_in(folder: Path, *overrides: str) -> Experiment:
+    return load_experiment("smoke", [f"cache.root={folder}", *SMALL, *overrides])
+
+
+def run(experiment: Experiment) -> list[int]:
+    progress: list[int] = []
+    generate(experiment, lambda done, total: progress.append(done), lambda plan: None)
+    return progress
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    experiment = experiment_in(tmp_path_factory.mktemp("caches"))
+    run(experiment)
+    return Cache(experiment.cache_folder)
+
+
+def test_the_cache_holds_what_the_experiment_asks_for(cache: Cache) -> None:
+    experiment = experiment_in(cache.folder.parent)
+    assert verify(cache.folder) == []
+    assert len(cache.samples) == 18
+    assert list(cache.samples["shard"].unique()) == [0, 1]
+    assert set(cache.keys()) == {f"{step}/{tap}" for step in (2, 3) for tap in experiment.capture.taps}
+    assert cache.samples["seed"].is_unique
+    text = cache.text("backbone")
+    assert text["tokens"].shape[:2] == (6, 24)
+    assert text["token_mask"].sum(1).tolist() == [
+        len(prompt.split()) + 2 for prompt in read_prompts(experiment.prompts, experiment.seed)
+    ]
+
+
+def test_any_sample_can_be_generated_again_alone(cache: Cache) -> None:
+    experiment = experiment_in(cache.folder.parent)
+    pipe = load_pipeline(experiment.backbone, experiment.sampling)
+    key = "2/up_blocks.1.attentions.0/attention"
+    for sample in (0, 7, 17):
+        row = cache.samples.iloc[sample]
+        with Capture(pipe, ["up_blocks.1.attentions.0/attention"], [2]) as capture:
+            image = pipe(
+                row["prompt"],
+                generator=torch.Generator().manual_seed(int(row["seed"])),
+                num_inference_steps=4,
+                guidance_scale=experiment.sampling.guidance,
+                height=64,
+                width=64,
+            ).images[0]
+        stored = np.asarray(Image.open(io.BytesIO(cache.image(sample))), np.int16)
+        # One row alone runs through other matrix kernels: a rounding of the last bit may fall the other way.
+        assert np.abs(stored - np.asarray(image, np.int16)).max() <= 1
+        maps = cache.read(key, int(row["shard"]), slice(row["row"], row["row"] + 1)).float()
+        (_, captured), *_ = capture.items()
+        torch.testing.assert_close(maps, captured, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_images_are_the_same_whatever_the_batch_size(cache: Cache, tmp_path: Path, batch_size: int) -> None:
+    experiment = experiment_in(tmp_path, f"sampling.batch_size={batch_size}")
+    run(experiment)
+    other = Cache(experiment.cache_folder)
+    for sample in range(len(cache.samples)):
+        assert other.image(sample) == cache.image(sample)
+    for key in cache.keys():
+        assert torch.equal(other.read_all(key), cache.read_all(key))
+
+
+def test_images_do_not_depend_on_how_many_prompts_there_are(cache: Cache, tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, "prompts.count=3")
+    run(experiment)
+    fewer = Cache(experiment.cache_folder)
+    assert [fewer.image(sample) for sample in range(9)] == [cache.image(sample) for sample in range(9)]
+
+
+def test_an_interrupted_generation_continues_with_the_missing_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache
+) -> None:
+    experiment = experiment_in(tmp_path)
+    original = CacheWriter.write_shard
+
+    def interrupt(self, shard, *args, **kwargs):
+        if shard == 1:
+            raise KeyboardInterrupt
+        return original(self, shard, *args, **kwargs)
+
+    monkeypatch.setattr(CacheWriter, "write_shard", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment)
+    monkeypatch.undo()
+    first = (experiment.cache_folder / "shards" / "00000.safetensors").stat().st_mtime_ns
+    assert run(experiment)[0] == 9
+    assert (experiment.cache_folder / "shards" / "00000.safetensors").stat().st_mtime_ns == first
+    again = Cache(experiment.cache_folder)
+    assert [again.image(sample) for sample in range(18)] == [cache.image(sample) for sample in range(18)]
+
+
+def test_a_finished_generation_loads_no_model(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    from probe_lab.capture import generate as module
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(module, "load_pipeline", refuse)
+    assert run(experiment_in(cache.folder.parent)) == [18]
+
+
+def test_another_experiment_is_refused_by_the_key_that_differs(cache: Cache) -> None:
+    with pytest.raises(CacheError, match="guidance"):
+        run(experiment_in(cache.folder.parent, "sampling.guidance=5.0"))
+
+
+def test_the_plan_counts_bytes_as_they_come_out(cache: Cache) -> None:
+    experiment = experiment_in(cache.folder.parent)
+    plan = plan_generation(experiment)
+    assert plan.images == 18
+    assert plan.shapes == cache.manifest.taps
+    stored = sum(tensor.numel() * 2 for key in cache.keys() if (tensor := cache.read_all(key)) is not None)
+    assert len(plan.steps) * sum(map(plan.tap_bytes, plan.shapes)) == stored
+    assert plan.seconds > 0
+    assert plan_table(plan).row_count == len(plan.shapes) + 3
+
+
+def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:
+    plan = Plan(10**9, (1,), {"x0": (8, 16, 16)}, 2, 1000, 1.0)
+    with pytest.raises(CacheError, match="disk"):
+        plan.require_space(tmp_path)
+
+
+def test_unknown_taps_and_backbones_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="did you mean 'up_blocks.1.attentions.1/attention'"):
+        run(experiment_in(tmp_path, "capture.taps=[up_blocks.1.attentions.9/attention]"))
+    with pytest.raises(CaptureError, match="no built-in backbone 'tiny-ds': did you mean 'tiny-sd'"):
+        run(experiment_in(tmp_path, "backbone=tiny-ds"))
+    with pytest.raises(CaptureError, match="no model family 'sdd'"):
+        run(experiment_in(tmp_path, "backbone={family: sdd, path: nowhere}"))
+    with pytest.raises(CaptureError, match="no pipeline can be loaded from"):
+        run(experiment_in(tmp_path, f"backbone={{family: sd, path: {tmp_path}/nowhere}}"))
+    assert not experiment_in(tmp_path).cache_folder.exists()
+
+
+def test_prompts_from_a_file_are_distinct_and_limited(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle\n\na blue square\na red circle\na green cross\n")
+    overrides = ["prompts.source=file", f"prompts.path={path}"]
+    experiment = experiment_in(tmp_path, *overrides, "prompts.count=2")
+    assert read_prompts(experiment.prompts, 0) == ["a red circle", "a blue square"]
+    table = sample_table(experiment)
+    assert table["sample_id"].tolist() == list(range(6))
+    assert table["prompt_id"].tolist() == [0, 0, 0, 1, 1, 1]
+    path.write_text("\n \n")
+    with pytest.raises(ConfigError, match="holds no prompt"):
+        read_prompts(experiment.prompts, 0)
+    path.unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_prompts(experiment.prompts, 0)
