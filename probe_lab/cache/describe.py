@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from rich.table import Table
 
 from probe_lab.cache.layout import scores_path
 from probe_lab.cache.reader import Cache
@@ -41,3 +42,26 @@ def describe(folder: Path | str) -> dict[str, object]:
         "text_encoders": cache.text_encoders(),
         "code_version": manifest.code_version,
     }
+
+
+def info_table(folder: Path | str) -> Table:
+    """What ``describe`` finds, as a terminal table."""
+    facts = describe(folder)
+    table = Table(title=str(folder), title_justify="left", show_header=False)
+    for name, value in facts.items():
+        if name == "taps":
+            continue
+        if isinstance(value, dict):
+            shown = [(key, _size(size) if name == "bytes_per_key" else str(size)) for key, size in value.items()]
+            text = "\n".join(f"{key}  {size}" for key, size in shown) or "none yet"
+        elif isinstance(value, list):
+            text = ", ".join(map(str, value)) or "none"
+        else:
+            text = _size(value) if name == "bytes" else str(value)
+        table.add_row(name.replace("_", " "), text)
+    return table
+
+
+def _size(value: object) -> str:
+    assert isinstance(value, int)
+    return f"{value / 1e6:,.1f} MB"

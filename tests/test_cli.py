@@ -1,0 +1,174 @@
+"""The command line as a user meets it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+VERBS = ["plan", "generate", "score", "train", "sweep", "report", "compare", "demo"]
+
+
+def probe_lab(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        [sys.executable, "-m", "probe_lab", *arguments], cwd=cwd, capture_output=True, text=True, env=environment
+    )
+
+
+def places(folder: Path) -> list[str]:
+    return [
+        f"cache.root={folder}/cache",
+        f"runs={folder}/runs",
+        f"reports={folder}/reports",
+        f"tracking.uri=sqlite:///{folder}/mlflow.db",
+    ]
+
+
+@pytest.fixture(scope="module")
+def corridor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`experiments/smoke.yaml` through every verb."""
+    folder = tmp_path_factory.mktemp("corridor")
+    for verb in ("generate", "score", "sweep", "report"):
+        result = probe_lab(verb, "smoke", *places(folder))
+        assert result.returncode == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    return folder
+
+
+def test_the_corridor_leaves_what_the_design_names(corridor: Path) -> None:
+    runs = corridor / "runs" / "smoke"
+    results = pd.read_parquet(runs / "results.parquet")
+    assert set(results["model"]) == {
+        "cnn", "prompt_only", "attention_entropy", "linear", "noisy_latent", "x0_preview", "shuffled_labels",
+    }  # fmt: skip
+    assert results["cell"].nunique() == 4 + 2 + 6
+    assert set(results["evaluator"]) == {"shapes_reward", "shapes_binding"}
+    for cell in results["cell"].unique():
+        names = {path.name for path in (runs / cell).iterdir()}
+        assert {"config.yaml", "predictions.parquet", "metrics.json"} <= names
+        metrics = json.loads((runs / cell / "metrics.json").read_text())
+        if metrics["model"] == "cnn":
+            assert load_file(runs / cell / "probe.safetensors")
+            assert json.loads((runs / cell / "probe.json").read_text())
+    assert json.loads((runs / "failures.json").read_text()) == []
+    page = (corridor / "reports" / "smoke" / "index.html").read_text()
+    assert "Traceback" not in page
+    assert len(page) > 10_000
+
+
+def test_a_rerun_does_nothing_again(corridor: Path) -> None:
+    runs = corridor / "runs" / "smoke"
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/metrics.json")}
+    result = probe_lab("sweep", "smoke", *places(corridor))
+    assert result.returncode == 0
+    assert "0 cells trained, 12 were finished, 0 failed" in result.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in runs.glob("*/metrics.json")}
+
+
+def test_train_compare_and_cache_verbs(corridor: Path) -> None:
+    trained = probe_lab("train", "smoke", *places(corridor), "probe.step=4", "probe.taps=[x0]")
+    assert trained.returncode == 0, trained.stderr
+    assert "x0" in trained.stdout
+    compared = probe_lab("compare", "smoke", *places(corridor), "--metric", "selection_gain")
+    assert compared.returncode == 0, compared.stderr
+    assert "prompt_only" in compared.stdout
+    cache = corridor / "cache" / "smoke"
+    info = probe_lab("cache", "info", str(cache))
+    assert info.returncode == 0
+    assert "tiny-sd" in info.stdout
+    assert probe_lab("cache", "verify", str(cache)).stdout.strip() == "no problems"
+
+
+def test_verify_finds_a_flipped_byte(corridor: Path) -> None:
+    cache = corridor / "cache" / "smoke"
+    shard = cache / "shards" / "00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    original = shard.read_bytes()
+    shard.write_bytes(content)
+    try:
+        result = probe_lab("cache", "verify", str(cache))
+    finally:
+        shard.write_bytes(original)
+    assert result.returncode == 1
+    assert "00001.safetensors, row " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "smoke", "sampling.stepz=3"], "did you mean 'steps'"),
+        (["generate", "smokey"], "did you mean 'smoke'"),
+        (["generate", "smoke", "sampling.steps=many"], "'sampling.steps'"),
+        (["generate", "smoke", "capture.steps=[9]"], "steps are 1 to 8"),
+        (["generate", "smoke", "capture.taps=[mid_blok/activation]"], "did you mean 'mid_block/activation'"),
+        (["generate", "smoke", "backbone=tiny"], "did you mean 'tiny-sd'"),
+        (["score", "smoke"], "generate"),
+        (["score", "smoke", "evaluators=[shapes_rewards]"], "did you mean 'shapes_reward'"),
+        (["sweep", "smoke"], "generate"),
+        (["report", "smoke"], "sweep"),
+        (["compare", "smoke"], "sweep"),
+        (["cache", "info", "nowhere"], "nowhere is not a cache"),
+        (["generate"], "Missing argument"),
+        (["generat"], "No such command"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
+    extra = [] if arguments[0] == "cache" or len(arguments) < 2 else places(tmp_path)
+    result = probe_lab(*arguments, *extra)
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "mlflow.db"]
+
+
+def test_errors_on_a_finished_cache_name_what_is_missing(corridor: Path) -> None:
+    cases = {
+        "probe.taps=[mid_block/activation]": "mid_block/activation",
+        "probe.step=3": "step 3",
+        "data.split={train: 1.0, val: 0.0, test: 0.0}": "val",
+        "evaluators=[shapes_layout]": "shapes_layout",
+    }
+    for override, message in cases.items():
+        result = probe_lab("train", "smoke", *places(corridor), override)
+        assert result.returncode == 2, (override, result.stderr)
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = probe_lab("plan", "smoke", "backbone=tiny", "--debug")
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = probe_lab("generate", "smoke", f"cache.root={tmp_path}/file")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    result = probe_lab(verb, "--help")
+    assert result.returncode == 0
+    assert f"probe-lab {verb}" in result.stdout
+    assert "Example" in result.stdout
+
+
+def test_version_is_the_packages() -> None:
+    import probe_lab as package
+
+    assert probe_lab("--version").stdout.strip() == package.__version__
