@@ -41,7 +41,8 @@ def measure(images: int, repeats: int) -> dict[str, object]:
     experiment = with_changes(load_experiment("shapes_full"), {"prompts.count": -(-images // 8)})
     pipe = load_pipeline(experiment.backbone, experiment.sampling)
     seconds(experiment, pipe, experiment.sampling.batch_size, capture=True)  # warm-up
-    without, with_capture = [], []
+    without: list[float] = []
+    with_capture: list[float] = []
     for turn in range(repeats):
         for capture in (False, True) if turn % 2 else (True, False):
             (with_capture if capture else without).append(seconds(experiment, pipe, images, capture=capture))

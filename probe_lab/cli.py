@@ -64,7 +64,7 @@ def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
 def score(
     experiment: ExperimentName,
     overrides: Overrides = None,
-    overwrite: Annotated[bool, typer.Option(help="score again what has scores")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="score again what has scores")] = False,
 ) -> None:
     """Score the cached images with the experiment's evaluators.
 
@@ -102,9 +102,11 @@ def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
 def sweep(
     experiment: ExperimentName,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and stop")] = False,
 ) -> None:
     """Train every cell of the experiment's sweep. Finished cells are skipped, a failing one does not stop the others.
+
+    Exit code 1 when a cell failed: the same command tries it again.
 
     Example: probe-lab sweep quickstart trainer.max_epochs=20
     """
@@ -112,7 +114,9 @@ def sweep(
 
     config = load_experiment(experiment, overrides)
     summary = run_sweep(config, dry_run=dry_run)
-    out.print(summary.text)
+    out.print(escape(summary.text))
+    if summary.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -122,16 +126,20 @@ def report(experiment: ExperimentName, overrides: Overrides = None) -> None:
     Example: probe-lab report quickstart
     """
     from probe_lab.report import build_report
+    from probe_lab.tracking import log_report
 
     config = load_experiment(experiment, overrides)
-    page = build_report(
-        runs=config.runs_folder,
-        cache=config.cache_folder,
-        out=config.report_folder,
-        title=config.name,
-        evaluators=config.evaluators,
-        primary_step=config.probe.step,
-    )
+    with progress("report", "parts") as update:
+        page = build_report(
+            runs=config.runs_folder,
+            cache=config.cache_folder,
+            out=config.report_folder,
+            title=config.name,
+            evaluators=config.evaluators,
+            primary_step=config.probe.step,
+            on_progress=update,
+        )
+    log_report(config, config.report_folder)
     out.print(f"report: {page}")
 
 
@@ -166,7 +174,9 @@ def demo(overrides: Overrides = None) -> None:
 
 
 @cache_app.command("info")
-def cache_info(path: Annotated[Path, typer.Argument(help="a cache folder, data_cache/quickstart for instance")]) -> None:
+def cache_info(
+    path: Annotated[Path, typer.Argument(help="a cache folder, data_cache/quickstart for instance")],
+) -> None:
     """Print what a cache holds.
 
     Example: probe-lab cache info data_cache/quickstart

@@ -20,9 +20,7 @@ from probe_lab.losses import parse_loss
 
 EXPERIMENTS = Path("experiments")
 
-Model = Literal[
-    "cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"
-]
+Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
 Scheduler = Literal["default", "ddim", "euler", "dpm++"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Axis = tuple[Any, ...]
@@ -228,7 +226,7 @@ def build_experiment(
     _refuse_unknown(content, Experiment, origin)
     _refuse_unknown(changes, Experiment, "the overrides")
     try:
-        merged = OmegaConf.merge(content, changes)
+        merged = cast(DictConfig, OmegaConf.merge(content, changes))
         sweep = _grids(merged.pop("sweep", None))
         typed = OmegaConf.merge(OmegaConf.structured(_Schema), merged)
         schema = cast(_Schema, OmegaConf.to_object(typed))
@@ -283,10 +281,10 @@ def _find(name: Path) -> Path:
 
 def _refuse_unknown(content: DictConfig, cls: type, origin: str, prefix: str = "") -> None:
     names = {entry.name for entry in fields(cls)}
-    for key in content:
+    for key in map(str, content):
         if key not in names:
-            raise ConfigError(f"unknown key '{prefix}{key}' in {origin}: {nearest(str(key), names)}")
-        kind, value = _section(cls, str(key)), content._get_node(key)
+            raise ConfigError(f"unknown key '{prefix}{key}' in {origin}: {nearest(key, names)}")
+        kind, value = _section(cls, key), content._get_node(key)
         if kind is not None:
             if not isinstance(value, DictConfig):
                 raise ConfigError(f"'{prefix}{key}' in {origin} is a section: write '{prefix}{key}.<key>'")
@@ -296,17 +294,18 @@ def _refuse_unknown(content: DictConfig, cls: type, origin: str, prefix: str = "
 def _grids(sweep: DictConfig | ListConfig | None) -> tuple[Mapping[str, Axis], ...]:
     """One mapping, or a list of mappings, from dotted key to its list of values."""
     content = OmegaConf.to_container(sweep, resolve=True) if sweep is not None else []
-    grids = content if isinstance(content, list) else [content]
+    grids: list[dict[str, Axis]] = []
     known = known_keys()
-    for grid in grids:
+    for grid in content if isinstance(content, list) else [content]:
         if not isinstance(grid, dict):
-            raise ConfigError(f"'sweep' holds '{grid}': it is a mapping, or a list of mappings, from key to values")
+            raise ConfigError(f"'sweep' holds '{grid!s}': it is a mapping, or a list of mappings, from key to values")
         for key, values in grid.items():
             if key not in known:
-                raise ConfigError(f"unknown key '{key}' in sweep: {nearest(str(key), known)}")
+                raise ConfigError(f"unknown key '{key!s}' in sweep: {nearest(str(key), known)}")
             if not isinstance(values, list) or not values:
-                raise ConfigError(f"the sweep over '{key}' holds '{values}': write a list with at least one value")
-    return tuple({str(key): tuple(values) for key, values in grid.items()} for grid in grids)
+                raise ConfigError(f"the sweep over '{key!s}' holds '{values}': write a list with at least one value")
+        grids.append({str(key): tuple(values) for key, values in grid.items()})
+    return tuple(grids)
 
 
 def _one_line(error: Exception) -> str:

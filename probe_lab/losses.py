@@ -93,9 +93,7 @@ def listwise(
     return logits.masked_fill(~competes, -torch.inf).logsumexp(dim=1).mean()
 
 
-def info_nce(
-    embedding: Tensor, text_embedding: Tensor, *, temperature: float, group: Tensor | None = None
-) -> Tensor:
+def info_nce(embedding: Tensor, text_embedding: Tensor, *, temperature: float, group: Tensor | None = None) -> Tensor:
     """Contrastive loss of image embeddings (rows) against text embeddings (columns); one direction only.
 
     (1/B) Σ_i −log( exp(s_ii/τ) / Σ_{j ∈ N(i)} exp(s_ij/τ) ),  s_ij = cos(embedding_i, text_embedding_j)

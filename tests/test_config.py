@@ -37,7 +37,10 @@ def test_yaml_round_trip(write, tmp_path: Path) -> None:
     again = tmp_path / "again.yaml"
     again.write_text(experiment.to_yaml())
     assert load_experiment(again) == experiment
-    assert experiment.sweep == ({"probe.step": (1, 5), "probe.taps": ("x0", ["x0", "latent"])}, {"probe.loss": ("mse",)})
+    assert experiment.sweep == (
+        {"probe.step": (1, 5), "probe.taps": ("x0", ["x0", "latent"])},
+        {"probe.loss": ("mse",)},
+    )
 
 
 def test_with_changes_sets_dotted_keys_and_drops_the_sweep(write) -> None:
@@ -110,4 +113,3 @@ def test_any_valid_values_survive_the_round_trip(count: int, rate: float, loss: 
     assert changed.trainer.learning_rate == rate
     assert (changed.probe.loss, changed.probe.taps) == (loss, taps)
     assert with_changes(changed, {}) == changed
-

@@ -131,9 +131,7 @@ def test_mse() -> None:
     prediction, target, _ = some_rows()
     expected = sum((p - y) ** 2 for p, y in zip(prediction.tolist(), target.tolist(), strict=True)) / 12
     assert losses.mse(prediction, target).item() == pytest.approx(expected)
-    assert losses.mse(prediction + 1, target).item() != pytest.approx(
-        expected
-    )  # scale and offset matter here
+    assert losses.mse(prediction + 1, target).item() != pytest.approx(expected)  # scale and offset matter here
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -184,9 +182,7 @@ def test_gradcheck_info_nce() -> None:
     group = torch.tensor([0, 0, 1, 1, 2])
     image.requires_grad_()
     text.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda a, b: losses.info_nce(a, b, temperature=0.3, group=group), (image, text)
-    )
+    assert torch.autograd.gradcheck(lambda a, b: losses.info_nce(a, b, temperature=0.3, group=group), (image, text))
 
 
 @pytest.mark.parametrize("prediction", [[1e4, -1e4, 1e4, -1e4], [0.0] * 4, [1e4] * 4, [1e-30, 0.0, 0.0, 0.0]])

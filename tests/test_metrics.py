@@ -356,8 +356,6 @@ def test_online_metrics_gather_candidates_of_all_processes() -> None:
     others |= {id(state): [other] for state, other in zip(mine, theirs, strict=True)}
     x, y, g = (state.numpy() for state in mine)
     alone = metrics.within_prompt_estimate(x, y, g, "srcc_within")
-    expected = metrics.within_prompt_estimate(
-        prediction.numpy(), target.numpy(), prompt.numpy(), "srcc_within"
-    )
+    expected = metrics.within_prompt_estimate(prediction.numpy(), target.numpy(), prompt.numpy(), "srcc_within")
     assert metric.compute().item() == pytest.approx(expected)
     assert alone != pytest.approx(expected)

@@ -36,9 +36,7 @@ def describe(folder: Path | str) -> dict[str, object]:
         "complete_shards": len(cache.shards),
         "bytes": sum(path.stat().st_size for path in files),
         "bytes_per_key": {key: len(done) * math.prod(manifest.shape(key)) * item for key in keys},
-        "evaluators": {
-            name: pq.read_metadata(scores_path(cache.folder, name)).num_rows for name in cache.evaluators()
-        },
+        "evaluators": {name: pq.read_metadata(scores_path(cache.folder, name)).num_rows for name in cache.evaluators()},
         "text_encoders": cache.text_encoders(),
         "code_version": manifest.code_version,
     }

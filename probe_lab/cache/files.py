@@ -126,9 +126,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"cannot write in the folder {folder}: {error.strerror}; "
                 "choose another cache.root or change its permissions"
             ) from error
-        raise CacheError(
-            f"cannot write {path}: {error.strerror or error}; nothing half-written is left"
-        ) from error
+        raise CacheError(f"cannot write {path}: {error.strerror or error}; nothing half-written is left") from error
 
 
 @contextlib.contextmanager

@@ -14,9 +14,7 @@ from probe_lab.cache.tables import UNREADABLE
 from probe_lab.errors import CacheError
 
 # What the Hugging Face `datasets` library and its viewer read to show a struct column as pictures.
-_FEATURES = {
-    "info": {"features": {"sample_id": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}}
-}
+_FEATURES = {"info": {"features": {"sample_id": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}}}
 SCHEMA = pa.schema(
     [
         ("sample_id", pa.int64()),
@@ -28,12 +26,8 @@ _GROUP = 32  # rows that are read to get one image; viewers want small row group
 
 
 def write_images(file: StagedFile, sample_ids: Sequence[int], images: Sequence[bytes]) -> None:
-    values = [
-        {"bytes": data, "path": f"{sample:08d}.png"} for sample, data in zip(sample_ids, images, strict=True)
-    ]
-    table = pa.table(
-        [pa.array(sample_ids, pa.int64()), pa.array(values, SCHEMA.field("image").type)], schema=SCHEMA
-    )
+    values = [{"bytes": data, "path": f"{sample:08d}.png"} for sample, data in zip(sample_ids, images, strict=True)]
+    table = pa.table([pa.array(sample_ids, pa.int64()), pa.array(values, SCHEMA.field("image").type)], schema=SCHEMA)
     # PNG does not compress any further, and images do not repeat.
     pq.write_table(table, file, row_group_size=_GROUP, compression="none", use_dictionary=False)
 
@@ -62,6 +56,4 @@ def read_image(path: Path, row: int) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> CacheError:
-    return CacheError(
-        f"cannot read the images of {path} ({error}); `probe-lab cache verify` lists what is damaged"
-    )
+    return CacheError(f"cannot read the images of {path} ({error}); `probe-lab cache verify` lists what is damaged")

@@ -48,9 +48,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if self.cache_dtype not in CACHE_DTYPES:
-            raise CacheError(
-                f"cache.dtype={self.cache_dtype!r} is not one of {', '.join(sorted(CACHE_DTYPES))}"
-            )
+            raise CacheError(f"cache.dtype={self.cache_dtype!r} is not one of {', '.join(sorted(CACHE_DTYPES))}")
 
     @property
     def array_dtype(self) -> torch.dtype:
@@ -83,8 +81,7 @@ class Manifest:
             values = json.loads(path.read_bytes())
         except OSError as error:
             raise CacheError(
-                f"{folder} is not a cache ({path.name}: {error.strerror}): run `probe-lab "
-                "generate` to make it"
+                f"{folder} is not a cache ({path.name}: {error.strerror}): run `probe-lab generate` to make it"
             ) from error
         except ValueError as error:
             raise CacheError(f"{path} is not valid JSON ({error}): generate the cache again") from error

@@ -108,20 +108,13 @@ class Cache:
         count = self.rows(shard)
         start, stop, step = (rows or slice(None)).indices(count)
         if step != 1:
-            raise CacheError(
-                f"cannot read {key!r} with the row step {step}: read the whole range, then index it"
-            )
+            raise CacheError(f"cannot read {key!r} with the row step {step}: read the whole range, then index it")
         file = self._files(self._paths[shard])
         entry = self._entry(file, key, count)
         shape = (max(stop - start, 0), *entry.shape[1:])
         if out is None:
             out = torch.empty(shape, dtype=entry.dtype)
-        elif (
-            out.shape != shape
-            or out.dtype != entry.dtype
-            or not out.is_contiguous()
-            or out.device.type != "cpu"
-        ):
+        elif out.shape != shape or out.dtype != entry.dtype or not out.is_contiguous() or out.device.type != "cpu":
             raise CacheError(
                 f"cannot read {key!r} into a tensor of {tuple(out.shape)} {out.dtype} on {out.device}: "
                 f"give a contiguous CPU tensor of {shape} {entry.dtype}"
@@ -158,9 +151,7 @@ class Cache:
     def image(self, sample_id: int) -> bytes:
         """PNG bytes of one sample. CacheError when the cache lacks it or its shard is not complete."""
         if not 0 <= sample_id < len(self.samples):
-            raise CacheError(
-                f"the cache {self.folder} has samples 0 to {len(self.samples) - 1}, not {sample_id}"
-            )
+            raise CacheError(f"the cache {self.folder} has samples 0 to {len(self.samples) - 1}, not {sample_id}")
         shard, row = self.samples[["shard", "row"]].to_numpy()[sample_id].tolist()
         self.rows(shard)
         return read_image(images_path(self.folder, shard), row)

@@ -26,14 +26,11 @@ SCHEMA = pa.schema(
 SPLITS = ("train", "val", "test")
 
 
-def shard_layout(
-    count: int, seeds: int, shard_size: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def shard_layout(count: int, seeds: int, shard_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Shard and row of each of `count` samples: only whole prompts share one, so the size is rounded down."""
     if shard_size < seeds:
         raise CacheError(
-            f"cache.shard_size={shard_size} cannot hold the {seeds} seeds of one prompt: raise it "
-            f"to {seeds} or more"
+            f"cache.shard_size={shard_size} cannot hold the {seeds} seeds of one prompt: raise it to {seeds} or more"
         )
     shard, row = np.divmod(np.arange(count, dtype=np.int64), shard_size - shard_size % seeds)
     return shard, row
@@ -43,9 +40,7 @@ def load_samples(path: Path) -> pd.DataFrame:
     """The validated table. CacheError when it is missing or breaks a rule of the format."""
     table = read_samples(path)
     for row, message in sample_problems(table):
-        raise CacheError(
-            f"{path} row {row}: {message}; `probe-lab cache verify` lists all, generate the cache again"
-        )
+        raise CacheError(f"{path} row {row}: {message}; `probe-lab cache verify` lists all, generate the cache again")
     return to_frame(table)
 
 
@@ -60,13 +55,11 @@ def to_table(samples: pd.DataFrame) -> pa.Table:
     if missing:
         raise CacheError(f"the sample table lacks {', '.join(missing)} (needed: {', '.join(SCHEMA.names)})")
     try:
-        return pa.Table.from_pandas(
-            samples[SCHEMA.names], schema=SCHEMA, preserve_index=False
-        ).replace_schema_metadata(None)
+        return pa.Table.from_pandas(samples[SCHEMA.names], schema=SCHEMA, preserve_index=False).replace_schema_metadata(
+            None
+        )
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise CacheError(
-            f"the sample table has a column of another type ({error}); needed: {_types()}"
-        ) from error
+        raise CacheError(f"the sample table has a column of another type ({error}); needed: {_types()}") from error
 
 
 def read_samples(path: Path) -> pa.Table:
@@ -74,9 +67,7 @@ def read_samples(path: Path) -> pa.Table:
     try:
         table = read_table(path)
     except UNREADABLE as error:
-        raise CacheError(
-            f"cannot read {path} ({error}): run `probe-lab generate` to make the cache"
-        ) from error
+        raise CacheError(f"cannot read {path} ({error}): run `probe-lab generate` to make the cache") from error
     found = {field.name: _plain(field.type) for field in table.schema}
     if found != {field.name: field.type for field in SCHEMA}:
         text = ", ".join(f"{name} {kind}" for name, kind in found.items())

@@ -35,16 +35,12 @@ def write_scores(
     """
     folder = Path(folder)
     if not valid_name(evaluator):
-        raise ScoreError(
-            f"evaluator name {evaluator!r} cannot be a file name: use letters, digits, '.', '_', '-'"
-        )
+        raise ScoreError(f"evaluator name {evaluator!r} cannot be a file name: use letters, digits, '.', '_', '-'")
     ids = np.asarray(sample_ids, dtype=np.int64)
     with np.errstate(over="ignore"):  # what overflows float32 is reported below
         values = np.asarray(scores, dtype=np.float64).astype(np.float32)
     if ids.ndim != 1 or ids.shape != values.shape:
-        raise ScoreError(
-            f"{evaluator}: {ids.shape} sample ids and {values.shape} scores do not match: give one each"
-        )
+        raise ScoreError(f"{evaluator}: {ids.shape} sample ids and {values.shape} scores do not match: give one each")
     for position in np.flatnonzero(~np.isfinite(values)):
         raise ScoreError(
             f"{evaluator} gave {np.asarray(scores)[position]} to sample {ids[position]}: a score "

@@ -100,9 +100,7 @@ class OpenFile:
             os.close(self.handle)
 
 
-def write_tensors(
-    file: StagedFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_tensors(file: StagedFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write contiguous CPU tensors, and text of the caller's, as one safetensors file."""
     order = data_order(tensors)
     entries, offset = {}, 0
@@ -115,9 +113,7 @@ def write_tensors(
             "data_offsets": [offset, offset + size],
         }
         offset += size
-    text = json.dumps(
-        {"__metadata__": {"format": "pt", **(metadata or {})}, **entries}, separators=(",", ":")
-    ).encode()
+    text = json.dumps({"__metadata__": {"format": "pt", **(metadata or {})}, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
@@ -180,9 +176,7 @@ def read_header(handle: int, path: str) -> Header:
         raise _damaged(path, "its header is not of the safetensors format") from error
 
 
-@lru_cache(
-    maxsize=64
-)  # full shards of one cache have the same header, byte by byte: one parsed copy serves them all
+@lru_cache(maxsize=64)  # full shards of one cache have the same header, byte by byte: one parsed copy serves them all
 def _parse(text: bytes) -> Header:
     values = json.loads(text)
     metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}

@@ -64,9 +64,7 @@ def _samples(folder: Path, manifest: Manifest, problems: list[Problem]) -> _Samp
         return None
     found = [Problem(SAMPLES, row, message) for row, message in sample_problems(table)]
     if table.num_rows != manifest.count:
-        found.append(
-            Problem(SAMPLES, None, f"it has {table.num_rows} rows, the manifest counts {manifest.count}")
-        )
+        found.append(Problem(SAMPLES, None, f"it has {table.num_rows} rows, the manifest counts {manifest.count}"))
     if found:
         problems += found
         return None
@@ -92,14 +90,10 @@ def _text_problems(folder: Path, encoder: str, prompts: int | None) -> Iterator[
         yield problem(folder, path, f"it changed since it was written (sha256 differs): {again}")
     for name, tensor in tensors.items():
         if prompts is not None and tensor.shape[:1] != (prompts,):
-            yield problem(
-                folder, path, f"{name} has the shape {tuple(tensor.shape)} for {prompts} prompts: {again}"
-            )
+            yield problem(folder, path, f"{name} has the shape {tuple(tensor.shape)} for {prompts} prompts: {again}")
 
 
-def _score_problems(
-    folder: Path, evaluator: str, samples: _Samples | None, complete: list[int]
-) -> Iterator[Problem]:
+def _score_problems(folder: Path, evaluator: str, samples: _Samples | None, complete: list[int]) -> Iterator[Problem]:
     path = scores_path(folder, evaluator)
     try:
         table = read_score_table(folder, evaluator)
@@ -118,6 +112,4 @@ def _score_problems(
     wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())}
     for first, last in runs(sorted(wanted - set(ids.tolist()))):
         what = f"sample {first} has" if first == last else f"samples {first} to {last} have"
-        yield problem(
-            folder, path, f"{what} no score: run `probe-lab score` with evaluators=[{evaluator}]", first
-        )
+        yield problem(folder, path, f"{what} no score: run `probe-lab score` with evaluators=[{evaluator}]", first)

@@ -37,9 +37,7 @@ def shard_problems(folder: Path, manifest: Manifest, shard: int, ids: list[int] 
         yield problem(folder, commit, str(error))
         return
     if ids is not None and sidecar.rows != len(ids):
-        yield problem(
-            folder, commit, f"it has {sidecar.rows} rows, samples.parquet has {len(ids)} for this shard"
-        )
+        yield problem(folder, commit, f"it has {sidecar.rows} rows, samples.parquet has {len(ids)} for this shard")
     yield from _array_problems(folder, tensors, manifest, sidecar, ids)
     yield from _image_problems(folder, images, manifest, sidecar, ids)
 
@@ -66,8 +64,7 @@ def _array_problems(
             yield problem(
                 folder,
                 path,
-                f"array {key!r} is {entry.shape} {entry.dtype}, the manifest promises {wanted} "
-                f"{manifest.cache_dtype}",
+                f"array {key!r} is {entry.shape} {entry.dtype}, the manifest promises {wanted} {manifest.cache_dtype}",
             )
     for key in sorted(set(file.header.entries) - {*keys, TOKEN_MASK}):
         yield problem(folder, path, f"array {key!r} is not in the manifest")
@@ -103,9 +100,7 @@ def _file_damage(path: Path, size: int, sha256: str) -> str:
         found = path.stat().st_size
         if found != size:
             return f"{'truncated' if found < size else 'grown'}: {found} bytes, {size} were written"
-        return (
-            "" if sha256_of(path) == sha256 else "its bytes changed since they were written (sha256 differs)"
-        )
+        return "" if sha256_of(path) == sha256 else "its bytes changed since they were written (sha256 differs)"
     except FileNotFoundError:
         return "the file is missing"
     except OSError as error:
@@ -119,9 +114,7 @@ def _damaged_rows(path: Path, sidecar: Sidecar) -> list[int]:
             entries = read_header(file.fileno(), str(path)).entries
         except CacheError:
             return []
-        if set(entries) != set(sidecar.keys) or any(
-            entry.shape[:1] != (sidecar.rows,) for entry in entries.values()
-        ):
+        if set(entries) != set(sidecar.keys) or any(entry.shape[:1] != (sidecar.rows,) for entry in entries.values()):
             return []
         tensors = {}
         for key, entry in entries.items():
@@ -147,8 +140,6 @@ def _image_damage(data: bytes, size: tuple[int, int]) -> str:
         with Image.open(io.BytesIO(data)) as image:
             image.verify()
             found = image.size
-    except (
-        Exception
-    ) as error:  # Pillow raises whatever its decoder met: OSError, SyntaxError, ValueError, struct.error
+    except Exception as error:  # Pillow raises whatever its decoder met: OSError, SyntaxError, ValueError, struct.error
         return f"does not decode ({error})"
     return "" if found == size else f"is {found[0]}x{found[1]} pixels, the manifest says {size[0]}x{size[1]}"

@@ -50,9 +50,7 @@ class CacheWriter:
         for row, message in sample_problems(table):
             raise CacheError(f"the sample table cannot be cached, row {row}: {message}")
         if len(self.samples) != manifest.count:
-            raise CacheError(
-                f"the sample table has {len(self.samples)} rows and the manifest counts {manifest.count}"
-            )
+            raise CacheError(f"the sample table has {len(self.samples)} rows and the manifest counts {manifest.count}")
         shards, starts = np.unique(self.samples["shard"].to_numpy(), return_index=True)
         ends = [*starts[1:], len(self.samples)]
         self._shards = {int(s): self.samples.iloc[a:b] for s, a, b in zip(shards, starts, ends, strict=True)}
@@ -67,8 +65,7 @@ class CacheWriter:
         self._check_manifest()
         if not load_samples(self.folder / SAMPLES).equals(self.samples):
             raise CacheError(
-                f"{self.folder / SAMPLES} holds other samples than this experiment asks for: "
-                "choose another cache.name"
+                f"{self.folder / SAMPLES} holds other samples than this experiment asks for: choose another cache.name"
             )
 
     def pending(self) -> list[int]:
@@ -78,9 +75,7 @@ class CacheWriter:
     def samples_of(self, shard: int) -> pd.DataFrame:
         """The samples of one shard in row order. CacheError for a shard that the cache does not have."""
         if shard not in self._shards:
-            raise CacheError(
-                f"the cache {self.folder} has shards 0 to {max(self._shards, default=-1)}, not {shard}"
-            )
+            raise CacheError(f"the cache {self.folder} has shards 0 to {max(self._shards, default=-1)}, not {shard}")
         return self._shards[shard]
 
     def write_shard(
@@ -141,24 +136,17 @@ class CacheWriter:
         """
         prompts = int(self.samples["prompt_id"].nunique())
         if not valid_name(encoder):
-            raise CacheError(
-                f"text encoder name {encoder!r} cannot be a file name: use letters, digits, '.', '_', '-'"
-            )
+            raise CacheError(f"text encoder name {encoder!r} cannot be a file name: use letters, digits, '.', '_', '-'")
         if not tensors:
-            raise CacheError(
-                f"there is nothing to store for the text encoder {encoder}: give it at least an embedding"
-            )
+            raise CacheError(f"there is nothing to store for the text encoder {encoder}: give it at least an embedding")
         stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         for name, tensor in stored.items():
             if tensor.dim() == 0 or len(tensor) != prompts:
                 raise CacheError(
-                    f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and the cache "
-                    f"has {prompts} prompts"
+                    f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and the cache has {prompts} prompts"
                 )
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise CacheError(
-                    f"text {encoder}/{name} is not finite for prompt_id {first_not_finite(tensor)}"
-                )
+                raise CacheError(f"text {encoder}/{name} is not finite for prompt_id {first_not_finite(tensor)}")
         path = text_path(self.folder, encoder)
         with disk_errors(path), StagedFile(path) as staged:
             write_tensors(staged, stored, {"sha256": content_sha256(stored)})
@@ -200,9 +188,7 @@ class CacheWriter:
             raise CacheError(f"the manifest of {self.folder} has no array {key!r}: {nearest(key, expected)}")
         for key in expected:
             if key not in arrays:
-                raise CacheError(
-                    f"shard {shard} lacks the array {key!r} that the manifest of {self.folder} promises"
-                )
+                raise CacheError(f"shard {shard} lacks the array {key!r} that the manifest of {self.folder} promises")
             if tuple(arrays[key].shape) != (count, *self.manifest.shape(key)):
                 raise CacheError(
                     f"array {key!r} of shard {shard} has the shape {tuple(arrays[key].shape)}, "

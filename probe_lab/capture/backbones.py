@@ -100,12 +100,12 @@ def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            path, dtype=getattr(torch, sampling.dtype), low_cpu_mem_usage=False
-        )
+        pipe = DiffusionPipeline.from_pretrained(path, dtype=getattr(torch, sampling.dtype), low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CaptureError(f"no pipeline can be loaded from '{path}' (a diffusers folder or a hub id): {reason}") from error
+        raise CaptureError(
+            f"no pipeline can be loaded from '{path}' (a diffusers folder or a hub id): {reason}"
+        ) from error
     if type(pipe).__name__ not in family.pipelines:
         raise CaptureError(
             f"'{path}' holds a {type(pipe).__name__}, family '{family.name}' means {' or '.join(family.pipelines)}"

@@ -66,7 +66,7 @@ class Capture:
             self._check(tap)
 
     def __getitem__(self, key: tuple[int, str, Kind] | tuple[int, Tap]) -> Tensor:
-        tap = key[1] if isinstance(key[1], Tap) else Tap(*key[1:])  # type: ignore[arg-type]
+        tap = key[1] if isinstance(key[1], Tap) else Tap(*key[1:])
         if (key[0], tap) not in self._tensors:
             there = ", ".join(f"{step}/{kept}" for step, kept in self._tensors) or "nothing"
             raise CaptureError(f"'{key[0]}/{tap}' was not captured: there is {there}")

@@ -97,7 +97,9 @@ def _fill_in_processes(
     context = multiprocessing.get_context("spawn")
     events: Queue[Event] = context.Queue()
     processes = [
-        context.Process(target=_worker, args=(experiment, plan.shapes, shards[i::workers], workers, events), daemon=True)
+        context.Process(
+            target=_worker, args=(experiment, plan.shapes, shards[i::workers], workers, events), daemon=True
+        )
         for i in range(workers)
     ]
     try:

@@ -29,7 +29,9 @@ def read_prompts(prompts: Prompts, seed: int) -> list[str]:
     try:
         lines = Path(prompts.path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"prompts.path '{prompts.path}' cannot be read ({error.strerror}): name a text file") from error
+        raise ConfigError(
+            f"prompts.path '{prompts.path}' cannot be read ({error.strerror}): name a text file"
+        ) from error
     distinct = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not distinct:
         raise ConfigError(f"prompts.path '{prompts.path}' holds no prompt: write one per line")

@@ -11,7 +11,6 @@ from PIL import Image
 
 from probe_lab.config import Sampling
 
-
 ROWS = 16
 """A batch is filled up to a multiple of this many rows.
 

@@ -82,9 +82,7 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES))
 
 
-def score_all(
-    evaluators: Sequence[Evaluator], images: Sequence[Image], prompts: Sequence[str]
-) -> dict[str, Tensor]:
+def score_all(evaluators: Sequence[Evaluator], images: Sequence[Image], prompts: Sequence[str]) -> dict[str, Tensor]:
     """Scores of every evaluator by name, float32 [n] each; each family does its common work once."""
     families: dict[str, list[Evaluator]] = {}
     for evaluator in evaluators:

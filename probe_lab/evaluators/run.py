@@ -44,14 +44,10 @@ def score_cache(
             finite.
     """
     cache = Cache(cache_folder)
-    todo = [
-        each for each in map(create, dict.fromkeys(evaluators)) if overwrite or not _is_scored(cache, each)
-    ]
+    todo = [each for each in map(create, dict.fromkeys(evaluators)) if overwrite or not _is_scored(cache, each)]
     total = len(cache.complete_samples)
     if not total:
-        raise ScoreError(
-            f"the cache {cache_folder} has no complete shard to score: run `probe-lab generate` first"
-        )
+        raise ScoreError(f"the cache {cache_folder} has no complete shard to score: run `probe-lab generate` first")
     if not todo:
         return
     ids: list[int] = []
@@ -99,9 +95,7 @@ def _score_shard_apart(cache: Cache, shard: int, names: Sequence[str], batch_siz
     return list(_score_shard(cache, shard, [create(name) for name in names], batch_size))
 
 
-def _score_shard(
-    cache: Cache, shard: int, evaluators: Sequence[Evaluator], batch_size: int
-) -> Iterator[Scored]:
+def _score_shard(cache: Cache, shard: int, evaluators: Sequence[Evaluator], batch_size: int) -> Iterator[Scored]:
     rows = cache.samples[cache.samples["shard"] == shard]
     prompts = dict(zip(rows["sample_id"], rows["prompt"], strict=True))
     stream = cache.iter_images(shard)
@@ -121,8 +115,7 @@ def _decode(sample: int, data: bytes) -> Image.Image:
         image.load()
     except OSError as error:
         raise ScoreError(
-            f"the image of sample {sample} cannot be decoded ({error}): "
-            "`probe-lab cache verify` lists what is damaged"
+            f"the image of sample {sample} cannot be decoded ({error}): `probe-lab cache verify` lists what is damaged"
         ) from error
     return image
 

@@ -44,9 +44,7 @@ class ShapesEvaluator(Evaluator):
             for image, prompt in zip(images, prompts, strict=True)
         ]
         return {
-            member.name: torch.tensor(
-                [getattr(each, _REWARD_OF[member.name]) for each in found], dtype=torch.float32
-            )
+            member.name: torch.tensor([getattr(each, _REWARD_OF[member.name]) for each in found], dtype=torch.float32)
             for member in members
         }
 

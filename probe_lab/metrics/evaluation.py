@@ -90,9 +90,7 @@ def paired_difference(
     Raises what :func:`evaluate` raises, and :class:`~probe_lab.errors.ConfigError` for another metric.
     """
     if metric not in WITHIN_METRICS:
-        raise ConfigError(
-            f"metric '{metric}' is not computed within prompts: {nearest(metric, WITHIN_METRICS)}"
-        )
+        raise ConfigError(f"metric '{metric}' is not computed within prompts: {nearest(metric, WITHIN_METRICS)}")
     table = prompt_table(prediction_a, target, prompt)
     a = WITHIN_METRICS[metric](table)
     b = WITHIN_METRICS[metric](prompt_table(prediction_b, target, prompt))

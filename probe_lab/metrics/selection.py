@@ -106,14 +106,10 @@ def selection_gain_curve(
         number = np.full(len(table.size), count)
         chosen = _expected_target(table.prediction_signs, table, number)
         best = _expected_target(table.target_signs, table, number)
-        choice = float(
-            count > 1
-        )  # with one candidate both differences are 0 but for rounding, and the gain is 0/0
+        choice = float(count > 1)  # with one candidate both differences are 0 but for rounding, and the gain is 0/0
         curve[count] = SelectionPoint(
             count=count,
-            gain=_ratio(choice * (chosen - mean), choice * (best - mean), table.tied).interval(
-                draws, confidence
-            ),
+            gain=_ratio(choice * (chosen - mean), choice * (best - mean), table.tied).interval(draws, confidence),
             score=mean_score(chosen),
             oracle=mean_score(best),
             random=mean_score(mean),

@@ -54,8 +54,7 @@ def taps_of(model: Model, taps: Sequence[str]) -> list[str]:
         found = [tap for tap in taps if tap.endswith(ATTENTION)]
         if not found:
             raise ProbeError(
-                f"attention_entropy reads attention and probe.taps is {list(taps)}: "
-                f"name a tap that ends in {ATTENTION}"
+                f"attention_entropy reads attention and probe.taps is {list(taps)}: name a tap that ends in {ATTENTION}"
             )
         return found
     return list(taps)

@@ -48,9 +48,7 @@ def save_probe(folder: Path, probe: Probe) -> None:
         _write(folder / WEIGHTS, weights)
         _write(folder / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
-        raise ProbeError(
-            f"cannot write the probe in {folder}: {error.strerror}; choose another folder"
-        ) from error
+        raise ProbeError(f"cannot write the probe in {folder}: {error.strerror}; choose another folder") from error
 
 
 def load_probe(folder: Path) -> Probe:
@@ -68,9 +66,7 @@ def load_probe(folder: Path) -> Probe:
             "give the folder of a trained cell, runs/<experiment>/<cell>"
         ) from error
     except ValueError as error:
-        raise ProbeError(
-            f"{folder / DESCRIPTION} is not valid JSON ({error}): train the cell again"
-        ) from error
+        raise ProbeError(f"{folder / DESCRIPTION} is not valid JSON ({error}): train the cell again") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise ProbeError(
@@ -89,9 +85,7 @@ def load_probe(folder: Path) -> Probe:
     expected = probe.state_dict()
     for name in sorted(set(expected) ^ set(state)):
         where = "lacks" if name in expected else "has the unknown"
-        raise ProbeError(
-            f"{folder / WEIGHTS} {where} tensor '{name}': its {DESCRIPTION} describes another probe"
-        )
+        raise ProbeError(f"{folder / WEIGHTS} {where} tensor '{name}': its {DESCRIPTION} describes another probe")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise ProbeError(

@@ -57,9 +57,7 @@ class CNNEncoder(nn.Module):
         for _ in widths[1:]:
             sides.append(_halved(sides[-1]) if min(sides[-1]) > 2 else sides[-1])
         self.levels = nn.ModuleList(
-            _Level(
-                widths[max(i - 1, 0)], width, condition, spec.dropout, shrink=sides[i] != sides[max(i - 1, 0)]
-            )
+            _Level(widths[max(i - 1, 0)], width, condition, spec.dropout, shrink=sides[i] != sides[max(i - 1, 0)])
             for i, width in enumerate(widths)
         )
         self.ask: TokenCrossAttention | None = None

@@ -151,9 +151,7 @@ def _data(
 def _text_encoder(experiment: Experiment, cache: Cache) -> str | None:
     """The cache's text encoder, where the probe or its loss needs text."""
     probe = experiment.probe
-    conditioned = KINDS.get(probe.model) == "cnn" and (
-        probe.text != "none" or "infonce" in parse_loss(probe.loss)
-    )
+    conditioned = KINDS.get(probe.model) == "cnn" and (probe.text != "none" or "infonce" in parse_loss(probe.loss))
     if not conditioned and probe.model != "prompt_only":
         return None
     encoders = cache.text_encoders()

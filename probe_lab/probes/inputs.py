@@ -43,9 +43,7 @@ class Inputs:
         def once(values: Tensor | None) -> Tensor | None:
             return None if values is None else values.index_select(0, first)
 
-        return cls(
-            batch.features, batch.step, prompt, once(batch.text), once(batch.tokens), once(batch.token_mask)
-        )
+        return cls(batch.features, batch.step, prompt, once(batch.text), once(batch.tokens), once(batch.token_mask))
 
     def spread(self, values: Tensor) -> Tensor:
         """``[P, …]`` to ``[B, …]``."""

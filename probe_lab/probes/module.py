@@ -82,9 +82,7 @@ class ProbeModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs = Inputs.of(batch)
-        targets = (
-            batch.targets if self.labels is None else self.labels[batch.sample_id.cpu()].to(batch.targets)
-        )
+        targets = batch.targets if self.labels is None else self.labels[batch.sample_id.cpu()].to(batch.targets)
         output = self.probe(inputs)
         loss = self.objective.scored(
             output.prediction, self.probe.standardised(targets), batch.group, self.current_epoch

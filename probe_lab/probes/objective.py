@@ -21,9 +21,7 @@ SCORED: Mapping[Term, Scored] = {
     "listwise": lambda prediction, target, now, group: losses.listwise(
         prediction, target, temperature=now.temperature, margin=now.margin, group=group
     ),
-    "pairwise": lambda prediction, target, now, group: losses.pairwise_logistic(
-        prediction, target, group=group
-    ),
+    "pairwise": lambda prediction, target, now, group: losses.pairwise_logistic(prediction, target, group=group),
     "listnet": lambda prediction, target, now, group: losses.list_net(prediction, target, group=group),
     "listmle": lambda prediction, target, now, group: losses.list_mle(prediction, target, group=group),
     "pearson": lambda prediction, target, now, group: losses.pearson(prediction, target, group=group),
@@ -54,8 +52,7 @@ class Objective:
     def __post_init__(self) -> None:
         if not any(term in SCORED for term in self.terms):
             raise ConfigError(
-                f"probe.loss={'+'.join(self.terms)} trains no predictions: "
-                f"add one of {', '.join(sorted(SCORED))}"
+                f"probe.loss={'+'.join(self.terms)} trains no predictions: add one of {', '.join(sorted(SCORED))}"
             )
 
     @classmethod
@@ -94,6 +91,4 @@ class Objective:
 
     def contrast(self, embedding: Tensor, text: Tensor, group: Tensor) -> Tensor:
         """λ · InfoNCE of ``[B, D]`` embeddings and text."""
-        return self.alignment * losses.info_nce(
-            embedding, text, temperature=self.nce_temperature, group=group
-        )
+        return self.alignment * losses.info_nce(embedding, text, temperature=self.nce_temperature, group=group)

@@ -98,9 +98,7 @@ def metric_entries(predictions: pd.DataFrame, thresholds: Mapping[str, float]) -
     None."""
     entries: list[dict[str, Any]] = []
     for (evaluator, split), part in predictions.groupby(["evaluator", "split"], sort=False):
-        found = evaluate(
-            part["prediction"], part["target"], part["prompt_id"], threshold=thresholds[str(evaluator)]
-        )
+        found = evaluate(part["prediction"], part["target"], part["prompt_id"], threshold=thresholds[str(evaluator)])
         for metric, value in found.items():
             numbers = {"estimate": value.estimate, "lower": value.lower, "upper": value.upper}
             entries.append(

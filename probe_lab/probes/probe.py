@@ -111,9 +111,7 @@ class Probe(nn.Module):
     def _check(self, inputs: Inputs) -> None:
         for tap, shape in self.spec.taps.items():
             if tap not in inputs.features:
-                raise ProbeError(
-                    f"the probe reads '{tap}', which was not given: {nearest(tap, inputs.features)}"
-                )
+                raise ProbeError(f"the probe reads '{tap}', which was not given: {nearest(tap, inputs.features)}")
             given = tuple(inputs.features[tap].shape[1:])
             if given != shape:
                 raise ProbeError(f"tap '{tap}' has the shape {given} and the probe was trained on {shape}")

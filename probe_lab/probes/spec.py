@@ -55,9 +55,7 @@ class ProbeSpec:
                 "set probe.text=none and a loss without infonce, or generate with a backbone that has them"
             )
         if self.kind == "attention_entropy" and len(self.attention_taps) != len(self.taps):
-            raise ProbeError(
-                f"attention_entropy reads attention only: remove {self.other_taps} from its taps"
-            )
+            raise ProbeError(f"attention_entropy reads attention only: remove {self.other_taps} from its taps")
         counts = {tap: self.taps[tap][0] for tap in self.attention_taps}
         expected = self.tokens if self.needs_tokens else next(iter(counts.values()), 0)
         for tap, count in counts.items():

@@ -22,9 +22,7 @@ class TokenMaps(nn.Module):
     over space; the mean goes in as a number.
     """
 
-    def __init__(
-        self, maps: int, grid: tuple[int, int], token_dim: int, width: int, channels: int = 16
-    ) -> None:
+    def __init__(self, maps: int, grid: tuple[int, int], token_dim: int, width: int, channels: int = 16) -> None:
         super().__init__()
         self.grid = grid
         self.width = width
@@ -53,9 +51,7 @@ class TokenMaps(nn.Module):
         centred = logs - amount[..., None, None]
 
         state = self.place(
-            F.silu(self.coarse(centred.flatten(0, 1).contiguous(memory_format=torch.channels_last))).flatten(
-                1
-            )
+            F.silu(self.coarse(centred.flatten(0, 1).contiguous(memory_format=torch.channels_last))).flatten(1)
         ).view(batch, length, self.width)
         state = state + self.amount(amount / 4 + 1)  # log attention is around -4: to zero mean and unit size
         if text is not None:

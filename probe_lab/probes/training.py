@@ -45,9 +45,7 @@ def train_probe(
     monitor: Monitor = "mse" if blind else "srcc_within"
     with seeded(settings.seed):
         probe = prepared(spec, data)
-        module = ProbeModule(
-            probe, objective, settings, ema=experiment.probe.ema, monitor=monitor, labels=labels
-        )
+        module = ProbeModule(probe, objective, settings, ema=experiment.probe.ema, monitor=monitor, labels=labels)
         with _quiet():
             trainer = Trainer(
                 max_epochs=settings.max_epochs,

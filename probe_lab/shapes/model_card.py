@@ -56,9 +56,7 @@ class Reached:
 
 def rewards_reached(backbone: str) -> dict[str, Reached]:
     """Generate ``PROMPTS`` with the backbone and score them with every exact reward."""
-    experiment = Experiment(
-        seed=PROMPT_SEED, backbone=Backbone(name=backbone), prompts=PROMPTS, sampling=SAMPLING
-    )
+    experiment = Experiment(seed=PROMPT_SEED, backbone=Backbone(name=backbone), prompts=PROMPTS, sampling=SAMPLING)
     samples = sample_table(experiment)
     pipe = load_pipeline(experiment.backbone, SAMPLING)
     images = []

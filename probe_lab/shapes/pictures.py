@@ -28,7 +28,7 @@ def picture_pool(count: int, seed: int, workers: int) -> tuple[list[str], Tensor
     jobs = [(captions[i : i + chunk], seed + 1 + i) for i in range(0, count, chunk)]
     pictures = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
     with ProcessPoolExecutor(workers) as pool:
-        for (start, drawn) in zip(range(0, count, chunk), pool.map(_draw_all, jobs), strict=True):
+        for start, drawn in zip(range(0, count, chunk), pool.map(_draw_all, jobs), strict=True):
             pictures[start : start + len(drawn)] = torch.from_numpy(drawn).permute(0, 3, 1, 2)
     return captions, pictures
 

@@ -56,9 +56,7 @@ def signed_distance(shape: Shape, x: NDArray[np.float32], y: NDArray[np.float32]
         side = (2 * np.abs(x) - (y + radius)) / np.float32(np.sqrt(5.0))
         return np.maximum(side, y - np.float32(radius))
     arm = np.float32(0.36 * radius)  # cross: two bars, the union of two boxes
-    bars = np.minimum(
-        np.maximum(np.abs(x) - radius, np.abs(y) - arm), np.maximum(np.abs(y) - radius, np.abs(x) - arm)
-    )
+    bars = np.minimum(np.maximum(np.abs(x) - radius, np.abs(y) - arm), np.maximum(np.abs(y) - radius, np.abs(x) - arm))
     return bars.astype(np.float32)
 
 

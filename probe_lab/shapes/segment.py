@@ -230,9 +230,7 @@ def _framed(values: NDArray[Number]) -> NDArray[Number]:
 def _grow(labels: Ints) -> Ints:
     """Give unowned pixels to a blob among their 4 neighbours."""
     padded = _framed(labels)
-    near = np.maximum(
-        np.maximum(padded[:-2, 1:-1], padded[2:, 1:-1]), np.maximum(padded[1:-1, :-2], padded[1:-1, 2:])
-    )
+    near = np.maximum(np.maximum(padded[:-2, 1:-1], padded[2:, 1:-1]), np.maximum(padded[1:-1, :-2], padded[1:-1, 2:]))
     return np.where(labels > 0, labels, near)
 
 

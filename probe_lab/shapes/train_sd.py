@@ -129,7 +129,8 @@ def train_denoiser(
         if step % save_every == 0:
             _save(state_folder, step, model, average, optimizer, schedule)
     recent = losses[-500:]
-    return average.module.eval().requires_grad_(False), sum(recent) / len(recent)
+    model.load_state_dict(average.module.state_dict())
+    return model.eval().requires_grad_(False), sum(recent) / len(recent)
 
 
 def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:

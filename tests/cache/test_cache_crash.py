@@ -127,9 +127,7 @@ def test_several_processes_fill_one_cache(tmp_path: Path) -> None:
             status = 1
             try:
                 os.close(write)
-                os.read(
-                    read, 1
-                )  # the end of the pipe: all start at once, so they also race to make the manifest
+                os.read(read, 1)  # the end of the pipe: all start at once, so they also race to make the manifest
                 writer = world.writer()
                 for shard in range(part, 12, 4):
                     world.write(writer, shard)
@@ -210,9 +208,7 @@ def test_limit_on_the_size_of_a_file(tmp_path: Path) -> None:
     world = _big(tmp_path / "c")
 
     def run() -> str:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (100_000, 100_000)
-        )  # Python ignores SIGXFSZ: the write says EFBIG
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # Python ignores SIGXFSZ: the write says EFBIG
         writer = world.writer()
         with pytest.raises(CacheError) as caught:
             world.write(writer, 0)
@@ -279,9 +275,7 @@ def test_full_disk_at_the_start_and_for_scores(small_disk: Path) -> None:
 
 def test_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(
-        CacheError, match=rf"cannot write in the folder {tmp_path}/file.*choose another cache.root"
-    ):
+    with pytest.raises(CacheError, match=rf"cannot write in the folder {tmp_path}/file.*choose another cache.root"):
         World(tmp_path / "file" / "c").writer()
     with pytest.raises(CacheError, match=r"cannot write in the folder .*choose another cache.root"):
         World(tmp_path / "file").writer()

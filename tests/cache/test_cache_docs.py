@@ -23,7 +23,5 @@ def test_examples_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_docs_name_every_key_of_the_manifest() -> None:
     table = DOCS.read_text().partition("## Manifest")[2].partition("## When")[0]
-    names = set(
-        re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
-    )
+    names = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line)))
     assert names == {field.name for field in dataclasses.fields(Manifest)}

@@ -25,9 +25,7 @@ def world(tmp_path: Path) -> World:
 
 def test_unknown_key_names_the_nearest(world: World) -> None:
     cache = world.fill()
-    with pytest.raises(
-        CacheError, match=r"no array '5/up.0/attenton': did you mean '5/up.0/attention'\?.*1/x0"
-    ):
+    with pytest.raises(CacheError, match=r"no array '5/up.0/attenton': did you mean '5/up.0/attention'\?.*1/x0"):
         cache.read("5/up.0/attenton", 0)
     with pytest.raises(CacheError, match="no array '5/latent'"):
         cache.read_all("5/latent")

@@ -121,9 +121,7 @@ def test_samples_images_mask_text_and_scores(tmp_path: Path) -> None:
         "row",
     ]
     assert cache.samples["prompt"].tolist() == world.samples["prompt"].tolist()
-    assert [cache.image(sample) for sample in range(world.count)] == [
-        png(value) for value in range(world.count)
-    ]
+    assert [cache.image(sample) for sample in range(world.count)] == [png(value) for value in range(world.count)]
     assert list(cache.iter_images(2)) == [(sample, png(sample)) for sample in world.ids(2)]
     mask = cache.read("token_mask", 1)
     assert mask.dtype == torch.uint8

@@ -73,9 +73,7 @@ def test_missing_evaluator_names_those_present_and_the_command(world: World) -> 
         ([[4, 5]], [[0.1, 0.2]], "do not match"),
     ],
 )
-def test_scores_that_are_refused(
-    world: World, ids: Sequence[int], scores: Sequence[float], message: str
-) -> None:
+def test_scores_that_are_refused(world: World, ids: Sequence[int], scores: Sequence[float], message: str) -> None:
     with pytest.raises(ScoreError, match=message):
         write_scores(world.folder, "new", ids, scores, metadata={})
     assert Cache(world.folder).evaluators() == ["shapes_reward", "sharp"]

@@ -176,9 +176,7 @@ def test_missing_files(world: World) -> None:
 
 def test_shard_without_its_sidecar(world: World) -> None:
     (world.folder / "shards" / "00001.json").unlink()
-    assert _one(world) == Problem(
-        SHARD, None, "shard 1 was never completed: `probe-lab generate` resumes there"
-    )
+    assert _one(world) == Problem(SHARD, None, "shard 1 was never completed: `probe-lab generate` resumes there")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"rows": 4}', '{"keys": 3, "row_crc32": []}'])
@@ -192,17 +190,13 @@ def test_shard_of_nobody(world: World) -> None:
     for name in ("shards/00001.safetensors", "shards/00001.json", "images/00001.parquet"):
         path = world.folder / name
         path.with_name(path.name.replace("00001", "00007")).write_bytes(path.read_bytes())
-    assert _one(world) == Problem(
-        "shards/00007.safetensors", None, "no sample belongs to this shard: delete it"
-    )
+    assert _one(world) == Problem("shards/00007.safetensors", None, "no sample belongs to this shard: delete it")
 
 
 def test_missing_scores_name_evaluator_and_sample(world: World) -> None:
     path = world.folder / "scores" / "sharp.parquet"
     table = pq.read_table(path)
-    pq.write_table(
-        table.filter(pa.compute.invert(pa.compute.is_in(table["sample_id"], pa.array([3, 7, 8])))), path
-    )
+    pq.write_table(table.filter(pa.compute.invert(pa.compute.is_in(table["sample_id"], pa.array([3, 7, 8])))), path)
     problems = verify(world.folder)
     assert [(problem.file, problem.row) for problem in problems] == [
         ("scores/sharp.parquet", 3),
@@ -253,26 +247,18 @@ def test_duplicate_prompt_and_seed(world: World) -> None:
     seeds = table.column("seed").to_pylist()
     seeds[7] = seeds[6]
     pq.write_table(table.set_column(3, "seed", pa.array(seeds)), path)
-    assert _one(world) == Problem(
-        "samples.parquet", 7, "prompt 'a red circle, 3' with seed 1006 is there twice"
-    )
+    assert _one(world) == Problem("samples.parquet", 7, "prompt 'a red circle, 3' with seed 1006 is there twice")
 
 
 def test_shapes_and_keys_that_the_manifest_does_not_have(world: World) -> None:
-    manifest = world.manifest(
-        taps={"x0": (4, 2, 1), "up.0/attention": (3, 4, 4), "late/attention": (1, 1, 1)}
-    )
+    manifest = world.manifest(taps={"x0": (4, 2, 1), "up.0/attention": (3, 4, 4), "late/attention": (1, 1, 1)})
     manifest.save(world.folder)
     messages = [problem.message for problem in verify(world.folder) if problem.file == SHARD]
-    assert (
-        "array '5/x0' is (4, 4, 2, 2) torch.float16, the manifest promises (4, 4, 2, 1) float16" in messages
-    )
+    assert "array '5/x0' is (4, 4, 2, 2) torch.float16, the manifest promises (4, 4, 2, 1) float16" in messages
     assert any("lacks the array '1/late/attention'" in message for message in messages)
     assert "array '1/mid/activation' is not in the manifest" in messages
     replace(world.manifest(), cache_dtype="float32").save(world.folder)
-    assert any(
-        "torch.float16, the manifest promises (4, 4, 2, 2) float32" in str(p) for p in verify(world.folder)
-    )
+    assert any("torch.float16, the manifest promises (4, 4, 2, 2) float32" in str(p) for p in verify(world.folder))
 
 
 def _resign(world: World) -> None:
@@ -296,9 +282,7 @@ def test_images_that_do_not_decode_or_have_another_size(world: World) -> None:
     images[1]["bytes"] = images[1]["bytes"][:30]
     images[3]["bytes"] = png(7, (9, 6))
     ids = pa.array([4, 5, 60, 7])
-    pq.write_table(
-        pa.table([ids, pa.array(images, table.schema.field("image").type)], schema=table.schema), path
-    )
+    pq.write_table(pa.table([ids, pa.array(images, table.schema.field("image").type)], schema=table.schema), path)
     _resign(world)
     found = [(problem.file, problem.row, problem.message) for problem in verify(world.folder)]
     assert found[0][:2] == (IMAGES, 1)
@@ -321,9 +305,7 @@ def test_fewer_rows_than_samples(world: World) -> None:
     save_file({key: array[:3].contiguous() for key, array in load_file(path).items()}, path)
     _resign(world)
     messages = [problem.message for problem in verify(world.folder)]
-    assert any(
-        "(3, 4, 2, 2) torch.float16, the manifest promises (4, 4, 2, 2)" in message for message in messages
-    )
+    assert any("(3, 4, 2, 2) torch.float16, the manifest promises (4, 4, 2, 2)" in message for message in messages)
     with pytest.raises(CacheError, match=r"has 3 rows of '5/x0' where samples.parquet counts 4"):
         Cache(world.folder).read("5/x0", 1)
 

@@ -113,10 +113,7 @@ def test_shard_that_the_cache_does_not_have(world: World) -> None:
 
 
 def test_noncontiguous_arrays_are_stored_in_order(world: World) -> None:
-    arrays = {
-        key: array.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
-        for key, array in world.arrays(1).items()
-    }
+    arrays = {key: array.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0) for key, array in world.arrays(1).items()}
     assert not arrays["5/x0"].is_contiguous()
     world.writer().write_shard(1, arrays, _images(world, 1))
     assert torch.equal(Cache(world.folder).read("5/x0", 1), arrays["5/x0"].half())
@@ -156,9 +153,7 @@ def test_resume_writes_only_what_is_pending(world: World) -> None:
         ({"extra": {"normalize": "text"}}, r"extra\['normalize'\]=absent, this experiment asks for text"),
     ],
 )
-def test_resume_of_another_cache_names_key_and_values(
-    world: World, changes: dict[str, object], message: str
-) -> None:
+def test_resume_of_another_cache_names_key_and_values(world: World, changes: dict[str, object], message: str) -> None:
     world.writer()
     with pytest.raises(CacheError, match=rf"{message}: choose another cache.name"):
         CacheWriter(world.folder, world.manifest(**changes), world.samples)

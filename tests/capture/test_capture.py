@@ -262,7 +262,7 @@ def test_chunked_heads_equal_all_heads_at_once(monkeypatch: pytest.MonkeyPatch) 
 def test_errors_name_what_there_is(random_pipe: StableDiffusionPipeline) -> None:
     with pytest.raises(CaptureError, match=r"no tap 'up_blocks\.9\.attentions\.0/attention': did you mean 'up_blocks"):
         Capture(random_pipe, ["up_blocks.9.attentions.0/attention"], steps=[1])
-    with pytest.raises(CaptureError, match="no tap 'down_blocks.1/attention'"):
+    with pytest.raises(CaptureError, match=r"no tap 'down_blocks\.1/attention'"):
         Capture(random_pipe, ["down_blocks.1/attention"], steps=[1])
     with pytest.raises(CaptureError, match="1 is the first call"):
         Capture(random_pipe, ["x0"], steps=[0])

@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:
 
 
 def test_unknown_taps_and_backbones_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="did you mean 'up_blocks.1.attentions.1/attention'"):
+    with pytest.raises(CaptureError, match=r"did you mean 'up_blocks\.1\.attentions\.1/attention'"):
         run(experiment_in(tmp_path, "capture.taps=[up_blocks.1.attentions.9/attention]"))
     with pytest.raises(CaptureError, match="no built-in backbone 'tiny-ds': did you mean 'tiny-sd'"):
         run(experiment_in(tmp_path, "backbone=tiny-ds"))

@@ -54,9 +54,7 @@ def test_a_perfect_denoiser_gives_back_the_clean_latent(scheduler_class: type, p
             signal, scale = alpha.sqrt(), (1 - alpha).sqrt()
             sample = signal * clean + scale * noise
         truth = {"epsilon": noise, "v_prediction": signal * noise - scale * clean, "sample": clean}[prediction]
-        torch.testing.assert_close(
-            predicted_x0(scheduler, truth, timestep, sample), clean, atol=2e-3, rtol=0
-        )
+        torch.testing.assert_close(predicted_x0(scheduler, truth, timestep, sample), clean, atol=2e-3, rtol=0)
 
 
 def test_an_unknown_scheduler_is_refused() -> None:

@@ -84,7 +84,7 @@ def build_world(
     )
     generator = torch.Generator().manual_seed(1)
     arrays = {}
-    for key in manifest.keys():  # noqa: SIM118  (a method, not a mapping)
+    for key in manifest.keys():
         arrays[key] = torch.randn((count, *manifest.shape(key)), generator=generator)
         arrays[key][:, 0] = 0.25  # a channel that never changes, as the map of a padding token
         for sample, value in (shift or {}).items():

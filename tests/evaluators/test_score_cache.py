@@ -104,9 +104,7 @@ def test_every_sample_gets_its_own_score(tmp_path: Path, mean: Mean) -> None:
         for i, prompt in zip(cache.samples["sample_id"], cache.samples["prompt"], strict=True)
     ]
     assert cache.evaluators() == ["mean", "shapes_binding", "shapes_reward"]
-    np.testing.assert_allclose(
-        cache.scores("shapes_reward"), [each.shapes_reward for each in found], rtol=1e-6
-    )
+    np.testing.assert_allclose(cache.scores("shapes_reward"), [each.shapes_reward for each in found], rtol=1e-6)
     np.testing.assert_allclose(cache.scores("shapes_binding"), [each.binding for each in found], rtol=1e-6)
     np.testing.assert_allclose(cache.scores("mean"), [pictures[i].mean() for i in range(COUNT)], rtol=1e-6)
     assert np.ptp(cache.scores("shapes_binding")) > 0.3
@@ -136,9 +134,7 @@ def test_current_scores_are_kept_and_stale_ones_replaced(tmp_path: Path, mean: M
 def test_only_complete_shards_are_scored_and_the_rest_later(tmp_path: Path) -> None:
     fill(tmp_path, [0, 2])
     score_cache(tmp_path, ["shapes_reward"])
-    assert (
-        np.isnan(Cache(tmp_path).scores("shapes_reward")).tolist() == [False] * 4 + [True] * 4 + [False] * 2
-    )
+    assert np.isnan(Cache(tmp_path).scores("shapes_reward")).tolist() == [False] * 4 + [True] * 4 + [False] * 2
     fill(tmp_path, [1])
     score_cache(tmp_path, ["shapes_reward"])
     assert np.isfinite(Cache(tmp_path).scores("shapes_reward")).all()
@@ -149,9 +145,7 @@ def test_worker_processes_give_the_same_scores(tmp_path: Path) -> None:
     fill(tmp_path / "many", [0, 1, 2])
     progress: list[int] = []
     score_cache(tmp_path / "one", ["shapes_reward"])
-    score_cache(
-        tmp_path / "many", ["shapes_reward"], workers=2, on_progress=lambda done, _: progress.append(done)
-    )
+    score_cache(tmp_path / "many", ["shapes_reward"], workers=2, on_progress=lambda done, _: progress.append(done))
     one, many = (Cache(tmp_path / name).scores("shapes_reward") for name in ("one", "many"))
     np.testing.assert_array_equal(one, many)
     assert progress[-1] == COUNT

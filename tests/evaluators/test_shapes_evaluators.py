@@ -27,9 +27,7 @@ def examples() -> tuple[list[Image.Image], list[str]]:
     rng = random.Random(0)
     scenes = [sample_scene(rng) for _ in range(6)]
     pictures = [Image.fromarray(render(scene, rng)) for scene in scenes]
-    return pictures[1:] + pictures[:1], [
-        scene.caption for scene in scenes
-    ]  # of other captions: varied scores
+    return pictures[1:] + pictures[:1], [scene.caption for scene in scenes]  # of other captions: varied scores
 
 
 @pytest.fixture
@@ -45,10 +43,7 @@ def test_the_five_rewards_are_registered() -> None:
 
 def test_every_evaluator_gives_its_own_reward(examples: tuple[list[Image.Image], list[str]]) -> None:
     images, prompts = examples
-    found = [
-        rewards(np.asarray(image), parse_caption(prompt))
-        for image, prompt in zip(images, prompts, strict=True)
-    ]
+    found = [rewards(np.asarray(image), parse_caption(prompt)) for image, prompt in zip(images, prompts, strict=True)]
     for reward in REWARDS:
         name = reward if reward == "shapes_reward" else f"shapes_{reward}"
         scores = create(name).score(images, prompts)

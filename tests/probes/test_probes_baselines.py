@@ -77,9 +77,7 @@ def test_entropy_against_a_loop() -> None:
 def test_the_linear_probe_sees_mean_std_and_maximum() -> None:
     spec = ProbeSpec("linear", {"a/activation": (2, 3, 3)}, ("e",), 1, 10)
     probe = Probe(spec)
-    probe.standardise_features(
-        {"a/activation": torch.tensor([1.0, 0.0])}, {"a/activation": torch.tensor([2.0, 1.0])}
-    )
+    probe.standardise_features({"a/activation": torch.tensor([1.0, 0.0])}, {"a/activation": torch.tensor([2.0, 1.0])})
     values = torch.rand(4, 2, 3, 3)
     scaled = (values.numpy() - np.array([1, 0]).reshape(2, 1, 1)) / np.array([2, 1]).reshape(2, 1, 1)
     expected = np.concatenate([scaled.mean((2, 3)), scaled.std((2, 3)), scaled.max((2, 3))], axis=1)
@@ -89,9 +87,7 @@ def test_the_linear_probe_sees_mean_std_and_maximum() -> None:
 
 def test_the_closed_form_probe_is_the_regression(planted: Cache, experiment: Experiment) -> None:
     taps = {"mid/activation": (6, 8, 8)}
-    data = ProbeDataModule(
-        planted, step=5, taps=list(taps), evaluators=["good"], fractions=experiment.data.split
-    )
+    data = ProbeDataModule(planted, step=5, taps=list(taps), evaluators=["good"], fractions=experiment.data.split)
     probe = closed_form(ProbeSpec("linear", taps, ("good",), 5, 25), data)
     batches = list(data.predict_dataloader()[0])
     features = torch.cat([probe.encoder(Inputs.of(batch)) for batch in batches]).double().numpy()
@@ -102,9 +98,7 @@ def test_the_closed_form_probe_is_the_regression(planted: Cache, experiment: Exp
     assert min(np.abs(prediction - fit).max() for fit in fits) < 1e-3 * target.std()
 
 
-def test_shuffled_labels_are_the_training_scores_in_another_order(
-    planted: Cache, experiment: Experiment
-) -> None:
+def test_shuffled_labels_are_the_training_scores_in_another_order(planted: Cache, experiment: Experiment) -> None:
     fractions = experiment.data.split
     labels = shuffled(planted, ["good", "other"], fractions, seed=0)
     train = prompt_groups(planted, ["good", "other"], fractions)["train"]
@@ -112,9 +106,7 @@ def test_shuffled_labels_are_the_training_scores_in_another_order(
     assert sorted(map(tuple, mine)) == sorted(map(tuple, train.targets))  # rows stay together
     assert abs(np.corrcoef(mine[:, 0], train.targets[:, 0])[0, 1]) < 0.2
     assert torch.isnan(labels).sum() == 2 * (len(labels) - len(train.sample_id))
-    assert not torch.equal(
-        shuffled(planted, ["good"], fractions, 1)[train.sample_id], labels[train.sample_id, :1]
-    )
+    assert not torch.equal(shuffled(planted, ["good"], fractions, 1)[train.sample_id], labels[train.sample_id, :1])
 
 
 def test_what_each_model_reads() -> None:

@@ -78,9 +78,7 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch(text: TextMode) -
     probe, inputs = probe_of(spec_of(text)), inputs_of()
     together = probe.predict(inputs)
     for row in range(6):
-        torch.testing.assert_close(
-            probe.predict(rows_of(inputs, [row]))[0], together[row], atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(probe.predict(rows_of(inputs, [row]))[0], together[row], atol=1e-5, rtol=1e-5)
 
 
 def test_text_that_is_repeated_per_sample_is_the_same_as_text_per_prompt() -> None:
@@ -90,9 +88,7 @@ def test_text_that_is_repeated_per_sample_is_the_same_as_text_per_prompt() -> No
     assert inputs.tokens is not None
     assert inputs.token_mask is not None
     rows = inputs.prompt
-    spread = Inputs(
-        inputs.features, inputs.step, None, inputs.text[rows], inputs.tokens[rows], inputs.token_mask[rows]
-    )
+    spread = Inputs(inputs.features, inputs.step, None, inputs.text[rows], inputs.tokens[rows], inputs.token_mask[rows])
     torch.testing.assert_close(probe.predict(spread), probe.predict(inputs))
 
 
@@ -144,9 +140,7 @@ def test_without_a_mask_tokens_without_attention_are_padding() -> None:
     torch.testing.assert_close(probe.predict(blind), probe.predict(inputs))
 
 
-@pytest.mark.parametrize(
-    ("text", "sees"), [("none", ()), ("pooled", ("text",)), ("tokens", ("text", "tokens"))]
-)
+@pytest.mark.parametrize(("text", "sees"), [("none", ()), ("pooled", ("text",)), ("tokens", ("text", "tokens"))])
 def test_a_text_mode_reads_exactly_its_text(text: TextMode, sees: tuple[str, ...]) -> None:
     probe, inputs = probe_of(spec_of(text)), inputs_of()
     before = probe.predict(inputs)

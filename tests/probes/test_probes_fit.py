@@ -131,9 +131,7 @@ def test_the_files_agree_with_each_other(
     assert metrics["cell"] == folder.name
     assert [entry["epoch"] for entry in metrics["history"]] == list(range(6))
     kept = max(entry["val_srcc_within"] for entry in metrics["history"])
-    assert value(metrics, "srcc_within", "val") == pytest.approx(
-        kept, abs=1e-6
-    )  # the best epoch is what is kept
+    assert value(metrics, "srcc_within", "val") == pytest.approx(kept, abs=1e-6)  # the best epoch is what is kept
     assert probe.spec.cache == "planted"
     assert probe.spec.backbone == "tiny-sd"
 

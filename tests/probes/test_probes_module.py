@@ -43,9 +43,7 @@ def test_without_an_average_the_probe_itself_is_evaluated(probe: Probe) -> None:
     assert module_of(probe, ema=0.0).evaluated is probe
 
 
-@pytest.mark.parametrize(
-    ("scores", "kept"), [([0.1, 0.3, 0.2], 1), ([float("nan")] * 3, 2), ([0.2, 0.2, 0.1], 1)]
-)
+@pytest.mark.parametrize(("scores", "kept"), [([0.1, 0.3, 0.2], 1), ([float("nan")] * 3, 2), ([0.2, 0.2, 0.1], 1)])
 def test_the_best_epoch_is_kept(probe: Probe, scores: list[float], kept: int) -> None:
     module = module_of(probe, ema=0.0)
     for epoch, score in enumerate(scores):

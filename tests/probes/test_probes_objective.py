@@ -50,9 +50,7 @@ def test_terms_are_added_and_evaluators_averaged(values: tuple[Tensor, Tensor, T
 
 
 @pytest.mark.parametrize("term", sorted(set(SCORED) - {"mse"}))
-def test_within_prompt_ranking_ignores_how_prompts_compare(
-    values: tuple[Tensor, Tensor, Tensor], term: Term
-) -> None:
+def test_within_prompt_ranking_ignores_how_prompts_compare(values: tuple[Tensor, Tensor, Tensor], term: Term) -> None:
     prediction, target, group = values
     shifted = prediction + 5.0 * group[:, None]
     within, over = objective(term), objective(term, within_prompt=False)
@@ -62,9 +60,7 @@ def test_within_prompt_ranking_ignores_how_prompts_compare(
         atol=1e-4,
         rtol=1e-4,
     )
-    assert not torch.allclose(
-        over.scored(shifted, target, group, 0), over.scored(prediction, target, group, 0)
-    )
+    assert not torch.allclose(over.scored(shifted, target, group, 0), over.scored(prediction, target, group, 0))
 
 
 def test_infonce_is_weighted_and_knows_the_prompts() -> None:
@@ -86,12 +82,8 @@ def test_only_mse_gives_predictions_a_scale() -> None:
     assert not objective("listwise", "infonce").scaled
 
 
-def test_the_documented_example_works(
-    values: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    function, entry = re.findall(
-        r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+def test_the_documented_example_works(values: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    function, entry = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.setitem(SCORED, "huber", None)  # type: ignore[arg-type]  # is taken out again after the test
     space = {"Tensor": Tensor, "F": F, "SCORED": SCORED}
     exec(textwrap.dedent(function), space)

@@ -19,9 +19,9 @@ def test_layouts_hold_what_the_caption_says(seed: int) -> None:
     placed = place(scene, rng)
     assert [p.item for p in placed] == list(scene.objects)
     for p in placed:
-        assert GAP <= p.x - p.radius
+        assert p.x - p.radius >= GAP
         assert p.x + p.radius <= SIZE - GAP
-        assert GAP <= p.y - p.radius
+        assert p.y - p.radius >= GAP
         assert p.y + p.radius <= SIZE - GAP
     for i, a in enumerate(placed):
         for b in placed[:i]:

@@ -233,9 +233,7 @@ def test_off_colours_lower_the_rewards_gradually() -> None:
 def test_small_changes_of_the_picture_change_the_rewards_little() -> None:
     for seed, (scene, picture) in enumerate(scenes_and_pictures(30, seed=7)):
         base = noisy(blurred(picture, 1.2), 8, seed)
-        change = np.abs(
-            np.subtract(astuple(rewards(base, scene)), astuple(rewards(noisy(base, 2, seed + 1), scene)))
-        )
+        change = np.abs(np.subtract(astuple(rewards(base, scene)), astuple(rewards(noisy(base, 2, seed + 1), scene))))
         assert change.max() < 0.05
 
 
