@@ -223,6 +223,8 @@ def build_experiment(
     for part in (content, changes):
         if isinstance(part.get("backbone"), str):
             part["backbone"] = {"name": part["backbone"], "family": "", "path": ""}
+        elif isinstance(part.get("backbone"), DictConfig) and "family" in part["backbone"]:
+            part["backbone"] = {"name": "", **part["backbone"]}  # it replaces a built-in one of the file
     _refuse_unknown(content, Experiment, origin)
     _refuse_unknown(changes, Experiment, "the overrides")
     try:

@@ -17,6 +17,8 @@ from torchmetrics import MeanMetric, MeanSquaredError
 from probe_lab.config import Trainer
 from probe_lab.data import Batch
 from probe_lab.metrics import SelectionGain, WithinPromptSpearman
+from probe_lab.probes.augment import randomly_shifted
+from probe_lab.probes.encoder import CNNEncoder
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.objective import Objective
 from probe_lab.probes.probe import Probe
@@ -82,6 +84,8 @@ class ProbeModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs = Inputs.of(batch)
+        if isinstance(self.probe.encoder, CNNEncoder):
+            inputs = randomly_shifted(inputs, self.probe.encoder.grid)
         targets = batch.targets if self.labels is None else self.labels[batch.sample_id.cpu()].to(batch.targets)
         output = self.probe(inputs)
         loss = self.objective.scored(

@@ -26,6 +26,7 @@ SMALL = [
     "capture.steps=[2,3]",
     "cache.shard_size=9",
     "sampling.batch_size=9",
+    "workers=1",
 ]
 
 
@@ -92,6 +93,27 @@ def test_images_are_the_same_whatever_the_batch_size(cache: Cache, tmp_path: Pat
         assert other.image(sample) == cache.image(sample)
     for key in cache.keys():
         assert torch.equal(other.read_all(key), cache.read_all(key))
+
+
+def test_several_processes_fill_the_same_cache(cache: Cache, tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, "workers=2")
+    assert run(experiment)[-1] == 18
+    other = Cache(experiment.cache_folder)
+    assert verify(other.folder) == []
+    for shard in ("00000", "00001"):
+        name = f"shards/{shard}.safetensors"
+        assert (other.folder / name).read_bytes() == (cache.folder / name).read_bytes()
+    assert [other.image(sample) for sample in range(18)] == [cache.image(sample) for sample in range(18)]
+
+
+def test_a_failing_process_stops_the_others_with_its_own_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Guidance of 1e30 overflows float32, which the writer refuses; the plan looks at shapes only.
+    experiment = experiment_in(tmp_path, "workers=2", "sampling.guidance=1.0e+30")
+    with pytest.raises(CacheError, match=r"x0|latent|attention|activation"):
+        run(experiment)
+    assert Cache(experiment.cache_folder).shards == []
 
 
 def test_images_do_not_depend_on_how_many_prompts_there_are(cache: Cache, tmp_path: Path) -> None:
