@@ -18,7 +18,7 @@ setup: $(READY)  ## prepare .venv
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt pip setuptools
-	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[dev]' | tail -n 1
+	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --quiet --editable '.[dev]'
 	touch $@
 
 lint: setup  ## ruff and mypy

@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     chosen = sys.argv[1:] or [
-        name for name in NAMES if name != "study" or list(Path("runs/shapes_full").glob("*/metrics.json"))
+        name for name in NAMES if name != "study" or Path("runs/shapes_full/results.parquet").exists()
     ]
     unknown = [name for name in chosen if name not in NAMES]
     if unknown:

@@ -20,8 +20,8 @@ BASELINES = ("prompt_only", "attention_entropy", "linear", "noisy_latent", "x0_p
 def entries(runs: Path) -> pd.DataFrame:
     """One row per finished cell and split: model, step, taps, loss, seed and the metric with its interval."""
     rows = []
-    for path in sorted(runs.glob("*/metrics.json")):
-        cell = json.loads(path.read_text())
+    for name in sorted(pd.read_parquet(runs / "results.parquet")["cell"].unique()):
+        cell = json.loads((runs / name / "metrics.json").read_text())
         for entry in cell["metrics"]:
             if entry["evaluator"] == EVALUATOR and entry["metric"] == METRIC:
                 rows.append(
@@ -53,10 +53,11 @@ def measure(runs: Path) -> dict[str, object]:
 
     same = (test["model"] == "cnn") & (test["taps"] == chosen["taps"]) & (test["loss"] == chosen["loss"])
     best = test[same & (test["step"] == STEP)].iloc[0]
-    listwise = (test["model"] == "cnn") & (test["loss"] == "listwise")
+    # The loss of the step grid: the one that most probes have.
+    grid = (test["model"] == "cnn") & (test["loss"] == probes["loss"].mode()[0])
     curves = {
         taps: {int(row["step"]): row["estimate"] for _, row in part.sort_values("step").iterrows()}
-        for taps, part in test[listwise].groupby("taps")
+        for taps, part in test[grid].groupby("taps")
     }
     return {
         "benchmark": "study",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click import ClickException
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from probe_lab import __version__
 from probe_lab.config import load_experiment
@@ -19,16 +19,16 @@ from probe_lab.progress import progress
 app = typer.Typer(
     name="probe-lab",
     help="Predict how good a diffusion model's image will be from its own early attention and activations.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-cache_app = typer.Typer(help="Look at a cache: what it holds, and whether it is intact.", no_args_is_help=True)
+cache_app = typer.Typer(help="Look at a cache: what it holds, and whether it is intact.")
 app.add_typer(cache_app, name="cache")
 
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a YAML file, or its name in experiments/")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys set for this run")]
+INTERRUPTED = 130
 out = Console(soft_wrap=True, highlight=False)
 
 
@@ -192,8 +192,9 @@ def cache_verify(path: Annotated[Path, typer.Argument(help="a cache folder")]) -
 
     Example: probe-lab cache verify data_cache/quickstart
     """
-    from probe_lab.cache import verify
+    from probe_lab.cache import Manifest, verify
 
+    Manifest.load(path)  # a folder that is no cache, or of another format version, is an error and not damage
     problems = verify(path)
     for problem in problems:
         row = "" if problem.row is None else f", row {problem.row}"
@@ -204,12 +205,14 @@ def cache_verify(path: Annotated[Path, typer.Argument(help="a cache folder")]) -
 
 @app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version and stop")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
 ) -> None:
     if version:
         out.print(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
@@ -222,11 +225,10 @@ def main() -> None:
         if debug:
             raise
         fail(" ".join(str(error).split()))
-    except ClickException as error:
-        fail(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
+    except TyperException as error:  # wrong usage: its text may be followed by a hint on lines of their own
+        fail(" ".join(getattr(error, "format_message", error.__str__)().split()))
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code
         print("\ninterrupted: the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

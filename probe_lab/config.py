@@ -19,6 +19,8 @@ from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
 
 EXPERIMENTS = Path("experiments")
+SHIPPED = Path(__file__).parents[1] / "experiments"
+"""Those of the checkout, also when a command is started in another folder."""
 
 Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
 Scheduler = Literal["default", "ddim", "euler", "dpm++"]
@@ -111,7 +113,7 @@ class ProbeConfig:
     width: int = 64
     depth: int = 2
     embedding: int = 128
-    dropout: float = 0.1
+    dropout: float = 0.3
     temperature: float = 0.5
     margin: float = 0.5
     alignment: float = 10.0
@@ -125,8 +127,8 @@ class Trainer:
     """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches."""
 
     max_epochs: int = 12
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
     gradient_clip: float = 1.0
     seed: int = 0
     devices: int = 1
@@ -273,11 +275,14 @@ def _section(cls: type, name: str) -> type | None:
 
 
 def _find(name: Path) -> Path:
-    candidates = [name, EXPERIMENTS / name, EXPERIMENTS / f"{name}.yaml"]
-    for candidate in candidates:
+    for candidate in [name, EXPERIMENTS / name, EXPERIMENTS / f"{name}.yaml", SHIPPED / f"{name}.yaml"]:
         if candidate.is_file():
             return candidate
-    known = [str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml")]
+    known = {
+        str(path.relative_to(folder).with_suffix(""))
+        for folder in (EXPERIMENTS, SHIPPED)
+        for path in folder.rglob("*.yaml")
+    }
     raise ConfigError(f"there is no experiment '{name}': {nearest(str(name), known)}")
 
 
@@ -337,7 +342,7 @@ def _check(experiment: Experiment) -> None:
         "workers": experiment.workers,
     }
     for key, value in positive.items():
-        if value <= 0:
+        if not value > 0:  # NaN too
             raise ConfigError(f"'{key}' is {value}: it must be greater than 0")
     for key, step in [("capture.steps", s) for s in experiment.capture.steps] + [("probe.step", probe.step)]:
         if not 1 <= step <= sampling.steps:
@@ -356,8 +361,13 @@ def _check(experiment: Experiment) -> None:
         "trainer.weight_decay": trainer.weight_decay,
         "data.num_workers": experiment.data.num_workers,
     }.items():
-        if amount < 0:
+        if not amount >= 0:
             raise ConfigError(f"'{key}' is {amount}: it must not be negative")
+    for key, side in {"sampling.height": sampling.height, "sampling.width": sampling.width}.items():
+        if side % 8:
+            raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
+    if trainer.devices > 1:
+        raise ConfigError(f"'trainer.devices' is {trainer.devices}: a probe is trained on one device so far")
     if not experiment.evaluators:
         raise ConfigError("'evaluators' is empty: name at least one, shapes_reward for instance")
     for evaluator in probe.evaluators:

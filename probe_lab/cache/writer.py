@@ -63,7 +63,9 @@ class CacheWriter:
             write_table(self.folder / SAMPLES, table)
             manifest.save(self.folder)
         self._check_manifest()
-        if not load_samples(self.folder / SAMPLES).equals(self.samples):
+        # The split is a note of what it was at generation time; data.split may change, the samples may not.
+        stored = load_samples(self.folder / SAMPLES)
+        if not stored.drop(columns="split").equals(self.samples.drop(columns="split")):
             raise CacheError(
                 f"{self.folder / SAMPLES} holds other samples than this experiment asks for: choose another cache.name"
             )

@@ -113,7 +113,11 @@ def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
     if sampling.scheduler != "default":
         pipe.scheduler = getattr(diffusers, _SCHEDULERS[sampling.scheduler]).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(sampling.device)
+    try:
+        return pipe.to(sampling.device)
+    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
+        reason = str(error).strip().splitlines()[0]
+        raise CaptureError(f"sampling.device '{sampling.device}' cannot be used: {reason}") from error
 
 
 def _locate(backbone: Backbone) -> tuple[Family, str]:

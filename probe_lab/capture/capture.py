@@ -29,6 +29,7 @@ class _Call:
     steps: int = 0
     height: int = 0
     width: int = 0
+    has_prompt: bool = False
     input_ids: Tensor | None = None
 
 
@@ -80,6 +81,7 @@ class Capture:
         with ExitStack() as stack:  # undone at once if a hook cannot be placed
             stack.callback(_hook(self._denoiser, self._before_denoiser))
             stack.callback(_hook(getattr(self._pipe, self._family.text_encoder), self._before_text_encoder))
+            stack.callback(_wrap(self._pipe, "encode_prompt", self._before_encode_prompt, before=True))
             scheduler = self._pipe.scheduler
             stack.callback(_wrap(scheduler, "set_timesteps", self._after_set_timesteps, before=False))
             stack.callback(_wrap(scheduler, "step", self._before_scheduler_step, before=True))
@@ -104,11 +106,13 @@ class Capture:
         """Refuse a tap that the denoiser lacks."""
         if not tap.module:
             return
-        modules = dict(self._denoiser.named_modules())
-        readable = tap.module in modules and (
-            tap.kind == "activation" or bool(self._family.cross_attentions(modules[tap.module]))
-        )
-        if not readable:
+        module = dict(self._denoiser.named_modules()).get(tap.module)
+        # A list of blocks is never called itself.
+        if (
+            module is None
+            or isinstance(module, nn.ModuleList)
+            or (tap.kind == "attention" and not self._family.cross_attentions(module))
+        ):
             allowed = [str(known) for known in self._family.taps(self._pipe)]
             raise CaptureError(f"the backbone has no tap '{tap}': {nearest(str(tap), allowed)}")
 
@@ -130,16 +134,16 @@ class Capture:
 
     # What the hooks do, in the order in which a pipeline call reaches them.
 
+    def _before_encode_prompt(self, *args: Any, **kwargs: Any) -> None:
+        """A pipeline call begins, here or after a manual ``encode_prompt``; with embeddings there is no prompt."""
+        self._call = _Call(has_prompt=(args[0] if args else kwargs.get("prompt")) is not None)
+
     def _before_text_encoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = args[0] if args else kwargs["input_ids"]
-        if self._call.step:  # the text of the next pipeline call
-            self._call = _Call()
-        if self._call.input_ids is None:  # the second text is the negative prompt
-            self._call.input_ids = ids
+        if self._call.has_prompt and self._call.input_ids is None:  # the second text is the negative prompt
+            self._call.input_ids = args[0] if args else kwargs["input_ids"]
 
     def _after_set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        ids = self._call.input_ids if self._call.step == 0 else None
-        self._call = _Call(steps=len(self._pipe.scheduler.timesteps), input_ids=ids)
+        self._call = _Call(steps=len(self._pipe.scheduler.timesteps), input_ids=self._call.input_ids)
         self._tensors = {}
         self.token_mask = None
         if self.steps[-1] > self._call.steps:
@@ -172,6 +176,10 @@ class Capture:
             if not self._wanted:
                 return
             tensor = output if isinstance(output, Tensor) else output[0]
+            if tensor.dim() not in (3, 4):
+                raise CaptureError(
+                    f"'{tap}' gives {tuple(tensor.shape)}: an activation is [n, C, H, W] or [n, tokens, C]"
+                )
             tensor = self._conditional(tensor)
             if tensor.dim() == 3:
                 tensor = tensor.transpose(1, 2).unflatten(2, self._fold(tensor.shape[1]))
@@ -207,6 +215,9 @@ class Capture:
                     f"'{tap}' does not call F.scaled_dot_product_attention, so its attention cannot be read: "
                     "use the default attention backend and an uncompiled denoiser"
                 )
+            elif len({part.shape for part in maps}) > 1:
+                maps.clear()
+                raise CaptureError(f"'{tap}' holds attention of several sizes: tap its blocks one by one")
             elif module is layers[-1]:
                 mean = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
                 maps.clear()

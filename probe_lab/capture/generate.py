@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 
 import pandas as pd
 import torch
 
-from probe_lab.cache import CacheWriter, Manifest
+from probe_lab.cache import Cache, CacheWriter, Manifest
 from probe_lab.capture.backbones import load_pipeline
 from probe_lab.capture.fill import fill_shards, manifest_of
 from probe_lab.capture.plan import Plan, make_plan
@@ -40,12 +41,24 @@ def generate(experiment: Experiment, on_progress: Callable[[int, int], None], an
         on_progress(len(samples), len(samples))
         return
     workers = min(experiment.workers, samples["shard"].nunique())
-    _share_cores(workers)
+    with shared_cores(workers):
+        _generate(experiment, samples, workers, on_progress, announce)
+
+
+def _generate(
+    experiment: Experiment,
+    samples: pd.DataFrame,
+    workers: int,
+    on_progress: Callable[[int, int], None],
+    announce: Callable[[Plan], None],
+) -> None:
     pipe = load_pipeline(experiment.backbone, experiment.sampling)
     plan = make_plan(experiment, pipe, len(samples), workers)
+    announce(plan)
+    if not (experiment.cache_folder / "manifest.json").exists():
+        plan.require_space(experiment.cache_folder)  # before anything is written
     writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, plan.shapes, samples), samples)
     pending = writer.pending()
-    announce(plan)
     plan.require_space(experiment.cache_folder, len(pending) / samples["shard"].nunique())
     prompts = samples.drop_duplicates("prompt_id")["prompt"].tolist()
     writer.write_text(ENCODER, encode_prompts(pipe, prompts))
@@ -69,8 +82,9 @@ def plan_generation(experiment: Experiment) -> Plan:
     """What ``generate`` would take, without touching the cache."""
     samples = sample_table(experiment)
     workers = min(experiment.workers, samples["shard"].nunique())
-    _share_cores(workers)
-    return make_plan(experiment, load_pipeline(experiment.backbone, experiment.sampling), len(samples), workers)
+    with shared_cores(workers):
+        pipe = load_pipeline(experiment.backbone, experiment.sampling)
+        return make_plan(experiment, pipe, len(samples), workers)
 
 
 def is_complete(experiment: Experiment, samples: pd.DataFrame) -> bool:
@@ -82,12 +96,19 @@ def is_complete(experiment: Experiment, samples: pd.DataFrame) -> bool:
     wanted = manifest_of(experiment, stored.taps, samples)
     if set(stored.taps) != set(experiment.capture.taps) or set(stored.difference(wanted)) - {"code_version"}:
         return False
-    return not CacheWriter(folder, stored, samples).pending()
+    has_text = ENCODER in Cache(folder).text_encoders()
+    return has_text and not CacheWriter(folder, stored, samples).pending()
 
 
-def _share_cores(workers: int) -> None:
-    """One thread per core over all processes: more would wait for each other."""
+@contextlib.contextmanager
+def shared_cores(workers: int) -> Iterator[None]:
+    """One thread per core over all processes inside: more would wait for each other."""
+    before = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fill_in_processes(
@@ -142,12 +163,12 @@ def _worker(
     workers: int,
     events: Queue[Event],
 ) -> None:
-    _share_cores(workers)
     samples = sample_table(experiment)
     try:
-        writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, shapes, samples), samples)
-        pipe = load_pipeline(experiment.backbone, experiment.sampling)
-        fill_shards(experiment, pipe, writer, shards, events.put)
+        with shared_cores(workers):
+            writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, shapes, samples), samples)
+            pipe = load_pipeline(experiment.backbone, experiment.sampling)
+            fill_shards(experiment, pipe, writer, shards, events.put)
     except ProbeLabError as error:
         events.put(error)
     else:

@@ -15,6 +15,7 @@ from probe_lab.capture.capture import Capture
 from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.sampling import png, sample_images
 from probe_lab.config import Experiment
+from probe_lab.errors import CaptureError
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -50,6 +51,8 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, images: int, work
     Raises:
         CaptureError: a tap or a step that the backbone or the schedule lacks.
     """
+    if not experiment.capture.taps:
+        raise CaptureError("'capture.taps' is empty: name at least one, x0 for instance")
     batch = sample_table(experiment).iloc[: experiment.sampling.batch_size]
     with Capture(pipe, experiment.capture.taps, experiment.capture.steps) as capture:
         sample_images(experiment.sampling, pipe, batch.iloc[:1])  # warm-up: first calls allocate and choose kernels
@@ -57,6 +60,9 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, images: int, work
         drawn = sample_images(experiment.sampling, pipe, batch)
         seconds = time.perf_counter() - began
         shapes = {str(tap): tuple(tensor.shape[1:]) for (_, tap), tensor in capture.items()}
+    silent = [tap for tap in experiment.capture.taps if tap not in shapes]
+    if silent:
+        raise CaptureError(f"the tap '{silent[0]}' was never reached: its module does not run in this pipeline")
     return Plan(
         images=images,
         steps=tuple(sorted(set(experiment.capture.steps))),

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def _scored(cache: Cache, evaluators: Sequence[Evaluator], batch_size: int, work
         try:
             for job in as_completed(jobs):
                 yield from job.result()
+        except BrokenProcessPool as error:
+            raise ScoreError("a scoring process died (killed, or out of memory): run the same command again") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -1,6 +1,6 @@
 """
 
-He exact rewards of the embedded world as evaluators: shapes_reward, shapes_presence, shapes_binding, ...
+The exact rewards of the embedded world as evaluators: shapes_reward, shapes_presence, shapes_binding, ...
 """
 
 from __future__ import annotations

@@ -141,12 +141,21 @@ def load_results(folder: Path) -> Results:
     if table.empty:
         raise ReportError(f"{path} has no rows of the test split: no cell was trained, see {folder / 'failures.json'}")
     table["extra"] = _extras([_axes(path, axes) for axes in table["axes"]])
-    table = table.astype({"taps": str, "loss": str}).drop(columns="axes")
+    table = _told_apart(table.astype({"taps": str, "loss": str}).drop(columns="axes"))
     cells = table.drop_duplicates("cell")[["cell", *VARIANT, "seed"]].reset_index(drop=True)
     metrics = {cell: _read_metrics(folder, cell) for cell in cells["cell"]}
     cells["seconds"] = [float(metrics[cell].get("seconds") or 0.0) for cell in cells["cell"]]  # type: ignore[arg-type]
     scores = pd.concat([table, _validation(cells, metrics)], ignore_index=True)[[*_scores_columns()]]
     return Results(folder, cells, scores, _mean_over_seeds(scores), _failures(folder))
+
+
+def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells of one variant and training seed differ in a key outside the sweep (``train`` with overrides adds such):
+    the later ones get their own variant, named by the hash that ends the cell's name."""
+    cells = table.drop_duplicates("cell")
+    later = set(cells.loc[cells.duplicated([*VARIANT, "seed"]), "cell"])
+    named = (table["extra"] + " cell " + table["cell"].str[-8:]).str.strip()
+    return table.assign(extra=table["extra"].where(~table["cell"].isin(later), named))
 
 
 def _scores_columns() -> list[str]:

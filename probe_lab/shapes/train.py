@@ -45,7 +45,7 @@ def progress(stage: str, total: int, every: int = 100) -> Callable[[int, float],
 
 def obtain_vae(pictures: torch.Tensor, work: Path, seed: int) -> AutoencoderKL:
     """The autoencoder from the work folder, trained first if it is not there."""
-    folder = work / "vae"
+    folder = work / f"vae-seed{seed}-{VAE_STEPS}"
     if not (folder / "config.json").exists():
         vae = train_vae(
             pictures,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from probe_lab.shapes.train_vae import LATENT_CHANNELS
 
 TEXT_WIDTH = 96
 TRAIN_TIMESTEPS = 1000
+RECENT = 500
+"""Steps over which the final loss is averaged."""
 
 
 class Denoiser(nn.Module):
@@ -93,7 +96,8 @@ def train_denoiser(
 ) -> tuple[Denoiser, float]:
     """Fit to latents [n, C, h, w] and captions; returns the moving average and the mean loss of the last 500 steps.
 
-    Every ``save_every`` steps the whole training state goes to ``state_folder``; the same call continues from it.
+    Every ``save_every`` steps, and after the last, the whole training state goes to ``state_folder``; the same call
+    continues from it. A state of another recipe is not touched: it has another name.
     """
     torch.manual_seed(recipe.seed)
     model = Denoiser(tokenizer)
@@ -105,8 +109,8 @@ def train_denoiser(
     scheduler = new_scheduler()
     tokens = _tokens(tokenizer, captions)
     nothing = _tokens(tokenizer, [""])
-    first = _restore(state_folder, model, average, optimizer, schedule)
-    losses: list[float] = []
+    state = _State(state_folder, recipe, model, average, optimizer, schedule)
+    first, losses = state.restore()
     for step in range(first, recipe.steps + 1):
         # Seeded per step, so that a resumed run draws what an uninterrupted one would.
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
@@ -126,9 +130,9 @@ def train_denoiser(
         average.update_parameters(model)
         losses.append(loss.item())
         log(step, losses[-1])
-        if step % save_every == 0:
-            _save(state_folder, step, model, average, optimizer, schedule)
-    recent = losses[-500:]
+        if step % save_every == 0 or step == recipe.steps:
+            state.save(step, losses[-RECENT:])
+    recent = losses[-RECENT:]
     model.load_state_dict(average.module.state_dict())
     return model.eval().requires_grad_(False), sum(recent) / len(recent)
 
@@ -137,39 +141,45 @@ def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def _save(
-    folder: Path,
-    step: int,
-    model: Denoiser,
-    average: AveragedModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
-    torch.save(state, folder / "state.tmp")
-    (folder / "state.tmp").replace(folder / "state.pt")
+@dataclass(frozen=True)
+class _State:
+    """Everything that training changes, in one file."""
 
+    folder: Path
+    recipe: Recipe
+    model: Denoiser
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
 
-def _restore(
-    folder: Path,
-    model: Denoiser,
-    average: AveragedModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
-    """Load the newest state, if there is one; returns the first step that is left to do."""
-    if not (folder / "state.pt").exists():
-        return 1
-    state = torch.load(folder / "state.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return int(state["step"]) + 1
+    @property
+    def path(self) -> Path:
+        digest = hashlib.sha256(repr(self.recipe).encode()).hexdigest()[:8]
+        return self.folder / f"state-{digest}.pt"
+
+    def save(self, step: int, losses: list[float]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".tmp")
+        torch.save(
+            {
+                "step": step,
+                "losses": losses,
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+            },
+            aside,
+        )
+        aside.replace(self.path)
+
+    def restore(self) -> tuple[int, list[float]]:
+        """Load the newest state, if there is one; returns the first step that is left to do, and recent losses."""
+        if not self.path.exists():
+            return 1, []
+        state = torch.load(self.path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        return state["step"] + 1, state["losses"]

@@ -158,6 +158,14 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:
     return write_whole(folder / FAILURES, (json.dumps(content, indent=1) + "\n").encode())
 
 
+def read_failures(folder: Path) -> list[Failure]:
+    """What ``write_failures`` left, nothing where there is no such file."""
+    path = folder / FAILURES
+    if not path.exists():
+        return []
+    return [Failure(entry["cell"], entry["error"], entry["traceback"]) for entry in json.loads(path.read_text())]
+
+
 def write_whole(path: Path, content: bytes) -> Path:
     """Write a file under another name, force it to the disk, rename it. SweepError when the folder refuses
     it."""

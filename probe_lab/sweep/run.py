@@ -28,6 +28,7 @@ from probe_lab.sweep.results import (
     collect,
     estimate_of,
     is_finished,
+    read_failures,
     read_metrics,
     write_failures,
     write_results,
@@ -170,8 +171,13 @@ def _cell_run(cell: Cell) -> CellRun:
 def _write(experiment: Experiment, plan: Sequence[Cell], failures: Sequence[Failure]) -> None:
     folder = experiment.runs_folder
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    keep_others = not experiment.sweep
+    if keep_others:  # one more cell beside a sweep's: what failed there has still failed
+        own = {cell.name for cell in plan}
+        earlier = [f for f in read_failures(folder) if f.cell not in own and not is_finished(folder / f.cell)]
+        failures = [*earlier, *failures]
     write_failures(folder, failures)
-    table = collect(folder, plan, keep_others=not experiment.sweep)
+    table = collect(folder, plan, keep_others=keep_others)
     if len(table):
         write_results(folder, table)
 
