@@ -210,7 +210,8 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Exp
     path = _find(Path(name))
     try:
         content = OmegaConf.load(path)
-        changes = OmegaConf.from_dotlist(list(overrides or []))
+        # "key=" means the empty string, not YAML's null.
+        changes = OmegaConf.from_dotlist([f"{text}''" if text.endswith("=") else text for text in overrides or []])
     except Exception as error:  # YAML errors come from another library and in many classes
         raise ConfigError(f"{path} or its overrides cannot be read: {_one_line(error)}") from error
     if not isinstance(content, DictConfig):

@@ -31,6 +31,10 @@ def test_a_file_states_only_what_differs(write) -> None:
     assert experiment.probe_evaluators == ["shapes_reward"]
 
 
+def test_nothing_behind_the_equals_sign_is_the_empty_string(write) -> None:
+    assert load_experiment(write(BASE), ["tracking.uri="]).tracking.uri == ""
+
+
 def test_yaml_round_trip(write, tmp_path: Path) -> None:
     text = BASE + "sweep:\n- probe.step: [1, 5]\n  probe.taps: [x0, [x0, latent]]\n- probe.loss: [mse]\n"
     experiment = load_experiment(write(text), ["data.split.train=0.5", "data.split.test=0.4"])

@@ -92,8 +92,8 @@ class ProbeModule(LightningModule):
             output.prediction, self.probe.standardised(targets), batch.group, self.current_epoch
         )
         if self.objective.contrastive:
-            text = self.probe.text_embedding(inputs)
-            loss = loss + self.objective.contrast(output.embedding, text, batch.group)
+            embedding, text = self.probe.alignment(output, inputs)
+            loss = loss + self.objective.contrast(embedding, text, batch.group)
         self.train_loss.update(loss.detach())
         return loss
 

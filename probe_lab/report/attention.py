@@ -184,4 +184,4 @@ def _light(image: npt.NDArray[np.uint8], map: Tensor, scale: tuple[float, float]
 def _tile(ax: Axes, image: npt.NDArray[np.uint8] | npt.NDArray[np.float64], title: str) -> None:
     ax.imshow(image)
     frame(ax)
-    ax.set_title(title, fontsize=5.5, fontweight="normal", loc="center", pad=2)
+    ax.set_title(title, fontsize=5, fontweight="normal", loc="center", pad=2)
