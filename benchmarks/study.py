@@ -49,7 +49,8 @@ def measure(runs: Path) -> dict[str, object]:
     test = mean[mean["split"] == "test"]
 
     def of(row: pd.Series) -> dict[str, object]:
-        return {key: row[key] for key in ("taps", "loss", "step", "estimate", "lower", "upper")}
+        text = {key: str(row[key]) for key in ("taps", "loss")}
+        return text | {key: float(row[key]) for key in ("step", "estimate", "lower", "upper")}
 
     same = (test["model"] == "cnn") & (test["taps"] == chosen["taps"]) & (test["loss"] == chosen["loss"])
     best = test[same & (test["step"] == STEP)].iloc[0]
