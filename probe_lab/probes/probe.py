@@ -75,7 +75,8 @@ class Probe(nn.Module):
     def alignment(self, output: Output, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Embedding and pooled text in their common space for InfoNCE, ``[B, embedding]`` each.
 
-        u has a projection of its own: InfoNCE wants the samples of a prompt in one place, ranking wants them apart.
+        u has a projection of its own: InfoNCE wants the samples of a prompt in one place, ranking wants them
+        apart.
         """
         assert self.align_embedding is not None
         assert self.align_text is not None
