@@ -31,6 +31,12 @@ def test_a_file_states_only_what_differs(write) -> None:
     assert experiment.probe_evaluators == ["shapes_reward"]
 
 
+def test_a_sweep_of_the_overrides_replaces_that_of_the_file(write) -> None:
+    for text in ("sweep: {probe.step: [1, 2]}\n", "sweep: [{probe.step: [1, 2]}]\n"):
+        assert load_experiment(write(BASE + text), ["sweep={probe.loss: [mse]}"]).sweep == ({"probe.loss": ("mse",)},)
+        assert load_experiment(write(BASE + text), ["sweep=[]"]).sweep == ()
+
+
 def test_nothing_behind_the_equals_sign_is_the_empty_string(write) -> None:
     assert load_experiment(write(BASE), ["tracking.uri="]).tracking.uri == ""
 

@@ -44,8 +44,9 @@ def score_cache(
         ScoreError: no complete shard, a prompt or an image that cannot be scored, or a score that is not
             finite.
     """
+    asked = [create(name) for name in dict.fromkeys(evaluators)]
     cache = Cache(cache_folder)
-    todo = [each for each in map(create, dict.fromkeys(evaluators)) if overwrite or not _is_scored(cache, each)]
+    todo = [each for each in asked if overwrite or not _is_scored(cache, each)]
     total = len(cache.complete_samples)
     if not total:
         raise ScoreError(f"the cache {cache_folder} has no complete shard to score: run `probe-lab generate` first")

@@ -23,8 +23,7 @@ LAYOUT = torch.channels_last
 
 
 class CNNEncoder(nn.Module):
-    """Stem → levels of residual blocks with step (and prompt) embedding → norm, SiLU, pool, conv → u ``[B,
-    embedding]``.
+    """Stem → residual blocks that know the step (and the prompt) → norm, SiLU, pool, conv → u ``[B, embedding]``.
 
     The stem is one convolution over the concatenation of all taps on a common grid, written as a sum over
     taps: a tap twice as fine as the grid is read with stride 2 and loses nothing, finer ones are first

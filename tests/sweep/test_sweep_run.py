@@ -204,7 +204,9 @@ def _script(root: Path, behaviour: dict[int, str]) -> str:
     """A program that runs the sweep as the command line does."""
     path = root / "program.py"
     path.write_text(
-        "import sys\n"
+        "import signal, sys\n"
+        # A shell starts background jobs with Ctrl-C ignored, and so would be this program below one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\n"
         "from probe_lab.sweep import run_sweep\n"
         "from sweep_world import FakeTrainer, make_experiment\n"
