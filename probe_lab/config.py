@@ -232,7 +232,7 @@ def build_experiment(
     _refuse_unknown(changes, Experiment, "the overrides")
     try:
         if "sweep" in changes:  # a sweep replaces the file's, whose grids it could not be merged with
-            content = cast(DictConfig, OmegaConf.masked_copy(content, [key for key in content if key != "sweep"]))
+            content = OmegaConf.masked_copy(content, [str(key) for key in content if key != "sweep"])
         merged = cast(DictConfig, OmegaConf.merge(content, changes))
         sweep = _grids(merged.pop("sweep", None))
         typed = OmegaConf.merge(OmegaConf.structured(_Schema), merged)
