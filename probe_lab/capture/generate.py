@@ -135,6 +135,8 @@ def _fill_in_processes(
                 running -= 1
             else:
                 advance(event)
+        for process in processes:
+            process.join()  # in their own time: a process that is stopped while it ends leaves semaphores behind
     finally:
         for process in processes:
             process.terminate()
