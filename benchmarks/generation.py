@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import time
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
+from benchmarks.output import show
 from probe_lab.capture import Capture
 from probe_lab.capture.backbones import load_pipeline
 from probe_lab.capture.prompts import sample_table
@@ -81,13 +81,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
-    result = measure(arguments.images, arguments.repeats)
-    print(table(result))
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
-    else:
-        print(text)
+    show(measure(arguments.images, arguments.repeats), table, arguments.json)
 
 
 if __name__ == "__main__":

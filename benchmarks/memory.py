@@ -17,10 +17,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from probe_lab.cache import Cache, CacheWriter, Manifest, shard_layout, write_scores
+from benchmarks.caches import write_made_up
+from benchmarks.output import show
+from probe_lab.cache import Cache
 from probe_lab.data import ProbeDataModule
 
 TAPS: dict[str, tuple[int, ...]] = {"mid/activation": (160, 16, 16), "up.0/attention": (77, 16, 16)}
@@ -28,49 +29,16 @@ STEP = 5
 SEEDS, SHARD = 8, 256
 SAMPLE_BYTES = sum(int(np.prod(shape)) for shape in TAPS.values()) * 2
 WITHIN = 0.10  # largest peak over smallest, less 1
-PNG = b"\x89PNG\r\n\x1a\n"  # nothing reads the images here
 
 
 def write_cache(folder: Path, gigabytes: float) -> int:
     """A cache of about this size, in whole shards; returns its bytes."""
     count = max(round(gigabytes * 1e9 / SAMPLE_BYTES / SHARD), 4) * SHARD
-    shard, row = shard_layout(count, SEEDS, SHARD)
-    prompt = np.arange(count) // SEEDS
-    samples = pd.DataFrame(
-        {
-            "sample_id": np.arange(count),
-            "prompt_id": prompt,
-            "prompt": [f"prompt {value}" for value in prompt],
-            "seed": np.arange(count),
-            "split": "train",
-            "shard": shard,
-            "row": row,
-        }
+    # The same values in every shard: making up gigabytes of random numbers would take longer than reading them.
+    shard = {f"{STEP}/{tap}": torch.randn(SHARD, *shape).half() for tap, shape in TAPS.items()}
+    write_made_up(
+        folder, taps=TAPS, steps=(STEP,), count=count, seeds=SEEDS, shard_size=SHARD, arrays=lambda ids: shard
     )
-    manifest = Manifest(
-        name="memory",
-        backbone="none",
-        scheduler="none",
-        steps=25,
-        guidance=1.0,
-        height=64,
-        width=64,
-        dtype="float32",
-        cache_dtype="float16",
-        shard_size=SHARD,
-        captured_steps=(STEP,),
-        taps=TAPS,
-        prompts_sha256="",
-        seeds=SEEDS,
-        count=count,
-        seed=0,
-        code_version="benchmark",
-    )
-    writer = CacheWriter(folder, manifest, samples)
-    arrays = {f"{STEP}/{tap}": torch.randn(SHARD, *shape).half() for tap, shape in TAPS.items()}
-    for number in writer.pending():
-        writer.write_shard(number, arrays, [PNG] * SHARD)
-    write_scores(folder, "score", np.arange(count), np.linspace(0, 1, count), metadata={})
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -141,13 +109,7 @@ def main() -> None:
     if arguments.stream:
         print(json.dumps(stream(arguments.stream, arguments.epochs)))
         return
-    result = measure(arguments.gigabytes, arguments.epochs)
-    print(table(result))
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
-    else:
-        print(text)
+    show(measure(arguments.gigabytes, arguments.epochs), table, arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ median of the ratios within one repeat. litdata and WebDataset hold and read 160
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -27,11 +26,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from probe_lab.cache import Cache, CacheWriter, Manifest, shard_layout, write_scores
+from benchmarks.caches import write_made_up
+from benchmarks.output import show
+from probe_lab.cache import Cache
 from probe_lab.data import Batch, ProbeDataModule, SplitFractions
 
 SHAPE = (24, 8, 8)
@@ -43,7 +43,6 @@ KEYS = tuple(f"{step}/{tap}" for step in STEPS for tap in TAPS)
 SEEDS, BATCH, SHARD = 8, 80, 480
 SLOW = 1600  # samples that are enough to time the slow readers
 MIN_SECONDS = 0.3  # of one timing: a pass of the fast readers takes a millisecond
-PNG = b"\x89PNG\r\n\x1a\n"  # nothing reads the images here
 # How many times as fast OURS has to be. It gives what the others give, stored arrays in order; the data
 # module does more (shuffles, casts, adds targets), so its ratios are printed without a target.
 TARGETS = {"torch.save": 20.0, "litdata": 50.0, "webdataset": 50.0, "memcpy": 0.5}
@@ -59,44 +58,11 @@ def sample(index: int) -> Tensor:
 
 
 def write_cache(folder: Path, count: int) -> None:
-    shard, row = shard_layout(count, SEEDS, SHARD)
-    prompt = np.arange(count) // SEEDS
-    samples = pd.DataFrame(
-        {
-            "sample_id": np.arange(count),
-            "prompt_id": prompt,
-            "prompt": [f"prompt {value}" for value in prompt],
-            "seed": np.arange(count),
-            "split": "train",
-            "shard": shard,
-            "row": row,
-        }
-    )
-    manifest = Manifest(
-        name="reading",
-        backbone="none",
-        scheduler="none",
-        steps=25,
-        guidance=1.0,
-        height=64,
-        width=64,
-        dtype="float32",
-        cache_dtype="float16",
-        shard_size=SHARD,
-        captured_steps=STEPS,
-        taps=dict.fromkeys(TAPS, SHAPE),
-        prompts_sha256="",
-        seeds=SEEDS,
-        count=count,
-        seed=0,
-        code_version="benchmark",
-    )
-    writer = CacheWriter(folder, manifest, samples)
-    for number in writer.pending():
-        ids = writer.samples_of(number)["sample_id"].tolist()
-        arrays = torch.stack([sample(index) for index in ids], dim=1)
-        writer.write_shard(number, dict(zip(KEYS, arrays, strict=True)), [PNG] * len(ids))
-    write_scores(folder, "score", np.arange(count), np.linspace(0, 1, count), metadata={})
+    def arrays(ids: list[int]) -> dict[str, Tensor]:
+        return dict(zip(KEYS, torch.stack([sample(index) for index in ids], dim=1), strict=True))
+
+    taps = dict.fromkeys(TAPS, SHAPE)
+    write_made_up(folder, taps=taps, steps=STEPS, count=count, seeds=SEEDS, shard_size=SHARD, arrays=arrays)
 
 
 def write_torch(folder: Path, count: int) -> None:
@@ -311,13 +277,7 @@ def main() -> None:
     if arguments.samples < SHARD or arguments.samples % SHARD:
         parser.error(f"--samples {arguments.samples} is not a multiple of {SHARD}")
     torch.set_num_threads(1)
-    result = measure(arguments.samples, arguments.repeats)
-    print(table(result))
-    text = json.dumps(result, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
-    else:
-        print(text)
+    show(measure(arguments.samples, arguments.repeats), table, arguments.json)
 
 
 if __name__ == "__main__":

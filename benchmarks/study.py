@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.output import show
+
 EVALUATOR, METRIC, STEP = "shapes_reward", "srcc_within", 5
 AT_LEAST = 0.30
 BASELINES = ("prompt_only", "attention_entropy", "linear", "noisy_latent", "x0_preview", "shuffled_labels")
@@ -92,10 +94,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/shapes_full"))
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
-    result = measure(arguments.runs)
-    print(table(result))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    show(measure(arguments.runs), table, arguments.json)
 
 
 if __name__ == "__main__":
