@@ -53,7 +53,7 @@ def _generate(
     announce: Callable[[Plan], None],
 ) -> None:
     pipe = load_pipeline(experiment.backbone, experiment.sampling)
-    plan = make_plan(experiment, pipe, len(samples), workers)
+    plan = make_plan(experiment, pipe, samples, workers)
     announce(plan)
     if not (experiment.cache_folder / "manifest.json").exists():
         plan.require_space(experiment.cache_folder)  # before anything is written
@@ -84,7 +84,7 @@ def plan_generation(experiment: Experiment) -> Plan:
     workers = min(experiment.workers, samples["shard"].nunique())
     with shared_cores(workers):
         pipe = load_pipeline(experiment.backbone, experiment.sampling)
-        return make_plan(experiment, pipe, len(samples), workers)
+        return make_plan(experiment, pipe, samples, workers)
 
 
 def is_complete(experiment: Experiment, samples: pd.DataFrame) -> bool:

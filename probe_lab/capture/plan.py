@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from probe_lab.cache import require_space
 from probe_lab.capture.capture import Capture
-from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.sampling import png, sample_images
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
@@ -45,7 +45,7 @@ class Plan:
         require_space(folder, int(self.total_bytes * share))
 
 
-def make_plan(experiment: Experiment, pipe: DiffusionPipeline, images: int, workers: int) -> Plan:
+def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame, workers: int) -> Plan:
     """Run one small batch: shapes are read off, the time is scaled up to all images over ``workers`` processes.
 
     Raises:
@@ -53,7 +53,7 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, images: int, work
     """
     if not experiment.capture.taps:
         raise CaptureError("'capture.taps' is empty: name at least one, x0 for instance")
-    batch = sample_table(experiment).iloc[: experiment.sampling.batch_size]
+    batch = samples.iloc[: experiment.sampling.batch_size]
     with Capture(pipe, experiment.capture.taps, experiment.capture.steps) as capture:
         sample_images(experiment.sampling, pipe, batch.iloc[:1])  # warm-up: first calls allocate and choose kernels
         began = time.perf_counter()
@@ -64,12 +64,12 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, images: int, work
     if silent:
         raise CaptureError(f"the tap '{silent[0]}' was never reached: its module does not run in this pipeline")
     return Plan(
-        images=images,
+        images=len(samples),
         steps=tuple(sorted(set(experiment.capture.steps))),
         shapes=shapes,
         element_bytes=ELEMENT_BYTES[experiment.cache.dtype],
         image_bytes=max(len(png(image)) for image in drawn),
-        seconds=seconds / len(batch) * images / workers,
+        seconds=seconds / len(batch) * len(samples) / workers,
     )
 
 
