@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 
 from benchmarks.output import show
 from probe_lab.capture import Capture
-from probe_lab.capture.backbones import load_pipeline
+from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.sampling import sample_images
 from probe_lab.config import Experiment, load_experiment, with_changes

@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
-import torch
-import transformers
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from probe_lab.capture.taps import Tap
-from probe_lab.config import Backbone, Sampling, Scheduler
+from probe_lab.config import Backbone
 from probe_lab.errors import CaptureError, nearest
 
 WEIGHTS = Path(__file__).parents[1] / "shapes" / "weights"
@@ -68,12 +65,6 @@ SD = Family("sd", ("StableDiffusionPipeline",), "unet", "tokenizer", "text_encod
 FAMILIES: tuple[Family, ...] = (SD,)
 BUILT_IN: dict[str, tuple[Family, Path]] = {"tiny-sd": (SD, WEIGHTS / "tiny-sd")}
 
-_SCHEDULERS: dict[Scheduler, str] = {
-    "ddim": "DDIMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-}
-
 
 def family_of(pipe: DiffusionPipeline) -> Family:
     """The family of a pipeline.
@@ -89,38 +80,12 @@ def family_of(pipe: DiffusionPipeline) -> Family:
     raise CaptureError(f"{name} has no entry in capture/backbones.py: known are {known}; add a Family there")
 
 
-def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
-    """The pipeline of a backbone, on its device, silent, with the scheduler that the experiment asks for.
+def located(backbone: Backbone) -> tuple[Family, str]:
+    """The family of a backbone of an experiment, and the folder or hub id of its pipeline.
 
     Raises:
-        CaptureError: an unknown backbone or family, or nothing that can be loaded at the path.
+        CaptureError: an unknown backbone or family.
     """
-    family, path = _locate(backbone)
-    # Loading takes a moment; two bars of the libraries' own would stand between ours.
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        pipe = DiffusionPipeline.from_pretrained(path, dtype=getattr(torch, sampling.dtype), low_cpu_mem_usage=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CaptureError(
-            f"no pipeline can be loaded from '{path}' (a diffusers folder or a hub id): {reason}"
-        ) from error
-    if type(pipe).__name__ not in family.pipelines:
-        raise CaptureError(
-            f"'{path}' holds a {type(pipe).__name__}, family '{family.name}' means {' or '.join(family.pipelines)}"
-        )
-    if sampling.scheduler != "default":
-        pipe.scheduler = getattr(diffusers, _SCHEDULERS[sampling.scheduler]).from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    try:
-        return pipe.to(sampling.device)
-    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
-        reason = str(error).strip().splitlines()[0]
-        raise CaptureError(f"sampling.device '{sampling.device}' cannot be used: {reason}") from error
-
-
-def _locate(backbone: Backbone) -> tuple[Family, str]:
     if backbone.name:
         if backbone.name not in BUILT_IN:
             raise CaptureError(f"there is no built-in backbone '{backbone.name}': {nearest(backbone.name, BUILT_IN)}")

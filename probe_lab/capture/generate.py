@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 
 from probe_lab.cache import Cache, CacheWriter, Manifest
-from probe_lab.capture.backbones import load_pipeline
 from probe_lab.capture.fill import fill_shards, manifest_of
+from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, make_plan
 from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.text import ENCODER, encode_prompts

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from probe_lab.capture.backbones import load_pipeline
+from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Experiment
 from probe_lab.evaluators import create, score_all
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from probe_lab.capture.backbones import load_pipeline
+from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.sampling import sample_images
 from probe_lab.config import Backbone, Experiment, Prompts, Sampling
@@ -34,6 +34,8 @@ class Training:
     ema_decay: float
     caption_dropout: float
     seed: int
+    bfloat16: bool
+    compiled: bool
     loss: float
     minutes: float
 

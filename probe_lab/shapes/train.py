@@ -8,17 +8,22 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
+from probe_lab.shapes import train_sd3
 from probe_lab.shapes.model_card import Training, write_card
 from probe_lab.shapes.pictures import picture_pool
+from probe_lab.shapes.recipe import Recipe, TextToImage, train_denoiser
 from probe_lab.shapes.tokenizer import build_tokenizer
-from probe_lab.shapes.train_sd import Recipe, new_scheduler, train_denoiser
+from probe_lab.shapes.train_sd import Denoiser
+from probe_lab.shapes.train_sd3 import JointDenoiser
 from probe_lab.shapes.train_vae import encode, train_vae
 
 POOL = 48_000
@@ -59,8 +64,54 @@ def obtain_vae(pictures: torch.Tensor, work: Path, seed: int) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
 
 
-def train_tiny_sd(recipe: Recipe, work: Path, out: Path, workers: int) -> None:
-    """Train everything that tiny-sd consists of and save it, in float16, below ``out``."""
+def _tiny_sd(model: Denoiser, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> DiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=tokenizer,
+        unet=model.unet,
+        scheduler=model.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _tiny_sd3(model: JointDenoiser, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> DiffusionPipeline:
+    vae.register_to_config(shift_factor=0.0)  # this pipeline always shifts
+    silent, no_words = train_sd3.silent_t5()
+    return StableDiffusion3Pipeline(
+        transformer=model.transformer,
+        scheduler=train_sd3.new_scheduler(),
+        vae=vae,
+        text_encoder=model.text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=model.text_encoder_2,
+        tokenizer_2=tokenizer,
+        text_encoder_3=silent,
+        tokenizer_3=no_words,
+    )
+
+
+@dataclass(frozen=True)
+class TinyBackbone:
+    """What is trained under a name, how, and the pipeline that it becomes."""
+
+    recipe: Recipe
+    model: Callable[[CLIPTokenizer], TextToImage]
+    pipeline: Callable[[Any, AutoencoderKL, CLIPTokenizer], DiffusionPipeline]
+
+
+TINY: dict[str, TinyBackbone] = {
+    "tiny-sd": TinyBackbone(Recipe(), Denoiser, _tiny_sd),
+    "tiny-sd3": TinyBackbone(
+        Recipe(steps=7000, learning_rate=1e-3, bfloat16=True, compiled=True), JointDenoiser, _tiny_sd3
+    ),
+}
+
+
+def train_backbone(name: str, recipe: Recipe, work: Path, out: Path, workers: int) -> None:
+    """Train everything that a tiny backbone consists of and save it, in float16, below ``out``."""
     began = time.monotonic()
     captions, pictures = picture_pool(POOL, recipe.seed, workers)
     print(f"{len(captions)} pictures drawn", flush=True)
@@ -68,22 +119,20 @@ def train_tiny_sd(recipe: Recipe, work: Path, out: Path, workers: int) -> None:
     latents = encode(vae, pictures).half()
     print(f"{len(latents)} latents encoded, standard deviation {latents.float().std():.3f}", flush=True)
     tokenizer = build_tokenizer(work / "tokenizer")
+    torch.manual_seed(recipe.seed)
     model, loss = train_denoiser(
-        latents, captions, tokenizer, recipe, state_folder=work / "tiny-sd", log=progress("tiny-sd", recipe.steps)
+        TINY[name].model(tokenizer),
+        latents,
+        captions,
+        tokenizer,
+        recipe,
+        state_folder=work / name,
+        log=progress(name, recipe.steps),
     )
     print(f"mean loss of the last 500 steps: {loss:.4f}", flush=True)
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=model.text_encoder,
-        tokenizer=tokenizer,
-        unet=model.unet,
-        scheduler=new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(torch.float16).save_pretrained(out)
+    TINY[name].pipeline(model, vae, tokenizer).to(torch.float16).save_pretrained(out)
     Training(
-        command=f"python -m probe_lab.shapes.train tiny-sd --steps {recipe.steps} --seed {recipe.seed}",
+        command=f"python -m probe_lab.shapes.train {name} --steps {recipe.steps} --seed {recipe.seed}",
         pictures=POOL,
         vae_steps=VAE_STEPS,
         loss=round(loss, 4),
@@ -93,8 +142,8 @@ def train_tiny_sd(recipe: Recipe, work: Path, out: Path, workers: int) -> None:
 
 
 def main(
-    backbone: Annotated[str, typer.Argument(help="tiny-sd")],
-    steps: Annotated[int, typer.Option(help="denoiser training steps")] = Recipe.steps,
+    backbone: Annotated[str, typer.Argument(help="tiny-sd or tiny-sd3")],
+    steps: Annotated[int | None, typer.Option(help="denoiser training steps; default: those of the recipe")] = None,
     seed: Annotated[int, typer.Option(help="seed of pictures, initial weights and noise")] = Recipe.seed,
     work: Annotated[Path, typer.Option(help="folder of intermediate results; the same folder resumes")] = Path(
         "runs/backbones"
@@ -103,9 +152,11 @@ def main(
     workers: Annotated[int, typer.Option(help="processes that draw pictures")] = 2,
 ) -> None:
     """Train a tiny backbone on the shapes world (about 40 minutes on two cores)."""
-    if backbone != "tiny-sd":
-        raise typer.BadParameter(f"'{backbone}' is not a backbone of the shapes world; allowed: tiny-sd")
-    train_tiny_sd(Recipe(steps=steps, seed=seed), work, out or WEIGHTS / backbone, workers)
+    if backbone not in TINY:
+        raise typer.BadParameter(f"'{backbone}' is not a backbone of the shapes world; allowed: {', '.join(TINY)}")
+    recipe = dataclasses.replace(TINY[backbone].recipe, seed=seed)
+    recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
+    train_backbone(backbone, recipe, work, out or WEIGHTS / backbone, workers)
     if out is None:
         for reward, reached in sorted(write_card(backbone, WEIGHTS / backbone).items()):
             print(f"{reward}: mean {reached.mean:.3f}, best of 8 {reached.best:.3f}")

@@ -12,8 +12,8 @@ from PIL import Image
 
 from probe_lab.cache import Cache, CacheWriter, verify
 from probe_lab.capture import Capture
-from probe_lab.capture.backbones import load_pipeline
 from probe_lab.capture.generate import generate, plan_generation
+from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, plan_table
 from probe_lab.capture.prompts import read_prompts, sample_table
 from probe_lab.config import Experiment, load_experiment

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
+from transformers import CLIPTokenizer
 
-from probe_lab.shapes import train
+from probe_lab.shapes import train, train_sd3
 from probe_lab.shapes.pictures import picture_pool, to_model_range
+from probe_lab.shapes.recipe import Recipe, TextToImage, train_denoiser
 from probe_lab.shapes.tokenizer import build_tokenizer
-from probe_lab.shapes.train_sd import Recipe, train_denoiser
+from probe_lab.shapes.train_sd import Denoiser
+from probe_lab.shapes.train_sd3 import JointDenoiser
 from probe_lab.shapes.train_vae import encode, train_vae
 
 
@@ -37,7 +41,10 @@ def test_the_latent_is_normalised_without_changing_the_reconstruction() -> None:
     torch.testing.assert_close(vae.decode(latent).sample, before, atol=1e-3, rtol=0)
 
 
-def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("denoiser", [Denoiser, JointDenoiser])
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, denoiser: Callable[[CLIPTokenizer], TextToImage]
+) -> None:
     latents = torch.randn(20, 8, 16, 16).half()
     captions = ["a red circle"] * 20
     tokenizer = build_tokenizer(tmp_path / "tokenizer")
@@ -50,9 +57,17 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: 
         if step == 3:
             raise Stop
 
-    def run(folder: str, log) -> torch.Tensor:
+    def run(folder: str, log: Callable[[int, float], None]) -> torch.Tensor:
+        torch.manual_seed(recipe.seed)
         model, _ = train_denoiser(
-            latents, captions, tokenizer, recipe, state_folder=tmp_path / folder, log=log, save_every=2
+            denoiser(tokenizer),
+            latents,
+            captions,
+            tokenizer,
+            recipe,
+            state_folder=tmp_path / folder,
+            log=log,
+            save_every=2,
         )
         return torch.nn.utils.parameters_to_vector(model.parameters())
 
@@ -62,16 +77,39 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: 
     assert torch.equal(run("broken", lambda step, loss: None), whole)
 
 
-def test_a_short_run_writes_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", sorted(train.TINY))
+def test_a_short_run_writes_a_pipeline_that_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(train, "POOL", 16)
     monkeypatch.setattr(train, "VAE_STEPS", 2)
-    train.train_tiny_sd(Recipe(steps=2, batch_size=4), tmp_path / "work", tmp_path / "out", workers=1)
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float32, low_cpu_mem_usage=False)
-    assert next(pipe.unet.parameters()).dtype == torch.float32
+    recipe = Recipe(steps=2, batch_size=4)
+    train.train_backbone(name, recipe, tmp_path / "work", tmp_path / "out", workers=1)
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float32, low_cpu_mem_usage=False)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe(["a red circle"], num_inference_steps=2, height=64, width=64, output_type="np").images
+    assert image.shape == (1, 64, 64, 3)
     weights = list((tmp_path / "out").rglob("*.safetensors"))
-    assert len(weights) == 3
+    assert len(weights) == (3 if name == "tiny-sd" else 5)
     assert sum(path.stat().st_size for path in weights) < 12e6
     assert not list((tmp_path / "out").rglob("*.bin"))
+
+
+def test_the_silent_t5_says_what_the_pipeline_says_without_one() -> None:
+    encoder, tokenizer = train_sd3.silent_t5()
+    words = tokenizer(["a red circle", ""], padding="max_length", max_length=5, return_tensors="pt")
+    assert words.input_ids.tolist() == [[1, 0, 0, 0, 0]] * 2
+    assert torch.equal(encoder(words.input_ids)[0], torch.zeros(2, 5, 2 * train_sd3.TEXT_WIDTH))
+
+
+def test_the_velocity_loss_of_the_flow_is_what_the_scheduler_undoes() -> None:
+    """A model that predicts ε − x₀ exactly brings the scheduler from noise to the picture."""
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
+    scheduler = train_sd3.new_scheduler()
+    scheduler.set_timesteps(7)
+    latents = noise
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(noise - clean, timestep, latents).prev_sample
+    torch.testing.assert_close(latents, clean, atol=1e-5, rtol=0)
 
 
 def test_the_vae_learns(monkeypatch: pytest.MonkeyPatch) -> None:
