@@ -45,10 +45,19 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Where prompts come from, and how many seeds each one gets."""
+    """Where prompts come from, and how many seeds each one gets.
 
-    source: Literal["shapes", "file"] = "shapes"
+    ``path`` is a file (its suffix tells the format) or, for ``hub``, a dataset id. ``count`` limits the distinct
+    prompts; ``shuffle`` draws them, seeded by the experiment's seed, instead of taking the first ones.
+    """
+
+    source: Literal["shapes", "file", "hub"] = "shapes"
     path: str = ""
+    column: str = "prompt"
+    split: str = "train"
+    revision: str = ""
+    per_image: Literal["first", "all"] = "first"
+    shuffle: bool = False
     count: int = 300
     seeds: int = 8
 
@@ -376,8 +385,18 @@ def _check(experiment: Experiment) -> None:
     for evaluator in probe.evaluators:
         if evaluator not in experiment.evaluators:
             raise ConfigError(f"'probe.evaluators' names '{evaluator}': {nearest(evaluator, experiment.evaluators)}")
-    if experiment.prompts.source == "file" and not experiment.prompts.path:
-        raise ConfigError("'prompts.path' is empty: prompts.source=file reads one prompt per line from it")
+    _check_prompts(experiment.prompts)
     if not (experiment.backbone.name or (experiment.backbone.family and experiment.backbone.path)):
         raise ConfigError("'backbone' is empty: name a built-in one, tiny-sd for instance, or {family: ..., path: ...}")
     parse_loss(probe.loss)
+
+
+def _check_prompts(prompts: Prompts) -> None:
+    if prompts.source == "shapes" and prompts.path:
+        raise ConfigError(
+            f"'prompts.path' is '{prompts.path}' and prompts.source=shapes reads none: "
+            "set prompts.source=file or hub, or empty it (prompts.path=)"
+        )
+    if prompts.source != "shapes" and not prompts.path:
+        wanted = "a file of prompts" if prompts.source == "file" else "the id of a dataset, owner/name"
+        raise ConfigError(f"'prompts.path' is empty: prompts.source={prompts.source} needs {wanted}")
