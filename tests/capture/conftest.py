@@ -1,15 +1,21 @@
-"""A Stable Diffusion pipeline with random weights, small enough to run in milliseconds."""
+"""Pipelines with random weights, small enough to run in milliseconds."""
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from probe_lab.shapes.tokenizer import MAX_TOKENS, build_tokenizer
+
+# So that tests find the helper modules that lie beside them.
+sys.path.insert(0, str(Path(__file__).parent))
 
 WIDTH = 16
 
@@ -72,3 +78,15 @@ def random_pipe(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipe
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusionPipeline]:
+    """The tiny random pipeline of a family, built once."""
+    from tiny_pipelines import PIPELINES
+
+    @functools.cache
+    def get(name: str) -> DiffusionPipeline:
+        return PIPELINES[name](tmp_path_factory.mktemp("tiny"))
+
+    return get
