@@ -2,7 +2,8 @@
 
 from probe_lab.cache.describe import describe
 from probe_lab.cache.files import require_space
-from probe_lab.cache.manifest import FORMAT_VERSION, Manifest
+from probe_lab.cache.manifest import FORMAT_VERSION, IMAGES, Manifest
+from probe_lab.cache.mismatch import require_same
 from probe_lab.cache.problems import Problem
 from probe_lab.cache.reader import Cache
 from probe_lab.cache.samples import shard_layout
@@ -12,11 +13,13 @@ from probe_lab.cache.writer import CacheWriter
 
 __all__ = [
     "FORMAT_VERSION",
+    "IMAGES",
     "Cache",
     "CacheWriter",
     "Manifest",
     "Problem",
     "describe",
+    "require_same",
     "require_space",
     "shard_layout",
     "verify",

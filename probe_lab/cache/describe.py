@@ -31,6 +31,7 @@ def describe(folder: Path | str) -> dict[str, object]:
         "seeds": manifest.seeds,
         "samples": len(cache.samples),
         "complete_samples": len(done),
+        "images": len(done) if manifest.has_images else 0,
         "splits": {str(name): int(count) for name, count in cache.samples["split"].value_counts().items()},
         "shards": int(cache.samples["shard"].nunique()),
         "complete_shards": len(cache.shards),

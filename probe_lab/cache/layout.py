@@ -21,8 +21,8 @@ class Sidecar:
     """shards/00000.json: written last, so its presence says that both files of the shard are whole.
 
     `bytes` and `sha256` are of the safetensors file, `images_bytes` and `images_sha256` of the images
-    parquet. `keys` are the arrays of the shard; `row_crc32` is one CRC-32 per row over all arrays, so that
-    damage can be pinned to samples.
+    parquet (0 and "" in a cache without images). `keys` are the arrays of the shard; `row_crc32` is one CRC-32
+    per row over all arrays, so that damage can be pinned to samples.
     """
 
     rows: int

@@ -13,6 +13,8 @@ from probe_lab.cache.files import write_atomic
 from probe_lab.errors import CacheError
 
 FORMAT_VERSION = 1
+IMAGES = "capture.images"
+"""The entry of `extra` that is "false" where no image was drawn."""
 CACHE_DTYPES = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -23,7 +25,8 @@ class Manifest:
     `taps` maps a tap string to its shape (C, H, W); every captured step has every tap. `dtype` is the dtype
     of sampling, `cache_dtype` that of the stored arrays. `count` is the number of samples, `seeds` that of
     one prompt, `height` and `width` are of the images, in pixels. `prompts_sha256` fixes the prompts and
-    their order.
+    their order. `extra` holds further settings by the key of the experiment, only those that are not the
+    default, so that older caches, which lack them, agree.
     """
 
     name: str
@@ -49,6 +52,11 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.cache_dtype not in CACHE_DTYPES:
             raise CacheError(f"cache.dtype={self.cache_dtype!r} is not one of {', '.join(sorted(CACHE_DTYPES))}")
+
+    @property
+    def has_images(self) -> bool:
+        """False for a cache of tensors only, which was made with `capture.images=false`."""
+        return self.extra.get(IMAGES) != "false"
 
     @property
     def array_dtype(self) -> torch.dtype:
@@ -101,6 +109,7 @@ def _from_values(path: Path, values: object) -> Manifest:
             f"{path.parent} has format version {version}, this probe_lab reads {FORMAT_VERSION}: "
             "generate the cache again, or use the probe_lab that wrote it"
         )
+    values = {"extra": {}} | values  # caches from before that field
     names = {f.name for f in dataclasses.fields(Manifest)}
     if set(values) != names:
         wrong = ", ".join(sorted(set(values) ^ names))

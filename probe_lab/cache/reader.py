@@ -23,7 +23,7 @@ from probe_lab.cache.layout import (
     stems,
     text_path,
 )
-from probe_lab.cache.manifest import Manifest
+from probe_lab.cache.manifest import IMAGES, Manifest
 from probe_lab.cache.samples import load_samples
 from probe_lab.cache.scores import read_score_metadata, read_scores
 from probe_lab.cache.tensors import Entry, OpenFile, load_tensors
@@ -149,15 +149,20 @@ class Cache:
         return out
 
     def image(self, sample_id: int) -> bytes:
-        """PNG bytes of one sample. CacheError when the cache lacks it or its shard is not complete."""
+        """PNG bytes of one sample. CacheError as in `iter_images`, or when the cache has no such sample."""
         if not 0 <= sample_id < len(self.samples):
             raise CacheError(f"the cache {self.folder} has samples 0 to {len(self.samples) - 1}, not {sample_id}")
         shard, row = self.samples[["shard", "row"]].to_numpy()[sample_id].tolist()
+        self._require_images()
         self.rows(shard)
         return read_image(images_path(self.folder, shard), row)
 
     def iter_images(self, shard: int) -> Iterator[tuple[int, bytes]]:
-        """(sample_id, PNG bytes) of one complete shard in row order, a few in memory at a time."""
+        """(sample_id, PNG bytes) of one complete shard in row order, a few in memory at a time.
+
+        CacheError when the cache was made without images, or the shard is not complete.
+        """
+        self._require_images()
         self.rows(shard)
         return read_images(images_path(self.folder, shard))
 
@@ -189,6 +194,13 @@ class Cache:
     def score_metadata(self, evaluator: str) -> dict[str, str]:
         """What `write_scores` was told: version, checkpoint, preprocessing. Errors as in `scores`."""
         return read_score_metadata(self.folder, evaluator)
+
+    def _require_images(self) -> None:
+        if not self.manifest.has_images:
+            raise CacheError(
+                f"the cache {self.folder} holds no images ({IMAGES}=false): generate it with {IMAGES}=true and another "
+                "cache.name, or import scores by prompt and seed"
+            )
 
     def _entry(self, file: OpenFile, key: str, count: int) -> Entry:
         entry = file.header.entries.get(key)

@@ -39,7 +39,10 @@ def shard_problems(folder: Path, manifest: Manifest, shard: int, ids: list[int] 
     if ids is not None and sidecar.rows != len(ids):
         yield problem(folder, commit, f"it has {sidecar.rows} rows, samples.parquet has {len(ids)} for this shard")
     yield from _array_problems(folder, tensors, manifest, sidecar, ids)
-    yield from _image_problems(folder, images, manifest, sidecar, ids)
+    if manifest.has_images:
+        yield from _image_problems(folder, images, manifest, sidecar, ids)
+    elif images.exists():
+        yield problem(folder, images, "this cache was made without images: delete it")
 
 
 def _array_problems(

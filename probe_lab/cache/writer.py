@@ -25,7 +25,8 @@ from probe_lab.cache.layout import (
     text_path,
     valid_name,
 )
-from probe_lab.cache.manifest import Manifest, manifest_path
+from probe_lab.cache.manifest import IMAGES, Manifest, manifest_path
+from probe_lab.cache.mismatch import require_same
 from probe_lab.cache.samples import load_samples, sample_problems, to_frame, to_table
 from probe_lab.cache.tables import write_table
 from probe_lab.cache.tensors import content_sha256, first_not_finite, row_checksums, write_tensors
@@ -39,7 +40,7 @@ class CacheWriter:
 
     `samples` has the columns sample_id (0..n-1 in order), prompt_id, prompt, seed, split, shard, row: the
     whole cache, also where this process writes only some shards. An existing cache is resumed when its
-    manifest is the same, the code version aside. CacheError, naming the key and both values, when it is not.
+    manifest is the same, the code version aside. CacheError, naming the keys and both values, when it is not.
     """
 
     def __init__(self, folder: Path | str, manifest: Manifest, samples: pd.DataFrame) -> None:
@@ -84,10 +85,12 @@ class CacheWriter:
         self,
         shard: int,
         arrays: Mapping[str, Tensor],
-        images: Sequence[bytes],
+        images: Sequence[bytes] = (),
         token_mask: Tensor | None = None,
     ) -> None:
         """Store one shard whole or not at all: [n, C, H, W] per key of the manifest, n PNGs, mask [n, L].
+
+        A cache without images (`Manifest.has_images`) takes none, and has no file of images for the shard.
 
         Arrays are cast to the manifest's `cache_dtype`, the mask to uint8; row i belongs to row i of
         `samples_of(shard)`. CacheError when a value is NaN, infinite or too large for the dtype (names key,
@@ -105,9 +108,11 @@ class CacheWriter:
 
         target = shard_path(self.folder, shard)
         with disk_errors(target), ExitStack() as stack:
-            image_file = stack.enter_context(StagedFile(images_path(self.folder, shard)))
-            write_images(image_file, ids, images)
-            image_file.seal()
+            image_file = None
+            if self.manifest.has_images:
+                image_file = stack.enter_context(StagedFile(images_path(self.folder, shard)))
+                write_images(image_file, ids, images)
+                image_file.seal()
             tensor_file = stack.enter_context(StagedFile(target))
             write_tensors(tensor_file, tensors)
             tensor_file.seal()
@@ -115,8 +120,8 @@ class CacheWriter:
                 rows=len(rows),
                 bytes=tensor_file.size,
                 sha256=tensor_file.sha256,
-                images_bytes=image_file.size,
-                images_sha256=image_file.sha256,
+                images_bytes=image_file.size if image_file else 0,
+                images_sha256=image_file.sha256 if image_file else "",
                 keys=tuple(tensors),
                 row_crc32=tuple(row_checksums(tensors, len(rows))),
             )
@@ -126,14 +131,16 @@ class CacheWriter:
             # Under the lock, two processes that were given the same shard cannot mix their files.
             stack.enter_context(locked(manifest_path(self.folder)))
             self._check_open(shard)
-            image_file.commit()
+            if image_file:
+                image_file.commit()
             tensor_file.commit()
             commit.commit()
 
     def write_text(self, encoder: str, tensors: Mapping[str, Tensor]) -> None:
         """Store text/<encoder>.safetensors, row p for prompt_id p.
 
-        "embedding" [P, D], "tokens" [P, L, D], "token_mask" [P, L]. Dtypes are kept. CacheError
+        "embedding" [P, D], "tokens" [P, L, D], "token_mask" [P, L], "truncated" [P] (whether the text encoder
+        cut the prompt). Dtypes are kept. CacheError
         when a row count is not the number of prompts or a value is not finite.
         """
         prompts = int(self.samples["prompt_id"].nunique())
@@ -156,17 +163,7 @@ class CacheWriter:
             staged.commit()
 
     def _check_manifest(self) -> None:
-        stored = Manifest.load(self.folder)
-        for name in stored.difference(self.manifest):
-            if name != "code_version":
-                old, new = getattr(stored, name), getattr(self.manifest, name)
-                if name in ("taps", "extra"):  # many entries: only the first one that differs
-                    entry = next(key for key in sorted(old | new) if old.get(key) != new.get(key))
-                    name, old, new = f"{name}[{entry!r}]", old.get(entry, "absent"), new.get(entry, "absent")
-                raise CacheError(
-                    f"the cache {self.folder} was made with {name}={old}, this experiment asks for {new}: "
-                    "choose another cache.name, or delete the old cache"
-                )
+        require_same(self.folder, Manifest.load(self.folder), self.manifest)
 
     def _check_open(self, shard: int) -> None:
         self._check_manifest()  # somebody may have replaced the cache since this writer started
@@ -196,7 +193,9 @@ class CacheWriter:
                     f"array {key!r} of shard {shard} has the shape {tuple(arrays[key].shape)}, "
                     f"the manifest promises {(count, *self.manifest.shape(key))}"
                 )
-        if len(images) != count:
+        if not self.manifest.has_images and images:
+            raise CacheError(f"shard {shard} was given {len(images)} images and its cache holds none ({IMAGES}=false)")
+        if self.manifest.has_images and len(images) != count:
             raise CacheError(f"shard {shard} has {count} samples and was given {len(images)} images")
         for row, data in enumerate(images):
             if not data.startswith(_PNG):

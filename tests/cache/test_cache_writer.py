@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -143,19 +144,24 @@ def test_resume_writes_only_what_is_pending(world: World) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"guidance": 3.0}, "guidance=2.0, this experiment asks for 3.0"),
-        ({"captured_steps": (1, 5, 8)}, r"captured_steps=\(1, 5\), this experiment asks for \(1, 5, 8\)"),
-        ({"prompts_sha256": "11ee"}, "prompts_sha256=00ff, this experiment asks for 11ee"),
+        ({"guidance": 3.0}, "sampling.guidance (cache: 2.0, experiment: 3.0)"),
+        ({"captured_steps": (1, 5, 8)}, "capture.steps (cache: [1, 5], experiment: [1, 5, 8])"),
+        ({"prompts_sha256": "11ee" * 16}, "the sha256 of all prompts (cache: 00ff, experiment: 11ee11ee11ee…)"),
         (
-            {"taps": {"x0": (4, 2, 2)}},
-            r"taps\['mid/activation'\]=\(2, 2, 3\), this experiment asks for absent",
+            {"taps": {"x0": (4, 2, 2), "up.0/attention": (3, 4, 5)}},
+            "capture.taps mid/activation (cache: [2, 2, 3], experiment: absent), "
+            "capture.taps up.0/attention (cache: [3, 4, 4], experiment: [3, 4, 5])",
         ),
-        ({"extra": {"normalize": "text"}}, r"extra\['normalize'\]=absent, this experiment asks for text"),
+        ({"extra": {"capture.images": "false"}}, "capture.images (cache: default, experiment: false)"),
+        (
+            {"steps": 30, "dtype": "bfloat16"},
+            "sampling.steps (cache: 25, experiment: 30), sampling.dtype (cache: float32, experiment: bfloat16)",
+        ),
     ],
 )
-def test_resume_of_another_cache_names_key_and_values(world: World, changes: dict[str, object], message: str) -> None:
+def test_resume_of_another_cache_names_keys_and_values(world: World, changes: dict[str, object], message: str) -> None:
     world.writer()
-    with pytest.raises(CacheError, match=rf"{message}: choose another cache.name"):
+    with pytest.raises(CacheError, match=rf"experiment in {re.escape(message)}: give .*another cache\.name"):
         CacheWriter(world.folder, world.manifest(**changes), world.samples)
 
 
@@ -169,7 +175,7 @@ def test_cache_that_was_replaced_under_a_writer(world: World) -> None:
     writer = world.writer()
     shutil.rmtree(world.folder)
     CacheWriter(world.folder, world.manifest(guidance=4.0), world.samples)
-    with pytest.raises(CacheError, match=r"guidance=4\.0"):
+    with pytest.raises(CacheError, match=r"sampling\.guidance \(cache: 4\.0"):
         world.write(writer, 0)
     assert Cache(world.folder).shards == []
 
