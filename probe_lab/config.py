@@ -23,7 +23,8 @@ SHIPPED = Path(__file__).parents[1] / "experiments"
 """Those of the checkout, also when a command is started in another folder."""
 
 Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
-Scheduler = Literal["default", "ddim", "euler", "dpm++"]
+Scheduler = Literal["default", "ddim", "dpm++", "euler", "euler-a", "flow-euler", "lcm", "unipc"]
+Offload = Literal["none", "model", "sequential"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Axis = tuple[Any, ...]
 """The values that one key takes in a sweep; a value is whatever the key holds, a list of taps for instance."""
@@ -64,7 +65,12 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the pipeline is run. ``height`` and ``width`` in pixels."""
+    """How the pipeline is run. ``height`` and ``width`` in pixels.
+
+    ``scheduler`` ``default`` is the backbone's own. ``device`` ``cuda`` is all cards, one process each, as far as
+    ``workers`` goes. ``max_sequence_length`` 0 is the pipeline's own limit of text tokens. ``offload`` keeps in the
+    accelerator's memory only the model (``model``) or the layer (``sequential``) that runs.
+    """
 
     steps: int = 25
     guidance: float = 2.0
@@ -74,14 +80,32 @@ class Sampling:
     batch_size: int = 32
     dtype: Precision = "float32"
     device: str = "cpu"
+    max_sequence_length: int = 0
+    offload: Offload = "none"
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.partition(":")[0] == "cpu"
 
 
 @dataclass(frozen=True)
 class CaptureConfig:
-    """Which tensors are kept: 1-based steps, and taps as ``<module path>/<kind>``, ``latent`` or ``x0``."""
+    """Which tensors are kept: 1-based steps, and taps as ``<module path>/<kind>``, ``latent`` or ``x0``.
+
+    A tap may also be a pattern (``up_blocks.*/attention``) or ``paper``, the set that the papers read. Attention is
+    over ``all`` keys, or normalised over those of the ``text``. ``tokens`` and ``size`` (longest side) bound what a
+    map weighs; 0 leaves it. Without ``images`` a generation stops after the last of the steps: no image is finished,
+    decoded or kept.
+    """
 
     steps: list[int] = field(default_factory=lambda: [5])
     taps: list[str] = field(default_factory=list)
+    normalize: Literal["all", "text"] = "all"
+    tokens: int = 0
+    size: int = 0
+    images: bool = True
 
 
 @dataclass(frozen=True)
@@ -366,12 +390,15 @@ def _check(experiment: Experiment) -> None:
             raise ConfigError(f"'{key}' is {share}: it must be at least 0 and below 1")
     for key, amount in {
         "sampling.guidance": sampling.guidance,
+        "sampling.max_sequence_length": sampling.max_sequence_length,
         "probe.margin": probe.margin,
         "probe.alignment": probe.alignment,
         "probe.oversample": probe.oversample,
         "trainer.gradient_clip": trainer.gradient_clip,
         "trainer.weight_decay": trainer.weight_decay,
         "data.num_workers": experiment.data.num_workers,
+        "capture.tokens": experiment.capture.tokens,
+        "capture.size": experiment.capture.size,
     }.items():
         if not amount >= 0:
             raise ConfigError(f"'{key}' is {amount}: it must not be negative")

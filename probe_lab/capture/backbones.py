@@ -1,69 +1,156 @@
-"""What each model family's blocks and tokens are, and the backbones that ship with the package.
-
-To add a family, write one ``Family`` and put it into ``FAMILIES``: which pipeline classes belong to it, and which of
-the pipeline's parts are the denoiser, the tokenizer and the text encoder.
-"""
+"""The families of models whose blocks and tokens are known, and the backbones that ship with the package."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
-from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
 
-from probe_lab.capture.taps import Tap
+from probe_lab.capture.family import Family, Text
+from probe_lab.capture.layout import (
+    grid_of_ids,
+    grid_of_latent,
+    grid_of_shapes,
+    unpacked,
+    unpacked_2x2,
+)
 from probe_lab.config import Backbone
 from probe_lab.errors import CaptureError, nearest
 
 WEIGHTS = Path(__file__).parents[1] / "shapes" / "weights"
 
+_UNET_BLOCKS = r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+(\.transformer_blocks\.\d+)?"
+_DIT_BLOCKS = r"(single_)?transformer_blocks\.\d+"
 
-@dataclass(frozen=True)
-class Family:
-    """A kind of pipeline: where its parts are and how its tensors are laid out."""
+# UNets: cross-attention in transformer blocks inside attention modules inside the down, mid and up blocks.
 
-    name: str
-    pipelines: tuple[str, ...]
-    denoiser: str
-    tokenizer: str
-    text_encoder: str
+SD = Family(
+    name="sd",
+    pipelines=("StableDiffusionPipeline",),
+    denoiser="unet",
+    order="cross",
+    blocks=_UNET_BLOCKS,
+    activations=r"(down|up)_blocks\.\d+|mid_block|.*\.resnets\.\d+",
+    paper_attention=r"down_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+",
+    paper_part="last",
+    paper_activation=r"up_blocks\.2",
+    grid=grid_of_latent,
+    unpack=unpacked,
+    ends_in_summary=True,
+    takes_length=False,
+)
+SDXL = Family(
+    name="sdxl",
+    pipelines=("StableDiffusionXLPipeline",),
+    denoiser="unet",
+    order="cross",
+    blocks=_UNET_BLOCKS,
+    activations=SD.activations,
+    paper_attention=SD.paper_attention,
+    paper_part="last",
+    paper_activation=r"up_blocks\.2",
+    grid=grid_of_latent,
+    unpack=unpacked,
+    pooled=lambda arguments: arguments["added_cond_kwargs"]["text_embeds"],
+    takes_length=False,
+)
 
-    def denoiser_of(self, pipe: DiffusionPipeline) -> nn.Module:
-        module = getattr(pipe, self.denoiser)
-        assert isinstance(module, nn.Module)
-        return module
+# Transformers with cross-attention to masked text. Their pipelines would pick a size of their own from a table.
 
-    def cross_attentions(self, module: nn.Module) -> list[Attention]:
-        """The cross-attention layers at or below ``module``, in the order of execution."""
-        return [part for part in module.modules() if isinstance(part, Attention) and part.is_cross_attention]
+PIXART = Family(
+    name="pixart-sigma",
+    pipelines=("PixArtSigmaPipeline", "PixArtAlphaPipeline"),
+    denoiser="transformer",
+    order="cross",
+    blocks=_DIT_BLOCKS,
+    paper_attention=_DIT_BLOCKS,
+    paper_part="middle",
+    paper_activation=_DIT_BLOCKS,
+    grid=grid_of_latent,
+    unpack=unpacked,
+    mask="encoder_attention_mask",
+    fixed={"use_resolution_binning": False, "clean_caption": False},
+)
+SANA = Family(
+    name="sana",
+    pipelines=("SanaPipeline",),
+    denoiser="transformer",
+    order="cross",
+    blocks=_DIT_BLOCKS,
+    paper_attention=_DIT_BLOCKS,
+    paper_part="middle",
+    paper_activation=_DIT_BLOCKS,
+    grid=grid_of_latent,
+    unpack=unpacked,
+    mask="encoder_attention_mask",
+    fixed={"use_resolution_binning": False, "clean_caption": False},
+)
 
-    def taps(self, pipe: DiffusionPipeline) -> list[Tap]:
-        """Every place that can be read: attention and activation of each block that holds cross-attention,
-        activations of the denoiser's blocks, and the two taps of the scheduler."""
-        denoiser = self.denoiser_of(pipe)
-        found: list[Tap] = []
-        for path, module in denoiser.named_modules():
-            parent = path.rpartition(".")[0]
-            if path and parent.endswith("attentions") and self.cross_attentions(module):
-                found += [Tap(path, "attention"), Tap(path, "activation")]
-            elif parent in ("down_blocks", "up_blocks") or path == "mid_block" or parent.endswith("resnets"):
-                found.append(Tap(path, "activation"))
-        return [*found, Tap("", "latent"), Tap("", "x0")]
+# Transformers with joint attention: one sequence of image and text tokens.
 
-    def token_mask(self, pipe: DiffusionPipeline, input_ids: Tensor) -> Tensor:
-        """True for the tokens up to and with the first end-of-text token: bool [prompts, tokens].
+SD3 = Family(
+    name="sd3",
+    pipelines=("StableDiffusion3Pipeline",),
+    denoiser="transformer",
+    order="image, text",
+    blocks=_DIT_BLOCKS,
+    paper_attention=_DIT_BLOCKS,
+    paper_part="middle",
+    paper_activation=_DIT_BLOCKS,
+    grid=grid_of_latent,
+    unpack=unpacked,
+    # The two CLIP encoders share their token positions; T5's tokens follow.
+    texts=(Text("text_encoder", "tokenizer", fixed=True), Text("text_encoder_3", "tokenizer_3")),
+    pooled=lambda arguments: arguments["pooled_projections"],
+)
+FLUX = Family(
+    name="flux",
+    pipelines=("FluxPipeline",),
+    denoiser="transformer",
+    order="text, image",
+    blocks=_DIT_BLOCKS,
+    paper_attention=_DIT_BLOCKS,
+    paper_part="middle",
+    paper_activation=r"transformer_blocks\.\d+",
+    grid=grid_of_ids,
+    unpack=unpacked_2x2,
+    texts=(Text("text_encoder_2", "tokenizer_2"),),
+    pooled=lambda arguments: arguments["pooled_projections"],
+)
+FLUX2 = Family(
+    name="flux2",
+    pipelines=("Flux2Pipeline", "Flux2KleinPipeline"),
+    denoiser="transformer",
+    order="text, image",
+    blocks=_DIT_BLOCKS,
+    paper_attention=_DIT_BLOCKS,
+    paper_part="middle",
+    paper_activation=r"transformer_blocks\.\d+",
+    grid=grid_of_ids,
+    unpack=unpacked_2x2,
+)
+QWEN_IMAGE = Family(
+    name="qwen-image",
+    pipelines=("QwenImagePipeline",),
+    denoiser="transformer",
+    order="text, image",
+    blocks=_DIT_BLOCKS,
+    paper_attention=_DIT_BLOCKS,
+    paper_part="middle",
+    paper_activation=_DIT_BLOCKS,
+    grid=grid_of_shapes,
+    unpack=unpacked_2x2,
+    mask="encoder_hidden_states_mask",
+    # Guidance runs the denoiser a second time.
+    guidance="true_cfg_scale",
+    negative=" ",
+)
 
-        CLIP pads with that token, so the tokenizer's own attention mask is not in the ids.
-        """
-        ends = (input_ids == getattr(pipe, self.tokenizer).eos_token_id).long()
-        return (ends.cumsum(1) - ends) == 0
-
-
-SD = Family("sd", ("StableDiffusionPipeline",), "unet", "tokenizer", "text_encoder")
-FAMILIES: tuple[Family, ...] = (SD,)
-BUILT_IN: dict[str, tuple[Family, Path]] = {"tiny-sd": (SD, WEIGHTS / "tiny-sd")}
+FAMILIES: tuple[Family, ...] = (SD, SDXL, PIXART, SANA, SD3, FLUX, FLUX2, QWEN_IMAGE)
+BUILT_IN: dict[str, tuple[Family, Path]] = {
+    "tiny-sd": (SD, WEIGHTS / "tiny-sd"),
+    "tiny-sd3": (SD3, WEIGHTS / "tiny-sd3"),
+}
 
 
 def family_of(pipe: DiffusionPipeline) -> Family:
@@ -77,7 +164,9 @@ def family_of(pipe: DiffusionPipeline) -> Family:
         if name in family.pipelines:
             return family
     known = ", ".join(pipeline for family in FAMILIES for pipeline in family.pipelines)
-    raise CaptureError(f"{name} has no entry in capture/backbones.py: known are {known}; add a Family there")
+    raise CaptureError(
+        f"{name} has no entry in capture/backbones.py: known are {known}; docs/backbones.md says how to add a family"
+    )
 
 
 def located(backbone: Backbone) -> tuple[Family, str]:

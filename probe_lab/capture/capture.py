@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline
-from diffusers.models.attention_processor import Attention
+from diffusers.utils.torch_utils import is_compiled_module
 from torch import Tensor, nn
 
-from probe_lab.capture.attention import AttentionReader, attention_map
 from probe_lab.capture.backbones import family_of
+from probe_lab.capture.call import PipelineCall
+from probe_lab.capture.layout import Arguments, folded
+from probe_lab.capture.listen import Undo, after_module
+from probe_lab.capture.readers import LayerReader, MeanOfLayers, image_output
+from probe_lab.capture.readers import Sequence as Tokens
 from probe_lab.capture.taps import Kind, Tap
 from probe_lab.capture.x0 import predicted_x0
 from probe_lab.errors import CaptureError, nearest
 
-
-@dataclass
-class _Call:
-    """What is known of the pipeline call in progress."""
-
-    step: int = 0
-    steps: int = 0
-    height: int = 0
-    width: int = 0
-    has_prompt: bool = False
-    input_ids: Tensor | None = None
+Normalize = Literal["all", "text"]
 
 
 class Capture:
@@ -40,31 +33,61 @@ class Capture:
     ...     images = pipe(prompts, num_images_per_prompt=5).images
     >>> capture[5, "up_blocks.1.attentions.0", "attention"]   # [len(prompts) * 5, tokens, H, W]
 
-    Rows are in the pipeline's image order; with guidance, they are the conditional half of the batch. ``steps`` are
-    1-based denoiser calls. When the pipeline runs again inside the same ``with``, its tensors replace the earlier ones.
-    ``token_mask`` is bool [rows, tokens], False for padding, whose attention maps are zero; it is None when the
-    pipeline was given prompt embeddings instead of prompts. Tensors lie on the CPU, in the dtype of the computation
-    (attention: float32).
+    Rows are in the pipeline's image order and are those of the prompt, not of the guidance. ``steps`` are 1-based. When
+    the pipeline runs again inside the same ``with``, its tensors replace the earlier ones. ``token_mask`` is bool
+    [rows, tokens], False for padding, whose attention maps are zero; it is None when nothing tells the two apart
+    (prompt embeddings instead of prompts). Tensors lie on the CPU, in the dtype of the model (attention: float32).
+
+    Args:
+        taps: a tap, its text, a pattern (``up_blocks.*/attention``) or ``paper``, the set that the papers read.
+        normalize: attention over ``all`` keys, or renormalised to sum to 1 over the real tokens of the ``text``.
+        tokens: length of the token axis: longer maps are cut, shorter ones filled with zeros; 0 leaves it.
+        size: longest side of maps and activations: larger ones are averaged down to it; 0 leaves it.
 
     Raises:
-        CaptureError: an unknown tap or pipeline class; a step beyond the schedule (before the first denoiser call);
-            attention that does not pass through ``F.scaled_dot_product_attention``.
+        CaptureError: an unknown tap or pipeline class; a compiled denoiser; a step beyond the schedule (before the
+            first denoiser call); attention that does not pass through ``F.scaled_dot_product_attention``; a module that
+            does not run, or runs twice per step.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, taps: Iterable[Tap | str], steps: Iterable[int]) -> None:
-        self.taps = tuple(tap if isinstance(tap, Tap) else Tap.parse(tap) for tap in taps)
-        self.steps = tuple(sorted(set(steps)))
-        self.token_mask: Tensor | None = None
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        taps: Iterable[Tap | str],
+        steps: Iterable[int],
+        *,
+        normalize: Normalize = "all",
+        tokens: int = 0,
+        size: int = 0,
+    ) -> None:
         self._pipe = pipe
         self._family = family_of(pipe)
         self._denoiser = self._family.denoiser_of(pipe)
-        self._call = _Call()
+        _refuse_compiled(self._denoiser)
+        self.taps = tuple(self._family.choose(pipe, [str(tap) for tap in taps]))
+        self.steps = tuple(sorted(set(steps)))
+        self.token_mask: Tensor | None = None
+        self._normalize = normalize
+        self._length = tokens
+        self._size = size
         self._tensors: dict[tuple[int, Tap], Tensor] = {}
+        self._tokens: Tokens | None = None
+        self._recording = False
+        self._means: list[MeanOfLayers] = []
         self._stack = ExitStack()
+        self._call = PipelineCall(
+            pipe,
+            self._family,
+            on_start=self._start,
+            before_denoiser=self._before_denoiser,
+            after_denoiser=self._after_denoiser,
+            before_step=self._before_step,
+        )
         if not self.steps or self.steps[0] < 1:
             raise CaptureError(f"the steps to capture are {list(self.steps)}: name at least one, 1 is the first call")
+        modules = dict(self._denoiser.named_modules())
         for tap in self.taps:
-            self._check(tap)
+            self._check(tap, modules.get(tap.module))
 
     def __getitem__(self, key: tuple[int, str, Kind] | tuple[int, Tap]) -> Tensor:
         tap = key[1] if isinstance(key[1], Tap) else Tap(*key[1:])
@@ -79,17 +102,9 @@ class Capture:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # undone at once if a hook cannot be placed
-            stack.callback(_hook(self._denoiser, self._before_denoiser))
-            stack.callback(_hook(getattr(self._pipe, self._family.text_encoder), self._before_text_encoder))
-            stack.callback(_wrap(self._pipe, "encode_prompt", self._before_encode_prompt, before=True))
-            scheduler = self._pipe.scheduler
-            stack.callback(_wrap(scheduler, "set_timesteps", self._after_set_timesteps, before=False))
-            stack.callback(_wrap(scheduler, "step", self._before_scheduler_step, before=True))
-            for tap in self.taps:
-                if tap.kind == "attention":
-                    self._read_attention(stack, tap)
-                elif tap.kind == "activation":
-                    self._read_activation(stack, tap)
+            self._call.watch(stack)
+            for undo in [*self._read_attention(), *self._read_activations()]:
+                stack.callback(undo)
             self._stack = stack.pop_all()
         return self
 
@@ -98,169 +113,145 @@ class Capture:
     ) -> None:
         self._stack.close()
 
-    @property
-    def _wanted(self) -> bool:
-        return self._call.step in self.steps
-
-    def _check(self, tap: Tap) -> None:
+    def _check(self, tap: Tap, module: nn.Module | None) -> None:
         """Refuse a tap that the denoiser lacks."""
         if not tap.module:
             return
-        module = dict(self._denoiser.named_modules()).get(tap.module)
         # A list of blocks is never called itself.
         if (
             module is None
             or isinstance(module, nn.ModuleList)
-            or (tap.kind == "attention" and not self._family.cross_attentions(module))
+            or (tap.kind == "attention" and not self._family.text_layers(module, tap.module))
         ):
             allowed = [str(known) for known in self._family.taps(self._pipe)]
             raise CaptureError(f"the backbone has no tap '{tap}': {nearest(str(tap), allowed)}")
 
-    def _conditional(self, batch: Tensor) -> Tensor:
-        """The conditional rows of a [unconditional…, conditional…] batch, or all of it without guidance."""
-        return batch.chunk(2)[1] if self._pipe.do_classifier_free_guidance else batch
+    # What happens during a pipeline call, in its order.
 
-    def _fold(self, tokens: int) -> tuple[int, int]:
-        """Height and width of a token grid, from the latent's: each level halves both, rounding up."""
-        height, width = self._call.height, self._call.width
-        while height * width > tokens:
-            height, width = -(-height // 2), -(-width // 2)
-        if height * width != tokens:
-            raise CaptureError(
-                f"{tokens} tokens do not fold back to a latent of {self._call.height}×{self._call.width}: "
-                "this block's grid is no halving of it"
-            )
-        return height, width
-
-    # What the hooks do, in the order in which a pipeline call reaches them.
-
-    def _before_encode_prompt(self, *args: Any, **kwargs: Any) -> None:
-        """A pipeline call begins, here or after a manual ``encode_prompt``; with embeddings there is no prompt."""
-        self._call = _Call(has_prompt=(args[0] if args else kwargs.get("prompt")) is not None)
-
-    def _before_text_encoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._call.has_prompt and self._call.input_ids is None:  # the second text is the negative prompt
-            self._call.input_ids = args[0] if args else kwargs["input_ids"]
-
-    def _after_set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        self._call = _Call(steps=len(self._pipe.scheduler.timesteps), input_ids=self._call.input_ids)
+    def _start(self) -> None:
         self._tensors = {}
         self.token_mask = None
+        self._recording = False
         if self.steps[-1] > self._call.steps:
             raise CaptureError(
                 f"step {self.steps[-1]} is beyond the schedule: this call has {self._call.steps} steps, 1 is the first"
             )
 
-    def _before_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sample = args[0] if args else kwargs["sample"]
-        self._call.step += 1
-        self._call.height, self._call.width = sample.shape[-2:]
-        if self._call.step == 1 and self._call.input_ids is not None:
-            mask = self._family.token_mask(self._pipe, self._call.input_ids)
-            rows = len(self._conditional(sample))
-            self.token_mask = mask.repeat_interleave(rows // len(mask), 0).cpu()
+    def _before_denoiser(self, arguments: Arguments) -> None:
+        if self._call.step == 1:
+            mask = self._call.token_mask(arguments)
+            self.token_mask = mask if mask is None else self._fitted(mask)
+        self._recording = self._call.step in self.steps
+        if self._recording:
+            self._tokens = Tokens.of(self._family, self._denoiser, arguments)
+            for mean in self._means:
+                mean.take()  # what an interrupted call may have left
 
-    def _before_scheduler_step(
-        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *args: Any, **kwargs: Any
-    ) -> None:
-        if not self._wanted:
+    def _after_denoiser(self, succeeded: bool) -> None:
+        if not self._recording:
             return
+        self._recording = False
+        if not succeeded:
+            return
+        for mean in self._means:
+            maps = mean.take()
+            if maps is not None:
+                self._keep_attention(mean.tap, maps)
+        for tap in self.taps:
+            if tap.module and (self._call.step, tap) not in self._tensors:
+                raise CaptureError(f"'{tap}' was never reached: its module does not run in this pipeline call")
+
+    def _before_step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor) -> None:
+        if self._call.step not in self.steps:
+            return
+        assert self._tokens is not None
         for tap in self.taps:
             if tap.kind == "latent":
-                self._keep(tap, sample)
+                self._keep(tap, self._family.unpack(sample, self._tokens.grid))
             elif tap.kind == "x0":
-                self._keep(tap, predicted_x0(self._pipe.scheduler, model_output, timestep, sample))
+                clean = predicted_x0(self._pipe.scheduler, model_output, timestep, sample)
+                self._keep(tap, self._family.unpack(clean, self._tokens.grid))
 
-    def _read_activation(self, stack: ExitStack, tap: Tap) -> None:
-        def receive(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if not self._wanted:
-                return
-            tensor = output if isinstance(output, Tensor) else output[0]
-            if tensor.dim() not in (3, 4):
-                raise CaptureError(
-                    f"'{tap}' gives {tuple(tensor.shape)}: an activation is [n, C, H, W] or [n, tokens, C]"
-                )
-            tensor = self._conditional(tensor)
-            if tensor.dim() == 3:
-                tensor = tensor.transpose(1, 2).unflatten(2, self._fold(tensor.shape[1]))
-            self._keep(tap, tensor)
+    def _read_attention(self) -> list[Undo]:
+        """One reader per layer, whose map goes to every tap that holds the layer."""
+        taps_of: defaultdict[str, list[MeanOfLayers]] = defaultdict(list)
+        self._means = []
+        for tap in self.taps:
+            if tap.kind != "attention":
+                continue
+            layers = self._family.text_layers(self._denoiser.get_submodule(tap.module), tap.module)
+            self._means.append(MeanOfLayers(tap, len(layers)))
+            for path in layers:
+                taps_of[path].append(self._means[-1])
+        undos: list[Undo] = []
+        for path, means in taps_of.items():
 
-        stack.callback(self._denoiser.get_submodule(tap.module).register_forward_hook(receive).remove)
+            def receive(maps: Tensor, means: list[MeanOfLayers] = means) -> None:
+                for mean in means:
+                    mean.add(maps)
 
-    def _read_attention(self, stack: ExitStack, tap: Tap) -> None:
-        layers = self._family.cross_attentions(self._denoiser.get_submodule(tap.module))
-        maps: list[Tensor] = []
+            layer = self._denoiser.get_submodule(path)
+            undos += LayerReader(path, layer, self._call, self._sequence, receive).hook()
+        return undos
 
-        def receive(query: Tensor, key: Tensor, scale: float | None, mask: Tensor | None) -> None:
-            part = None if mask is None else self._conditional(mask)
-            maps.append(attention_map(self._conditional(query), self._conditional(key), scale=scale, mask=part))
+    def _sequence(self) -> Tokens | None:
+        return self._tokens if self._recording else None
 
-        reader = AttentionReader(receive)
-        entered: list[Attention] = []
+    def _read_activations(self) -> list[Undo]:
+        def reader(tap: Tap) -> Undo:
+            is_block = self._family.is_block(tap.module)
 
-        def before(module: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._wanted:
-                reader.__enter__()
-                entered.append(module)
+            def receive(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                sequence = self._sequence()
+                if sequence is not None and output is not None:
+                    self._keep_activation(tap, image_output(output, sequence, is_block), sequence)
 
-        def after(module: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-            if not entered:
-                return
-            reader.__exit__(None, None, None)
-            entered.pop()
-            if output is None:  # the layer raised: its own error is on the way up
-                maps.clear()
-            elif not maps:
-                raise CaptureError(
-                    f"'{tap}' does not call F.scaled_dot_product_attention, so its attention cannot be read: "
-                    "use the default attention backend and an uncompiled denoiser"
-                )
-            elif len({part.shape for part in maps}) > 1:
-                maps.clear()
-                raise CaptureError(f"'{tap}' holds attention of several sizes: tap its blocks one by one")
-            elif module is layers[-1]:
-                mean = torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
-                maps.clear()
-                self._keep(tap, self._masked(mean.unflatten(2, self._fold(mean.shape[2]))))
+            return after_module(self._denoiser.get_submodule(tap.module), receive)
 
-        for layer in layers:
-            stack.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
-            # always_call: the mode must go also when the layer raises.
-            stack.callback(layer.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
+        return [reader(tap) for tap in self.taps if tap.kind == "activation"]
 
-    def _masked(self, maps: Tensor) -> Tensor:
-        if self.token_mask is None:
-            return maps
-        return maps * self.token_mask.to(maps.device)[:, :, None, None]
+    def _keep_activation(self, tap: Tap, tensor: Tensor, sequence: Tokens) -> None:
+        if (self._call.step, tap) in self._tensors:
+            raise CaptureError(f"'{tap}' runs twice per step: tap a module that runs once")
+        if tensor.dim() not in (3, 4):
+            raise CaptureError(f"'{tap}' gives {tuple(tensor.shape)}: an activation is [n, C, H, W] or [n, tokens, C]")
+        tensor = self._call.conditional(tensor)
+        image = folded(tensor.transpose(1, 2), sequence.grid) if tensor.dim() == 3 else tensor
+        self._keep(tap, self._averaged(image))
+
+    def _keep_attention(self, tap: Tap, maps: Tensor) -> None:
+        assert self._tokens is not None
+        maps = folded(self._fitted(maps), self._tokens.grid)
+        if self.token_mask is not None:
+            maps = maps * self.token_mask.to(maps.device)[:, :, None, None]
+        if self._normalize == "text":
+            maps = maps / maps.sum(1, keepdim=True).clamp_min(1e-12)
+        self._keep(tap, self._averaged(maps))
+
+    def _fitted(self, tokens: Tensor) -> Tensor:
+        """[n, tokens, …] cut, or filled with zeros, to the wanted number of tokens."""
+        if not self._length:
+            return tokens
+        behind = (0, 0) * (tokens.dim() - 2)
+        return F.pad(tokens, (*behind, 0, self._length - tokens.shape[1]))
+
+    def _averaged(self, image: Tensor) -> Tensor:
+        """Not larger than the wanted size: means over equal areas."""
+        height, width = image.shape[-2:]
+        longest = max(height, width)
+        if not self._size or longest <= self._size:
+            return image
+        smaller = [max(1, round(side * self._size / longest)) for side in (height, width)]
+        return F.adaptive_avg_pool2d(image.float(), (smaller[0], smaller[1])).to(image.dtype)
 
     def _keep(self, tap: Tap, tensor: Tensor) -> None:
         # A copy: the pipeline may go on to write into its tensor, and a view would keep the whole batch alive.
         self._tensors[self._call.step, tap] = tensor.detach().to("cpu", copy=True)
 
 
-def _hook(module: nn.Module, before: Callable[..., None]) -> Callable[[], None]:
-    return module.register_forward_pre_hook(before, with_kwargs=True).remove
-
-
-def _wrap(owner: object, name: str, extra: Callable[..., None], *, before: bool) -> Callable[[], None]:
-    """Let ``owner.name`` call ``extra`` with the same arguments, before or after itself; returns the undoing."""
-    original = getattr(owner, name)
-    previous = vars(owner).get(name)
-
-    @functools.wraps(original)  # pipelines inspect the signature
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if before:
-            extra(*args, **kwargs)
-        result = original(*args, **kwargs)
-        if not before:
-            extra(*args, **kwargs)
-        return result
-
-    def undo() -> None:
-        if previous is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, previous)
-
-    setattr(owner, name, wrapper)
-    return undo
+def _refuse_compiled(denoiser: nn.Module) -> None:
+    """Compiled code runs no hook and hides its attention."""
+    for path, module in denoiser.named_modules():
+        if is_compiled_module(module) or getattr(module, "_compiled_call_impl", None) is not None:
+            where = f"its module '{path}' is" if path else "it is"
+            raise CaptureError(f"the denoiser cannot be read, {where} compiled: capture with the uncompiled model")

@@ -11,9 +11,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from probe_lab import __version__
-from probe_lab.cache import CacheWriter, Manifest
+from probe_lab.cache import IMAGES, CacheWriter, Manifest
 from probe_lab.capture.capture import Capture
-from probe_lab.capture.sampling import png, sample_images
+from probe_lab.capture.family import has_patterns
+from probe_lab.capture.sampling import png, sample_images, sample_tensors
 from probe_lab.config import Experiment
 
 
@@ -25,11 +26,17 @@ def fill_shards(
     advance: Callable[[int], None],
 ) -> None:
     """Generate and store ``shards``; ``advance(images)`` after every batch."""
-    with Capture(pipe, experiment.capture.taps, experiment.capture.steps) as capture:
+    with capture_of(experiment, pipe) as capture:
         for shard in shards:
             samples = writer.samples_of(shard)
             arrays, images, mask = _run(experiment, pipe, capture, samples, advance)
             writer.write_shard(shard, arrays, images, mask)
+
+
+def capture_of(experiment: Experiment, pipe: DiffusionPipeline) -> Capture:
+    """The capture that an experiment asks for."""
+    wanted = experiment.capture
+    return Capture(pipe, wanted.taps, wanted.steps, normalize=wanted.normalize, tokens=wanted.tokens, size=wanted.size)
 
 
 def _run(
@@ -46,7 +53,7 @@ def _run(
     size = experiment.sampling.batch_size
     for start in range(0, len(samples), size):
         batch = samples.iloc[start : start + size]
-        images += [png(image) for image in sample_images(experiment.sampling, pipe, batch)]
+        images += draw(experiment, pipe, batch)
         for (step, tap), tensor in capture.items():
             key = f"{step}/{tap}"
             if key not in arrays:
@@ -56,6 +63,14 @@ def _run(
             masks.append(capture.token_mask[: len(batch)])
         advance(len(batch))
     return arrays, images, torch.cat(masks) if masks else None
+
+
+def draw(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[bytes]:
+    """PNG images of some samples; none, and no step after the last captured one, with ``capture.images=false``."""
+    if experiment.capture.images:
+        return [png(image) for image in sample_images(experiment.sampling, pipe, samples)]
+    sample_tensors(experiment.sampling, pipe, samples, max(experiment.capture.steps))
+    return []
 
 
 def manifest_of(experiment: Experiment, shapes: dict[str, tuple[int, ...]], samples: pd.DataFrame) -> Manifest:
@@ -80,4 +95,21 @@ def manifest_of(experiment: Experiment, shapes: dict[str, tuple[int, ...]], samp
         count=len(samples),
         seed=experiment.seed,
         code_version=__version__,
+        extra=_further_settings(experiment),
     )
+
+
+def _further_settings(experiment: Experiment) -> dict[str, str]:
+    """What else makes another cache, as far as it is not the default: caches from before these keys still agree."""
+    sampling, capture = experiment.sampling, experiment.capture
+    settings: dict[str, tuple[object, object]] = {
+        IMAGES: (capture.images, True),
+        "capture.taps": (", ".join(capture.taps) if has_patterns(capture.taps) else "", ""),
+        "capture.normalize": (capture.normalize, "all"),
+        "capture.tokens": (capture.tokens, 0),
+        "capture.size": (capture.size, 0),
+        "sampling.max_sequence_length": (sampling.max_sequence_length, 0),
+        "sampling.vae_tiling": (sampling.vae_tiling, False),
+        "sampling.vae_slicing": (sampling.vae_slicing, False),
+    }
+    return {key: str(value).lower() for key, (value, default) in settings.items() if value != default}

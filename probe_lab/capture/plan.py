@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from probe_lab.cache import require_space
-from probe_lab.capture.capture import Capture
-from probe_lab.capture.sampling import png, sample_images
+from probe_lab.capture.fill import capture_of, draw
+from probe_lab.capture.text import encode_prompts
+from probe_lab.capture.truncation import token_limits, truncation_note
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
 
@@ -22,7 +25,12 @@ ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class Plan:
-    """Images, bytes and seconds of a generation. ``shapes`` maps a tap to its [C, H, W] per image."""
+    """Images, bytes and seconds of a generation.
+
+    ``shapes`` maps a tap to its [C, H, W] per image; ``image_bytes`` is 0 where no images are kept; ``text_bytes`` are
+    of all prompts. ``seconds`` pass on the clock while ``units`` of ``hardware`` (cores, or cards) work side by side.
+    ``note`` is what a reader should know besides.
+    """
 
     images: int
     steps: tuple[int, ...]
@@ -30,6 +38,10 @@ class Plan:
     element_bytes: int
     image_bytes: int
     seconds: float
+    units: int = 1
+    hardware: Literal["CPU", "GPU"] = "CPU"
+    text_bytes: int = 0
+    note: str = ""
 
     def tap_bytes(self, tap: str) -> int:
         """Bytes of one (step, tap) over all images."""
@@ -37,8 +49,14 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of the whole cache, images included."""
-        return len(self.steps) * sum(map(self.tap_bytes, self.shapes)) + self.image_bytes * self.images
+        """Bytes of the whole cache, images and text included."""
+        tensors = len(self.steps) * sum(map(self.tap_bytes, self.shapes))
+        return tensors + self.image_bytes * self.images + self.text_bytes
+
+    @property
+    def hours(self) -> float:
+        """Core-hours or card-hours, whatever runs side by side."""
+        return self.seconds * self.units / 3600
 
     def require_space(self, folder: Path, share: float = 1.0) -> None:
         """Raise ``CacheError`` when the disk below ``folder`` cannot hold this share of the plan."""
@@ -49,28 +67,50 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataF
     """Run one small batch: shapes are read off, the time is scaled up to all images over ``workers`` processes.
 
     Raises:
-        CaptureError: a tap or a step that the backbone or the schedule lacks.
+        CaptureError: a tap or a step that the backbone or the schedule lacks, or settings that the pipeline refuses.
     """
     if not experiment.capture.taps:
         raise CaptureError("'capture.taps' is empty: name at least one, x0 for instance")
-    batch = samples.iloc[: experiment.sampling.batch_size]
-    with Capture(pipe, experiment.capture.taps, experiment.capture.steps) as capture:
-        sample_images(experiment.sampling, pipe, batch.iloc[:1])  # warm-up: first calls allocate and choose kernels
+    sampling = experiment.sampling
+    batch = samples.iloc[: sampling.batch_size]
+    with capture_of(experiment, pipe) as capture:
+        _warm_up(experiment, pipe, batch.iloc[:1])
         began = time.perf_counter()
-        drawn = sample_images(experiment.sampling, pipe, batch)
+        drawn = draw(experiment, pipe, batch)
         seconds = time.perf_counter() - began
         shapes = {str(tap): tuple(tensor.shape[1:]) for (_, tap), tensor in capture.items()}
-    silent = [tap for tap in experiment.capture.taps if tap not in shapes]
+    silent = [tap for tap in map(str, capture.taps) if tap not in shapes]
     if silent:
         raise CaptureError(f"the tap '{silent[0]}' was never reached: its module does not run in this pipeline")
+    prompts = samples.drop_duplicates("prompt_id")["prompt"].tolist()
     return Plan(
         images=len(samples),
         steps=tuple(sorted(set(experiment.capture.steps))),
         shapes=shapes,
         element_bytes=ELEMENT_BYTES[experiment.cache.dtype],
-        image_bytes=max(len(png(image)) for image in drawn),
+        image_bytes=max(map(len, drawn), default=0),
         seconds=seconds / len(batch) * len(samples) / workers,
+        units=(os.cpu_count() or 1) if sampling.on_cpu else workers,
+        hardware="CPU" if sampling.on_cpu else "GPU",
+        text_bytes=len(prompts) * _text_bytes(experiment, pipe, prompts[0]),
+        note=truncation_note(token_limits(pipe, sampling), prompts),
     )
+
+
+def _text_bytes(experiment: Experiment, pipe: DiffusionPipeline, prompt: str) -> int:
+    text = encode_prompts(pipe, experiment.sampling, [prompt], length=experiment.capture.tokens)
+    return sum(tensor.nbytes for tensor in text.values())
+
+
+def _warm_up(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame) -> None:
+    """First calls allocate and choose kernels; here a pipeline also says what it does not take."""
+    try:
+        draw(experiment, pipe, samples)
+    except (ValueError, AssertionError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CaptureError(
+            f"the {type(pipe).__name__} does not run with these sampling settings ({reason}): change the one it names"
+        ) from error
 
 
 def plan_table(plan: Plan) -> Table:
@@ -82,10 +122,14 @@ def plan_table(plan: Plan) -> Table:
     for tap, shape in plan.shapes.items():
         size = plan.tap_bytes(tap)
         table.add_row(tap, "×".join(map(str, shape)), _megabytes(size), _megabytes(size * len(plan.steps)))
-    table.add_row("images (PNG)", "", "", _megabytes(plan.image_bytes * plan.images))
+    table.add_row("images (PNG)", "", "", _megabytes(plan.image_bytes * plan.images) if plan.image_bytes else "none")
+    table.add_row("text embeddings", "", "", _megabytes(plan.text_bytes))
     table.add_section()
     table.add_row("total", "", "", _megabytes(plan.total_bytes))
     table.add_row("time, about", "", "", f"{plan.seconds / 60:.1f} min")
+    table.add_row(f"{plan.hardware}-hours, about", "", "", f"{plan.hours:,.2f}")
+    table.caption = plan.note or None
+    table.caption_justify = "left"
     return table
 
 

@@ -1,45 +1,91 @@
-"""Images of (prompt, seed) samples from a stock pipeline."""
+"""Images, or only tensors, of (prompt, seed) samples from a stock pipeline."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from probe_lab.capture.backbones import family_of
 from probe_lab.config import Sampling
 
 ROWS = 16
-"""A batch is filled up to a multiple of this many rows.
+"""On the CPU, a batch is filled up to a multiple of this many rows.
 
 For few rows the CPU's matrix kernels are others, which round differently. From 16 rows on, a row's result no longer
 depends on how many there are, so that an image is the same, to the bit, whatever the batch size. GPU kernels make no
-such promise.
+such promise, and their memory is short: there a batch stays as it is.
 """
 
 
 def sample_images(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[Image.Image]:
     """The images of some samples; each has its own generator, so it does not depend on the others in the batch.
 
-    A ``Capture`` around the pipeline sees ``len(samples)`` rows rounded up to a multiple of ``ROWS``.
+    A ``Capture`` around the pipeline sees ``len(samples)`` rows, on the CPU rounded up to a multiple of ``ROWS``.
     """
-    filled = samples.iloc[[*range(len(samples)), *[-1] * (-len(samples) % ROWS)]]
-    # Noise is drawn on the CPU whatever the device: the same seed gives the same image everywhere.
-    generators = [torch.Generator().manual_seed(seed) for seed in filled["seed"].tolist()]
-    images: list[Image.Image] = pipe(
-        filled["prompt"].tolist(),
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        height=sampling.height,
-        width=sampling.width,
-        generator=generators,
-    ).images
+    images: list[Image.Image] = pipe(**_arguments(sampling, pipe, samples)).images
     return images[: len(samples)]
+
+
+def sample_tensors(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame, last: int) -> None:
+    """Run as ``sample_images`` does, but only to step ``last`` (1-based): all that a ``Capture`` around it needs."""
+    with stopped_after(pipe, last):
+        pipe(**_arguments(sampling, pipe, samples))
 
 
 def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def filled(sampling: Sampling, samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples, on the CPU followed by copies of the last one up to a multiple of ``ROWS``."""
+    missing = -len(samples) % ROWS if sampling.on_cpu else 0
+    return samples.iloc[[*range(len(samples)), *[-1] * missing]]
+
+
+def _arguments(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame) -> dict[str, object]:
+    rows = filled(sampling, samples)
+    # Noise is drawn on the CPU whatever the device: the same seed gives the same image everywhere.
+    generators = [torch.Generator().manual_seed(seed) for seed in rows["seed"].tolist()]
+    options = family_of(pipe).call_options(sampling, rows["prompt"].tolist())
+    return {**options, "generator": generators}
+
+
+class _Stop(Exception):
+    """Leaves a pipeline call in the middle: not every pipeline can be told to end early."""
+
+
+@contextlib.contextmanager
+def stopped_after(pipe: DiffusionPipeline, last: int) -> Iterator[None]:
+    """The pipeline call inside ends when its scheduler has made ``last`` steps."""
+    scheduler = pipe.scheduler
+    step, own = scheduler.step, vars(scheduler).get("step")
+    calls = itertools.count(1)
+
+    @functools.wraps(step)  # pipelines inspect the signature
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)  # a capture's own wrapper is in it, and keeps what it wants of this step
+        if next(calls) == last:
+            raise _Stop
+        return result
+
+    scheduler.step = stop
+    try:
+        with contextlib.suppress(_Stop):
+            yield
+    finally:
+        if own is None:
+            del scheduler.step
+        else:
+            scheduler.step = own
+        pipe.maybe_free_model_hooks()  # what the end of the call would have done: the models of an offload go back

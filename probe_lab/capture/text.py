@@ -1,33 +1,77 @@
-"""Text embeddings of prompts by the backbone's own text encoder, once per prompt."""
+"""Text embeddings of prompts as the denoiser is given them, once per prompt."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from probe_lab.capture.backbones import family_of
+from probe_lab.capture.call import PipelineCall
+from probe_lab.capture.layout import Arguments
+from probe_lab.config import Sampling
 
 ENCODER = "backbone"
 """Name under which the cache keeps them: ``text/backbone.safetensors``."""
 
 
-@torch.no_grad()
-def encode_prompts(pipe: DiffusionPipeline, prompts: list[str], batch_size: int = 256) -> dict[str, Tensor]:
-    """``embedding`` [P, D] (end-of-text token) and ``tokens`` [P, L, D], float32; ``token_mask`` [P, L], bool."""
-    family = family_of(pipe)
-    tokenizer, encoder = getattr(pipe, family.tokenizer), getattr(pipe, family.text_encoder)
+class _Read(Exception):
+    """The denoiser has been given the text: the rest of the call is not wanted."""
+
+
+def encode_prompts(
+    pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], *, length: int = 0, batch_size: int = 64
+) -> dict[str, Tensor]:
+    """``embedding`` [P, D] and ``tokens`` [P, L, D'], float32; ``token_mask`` [P, L], bool.
+
+    ``tokens`` are what the denoiser attends to, in its order: row i of an attention map belongs to token i.
+    ``embedding`` is the pooled one that the denoiser is given; without one it is the last real token where that sums
+    the prompt up (CLIP), else the mean of the real tokens. ``length`` cuts or fills the tokens, as in ``Capture``.
+    """
     parts: dict[str, list[Tensor]] = {"embedding": [], "tokens": [], "token_mask": []}
     for start in range(0, len(prompts), batch_size):
-        ids = tokenizer(
-            prompts[start : start + batch_size],
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        output = encoder(ids.to(encoder.device))
-        parts["embedding"].append(output.pooler_output.float().cpu())
-        parts["tokens"].append(output.last_hidden_state.float().cpu())
-        parts["token_mask"].append(family.token_mask(pipe, ids))
+        for name, tensor in _read(pipe, sampling, prompts[start : start + batch_size]).items():
+            parts[name].append(tensor)
+    longest = length or max(part.shape[1] for part in parts["tokens"])
+    parts["tokens"] = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts["tokens"]]
+    parts["token_mask"] = [F.pad(part, (0, longest - part.shape[1])) for part in parts["token_mask"]]
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str]) -> dict[str, Tensor]:
+    """Run the pipeline up to its first denoiser call and take the text from there."""
+    family = family_of(pipe)
+    found: dict[str, Tensor] = {}
+
+    def receive(arguments: Arguments) -> None:
+        tokens = call.conditional(arguments["encoder_hidden_states"]).float().cpu()
+        mask = call.token_mask(arguments)
+        assert mask is not None  # prompts were given
+        pooled = family.pooled(arguments)
+        found["tokens"], found["token_mask"] = tokens, mask
+        if pooled is not None:
+            found["embedding"] = call.conditional(pooled).float().cpu()
+        elif family.ends_in_summary:
+            found["embedding"] = tokens[torch.arange(len(tokens)), mask.sum(1) - 1]
+        else:
+            found["embedding"] = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        raise _Read
+
+    call = PipelineCall(
+        pipe,
+        family,
+        on_start=lambda: None,
+        before_denoiser=receive,
+        after_denoiser=lambda succeeded: None,
+        before_step=lambda output, timestep, sample: None,
+    )
+    with ExitStack() as stack:
+        call.watch(stack)
+        try:
+            pipe(**family.call_options(sampling, prompts))
+        except _Read:
+            pipe.maybe_free_model_hooks()  # as the pipeline itself does at its end, with offloaded parts
+    return found

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
+from diffusers import DiffusionPipeline
 from transformers import PreTrainedTokenizerBase
+
+from probe_lab.capture.backbones import family_of
+from probe_lab.config import Sampling
 
 Limit = tuple[PreTrainedTokenizerBase, int]
 """A tokenizer of the pipeline and the tokens that the pipeline really lets through, begin and end included."""
@@ -28,10 +33,29 @@ def truncated(limits: Sequence[Limit], prompts: Sequence[str]) -> list[bool]:
     return [any(flags) for flags in zip(*cut, strict=True)]
 
 
-def truncation_note(flags: Sequence[bool], limit: int) -> str:
-    """One line for the terminal; empty when nothing is cut. ``limit`` is the smallest one."""
-    cut = sum(flags)
+def truncation_note(limits: Sequence[Limit], prompts: Sequence[str]) -> str:
+    """One line for the terminal; empty when nothing is cut."""
+    cut = sum(truncated(limits, prompts))
     if not cut:
         return ""
     are = "prompts are" if cut > 1 else "prompt is"
-    return f"{cut} of {len(flags)} {are} longer than the text encoder's {limit} tokens: the rest of each is not read"
+    limit = min(limit for _, limit in limits)
+    return f"{cut} of {len(prompts)} {are} longer than the text encoder's {limit} tokens: the rest of each is not read"
+
+
+def token_limits(pipe: DiffusionPipeline, sampling: Sampling) -> list[Limit]:
+    """For every part of the text that the denoiser reads, its tokenizer and how many tokens it keeps.
+
+    A template around the prompt (Qwen-Image, FLUX.2) is not counted.
+    """
+    family = family_of(pipe)
+    own = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
+    limits: list[Limit] = []
+    for text in family.texts:
+        tokenizer = getattr(pipe, text.tokenizer)
+        if tokenizer is not None:
+            tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+            fixed = text.fixed or own is None
+            length = sampling.max_sequence_length or (own.default if own else 0)
+            limits.append((tokenizer, tokenizer.model_max_length if fixed else length))
+    return limits

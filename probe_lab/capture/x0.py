@@ -18,15 +18,23 @@ class Scheduler(Protocol):
 
 
 def predicted_x0(scheduler: Scheduler, model_output: Tensor, timestep: Tensor | float | int, sample: Tensor) -> Tensor:
-    """x₀ prediction [n, C, h, w], in the dtype of ``sample``.
+    """x₀ prediction, in the shape and dtype of ``sample``.
 
-    Variance-preserving schedulers (DDIM, DDPM, DPM-Solver, UniPC, PNDM …): ``sample = √ᾱ·x₀ + √(1−ᾱ)·ε``.
-    Euler-type schedulers, whose sample is not scaled: ``sample = x₀ + σ·ε``. Both for the prediction types
-    ``epsilon``, ``v_prediction`` and ``sample``. Must be called before the scheduler's own step moves its index on.
+    Every scheduler that is known has ``sample = signal·x₀ + noise·ε``:
+
+    - variance-preserving (DDIM, DDPM, LCM, PNDM; DPM-Solver, UniPC, DEIS on their σ): signal² + noise² = 1;
+    - Euler-type, whose sample is not scaled: signal 1, noise σ;
+    - flow matching: signal 1 − σ, noise σ, and the model predicts the velocity ε − x₀.
+
+    The prediction types ``epsilon``, ``v_prediction``, ``sample`` and flow are known. Must be called before the
+    scheduler's own step moves its index on.
 
     Raises:
-        CaptureError: a scheduler of neither kind.
+        CaptureError: another scheduler or prediction type.
     """
+    if is_flow(scheduler):
+        sigma = _sigma(scheduler, timestep, sample)
+        return (sample.float() - sigma * model_output.float()).to(sample.dtype)
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "sample":
         return model_output
@@ -38,17 +46,35 @@ def predicted_x0(scheduler: Scheduler, model_output: Tensor, timestep: Tensor | 
         norm = (signal**2 + noise**2).sqrt()
         signal, noise, sample = signal / norm, noise / norm, sample / norm
         return signal * sample - noise * model_output
-    raise CaptureError(f"x0 is not known for the prediction type '{kind}': use epsilon, v_prediction or sample")
+    raise CaptureError(f"x0 is not known for the prediction type '{kind}': use epsilon, v_prediction, sample or flow")
+
+
+def is_flow(scheduler: Scheduler) -> bool:
+    """Whether the scheduler belongs to a flow-matching model."""
+    kind = scheduler.config.get("prediction_type")
+    return type(scheduler).__name__.startswith("FlowMatch") or kind == "flow_prediction"
 
 
 def _scales(scheduler: Scheduler, timestep: Tensor | float | int, sample: Tensor) -> tuple[Tensor, Tensor]:
     """(signal, noise) with ``sample = signal·x₀ + noise·ε``, as tensors on the device of ``sample``."""
     name = type(scheduler).__name__
-    if name.startswith(("Euler", "Heun", "KDPM2", "LMS")) and "sigmas" in vars(scheduler):
-        index = int((scheduler.timesteps == torch.as_tensor(timestep).to(scheduler.timesteps)).nonzero()[0])
-        sigma = vars(scheduler)["sigmas"][index].to(sample)
+    if name.startswith(("Euler", "Heun", "KDPM2", "LMS")):
+        sigma = _sigma(scheduler, timestep, sample)
         return torch.ones_like(sigma), sigma
-    if "alphas_cumprod" in vars(scheduler) and not scheduler.config.get("use_karras_sigmas", False):
+    if name.startswith(("DPMSolver", "UniPC", "DEIS")):
+        sigma = _sigma(scheduler, timestep, sample)
+        signal = (1 + sigma**2).rsqrt()
+        return signal, sigma * signal
+    if "alphas_cumprod" in vars(scheduler):
         alpha = vars(scheduler)["alphas_cumprod"][int(timestep)].to(sample)
         return alpha.sqrt(), (1 - alpha).sqrt()
-    raise CaptureError(f"x0 is not known for the scheduler {name}: use DDIM, DPM++ or Euler, or drop the tap 'x0'")
+    raise CaptureError(
+        f"x0 is not known for the scheduler {name}: use DDIM, DPM++, UniPC, Euler or a flow, or drop the tap 'x0'"
+    )
+
+
+def _sigma(scheduler: Scheduler, timestep: Tensor | float | int, sample: Tensor) -> Tensor:
+    """σ of the step, in float32 at least."""
+    index = int((scheduler.timesteps == torch.as_tensor(timestep).to(scheduler.timesteps)).nonzero()[0])
+    sigma: Tensor = vars(scheduler)["sigmas"][index].to(sample.device)
+    return sigma if sample.dtype == torch.float64 else sigma.float()

@@ -6,13 +6,13 @@ import errno
 import html
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
-from probe_lab.report import activations, attention, curves, heatmap, losses, scatter, selection
+from probe_lab.report import activations, attention, beside, curves, heatmap, losses, scatter, selection
 from probe_lab.report.choice import choose, variant_text
 from probe_lab.report.headline import headline_tables
 from probe_lab.report.listing import cells_table, environment_table, failures_table
@@ -45,6 +45,7 @@ def build_report(
     title: str,
     evaluators: Sequence[str],
     primary_step: int | None = None,
+    others: Mapping[str, Path] | None = None,
     on_progress: Progress | None = None,
 ) -> Path:
     """Write ``out/index.html``, ``out/figures`` (PDF, PNG) and ``out/tables`` (CSV, Markdown, LaTeX);
@@ -53,7 +54,8 @@ def build_report(
     ``runs`` is the folder of one experiment, runs/<name>; ``cache`` its cache (None: figures that need
     images or tensors are left out, and the page says so); ``evaluators`` empty means all in the results,
     and the first one decides which probe is best; ``primary_step`` None means the step of the baselines,
-    else 5, else the median step. An existing report in ``out`` is replaced once the new one is complete: a
+    else 5, else the median step; ``others`` are runs folders of experiments, by name, that are shown side by
+    side with this one. An existing report in ``out`` is replaced once the new one is complete: a
     failure leaves it as it was.
 
     Raises ReportError when there are no results or they are of another version, when ``cache`` is not the
@@ -67,11 +69,11 @@ def build_report(
     if opened is not None:
         _require_same_samples(results, opened, next(iter(results.seeds(choice.best).values())))
     with _replacing(out) as folder, drawing():
-        _write(material, folder, title, on_progress or (lambda done, total: None))
+        _write(material, folder, title, others or {}, on_progress or (lambda done, total: None))
     return out / "index.html"
 
 
-def _write(material: Material, folder: Path, title: str, on_progress: Progress) -> None:
+def _write(material: Material, folder: Path, title: str, others: Mapping[str, Path], on_progress: Progress) -> None:
     total = len(FAMILIES) + 2
     (folder / "figures").mkdir()
     (folder / "tables").mkdir()
@@ -81,10 +83,9 @@ def _write(material: Material, folder: Path, title: str, on_progress: Progress) 
     blocks = [Block("headline", "Best probe and baselines", headline)]
     for i, section in enumerate(FAMILIES, start=1):
         on_progress(i, total)
-        drawn = section(material)
-        for figure in drawn.drawings:
-            save_figure(figure.figure, folder / "figures", figure.name, photographic=figure.photographic)
-        blocks.append(section_block(drawn, folder))
+        blocks.append(_drawn(section(material), folder))
+    if others:
+        blocks.insert(1, _beside(material, folder, title, others))
     on_progress(total - 1, total)
     blocks += [
         Block("papers", "The papers' numbers", _tables(paper_tables(material), folder)),
@@ -94,6 +95,18 @@ def _write(material: Material, folder: Path, title: str, on_progress: Progress) 
     ]
     (folder / "index.html").write_text(page(title, _lead(material), blocks), encoding="utf-8")
     on_progress(total, total)
+
+
+def _drawn(section: Section, folder: Path) -> Block:
+    for figure in section.drawings:
+        save_figure(figure.figure, folder / "figures", figure.name, photographic=figure.photographic)
+    return section_block(section, folder)
+
+
+def _beside(material: Material, folder: Path, title: str, others: Mapping[str, Path]) -> Block:
+    rivals = beside.rivals_of(material, title, others)
+    drawn = _drawn(beside.section(material, rivals), folder)
+    return Block(drawn.key, drawn.title, f"{drawn.body}\n{_tables([beside.table(material, rivals)], folder)}")
 
 
 def _tables(tables: list[Table], folder: Path, captions: int | None = None) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.overrides import _get_current_function_mode_stack
 
@@ -33,12 +34,17 @@ def run(pipe: StableDiffusionPipeline, prompts: list[str], *, each: int = 1, **c
     return images
 
 
+def cross_attentions(pipe: StableDiffusionPipeline, path: str) -> list[Attention]:
+    modules = pipe.unet.get_submodule(path).modules()
+    return [module for module in modules if isinstance(module, Attention) and module.is_cross_attention]
+
+
 @contextmanager
 def recorded_projections(pipe: StableDiffusionPipeline, path: str) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
     """Per cross-attention layer below ``path``, the (query, key) projections of every denoiser call."""
     calls: list[list[tuple[Tensor, Tensor]]] = []
     handles = []
-    for layer in family_of(pipe).cross_attentions(pipe.unet.get_submodule(path)):
+    for layer in cross_attentions(pipe, path):
         queries: list[Tensor] = []
         pairs: list[tuple[Tensor, Tensor]] = []
         calls.append(pairs)
@@ -78,7 +84,7 @@ def test_attention_equals_an_independent_computation(
     ):
         run(random_pipe, PROMPTS, each=2, guidance_scale=guidance, height=height, width=width)
     maps = capture[2, path, "attention"]
-    heads = family_of(random_pipe).cross_attentions(random_pipe.unet.get_submodule(path))[0].heads
+    heads = cross_attentions(random_pipe, path)[0].heads
     expected = torch.stack([eager_map(*layer[1], heads) for layer in calls]).mean(0)
     if guidance > 1:
         expected = expected[len(expected) // 2 :]
@@ -205,7 +211,7 @@ def test_nothing_is_left_behind_after_an_exception(random_pipe: StableDiffusionP
     def boom(*args: Any, **kwargs: Any) -> Any:
         raise Boom
 
-    layer = family_of(random_pipe).cross_attentions(random_pipe.unet)[0]
+    layer = cross_attentions(random_pipe, "")[0]
     handle = layer.to_v.register_forward_hook(boom) if where == "inside attention" else None
     options = {} if handle else {"callback_on_step_end": boom}
     try:
@@ -245,13 +251,14 @@ def test_a_second_call_replaces_the_first(random_pipe: StableDiffusionPipeline) 
     assert all(torch.equal(first[key], tensor) for key, tensor in capture.items())
 
 
-def test_chunked_heads_equal_all_heads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [2 * 30 * 11 * 4 * 4, 2 * 7 * 11 * 4, 1])  # four heads, then two; 7 queries; one
+def test_parts_equal_everything_at_once(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     from probe_lab.capture import attention
 
     query, key = torch.randn(2, 6, 30, 8), torch.randn(2, 6, 11, 8)
     mask = torch.rand(2, 1, 30, 11) > 0.2
     whole = attention.attention_map(query, key, mask=mask)
-    monkeypatch.setattr(attention, "CHUNK_BYTES", 2 * 30 * 11 * 4 * 4)  # four heads, then two
+    monkeypatch.setattr(attention, "CHUNK_BYTES", {"cpu": size, "cuda": size})
     torch.testing.assert_close(attention.attention_map(query, key, mask=mask), whole, atol=1e-6, rtol=0)
     explicit = torch.nn.functional.scaled_dot_product_attention(
         query.double(), key.double(), torch.eye(11).double().expand(2, 6, 11, 11), attn_mask=mask

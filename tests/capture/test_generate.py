@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +16,15 @@ from PIL import Image
 
 from probe_lab.cache import Cache, CacheWriter, verify
 from probe_lab.capture import Capture
+from probe_lab.capture import generate as generate_module
 from probe_lab.capture.generate import generate, plan_generation
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, plan_table
 from probe_lab.capture.prompts import read_prompts, sample_table
+from probe_lab.capture.workers import devices_of
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, CaptureError, ConfigError
+from probe_lab.evaluators.run import score_cache
 
 SMALL = [
     "prompts.count=6",
@@ -95,15 +102,75 @@ def test_images_are_the_same_whatever_the_batch_size(cache: Cache, tmp_path: Pat
         assert torch.equal(other.read_all(key), cache.read_all(key))
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a cache: tensors, sidecars, images, texts, samples and manifest."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_several_processes_fill_the_same_cache(cache: Cache, tmp_path: Path) -> None:
     experiment = experiment_in(tmp_path, "workers=2")
     assert run(experiment)[-1] == 18
-    other = Cache(experiment.cache_folder)
-    assert verify(other.folder) == []
-    for shard in ("00000", "00001"):
-        name = f"shards/{shard}.safetensors"
-        assert (other.folder / name).read_bytes() == (cache.folder / name).read_bytes()
-    assert [other.image(sample) for sample in range(18)] == [cache.image(sample) for sample in range(18)]
+    assert verify(experiment.cache_folder) == []
+    assert files_of(experiment.cache_folder) == files_of(cache.folder)
+
+
+def test_after_a_killed_process_the_same_command_fills_the_same_cache(tmp_path: Path) -> None:
+    # Two shards for each of two processes, and three batches in each shard.
+    changes = ["prompts.count=4", "cache.shard_size=3", "sampling.batch_size=1", "sampling.steps=3"]
+    experiment = experiment_in(tmp_path / "two", *changes, "workers=2")
+    killed: list[int] = []
+
+    def kill_one(done: int, total: int) -> None:
+        if done >= 2 and not killed:
+            child = multiprocessing.active_children()[0]
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            killed.append(child.pid)
+
+    with pytest.raises(CaptureError, match=r"died with exit code -9: the same command continues"):
+        generate(experiment, kill_one, lambda plan: None)
+    assert killed
+    assert multiprocessing.active_children() == []
+    assert len(Cache(experiment.cache_folder).shards) < 4
+    run(experiment)
+    alone = experiment_in(tmp_path / "one", *changes)
+    run(alone)
+    assert verify(experiment.cache_folder) == []
+    assert files_of(experiment.cache_folder) == files_of(alone.cache_folder)
+
+
+def test_every_card_gets_one_process_and_the_cpu_as_many_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def devices(device: str, workers: int, shards: int = 9) -> list[str]:
+        return devices_of(experiment_in(Path("unused"), f"sampling.device={device}", f"workers={workers}"), shards)
+
+    assert devices("cpu", 3) == ["cpu"] * 3
+    assert devices("cpu", 3, shards=2) == ["cpu"] * 2
+    assert devices("cuda:1", 3) == ["cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert devices("cuda", 8) == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    assert devices("cuda", 2) == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert devices("cuda", 2) == ["cuda"]  # and loading says that it is not there
+
+
+def test_without_images_the_tensors_are_the_same(cache: Cache, tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, "capture.images=false")
+    announced: list[Plan] = []
+    progress: list[int] = []
+    generate(experiment, lambda done, total: progress.append(done), announced.append)
+    found = files_of(experiment.cache_folder)
+    assert verify(experiment.cache_folder) == []
+    assert {name for name in found if name.startswith("images")} == set()
+    for name, content in files_of(cache.folder).items():
+        if name.endswith(".safetensors"):
+            assert found[name] == content
+    assert announced[0].image_bytes == 0
+    assert progress == [0, 9, 18]
+    assert run(experiment) == [18]
+    with pytest.raises(CacheError, match=r"holds no images .*import scores"):
+        score_cache(experiment.cache_folder, ["shapes_reward"])
+    with pytest.raises(CacheError, match=r"capture\.images \(cache: false, experiment: default\)"):
+        run(experiment_in(tmp_path))
 
 
 def test_a_failing_process_stops_the_others_with_its_own_message(
@@ -146,18 +213,59 @@ def test_an_interrupted_generation_continues_with_the_missing_shards(
 
 
 def test_a_finished_generation_loads_no_model(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    from probe_lab.capture import generate as module
-
     def refuse(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(module, "load_pipeline", refuse)
+    monkeypatch.setattr(generate_module, "load_pipeline", refuse)
     assert run(experiment_in(cache.folder.parent)) == [18]
 
 
-def test_another_experiment_is_refused_by_the_key_that_differs(cache: Cache) -> None:
-    with pytest.raises(CacheError, match="guidance"):
-        run(experiment_in(cache.folder.parent, "sampling.guidance=5.0"))
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        (["sampling.guidance=5.0"], ["sampling.guidance (cache: 2.0, experiment: 5.0)"]),
+        (["sampling.steps=5"], ["sampling.steps (cache: 4, experiment: 5)"]),
+        (["sampling.scheduler=euler"], ["sampling.scheduler (cache: ddim, experiment: euler)"]),
+        (["sampling.height=96"], ["sampling.height (cache: 64, experiment: 96)"]),
+        (["sampling.dtype=bfloat16"], ["sampling.dtype (cache: float32, experiment: bfloat16)"]),
+        (["sampling.vae_tiling=true"], ["sampling.vae_tiling (cache: default, experiment: true)"]),
+        (["sampling.max_sequence_length=16"], ["sampling.max_sequence_length (cache: default, experiment: 16)"]),
+        (["capture.steps=[2]"], ["capture.steps (cache: [2, 3], experiment: [2])"]),
+        (["capture.images=false"], ["capture.images (cache: default, experiment: false)"]),
+        (["cache.dtype=float32"], ["cache.dtype (cache: float16, experiment: float32)"]),
+        (["cache.shard_size=6"], ["cache.shard_size (cache: 9, experiment: 6)"]),
+        (["prompts.seeds=2"], ["prompts.seeds (cache: 3, experiment: 2)", "the number of samples (cache: 18"]),
+        (["seed=1"], ["the sha256 of all prompts (cache: ", "seed (cache: 0, experiment: 1)"]),
+        (
+            ["sampling.guidance=5.0", "sampling.width=96"],
+            ["sampling.guidance (cache: 2.0, experiment: 5.0), sampling.width (cache: 64, experiment: 96): give"],
+        ),
+    ],
+)
+def test_another_experiment_is_refused_by_the_keys_that_differ(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, changes: list[str], keys: list[str]
+) -> None:
+    monkeypatch.setattr(generate_module, "load_pipeline", None)  # it is told before a model is loaded
+    with pytest.raises(CacheError) as caught:
+        run(experiment_in(cache.folder.parent, *changes))
+    for key in keys:
+        assert key in str(caught.value)
+
+
+def test_another_tap_is_refused_by_its_name(cache: Cache) -> None:
+    with pytest.raises(
+        CacheError, match=r"capture\.taps up_blocks\.1/activation \(cache: \[.*\], experiment: absent\)"
+    ):
+        run(experiment_in(cache.folder.parent, "capture.taps=[up_blocks.1.attentions.0/attention,latent,x0]"))
+
+
+def test_settings_that_the_pipeline_refuses_are_one_sentence(tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, "prompts.source=file", f"prompts.path={tmp_path / 'p.txt'}")
+    (tmp_path / "p.txt").write_text("a red circle\n")
+    broken = replace(experiment, sampling=replace(experiment.sampling, height=60))  # past the check of the file
+    with pytest.raises(CaptureError, match=r"StableDiffusionPipeline does not run with these sampling settings \(.*60"):
+        run(broken)
+    assert not experiment.cache_folder.exists()
 
 
 def test_the_plan_counts_bytes_as_they_come_out(cache: Cache) -> None:
@@ -168,7 +276,18 @@ def test_the_plan_counts_bytes_as_they_come_out(cache: Cache) -> None:
     stored = sum(tensor.numel() * 2 for key in cache.keys() if (tensor := cache.read_all(key)) is not None)
     assert len(plan.steps) * sum(map(plan.tap_bytes, plan.shapes)) == stored
     assert plan.seconds > 0
-    assert plan_table(plan).row_count == len(plan.shapes) + 3
+    assert plan.hours == pytest.approx(plan.seconds * plan.units / 3600)
+    assert plan_table(plan).row_count == len(plan.shapes) + 5
+
+
+def test_hours_are_of_all_that_runs_side_by_side() -> None:
+    plan = Plan(10, (1,), {"x0": (1, 1, 1)}, 2, 0, 1800.0, units=4, hardware="GPU")
+    assert plan.hours == 2.0
+    assert plan.total_bytes == 20
+    rows = [list(column.cells) for column in plan_table(plan).columns]
+    assert rows[0][-1] == "GPU-hours, about"
+    assert rows[3][-1] == "2.00"
+    assert rows[3][rows[0].index("images (PNG)")] == "none"
 
 
 def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:

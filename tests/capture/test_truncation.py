@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from diffusers import DiffusionPipeline
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from probe_lab.capture.truncation import too_long, truncated, truncation_note
+from probe_lab.capture.backbones import family_of
+from probe_lab.capture.text import encode_prompts
+from probe_lab.capture.truncation import token_limits, too_long, truncated, truncation_note
+from probe_lab.config import Sampling
 from probe_lab.shapes.tokenizer import MAX_TOKENS, build_tokenizer
 
 WORDS = [0, 1, MAX_TOKENS - 3, MAX_TOKENS - 2, MAX_TOKENS - 1, 3 * MAX_TOKENS]
@@ -64,9 +69,24 @@ def test_the_library_does_not_warn_of_its_own(tmp_path: Path, caplog: pytest.Log
         logger.removeHandler(caplog.handler)
 
 
-def test_the_note_counts() -> None:
-    assert truncation_note([False, False], 77) == ""
-    assert truncation_note([True, False, True], 77) == (
-        "2 of 3 prompts are longer than the text encoder's 77 tokens: the rest of each is not read"
+def test_the_note_counts(clip: PreTrainedTokenizerBase) -> None:
+    assert truncation_note([(clip, MAX_TOKENS)], PROMPTS[:4]) == ""
+    assert truncation_note([(clip, MAX_TOKENS), (clip, 512)], PROMPTS) == (
+        f"2 of 6 prompts are longer than the text encoder's {MAX_TOKENS} tokens: the rest of each is not read"
     )
-    assert truncation_note([True], 77).startswith("1 of 1 prompt is longer")
+    assert truncation_note([(clip, MAX_TOKENS)], PROMPTS[-1:]).startswith("1 of 1 prompt is longer")
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "pixart", "sd3", "flux-dev", "qwen-image", "sana"])
+def test_the_limit_of_a_pipeline_is_the_one_that_it_applies(
+    tiny_pipe: Callable[[str], DiffusionPipeline], name: str
+) -> None:
+    """With a prompt that fills everything, the tokens that the denoiser is given are as many as the limits say."""
+    pipe = tiny_pipe(name)
+    family = family_of(pipe)
+    sampling = Sampling(steps=2, height=32, width=64, max_sequence_length=20 if family.takes_length else 0)
+    limits = token_limits(pipe, sampling)
+    text = encode_prompts(pipe, sampling, [" ".join(["red"] * 100)])
+    assert text["tokens"].shape[1] == sum(limit for _, limit in limits)
+    assert all(truncated(limits, [" ".join(["red"] * 100)]))
+    assert not any(truncated(limits, ["red"]))

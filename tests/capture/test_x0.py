@@ -8,8 +8,10 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
@@ -57,9 +59,38 @@ def test_a_perfect_denoiser_gives_back_the_clean_latent(scheduler_class: type, p
         torch.testing.assert_close(predicted_x0(scheduler, truth, timestep, sample), clean, atol=2e-3, rtol=0)
 
 
+FLOWS = [
+    FlowMatchEulerDiscreteScheduler(shift=3.0),
+    FlowMatchHeunDiscreteScheduler(),
+    UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+]
+
+
+@pytest.mark.parametrize("scheduler", FLOWS, ids=lambda scheduler: type(scheduler).__name__)
+def test_a_perfect_flow_gives_back_the_clean_latent(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    scheduler.set_timesteps(7)
+    clean, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    for index in (0, 3, 6):
+        sigma = scheduler.sigmas[index]
+        sample = (1 - sigma) * clean + sigma * noise
+        x0 = predicted_x0(scheduler, noise - clean, scheduler.timesteps[index], sample)
+        torch.testing.assert_close(x0, clean, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_karras_sigmas_are_read_from_the_scheduler(kind: type) -> None:
+    scheduler = kind(use_karras_sigmas=True)
+    scheduler.set_timesteps(8)
+    clean, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    sigma = scheduler.sigmas[3]
+    sample = (clean + sigma * noise) / (1 + sigma**2).sqrt()
+    torch.testing.assert_close(predicted_x0(scheduler, noise, scheduler.timesteps[3], sample), clean, atol=1e-3, rtol=0)
+
+
 def test_an_unknown_scheduler_is_refused() -> None:
-    scheduler = FlowMatchHeunDiscreteScheduler()
+    scheduler = EDMEulerScheduler()
     scheduler.set_timesteps(4)
     latent = torch.zeros(1, 4, 8, 8)
-    with pytest.raises(CaptureError, match="x0 is not known for the scheduler FlowMatchHeunDiscreteScheduler"):
+    with pytest.raises(CaptureError, match="x0 is not known for the scheduler EDMEulerScheduler"):
         predicted_x0(scheduler, latent, scheduler.timesteps[0], latent)

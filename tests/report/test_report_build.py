@@ -105,6 +105,25 @@ def test_page_explains_every_figure_and_states_how_the_best_was_chosen(report: P
     assert "loss: listwise" in page.text  # the configuration of the best probe
 
 
+def test_another_experiment_stands_beside(simulated: Any, runs_copy: Path, tmp_path: Path) -> None:
+    page = _write(simulated, tmp_path / "report", title="first", others={"second": runs_copy})
+    assert "Side by side" in page.text
+    assert (tmp_path / "report" / "figures" / "beside.pdf").stat().st_size > 5_000
+    with (tmp_path / "report" / "tables" / "beside.csv").open() as file:
+        rows = {row[""]: row for row in csv.DictReader(file)}
+    linear = simulated_value(simulated, "linear", "shapes_reward")
+    assert float(rows["linear probe, step 5"]["first"]) == pytest.approx(linear)
+    assert rows["linear probe, step 5"]["first"] == rows["linear probe, step 5"]["second"]  # a copy of the same runs
+    assert [name for name in rows if name.startswith("probe")] == [f"probe, step {step}" for step in (1, 3, 5, 8)]
+
+
+def simulated_value(simulated: Any, model: str, evaluator: str) -> float:
+    rows = pd.read_parquet(simulated.runs / "results.parquet").query(
+        f"model == '{model}' and evaluator == '{evaluator}' and metric == 'srcc_within' and split == 'test'"
+    )
+    return float(rows["estimate"].mean())
+
+
 def test_tables_hold_the_numbers_of_the_parquet(report: Path, simulated: Any) -> None:
     results = pd.read_parquet(simulated.runs / "results.parquet")
     with (report / "tables" / "headline_shapes_binding.csv").open() as file:

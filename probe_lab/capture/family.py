@@ -1,0 +1,170 @@
+"""What the capture has to know of a kind of model, as the answers of one ``Family`` each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from probe_lab.capture.layout import Arguments, Grid
+from probe_lab.capture.taps import Tap
+from probe_lab.config import Sampling
+from probe_lab.errors import CaptureError, nearest
+
+Order = Literal["cross", "image, text", "text, image"]
+"""What a text-reading layer attends to: text alone, or one sequence of both, in this order."""
+
+PAPER_BLOCKS = 10
+"""Diffusion Probe reads the attention of ten consecutive blocks."""
+
+
+def has_patterns(taps: Sequence[str]) -> bool:
+    """Whether it takes the model to tell which taps these are."""
+    return any(tap == "paper" or "*" in tap or "?" in tap for tap in taps)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One part of the text tokens that the denoiser reads: who encoded it and who cut it into tokens.
+
+    ``fixed``: always as many tokens as the tokenizer's own limit, whatever ``max_sequence_length`` says.
+    """
+
+    encoder: str = "text_encoder"
+    tokenizer: str = "tokenizer"
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of pipeline: where its parts are and how its tensors are laid out.
+
+    Attributes:
+        name: what an experiment calls it.
+        pipelines: names of the diffusers classes.
+        denoiser: attribute of the pipeline.
+        order: what a text-reading layer attends to.
+        blocks: pattern of the module paths of transformer blocks, each an attention and an activation tap.
+        activations: pattern of further modules whose output can be read.
+        paper_attention: pattern of the blocks among which Diffusion Probe's ten are chosen.
+        paper_part: whether those are the ``"last"`` ten or the ``"middle"`` ten.
+        paper_activation: pattern of the module that Probe-Select reads; of several, the one five sixths down.
+        grid: height and width of the finest grid of image tokens, from the arguments of a denoiser call.
+        unpack: the scheduler's sample and that grid to [n, C, h, w].
+        texts: who made the text tokens, in their order; padding is told from the token ids.
+        mask: the denoiser's argument that marks real text tokens, where there is one: then ``texts`` are not asked.
+        pooled: the pooled prompt embedding [n, D] in the arguments of a denoiser call, where there is one.
+        ends_in_summary: whether, where there is no pooled one, the last real token stands for the prompt (CLIP).
+        guidance: the pipeline argument that guidance is.
+        negative: the negative prompt without which the pipeline does not guide; empty where it needs none.
+        fixed: further arguments of every pipeline call.
+        takes_length: whether the pipeline takes ``max_sequence_length``.
+    """
+
+    name: str
+    pipelines: tuple[str, ...]
+    denoiser: str
+    order: Order
+    blocks: str
+    grid: Callable[[nn.Module, Arguments], Grid]
+    unpack: Callable[[Tensor, Grid], Tensor]
+    paper_attention: str
+    paper_part: Literal["last", "middle"]
+    paper_activation: str
+    activations: str = ""
+    texts: tuple[Text, ...] = (Text(),)
+    mask: str = ""
+    pooled: Callable[[Arguments], Tensor | None] = lambda arguments: None
+    ends_in_summary: bool = False
+    guidance: str = "guidance_scale"
+    negative: str = ""
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    takes_length: bool = True
+
+    def denoiser_of(self, pipe: DiffusionPipeline) -> nn.Module:
+        module = getattr(pipe, self.denoiser)
+        assert isinstance(module, nn.Module)
+        return module
+
+    def text_layers(self, module: nn.Module, path: str) -> list[str]:
+        """Paths of the layers at or below ``module``, which is at ``path``, in which the image attends to the text."""
+        return [name for name, part in module.named_modules(prefix=path) if self._reads_text(name, part)]
+
+    def _reads_text(self, path: str, module: nn.Module) -> bool:
+        if self.order == "cross":
+            return isinstance(module, Attention) and module.is_cross_attention
+        return path.rpartition(".")[2] == "attn"
+
+    def is_block(self, path: str) -> bool:
+        return re.fullmatch(self.blocks, path) is not None
+
+    def taps(self, pipe: DiffusionPipeline) -> list[Tap]:
+        """Every place that can be read, in the order of the denoiser's modules; then the two taps of the scheduler."""
+        found: list[Tap] = []
+        for path, _ in self.denoiser_of(pipe).named_modules():
+            if self.is_block(path):
+                found += [Tap(path, "attention"), Tap(path, "activation")]
+            elif self.activations and re.fullmatch(self.activations, path):
+                found.append(Tap(path, "activation"))
+        return [*found, Tap("", "latent"), Tap("", "x0")]
+
+    def paper_taps(self, pipe: DiffusionPipeline) -> list[Tap]:
+        """The attention that Diffusion Probe reads and the activation that Probe-Select reads."""
+        paths = [path for path, _ in self.denoiser_of(pipe).named_modules()]
+        blocks = [path for path in paths if re.fullmatch(self.paper_attention, path)]
+        first = max(0, len(blocks) - PAPER_BLOCKS)
+        first = first if self.paper_part == "last" else first // 2
+        outputs = [path for path in paths if re.fullmatch(self.paper_activation, path)]
+        attention = [Tap(path, "attention") for path in blocks[first : first + PAPER_BLOCKS]]
+        return [*attention, Tap(outputs[5 * len(outputs) // 6], "activation")]
+
+    def choose(self, pipe: DiffusionPipeline, wanted: Sequence[str]) -> list[Tap]:
+        """The taps that an experiment names: one by one, by a pattern (``up_blocks.*/attention``), or ``paper``.
+
+        Raises:
+            CaptureError: a pattern that no tap matches.
+        """
+        known = self.taps(pipe)
+        chosen: dict[Tap, None] = {}
+        for text in wanted:
+            if text == "paper":
+                chosen |= dict.fromkeys(self.paper_taps(pipe))
+            elif "*" in text or "?" in text:
+                matched = [tap for tap in known if fnmatchcase(str(tap), text)]
+                if not matched:
+                    raise CaptureError(f"'{text}' matches no tap of the backbone: {nearest(text, map(str, known))}")
+                chosen |= dict.fromkeys(matched)
+            else:
+                chosen[Tap.parse(text)] = None
+        return list(chosen)
+
+    def call_options(self, sampling: Sampling, prompts: list[str]) -> dict[str, object]:
+        """Keyword arguments of a pipeline call that draws ``prompts`` as an experiment asks for it.
+
+        Raises:
+            CaptureError: a token limit for a pipeline that has none.
+        """
+        options: dict[str, object] = {
+            "prompt": prompts,
+            "num_inference_steps": sampling.steps,
+            self.guidance: sampling.guidance,
+            "height": sampling.height,
+            "width": sampling.width,
+            **self.fixed,
+        }
+        if self.negative and sampling.guidance > 1:
+            options["negative_prompt"] = [self.negative] * len(prompts)
+        if sampling.max_sequence_length:
+            if not self.takes_length:
+                raise CaptureError(
+                    f"'sampling.max_sequence_length' is {sampling.max_sequence_length}, but '{self.name}' always reads "
+                    "as many tokens as its tokenizer makes: leave it at 0"
+                )
+            options["max_sequence_length"] = sampling.max_sequence_length
+        return options

@@ -1,0 +1,36 @@
+"""What docs/backbones.md shows is what the code does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from probe_lab.capture import backbones
+from probe_lab.capture.backbones import FAMILIES
+from probe_lab.config import build_experiment
+
+PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+
+
+def test_the_shown_family_is_the_real_one() -> None:
+    code = re.search(r"```python\n(FLUX = .*?)```", PAGE, re.DOTALL)
+    assert code
+    names = dict(vars(backbones))
+    exec(code[1], names)
+    for entry in dataclasses.fields(backbones.Family):
+        if entry.name != "pooled":  # two functions are never equal
+            assert getattr(names["FLUX"], entry.name) == getattr(backbones.FLUX, entry.name), entry.name
+    assert len(code[1].splitlines()) <= 20
+
+
+def test_the_table_names_every_family() -> None:
+    assert re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE) == [family.name for family in FAMILIES]
+
+
+def test_the_shown_experiment_is_valid() -> None:
+    for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL):
+        experiment = build_experiment(OmegaConf.create(text), OmegaConf.create({}))
+        assert experiment.backbone.family in {family.name for family in FAMILIES}
