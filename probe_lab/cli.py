@@ -33,16 +33,25 @@ out = Console(soft_wrap=True, highlight=False)
 
 
 @app.command()
-def plan(experiment: ExperimentName, overrides: Overrides = None) -> None:
+def plan(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    tflops: Annotated[
+        float, typer.Option(help="10¹² operations per second and card, for a model whose weights are not here")
+    ] = 400.0,
+) -> None:
     """Print images, bytes per (step, tap), total and time of a generation, before it starts.
 
-    Example: probe-lab plan quickstart prompts.count=1000
+    A published model without its weights is planned from its architecture: exact bytes, and hours at a rate. The
+    default rate is an H100's at 40 % of its dense bfloat16 peak.
+
+    Example: probe-lab plan paper/diffusion_probe_sdxl --tflops 300
     """
-    from probe_lab.capture.generate import plan_generation
+    from probe_lab.capture.dry import planned
     from probe_lab.capture.plan import plan_table
 
     config = load_experiment(experiment, overrides)
-    out.print(plan_table(plan_generation(config)))
+    out.print(plan_table(planned(config, tflops)))
 
 
 @app.command()
