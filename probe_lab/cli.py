@@ -55,6 +55,20 @@ def plan(
 
 
 @app.command()
+def taps(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """List every tap of the experiment's backbone with its shape and what it weighs in the cache.
+
+    Example: probe-lab taps quickstart_sd3
+    """
+    from probe_lab.capture.listing import list_taps, taps_table
+
+    config = load_experiment(experiment, overrides)
+    size = f"{config.sampling.height}×{config.sampling.width}"
+    title = f"{config.backbone.label} at {size}, {config.cache.dtype}; kB per image and step"
+    out.print(taps_table(list_taps(config), title))
+
+
+@app.command()
 def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
     """Generate the images and cache the tensors. The same command resumes what was interrupted.
 
@@ -129,10 +143,16 @@ def sweep(
 
 
 @app.command()
-def report(experiment: ExperimentName, overrides: Overrides = None) -> None:
+def report(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="another swept experiment to show side by side with this one; repeatable")
+    ] = None,
+) -> None:
     """Draw the figures and tables of a finished sweep, and one HTML page with all of them.
 
-    Example: probe-lab report quickstart
+    Example: probe-lab report quickstart_sd3 --beside quickstart
     """
     from probe_lab.report import build_report
     from probe_lab.tracking import log_report
@@ -146,6 +166,7 @@ def report(experiment: ExperimentName, overrides: Overrides = None) -> None:
             title=config.name,
             evaluators=config.evaluators,
             primary_step=config.probe.step,
+            others={other.name: other.runs_folder for other in map(load_experiment, beside or [])},
             on_progress=update,
         )
     log_report(config, config.report_folder)

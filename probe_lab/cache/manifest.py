@@ -109,7 +109,7 @@ def _from_values(path: Path, values: object) -> Manifest:
             f"{path.parent} has format version {version}, this probe_lab reads {FORMAT_VERSION}: "
             "generate the cache again, or use the probe_lab that wrote it"
         )
-    values = {"extra": {}} | values  # caches from before that field
+    values.setdefault("extra", {})  # caches from before that field
     names = {f.name for f in dataclasses.fields(Manifest)}
     if set(values) != names:
         wrong = ", ".join(sorted(set(values) ^ names))

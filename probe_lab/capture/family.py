@@ -115,14 +115,15 @@ class Family:
         return [*found, Tap("", "latent"), Tap("", "x0")]
 
     def paper_taps(self, pipe: DiffusionPipeline) -> list[Tap]:
-        """The attention that Diffusion Probe reads and the activation that Probe-Select reads."""
+        """The attention that Diffusion Probe reads and the activation that Probe-Select reads, where there is one."""
         paths = [path for path, _ in self.denoiser_of(pipe).named_modules()]
         blocks = [path for path in paths if re.fullmatch(self.paper_attention, path)]
         first = max(0, len(blocks) - PAPER_BLOCKS)
         first = first if self.paper_part == "last" else first // 2
         outputs = [path for path in paths if re.fullmatch(self.paper_activation, path)]
         attention = [Tap(path, "attention") for path in blocks[first : first + PAPER_BLOCKS]]
-        return [*attention, Tap(outputs[5 * len(outputs) // 6], "activation")]
+        deep = 5 * len(outputs) // 6
+        return attention + [Tap(path, "activation") for path in outputs[deep : deep + 1]]
 
     def choose(self, pipe: DiffusionPipeline, wanted: Sequence[str]) -> list[Tap]:
         """The taps that an experiment names: one by one, by a pattern (``up_blocks.*/attention``), or ``paper``.

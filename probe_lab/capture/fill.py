@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 import torch
@@ -22,7 +22,7 @@ def fill_shards(
     experiment: Experiment,
     pipe: DiffusionPipeline,
     writer: CacheWriter,
-    shards: Sequence[int],
+    shards: Iterable[int],
     advance: Callable[[int], None],
 ) -> None:
     """Generate and store ``shards``; ``advance(images)`` after every batch."""

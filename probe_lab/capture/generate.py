@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pandas as pd
 import torch
 
 from probe_lab.cache import Cache, CacheWriter, Manifest, require_same
 from probe_lab.capture.family import has_patterns
-from probe_lab.capture.fill import fill_shards, manifest_of
+from probe_lab.capture.fill import manifest_of
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, make_plan
 from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.text import ENCODER, encode_prompts
 from probe_lab.capture.truncation import token_limits, truncated
-from probe_lab.capture.workers import devices_of, fill_in_processes, shared_cores
+from probe_lab.capture.workers import Crew, Job, devices_of, on_device, shared_cores
 from probe_lab.config import Experiment
 
 
@@ -36,19 +36,20 @@ def generate(experiment: Experiment, on_progress: Callable[[int, int], None], an
         return
     _refuse_another(experiment, samples)
     devices = devices_of(experiment, samples["shard"].nunique())
-    with shared_cores(len(devices)):
-        _generate(experiment, samples, devices, on_progress, announce)
+    # The further processes start first: they load their models while this one makes the plan.
+    with shared_cores(len(devices)), Crew(experiment, devices[1:]) as crew:
+        _generate(on_device(experiment, devices[0]), samples, crew, on_progress, announce)
 
 
 def _generate(
     experiment: Experiment,
     samples: pd.DataFrame,
-    devices: Sequence[str],
+    crew: Crew,
     on_progress: Callable[[int, int], None],
     announce: Callable[[Plan], None],
 ) -> None:
     pipe = load_pipeline(experiment.backbone, experiment.sampling)
-    plan = make_plan(experiment, pipe, samples, len(devices))
+    plan = make_plan(experiment, pipe, samples, crew.size)
     announce(plan)
     if not (experiment.cache_folder / "manifest.json").exists():
         plan.require_space(experiment.cache_folder)  # before anything is written
@@ -68,12 +69,7 @@ def _generate(
         on_progress(done, len(samples))
 
     advance(0)
-    if len(devices) > 1 and len(pending) > 1:
-        del pipe
-        torch.cuda.empty_cache()  # the first card is one of the workers' too
-        fill_in_processes(experiment, plan.shapes, samples, pending, devices, advance)
-    else:
-        fill_shards(experiment, pipe, writer, pending, advance)
+    crew.fill(pipe, writer, Job(plan.shapes, samples, pending), advance)
 
 
 def plan_generation(experiment: Experiment) -> Plan:

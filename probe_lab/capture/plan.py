@@ -117,21 +117,26 @@ def plan_table(plan: Plan) -> Table:
     """The plan as a terminal table: a line per tap, then images and the total."""
     steps = ", ".join(map(str, plan.steps))
     table = Table(title=f"{plan.images} images, tensors of steps {steps}", title_justify="left")
-    for column in ("tap", "shape", "per (step, tap)", "all steps"):
-        table.add_column(column, justify="left" if column == "tap" else "right")
+    table.add_column("tap", overflow="fold")
+    for column in ("shape", "per (step, tap)", "all steps"):
+        table.add_column(column, justify="right", no_wrap=True)
     for tap, shape in plan.shapes.items():
         size = plan.tap_bytes(tap)
-        table.add_row(tap, "×".join(map(str, shape)), _megabytes(size), _megabytes(size * len(plan.steps)))
-    table.add_row("images (PNG)", "", "", _megabytes(plan.image_bytes * plan.images) if plan.image_bytes else "none")
-    table.add_row("text embeddings", "", "", _megabytes(plan.text_bytes))
+        table.add_row(tap, "×".join(map(str, shape)), _size(size), _size(size * len(plan.steps)))
+    table.add_row("images (PNG)", "", "", _size(plan.image_bytes * plan.images) if plan.image_bytes else "none")
+    table.add_row("text embeddings", "", "", _size(plan.text_bytes))
     table.add_section()
-    table.add_row("total", "", "", _megabytes(plan.total_bytes))
-    table.add_row("time, about", "", "", f"{plan.seconds / 60:.1f} min")
+    table.add_row("total", "", "", _size(plan.total_bytes))
+    table.add_row("time, about", "", "", _time(plan.seconds))
     table.add_row(f"{plan.hardware}-hours, about", "", "", f"{plan.hours:,.2f}")
     table.caption = plan.note or None
     table.caption_justify = "left"
     return table
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def _size(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e10 else f"{size / 1e6:,.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h" if seconds >= 5 * 3600 else f"{seconds / 60:.1f} min"

@@ -33,15 +33,15 @@ def encode_prompts(
     """
     parts: dict[str, list[Tensor]] = {"embedding": [], "tokens": [], "token_mask": []}
     for start in range(0, len(prompts), batch_size):
-        for name, tensor in _read(pipe, sampling, prompts[start : start + batch_size]).items():
+        for name, tensor in _read(pipe, sampling, prompts[start : start + batch_size], length).items():
             parts[name].append(tensor)
-    longest = length or max(part.shape[1] for part in parts["tokens"])
+    longest = max(part.shape[1] for part in parts["tokens"])  # the batches of Qwen-Image differ
     parts["tokens"] = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts["tokens"]]
     parts["token_mask"] = [F.pad(part, (0, longest - part.shape[1])) for part in parts["token_mask"]]
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
-def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str]) -> dict[str, Tensor]:
+def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], length: int) -> dict[str, Tensor]:
     """Run the pipeline up to its first denoiser call and take the text from there."""
     family = family_of(pipe)
     found: dict[str, Tensor] = {}
@@ -51,7 +51,9 @@ def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str]) -> di
         mask = call.token_mask(arguments)
         assert mask is not None  # prompts were given
         pooled = family.pooled(arguments)
-        found["tokens"], found["token_mask"] = tokens, mask
+        beyond = length - mask.shape[1] if length else 0
+        # At once, and not of all prompts at the end: FLUX has 8 MB of text per prompt, nearly all of it padding.
+        found["tokens"], found["token_mask"] = F.pad(tokens, (0, 0, 0, beyond)), F.pad(mask, (0, beyond))
         if pooled is not None:
             found["embedding"] = call.conditional(pooled).float().cpu()
         elif family.ends_in_summary:

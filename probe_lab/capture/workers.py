@@ -6,13 +6,17 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from multiprocessing.sharedctypes import Synchronized
+from typing import Self
 
 import pandas as pd
 import torch
+from diffusers import DiffusionPipeline
 
 from probe_lab.cache import CacheWriter
 from probe_lab.capture.fill import fill_shards, manifest_of
@@ -20,8 +24,19 @@ from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError, ProbeLabError
 
-Event = int | ProbeLabError | None
-"""What a worker reports: images done, the error that ended it, or None when its share is done."""
+Event = int | ProbeLabError
+"""What a process reports: images done, the error that ended it, or ``DONE`` when no shard is left."""
+
+DONE, NOTHING = 0, -1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the processes of a generation share: [C, H, W] of each tap, the samples, the shards to fill."""
+
+    shapes: dict[str, tuple[int, ...]]
+    samples: pd.DataFrame
+    shards: Sequence[int]
 
 
 def devices_of(experiment: Experiment, shards: int) -> list[str]:
@@ -47,84 +62,127 @@ def shared_cores(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fill_in_processes(
-    experiment: Experiment,
-    shapes: dict[str, tuple[int, ...]],
-    samples: pd.DataFrame,
-    shards: Sequence[int],
-    devices: Sequence[str],
-    advance: Callable[[int], None],
-) -> None:
-    """Fill ``shards`` with one process per entry of ``devices``, which take turns at the shards.
+class Crew:
+    """This process and one further on each of ``devices``, which fill a cache together.
 
-    The first error stops all; finished shards stay. ``shapes`` maps a tap to its [C, H, W].
-
-    Raises:
-        ProbeLabError: what stopped a process; ``CaptureError`` when it was killed.
+    Once entered, the further ones load their pipelines and wait. Each process takes the next shard when it is free.
     """
-    context = multiprocessing.get_context("spawn")
-    events: Queue[Event] = context.Queue()
-    processes = [
-        context.Process(
-            target=_worker,
-            args=(_on(experiment, device), shapes, samples, shards[i :: len(devices)], len(devices), events),
-            daemon=True,
-        )
-        for i, device in enumerate(devices)
-    ]
-    try:
-        for process in processes:
+
+    def __init__(self, experiment: Experiment, devices: Sequence[str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._experiment = experiment
+        self._taken = context.Value("i", 0)
+        self._jobs: Queue[Job] = context.Queue()
+        self._events: Queue[Event] = context.Queue()
+        self._processes: list[BaseProcess] = [
+            context.Process(
+                target=_work,
+                args=(on_device(experiment, device), 1 + len(devices), self._taken, self._jobs, self._events),
+                daemon=True,
+            )
+            for device in devices
+        ]
+
+    @property
+    def size(self) -> int:
+        """Processes, this one included."""
+        return 1 + len(self._processes)
+
+    def __enter__(self) -> Self:
+        for process in self._processes:
             process.start()
-        running = len(processes)
-        while running:
-            event = _next_event(events, processes)
-            if isinstance(event, ProbeLabError):
-                raise event
-            if event is None:
-                running -= 1
-            else:
-                advance(event)
-        for process in processes:
-            process.join()  # in their own time: a process that is stopped while it ends leaves semaphores behind
-    finally:
-        for process in processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
             process.terminate()
             process.join()
-        events.close()
-        events.join_thread()
+        for channel in (self._jobs, self._events):
+            channel.close()
+            channel.cancel_join_thread()  # a process that is gone reads nothing any more
+
+    def fill(
+        self,
+        pipe: DiffusionPipeline,
+        writer: CacheWriter,
+        job: Job,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Fill the shards of ``job``; ``advance(images)`` after every batch of any process.
+
+        The first error stops all; finished shards stay.
+
+        Raises:
+            ProbeLabError: what stopped a process; ``CaptureError`` when it was killed.
+        """
+        running = len(self._processes)
+        for _ in self._processes:
+            self._jobs.put(job)
+
+        def receive(*, wait: bool) -> None:
+            nonlocal running
+            while running:
+                event = self._next_event(wait)
+                if event == NOTHING:
+                    return
+                if isinstance(event, ProbeLabError):
+                    raise event
+                if event == DONE:
+                    running -= 1
+                else:
+                    advance(event)
+
+        def mine(images: int) -> None:
+            advance(images)
+            receive(wait=False)
+
+        fill_shards(self._experiment, pipe, writer, _free(job.shards, self._taken), mine)
+        receive(wait=True)
+        for process in self._processes:
+            process.join()  # in their own time: a process that is stopped while it ends leaves semaphores behind
+
+    def _next_event(self, wait: bool) -> Event:
+        """The next report; a process that was killed sends none, so exit codes are looked at in between."""
+        while True:
+            try:
+                return self._events.get(timeout=1.0 if wait else 0.0)
+            except queue.Empty:
+                dead = [process for process in self._processes if process.exitcode not in (None, 0)]
+                if dead:
+                    raise CaptureError(
+                        f"a generating process died with exit code {dead[0].exitcode}: the same command continues"
+                    ) from None
+                if not wait:
+                    return NOTHING
 
 
-def _on(experiment: Experiment, device: str) -> Experiment:
+def _free(shards: Sequence[int], taken: Synchronized[int]) -> Iterator[int]:
+    """The shards that no process has taken, one at a time."""
+    while True:
+        with taken.get_lock():
+            position = taken.value
+            taken.value += 1
+        if position >= len(shards):
+            return
+        yield shards[position]
+
+
+def on_device(experiment: Experiment, device: str) -> Experiment:
+    """The experiment of one process."""
     return replace(experiment, sampling=replace(experiment.sampling, device=device))
 
 
-def _next_event(events: Queue[Event], processes: Sequence[BaseProcess]) -> Event:
-    """The next report; a worker that was killed sends none, so its exit code is looked at in between."""
-    while True:
-        try:
-            return events.get(timeout=1.0)
-        except queue.Empty:
-            dead = [process for process in processes if process.exitcode not in (None, 0)]
-            if dead:
-                raise CaptureError(
-                    f"a generating process died with exit code {dead[0].exitcode}: the same command continues"
-                ) from None
-
-
-def _worker(
-    experiment: Experiment,
-    shapes: dict[str, tuple[int, ...]],
-    samples: pd.DataFrame,
-    shards: Sequence[int],
-    workers: int,
-    events: Queue[Event],
+def _work(
+    experiment: Experiment, processes: int, taken: Synchronized[int], jobs: Queue[Job], events: Queue[Event]
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
     try:
-        with shared_cores(workers):
-            writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, shapes, samples), samples)
+        with shared_cores(processes):
             pipe = load_pipeline(experiment.backbone, experiment.sampling)
-            fill_shards(experiment, pipe, writer, shards, events.put)
+            job = jobs.get()
+            writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, job.shapes, job.samples), job.samples)
+            fill_shards(experiment, pipe, writer, _free(job.shards, taken), events.put)
     except ProbeLabError as error:
         events.put(error)
     else:
-        events.put(None)
+        events.put(DONE)
