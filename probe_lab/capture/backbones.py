@@ -37,7 +37,6 @@ SD = Family(
     grid=grid_of_latent,
     unpack=unpacked,
     ends_in_summary=True,
-    takes_length=False,
 )
 SDXL = Family(
     name="sdxl",
@@ -52,7 +51,6 @@ SDXL = Family(
     grid=grid_of_latent,
     unpack=unpacked,
     pooled=lambda arguments: arguments["added_cond_kwargs"]["text_embeds"],
-    takes_length=False,
 )
 
 # Transformers with cross-attention to masked text. Their pipelines would pick a size of their own from a table.

@@ -20,13 +20,17 @@ from probe_lab.errors import CaptureError
 
 @dataclass
 class _State:
-    """What is known of the call in progress. ``encoded``: per text encoder, token ids and attention mask."""
+    """What is known of the call in progress. ``encoded``: per text encoder, token ids and attention mask.
 
+    Without ``running`` whatever happens belongs to another pipeline that shares parts with this one.
+    """
+
+    running: bool = False
     rows: int = 0
     steps: int = 0
     step: int = 0
     in_step: bool = False
-    has_prompt: bool = False
+    has_prompt: bool | None = None
     encoded: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
 
@@ -37,6 +41,7 @@ class PipelineCall:
     step, without the prompt (guidance as a call of its own): such calls are not reported.
 
     Args:
+        on_begin: the pipeline was called; nothing has happened yet.
         on_start: the schedule is known; nothing has been denoised yet.
         before_denoiser: the arguments of the conditional denoiser call, by name.
         after_denoiser: whether it succeeded.
@@ -48,6 +53,7 @@ class PipelineCall:
         pipe: DiffusionPipeline,
         family: Family,
         *,
+        on_begin: Callable[[], None],
         on_start: Callable[[], None],
         before_denoiser: Callable[[Arguments], None],
         after_denoiser: Callable[[bool], None],
@@ -57,6 +63,7 @@ class PipelineCall:
         self._family = family
         self._denoiser = family.denoiser_of(pipe)
         self._signature = inspect.signature(self._denoiser.forward)
+        self._on_begin = on_begin
         self._on_start = on_start
         self._before_denoiser = before_denoiser
         self._after_denoiser = after_denoiser
@@ -82,6 +89,7 @@ class PipelineCall:
     def watch(self, stack: ExitStack) -> None:
         """Listen until ``stack`` is closed."""
         pipe, scheduler = self._pipe, self._pipe.scheduler
+        stack.callback(before_method(pipe, "check_inputs", self._begin))
         stack.callback(before_method(pipe, "encode_prompt", self._encode_prompt))
         stack.callback(before_method(pipe, "prepare_latents", self._prepare_latents))
         stack.callback(after_method(scheduler, "set_timesteps", self._set_timesteps))
@@ -133,19 +141,20 @@ class PipelineCall:
 
     # What the pipeline does, in its order; the latents may be prepared before or after the timesteps are set.
 
+    def _begin(self, *args: Any, **kwargs: Any) -> None:
+        """Every pipeline first checks what it was called with."""
+        self._state = _State(running=True)
+        self._reporting = False
+        self._on_begin()
+
     def _encode_prompt(self, *args: Any, **kwargs: Any) -> None:
-        if self._state.steps:  # of an earlier call
-            self._state = _State()
-        prompt = args[0] if args else kwargs.get("prompt")
-        if prompt is None:  # embeddings were given: what has been encoded by hand before may be other prompts
-            self._state.has_prompt, self._state.encoded = False, {}
-        else:
-            self._state.has_prompt = True
+        if self._state.has_prompt is None:  # what comes after the prompt is the negative prompt
+            self._state.has_prompt = (args[0] if args else kwargs.get("prompt")) is not None
 
     def _encoding(self, encoder: str) -> Callable[..., None]:
         def receive(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             ids = args[0] if args else kwargs["input_ids"]
-            if self._state.has_prompt:  # what comes after the prompt is the negative prompt
+            if self._state.running and self._state.has_prompt:
                 self._state.encoded.setdefault(encoder, (ids, kwargs.get("attention_mask")))
 
         return receive
@@ -154,12 +163,17 @@ class PipelineCall:
         self._state.rows = args[0] if args else kwargs["batch_size"]
 
     def _set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        self._state.steps, self._state.step, self._state.in_step = len(self._pipe.scheduler.timesteps), 0, False
+        if not self._state.running or self._state.steps:  # of another pipeline with the same scheduler
+            self._state = _State()
+            return
+        self._state.steps = len(self._pipe.scheduler.timesteps)
         self._on_start()
 
     def _denoise(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._state.in_step:
+        if not self._state.running or self._state.in_step:
             return
+        if not self._state.steps:
+            raise CaptureError("the scheduler was exchanged inside the capture: exchange it before")
         self._state.step += 1
         self._state.in_step = self._reporting = True
         self._before_denoiser(self._signature.bind(*args, **kwargs).arguments)
@@ -170,6 +184,8 @@ class PipelineCall:
             self._after_denoiser(output is not None)
 
     def _step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not self._state.running:
+            return
         self._state.in_step = False
         self._before_step(model_output, timestep, sample)
 

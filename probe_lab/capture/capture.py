@@ -17,8 +17,7 @@ from probe_lab.capture.backbones import family_of
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.layout import Arguments, folded
 from probe_lab.capture.listen import Undo, after_module
-from probe_lab.capture.readers import LayerReader, MeanOfLayers, image_output
-from probe_lab.capture.readers import Sequence as Tokens
+from probe_lab.capture.readers import LayerReader, MeanOfLayers, TokenLayout, image_output
 from probe_lab.capture.taps import Kind, Tap
 from probe_lab.capture.x0 import predicted_x0
 from probe_lab.errors import CaptureError, nearest
@@ -40,14 +39,14 @@ class Capture:
 
     Args:
         taps: a tap, its text, a pattern (``up_blocks.*/attention``) or ``paper``, the set that the papers read.
-        normalize: attention over ``all`` keys, or renormalised to sum to 1 over the real tokens of the ``text``.
+        normalize: attention over ``all`` keys, or divided by its sum over the real tokens of the ``text``.
         tokens: length of the token axis: longer maps are cut, shorter ones filled with zeros; 0 leaves it.
         size: longest side of maps and activations: larger ones are averaged down to it; 0 leaves it.
 
     Raises:
         CaptureError: an unknown tap or pipeline class; a compiled denoiser; a step beyond the schedule (before the
             first denoiser call); attention that does not pass through ``F.scaled_dot_product_attention``; a module that
-            does not run, or runs twice per step.
+            does not run, or runs twice per step. A call that ends early keeps the steps that it made.
     """
 
     def __init__(
@@ -67,17 +66,20 @@ class Capture:
         self.taps = tuple(self._family.choose(pipe, [str(tap) for tap in taps]))
         self.steps = tuple(sorted(set(steps)))
         self.token_mask: Tensor | None = None
+        self._mask: Tensor | None = None
         self._normalize = normalize
         self._length = tokens
         self._size = size
         self._tensors: dict[tuple[int, Tap], Tensor] = {}
-        self._tokens: Tokens | None = None
+        self._tokens: TokenLayout | None = None
         self._recording = False
         self._means: list[MeanOfLayers] = []
-        self._stack = ExitStack()
+        self._readers: list[LayerReader] = []
+        self._stack: ExitStack | None = None
         self._call = PipelineCall(
             pipe,
             self._family,
+            on_begin=self._begin,
             on_start=self._start,
             before_denoiser=self._before_denoiser,
             after_denoiser=self._after_denoiser,
@@ -101,6 +103,8 @@ class Capture:
         return list(self._tensors.items())
 
     def __enter__(self) -> Self:
+        if self._stack is not None:
+            raise CaptureError("this Capture is entered already: make another one")
         with ExitStack() as stack:  # undone at once if a hook cannot be placed
             self._call.watch(stack)
             for undo in [*self._read_attention(), *self._read_activations()]:
@@ -111,7 +115,9 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._stack is not None
         self._stack.close()
+        self._stack = None
 
     def _check(self, tap: Tap, module: nn.Module | None) -> None:
         """Refuse a tap that the denoiser lacks."""
@@ -128,10 +134,15 @@ class Capture:
 
     # What happens during a pipeline call, in its order.
 
+    def _begin(self) -> None:
+        """Drop what a call that was interrupted, inside the ``with``, may have left open."""
+        self._recording = False
+        for reader in self._readers:
+            reader.leave()
+
     def _start(self) -> None:
         self._tensors = {}
         self.token_mask = None
-        self._recording = False
         if self.steps[-1] > self._call.steps:
             raise CaptureError(
                 f"step {self.steps[-1]} is beyond the schedule: this call has {self._call.steps} steps, 1 is the first"
@@ -139,11 +150,11 @@ class Capture:
 
     def _before_denoiser(self, arguments: Arguments) -> None:
         if self._call.step == 1:
-            mask = self._call.token_mask(arguments)
-            self.token_mask = mask if mask is None else self._fitted(mask)
+            self._mask = self._call.token_mask(arguments)
+            self.token_mask = None if self._mask is None else self._fitted(self._mask)
         self._recording = self._call.step in self.steps
         if self._recording:
-            self._tokens = Tokens.of(self._family, self._denoiser, arguments)
+            self._tokens = TokenLayout.of(self._family, self._denoiser, arguments)
             for mean in self._means:
                 mean.take()  # what an interrupted call may have left
 
@@ -183,7 +194,7 @@ class Capture:
             self._means.append(MeanOfLayers(tap, len(layers)))
             for path in layers:
                 taps_of[path].append(self._means[-1])
-        undos: list[Undo] = []
+        self._readers = []
         for path, means in taps_of.items():
 
             def receive(maps: Tensor, means: list[MeanOfLayers] = means) -> None:
@@ -191,10 +202,10 @@ class Capture:
                     mean.add(maps)
 
             layer = self._denoiser.get_submodule(path)
-            undos += LayerReader(path, layer, self._call, self._sequence, receive).hook()
-        return undos
+            self._readers.append(LayerReader(path, layer, self._call, self._sequence, receive))
+        return [undo for reader in self._readers for undo in reader.hook()]
 
-    def _sequence(self) -> Tokens | None:
+    def _sequence(self) -> TokenLayout | None:
         return self._tokens if self._recording else None
 
     def _read_activations(self) -> list[Undo]:
@@ -210,7 +221,7 @@ class Capture:
 
         return [reader(tap) for tap in self.taps if tap.kind == "activation"]
 
-    def _keep_activation(self, tap: Tap, tensor: Tensor, sequence: Tokens) -> None:
+    def _keep_activation(self, tap: Tap, tensor: Tensor, sequence: TokenLayout) -> None:
         if (self._call.step, tap) in self._tensors:
             raise CaptureError(f"'{tap}' runs twice per step: tap a module that runs once")
         if tensor.dim() not in (3, 4):
@@ -221,12 +232,11 @@ class Capture:
 
     def _keep_attention(self, tap: Tap, maps: Tensor) -> None:
         assert self._tokens is not None
-        maps = folded(self._fitted(maps), self._tokens.grid)
-        if self.token_mask is not None:
-            maps = maps * self.token_mask.to(maps.device)[:, :, None, None]
+        if self._mask is not None:
+            maps = maps * self._mask.to(maps.device)[:, :, None]
         if self._normalize == "text":
             maps = maps / maps.sum(1, keepdim=True).clamp_min(1e-12)
-        self._keep(tap, self._averaged(maps))
+        self._keep(tap, self._averaged(folded(self._fitted(maps), self._tokens.grid)))
 
     def _fitted(self, tokens: Tensor) -> Tensor:
         """[n, tokens, …] cut, or filled with zeros, to the wanted number of tokens."""
@@ -236,7 +246,7 @@ class Capture:
         return F.pad(tokens, (*behind, 0, self._length - tokens.shape[1]))
 
     def _averaged(self, image: Tensor) -> Tensor:
-        """Not larger than the wanted size: means over equal areas."""
+        """Not larger than the wanted size: means over areas, which overlap where the sides do not divide."""
         height, width = image.shape[-2:]
         longest = max(height, width)
         if not self._size or longest <= self._size:

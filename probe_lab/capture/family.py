@@ -64,7 +64,6 @@ class Family:
         guidance: the pipeline argument that guidance is.
         negative: the negative prompt without which the pipeline does not guide; empty where it needs none.
         fixed: further arguments of every pipeline call.
-        takes_length: whether the pipeline takes ``max_sequence_length``.
     """
 
     name: str
@@ -85,7 +84,6 @@ class Family:
     guidance: str = "guidance_scale"
     negative: str = ""
     fixed: Mapping[str, object] = field(default_factory=dict)
-    takes_length: bool = True
 
     def denoiser_of(self, pipe: DiffusionPipeline) -> nn.Module:
         module = getattr(pipe, self.denoiser)
@@ -146,11 +144,7 @@ class Family:
         return list(chosen)
 
     def call_options(self, sampling: Sampling, prompts: list[str]) -> dict[str, object]:
-        """Keyword arguments of a pipeline call that draws ``prompts`` as an experiment asks for it.
-
-        Raises:
-            CaptureError: a token limit for a pipeline that has none.
-        """
+        """Keyword arguments of a pipeline call that draws ``prompts`` as an experiment asks for it."""
         options: dict[str, object] = {
             "prompt": prompts,
             "num_inference_steps": sampling.steps,
@@ -162,10 +156,5 @@ class Family:
         if self.negative and sampling.guidance > 1:
             options["negative_prompt"] = [self.negative] * len(prompts)
         if sampling.max_sequence_length:
-            if not self.takes_length:
-                raise CaptureError(
-                    f"'sampling.max_sequence_length' is {sampling.max_sequence_length}, but '{self.name}' always reads "
-                    "as many tokens as its tokenizer makes: leave it at 0"
-                )
             options["max_sequence_length"] = sampling.max_sequence_length
         return options

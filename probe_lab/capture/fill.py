@@ -16,6 +16,7 @@ from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import has_patterns
 from probe_lab.capture.sampling import png, sample_images, sample_tensors
 from probe_lab.config import Experiment
+from probe_lab.errors import CaptureError
 
 
 def fill_shards(
@@ -58,11 +59,21 @@ def _run(
             key = f"{step}/{tap}"
             if key not in arrays:
                 arrays[key] = tensor.new_empty(len(samples), *tensor.shape[1:])
+            _require_shape(key, tensor, arrays[key])
             arrays[key][start : start + len(batch)] = tensor[: len(batch)]
         if capture.token_mask is not None:
             masks.append(capture.token_mask[: len(batch)])
+            _require_shape("token_mask", masks[-1], masks[0])
         advance(len(batch))
     return arrays, images, torch.cat(masks) if masks else None
+
+
+def _require_shape(key: str, tensor: Tensor, before: Tensor) -> None:
+    if tensor.shape[1:] != before.shape[1:]:
+        raise CaptureError(
+            f"'{key}' is {list(tensor.shape[1:])} in one batch and {list(before.shape[1:])} in another: the pipeline "
+            "pads each batch to its longest prompt, so set capture.tokens"
+        )
 
 
 def draw(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[bytes]:

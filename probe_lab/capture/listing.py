@@ -12,7 +12,7 @@ from probe_lab.capture.capture import Capture
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import ELEMENT_BYTES
 from probe_lab.capture.prompts import sample_table
-from probe_lab.capture.sampling import sample_tensors
+from probe_lab.capture.sampling import stopped_after
 from probe_lab.capture.taps import Tap
 from probe_lab.config import Experiment
 
@@ -36,8 +36,12 @@ def list_taps(experiment: Experiment) -> list[Listed]:
     pipe = load_pipeline(experiment.backbone, experiment.sampling)
     family = family_of(pipe)
     wanted = experiment.capture
-    with Capture(pipe, family.taps(pipe), [1], tokens=wanted.tokens, size=wanted.size) as capture:
-        sample_tensors(experiment.sampling, pipe, sample_table(experiment).iloc[:1], last=1)
+    prompt = sample_table(experiment)["prompt"].iloc[0]
+    with (
+        Capture(pipe, family.taps(pipe), [1], tokens=wanted.tokens, size=wanted.size) as capture,
+        stopped_after(pipe, 1),
+    ):
+        pipe(**family.call_options(experiment.sampling, [prompt]))
     paper = family.paper_taps(pipe)
     element = ELEMENT_BYTES[experiment.cache.dtype]
     shapes = {tap: tuple(tensor.shape[1:]) for (_, tap), tensor in capture.items()}

@@ -10,6 +10,7 @@ import transformers
 from diffusers import DiffusionPipeline
 
 from probe_lab.capture.backbones import located
+from probe_lab.capture.x0 import is_flow
 from probe_lab.config import Backbone, Sampling, Scheduler
 from probe_lab.errors import CaptureError
 
@@ -44,7 +45,7 @@ def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
     transformers.utils.logging.disable_progress_bar()
     try:
         pipe = DiffusionPipeline.from_pretrained(path, dtype=getattr(torch, sampling.dtype))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # an ImportError names a package that the model needs
         reason = str(error).strip().splitlines()[0]
         raise CaptureError(
             f"no pipeline can be loaded from '{path}' (a diffusers folder or a hub id): {reason}"
@@ -86,10 +87,9 @@ def configure(pipe: DiffusionPipeline, sampling: Sampling) -> None:
 def _scheduler(pipe: DiffusionPipeline, name: Scheduler) -> object:
     """A scheduler of that name which continues the settings of the pipeline's own."""
     own = pipe.scheduler
-    is_flow = type(own).__name__.startswith("FlowMatch") or own.config.get("prediction_type") == "flow_prediction"
-    allowed = _FOR_FLOWS if is_flow else _FOR_NOISE
+    allowed = _FOR_FLOWS if is_flow(own) else _FOR_NOISE
     if name not in allowed:
-        what = "predicts a flow" if is_flow else "does not predict a flow"
+        what = "predicts a flow" if is_flow(own) else "does not predict a flow"
         raise CaptureError(
             f"sampling.scheduler={name} does not fit a {type(pipe).__name__}, which {what} (its own scheduler is "
             f"{type(own).__name__}): use default or one of {', '.join(sorted(allowed))}"
@@ -99,7 +99,7 @@ def _scheduler(pipe: DiffusionPipeline, name: Scheduler) -> object:
     # The library would print what the new one does not know; keys with an underscore are notes of its own.
     settings = {key: value for key, value in own.config.items() if key in known or key.startswith("_")}
     changes: dict[str, object] = {}
-    if is_flow:
+    if is_flow(own):
         # The two kinds of flow schedulers call the same number by different names.
         shift = own.config.get("flow_shift", own.config.get("shift", 1.0))
         changes = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}

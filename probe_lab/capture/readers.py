@@ -18,7 +18,7 @@ from probe_lab.errors import CaptureError
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenLayout:
     """How many image and text tokens the layers of one denoiser call attend over, and where they stand."""
 
     grid: Grid
@@ -26,7 +26,7 @@ class Sequence:
     order: Order
 
     @classmethod
-    def of(cls, family: Family, denoiser: nn.Module, arguments: Arguments) -> Sequence:
+    def of(cls, family: Family, denoiser: nn.Module, arguments: Arguments) -> TokenLayout:
         return cls(family.grid(denoiser, arguments), arguments["encoder_hidden_states"].shape[1], family.order)
 
     @property
@@ -61,7 +61,7 @@ class LayerReader:
         path: str,
         layer: nn.Module,
         call: PipelineCall,
-        current: Callable[[], Sequence | None],
+        current: Callable[[], TokenLayout | None],
         receive: Callable[[Tensor], None],
     ) -> None:
         self._path = path
@@ -72,12 +72,14 @@ class LayerReader:
         self._mode = AttentionReader(self._read)
         self._entered = False
         self._maps: list[Tensor] = []
+        self._other_keys: list[int] = []
 
     def hook(self) -> list[Undo]:
         return [self.leave, before_module(self._layer, self._before), after_module(self._layer, self._after)]
 
     def leave(self) -> None:
         """Leave the mode, if an interruption came before the layer could."""
+        self._maps, self._other_keys = [], []
         if self._entered:
             self._entered = False
             self._mode.__exit__(None, None, None)
@@ -90,10 +92,15 @@ class LayerReader:
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         if not self._entered:
             return
+        maps, others = self._maps, self._other_keys
         self.leave()
-        maps, self._maps = self._maps, []
         if output is None:  # the layer raised: its own error is on the way up
             return
+        if not maps and others:
+            raise CaptureError(
+                f"'{self._path}' attends over {others[0]} keys, which are not those of the image and the prompt: "
+                "reference images and further inputs cannot be captured"
+            )
         if not maps:
             raise CaptureError(
                 f"'{self._path}' does not call F.scaled_dot_product_attention, so its attention cannot be read: use "
@@ -105,8 +112,11 @@ class LayerReader:
 
     def _read(self, query: Tensor, key: Tensor, scale: float | None, mask: Tensor | None) -> None:
         sequence = self._current()
-        if sequence is None or key.shape[2] != sequence.keys:
-            return  # image-only attention, or an adapter's further keys
+        if sequence is None:
+            return
+        if key.shape[2] != sequence.keys:  # of an adapter, perhaps: there may be another call
+            self._other_keys.append(key.shape[2])
+            return
         conditional = self._call.conditional
         joint = sequence.order != "cross"
         self._maps.append(
@@ -145,7 +155,7 @@ class MeanOfLayers:
         return None if total is None else total / seen if seen > 1 else total
 
 
-def image_output(output: Any, sequence: Sequence, is_block: bool) -> Tensor:
+def image_output(output: Any, sequence: TokenLayout, is_block: bool) -> Tensor:
     """The image's part of what a module returned: [n, C, H, W] or [n, image tokens, C].
 
     A joint block returns (text, image), or one sequence of both; anything else has what matters first.

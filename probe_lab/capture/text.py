@@ -65,6 +65,7 @@ def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], lengt
     call = PipelineCall(
         pipe,
         family,
+        on_begin=lambda: None,
         on_start=lambda: None,
         before_denoiser=receive,
         after_denoiser=lambda succeeded: None,

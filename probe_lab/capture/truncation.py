@@ -18,7 +18,7 @@ Limit = tuple[PreTrainedTokenizerBase, int]
 def too_long(tokenizer: PreTrainedTokenizerBase, limit: int, prompts: Sequence[str]) -> list[bool]:
     """Whether each prompt has more than ``limit`` tokens, those that the tokenizer adds included.
 
-    ``prompts`` are what the pipeline gives its tokenizer, with its template around them where it has one.
+    A template that the pipeline puts around a prompt is not counted.
     """
     if not prompts:
         return []

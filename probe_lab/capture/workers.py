@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import queue
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +54,7 @@ def devices_of(experiment: Experiment, shards: int) -> list[str]:
 def shared_cores(workers: int) -> Iterator[None]:
     """One thread per core over all processes inside: more would wait for each other."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(max(1, before // workers))  # of those that this process was given
     try:
         yield
     finally:

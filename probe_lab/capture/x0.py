@@ -32,9 +32,14 @@ def predicted_x0(scheduler: Scheduler, model_output: Tensor, timestep: Tensor | 
     Raises:
         CaptureError: another scheduler or prediction type.
     """
+    exact = torch.float64 if sample.dtype == torch.float64 else torch.float32
+    clean = _clean(scheduler, model_output.to(exact), timestep, sample.to(exact))
+    return clean.to(sample.dtype)
+
+
+def _clean(scheduler: Scheduler, model_output: Tensor, timestep: Tensor | float | int, sample: Tensor) -> Tensor:
     if is_flow(scheduler):
-        sigma = _sigma(scheduler, timestep, sample)
-        return (sample.float() - sigma * model_output.float()).to(sample.dtype)
+        return sample - _sigma(scheduler, timestep, sample) * model_output
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "sample":
         return model_output
@@ -58,10 +63,10 @@ def is_flow(scheduler: Scheduler) -> bool:
 def _scales(scheduler: Scheduler, timestep: Tensor | float | int, sample: Tensor) -> tuple[Tensor, Tensor]:
     """(signal, noise) with ``sample = signal·x₀ + noise·ε``, as tensors on the device of ``sample``."""
     name = type(scheduler).__name__
-    if name.startswith(("Euler", "Heun", "KDPM2", "LMS")):
+    if name.startswith(("Euler", "Heun", "LMS")):
         sigma = _sigma(scheduler, timestep, sample)
         return torch.ones_like(sigma), sigma
-    if name.startswith(("DPMSolver", "UniPC", "DEIS")):
+    if name.startswith(("DPMSolverMultistep", "DPMSolverSinglestep", "UniPC", "DEIS")):
         sigma = _sigma(scheduler, timestep, sample)
         signal = (1 + sigma**2).rsqrt()
         return signal, sigma * signal
@@ -74,7 +79,9 @@ def _scales(scheduler: Scheduler, timestep: Tensor | float | int, sample: Tensor
 
 
 def _sigma(scheduler: Scheduler, timestep: Tensor | float | int, sample: Tensor) -> Tensor:
-    """σ of the step, in float32 at least."""
-    index = int((scheduler.timesteps == torch.as_tensor(timestep).to(scheduler.timesteps)).nonzero()[0])
-    sigma: Tensor = vars(scheduler)["sigmas"][index].to(sample.device)
-    return sigma if sample.dtype == torch.float64 else sigma.float()
+    """σ of the step, in the dtype of ``sample``."""
+    index = vars(scheduler).get("_step_index")
+    if index is None:  # before the first step the scheduler has not looked it up
+        index = int((scheduler.timesteps == torch.as_tensor(timestep).to(scheduler.timesteps)).nonzero()[0])
+    sigma: Tensor = vars(scheduler)["sigmas"][index].to(sample)
+    return sigma

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from tiny_pipelines import CALL, run
 from torch import Tensor
+from torch.overrides import _get_current_function_mode_stack
 
 from probe_lab.capture import Capture, Tap
 from probe_lab.capture.backbones import FAMILIES, family_of
@@ -198,3 +199,90 @@ def test_offloaded_parts_are_captured_too(tiny_pipe: GetPipe) -> None:
         hook.remove()
     for (step, tap), tensor in plain.items():
         assert torch.equal(offloaded[step, tap], tensor)
+
+
+def test_text_of_a_call_that_failed_is_forgotten(tiny_pipe: GetPipe) -> None:
+    pipe = tiny_pipe("flux-dev")
+    with Capture(pipe, ["x0"], [1]) as capture:
+        with pytest.raises(ValueError, match="generators"):
+            pipe(["a"], height=32, width=32, num_inference_steps=2, generator=[torch.Generator()] * 2)
+        pipe.encode_prompt("a red circle", None)  # by hand: of another prompt than the next call's
+        run(pipe, "flux-dev", ["a cyan triangle above a red square"])
+    assert capture.token_mask is not None
+    assert capture.token_mask.sum() == 8  # seven words and the end
+
+
+def test_a_negative_prompt_beside_prompt_embeddings_is_not_taken_for_the_prompt(tiny_pipe: GetPipe) -> None:
+    pipe = tiny_pipe("flux-dev")
+    embeds, pooled, _ = pipe.encode_prompt("a red circle", None, max_sequence_length=24)
+    with Capture(pipe, ["x0"], [1]) as capture:
+        pipe(
+            prompt_embeds=embeds,
+            pooled_prompt_embeds=pooled,
+            negative_prompt="a",
+            true_cfg_scale=2.0,
+            max_sequence_length=24,
+            height=32,
+            width=32,
+            num_inference_steps=2,
+            output_type="latent",
+        )
+    assert capture.token_mask is None
+
+
+def test_pipelines_that_share_parts_do_not_disturb_each_other(random_pipe: StableDiffusionPipeline) -> None:
+    twin = StableDiffusionPipeline(**random_pipe.components, requires_safety_checker=False)
+    twin.set_progress_bar_config(disable=True)
+    call = {"height": 16, "width": 16, "output_type": "latent"}
+    with Capture(random_pipe, ["latent"], [3]) as first, Capture(twin, ["x0"], [1]) as second:
+        random_pipe(PROMPTS, num_inference_steps=4, **call)
+        kept = first[3, "", "latent"]
+        twin(PROMPTS[:1], num_inference_steps=2, **call)  # fewer steps than the first capture wants
+    assert torch.equal(first[3, "", "latent"], kept)
+    assert second[1, "", "x0"].shape[0] == 1
+
+
+def test_an_interruption_that_is_caught_inside_leaves_no_mode(random_pipe: StableDiffusionPipeline) -> None:
+    def interrupt(module: torch.nn.Module, args: object) -> None:
+        raise KeyboardInterrupt
+
+    call = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
+    with Capture(random_pipe, [f"{UP}/attention"], [1]) as capture:
+        handle = random_pipe.unet.get_submodule(f"{UP}.transformer_blocks.0.attn2.to_k").register_forward_pre_hook(
+            interrupt
+        )
+        with pytest.raises(KeyboardInterrupt):
+            random_pipe(PROMPTS, **call)
+        handle.remove()
+        random_pipe(PROMPTS, **call)
+    assert capture[1, UP, "attention"].shape[0] == 2
+    assert not _get_current_function_mode_stack()
+
+
+def test_a_capture_is_entered_once_at_a_time_and_a_scheduler_stays(random_pipe: StableDiffusionPipeline) -> None:
+    capture = Capture(random_pipe, ["x0"], [1])
+    own = random_pipe.scheduler
+    call = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
+    with capture, pytest.raises(CaptureError, match="entered already"):
+        capture.__enter__()
+    with capture:
+        random_pipe.scheduler = type(own).from_config(own.config)
+        with pytest.raises(CaptureError, match="scheduler was exchanged inside the capture"):
+            random_pipe(PROMPTS, **call)
+    random_pipe.scheduler = own
+    assert "step" not in vars(own)
+    with capture:  # and again, once it has been left
+        random_pipe(PROMPTS, **call)
+    assert capture.items()
+
+
+def test_normalised_text_is_that_of_all_real_tokens_even_where_some_are_cut(
+    random_pipe: StableDiffusionPipeline,
+) -> None:
+    taps = [f"{UP}/attention"]
+    with (
+        Capture(random_pipe, taps, [1], normalize="text") as whole,
+        Capture(random_pipe, taps, [1], normalize="text", tokens=3) as cut,
+    ):
+        random_pipe(PROMPTS, num_inference_steps=2, height=16, width=16, output_type="latent")
+    assert torch.equal(cut[1, UP, "attention"], whole[1, UP, "attention"][:, :3])
