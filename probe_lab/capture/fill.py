@@ -123,4 +123,8 @@ def _further_settings(experiment: Experiment) -> dict[str, str]:
         "sampling.vae_tiling": (sampling.vae_tiling, False),
         "sampling.vae_slicing": (sampling.vae_slicing, False),
     }
-    return {key: str(value).lower() for key, (value, default) in settings.items() if value != default}
+    return {key: _text(value) for key, (value, default) in settings.items() if value != default}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

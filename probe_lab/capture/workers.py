@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
@@ -174,13 +176,20 @@ def on_device(experiment: Experiment, device: str) -> Experiment:
 def _work(
     experiment: Experiment, processes: int, taken: Synchronized[int], jobs: Queue[Job], events: Queue[Event]
 ) -> None:
+    first = os.getppid()
+
+    def report(images: int) -> None:
+        if os.getppid() != first:
+            sys.exit()  # the process that the shards are filled for was killed
+        events.put(images)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
     try:
         with shared_cores(processes):
             pipe = load_pipeline(experiment.backbone, experiment.sampling)
             job = jobs.get()
             writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, job.shapes, job.samples), job.samples)
-            fill_shards(experiment, pipe, writer, _free(job.shards, taken), events.put)
+            fill_shards(experiment, pipe, writer, _free(job.shards, taken), report)
     except ProbeLabError as error:
         events.put(error)
     else:

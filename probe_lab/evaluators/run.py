@@ -46,6 +46,11 @@ def score_cache(
     """
     asked = [create(name) for name in dict.fromkeys(evaluators)]
     cache = Cache(cache_folder)
+    if not cache.manifest.has_images:
+        raise ScoreError(
+            f"the cache {cache_folder} holds no images (capture.images=false): generate it with capture.images=true, "
+            "or import scores"
+        )
     todo = [each for each in asked if overwrite or not _is_scored(cache, each)]
     total = len(cache.complete_samples)
     if not total:

@@ -53,7 +53,7 @@ class Basis:
 def section(material: Material) -> Section:
     """One figure, or the reason why there is none."""
     cache = material.cache
-    if cache is None:
+    if cache is None or not cache.manifest.has_images:
         return Section("activations", _TITLE, "", skipped=("The report was made without the cache that holds them.",))
     taps = [tap for tap in taps_of_kind(material, "activation") if cache.manifest.taps[tap][0] >= 3]
     if not taps:

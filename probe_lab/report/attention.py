@@ -42,7 +42,7 @@ class Lit:
 def section(material: Material) -> Section:
     """One figure, or the reason why there is none."""
     cache, choice = material.cache, material.choice
-    if cache is None:
+    if cache is None or not cache.manifest.has_images:
         return Section("attention", _TITLE, "", skipped=("The report was made without the cache that holds the maps.",))
     taps = taps_of_kind(material, "attention")
     if not taps or choice.step not in cache.manifest.captured_steps:

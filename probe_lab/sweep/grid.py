@@ -121,14 +121,14 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     """Everything that determines the result of a cell, as JSON holds it.
 
     Left out: where files lie and what runs are called, the capture list (the cell states what it reads),
-    and what only changes speed (``sampling.batch_size`` and ``device``, ``cache.shard_size``,
+    and what only changes speed (``sampling.batch_size``, ``device`` and ``offload``, ``cache.shard_size``,
     ``data.residency`` and ``num_workers``, ``trainer.accelerator``).
     """
     content = dataclasses.asdict(experiment)
     for key in _IRRELEVANT:
         del content[key]
     for section, keys in {
-        "sampling": ("batch_size", "device"),
+        "sampling": ("batch_size", "device", "offload"),
         "cache": ("root", "shard_size"),
         "data": ("residency", "num_workers"),
         "trainer": ("accelerator",),

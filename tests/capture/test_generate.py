@@ -23,7 +23,7 @@ from probe_lab.capture.plan import Plan, plan_table
 from probe_lab.capture.prompts import read_prompts, sample_table
 from probe_lab.capture.workers import devices_of
 from probe_lab.config import Experiment, load_experiment
-from probe_lab.errors import CacheError, CaptureError, ConfigError
+from probe_lab.errors import CacheError, CaptureError, ConfigError, ScoreError
 from probe_lab.evaluators.run import score_cache
 
 SMALL = [
@@ -167,7 +167,7 @@ def test_without_images_the_tensors_are_the_same(cache: Cache, tmp_path: Path) -
     assert announced[0].image_bytes == 0
     assert progress == [0, 9, 18]
     assert run(experiment) == [18]
-    with pytest.raises(CacheError, match=r"holds no images .*import scores"):
+    with pytest.raises(ScoreError, match=r"holds no images .*import scores"):
         score_cache(experiment.cache_folder, ["shapes_reward"])
     with pytest.raises(CacheError, match=r"capture\.images \(cache: false, experiment: default\)"):
         run(experiment_in(tmp_path))
