@@ -21,7 +21,7 @@ from probe_lab.config import Experiment, load_experiment, with_changes
 
 AT_MOST = 1.0
 """Time of two processes over that of one."""
-SEEDS, SHARD = 8, 32
+SEEDS, SHARD = 8, 16
 
 
 def experiment_of(images: int, workers: int, root: Path) -> Experiment:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from probe_lab.cache import require_space
 from probe_lab.capture.fill import capture_of, draw
+from probe_lab.capture.sampling import ROWS
 from probe_lab.capture.text import encode_prompts
 from probe_lab.capture.truncation import token_limits, truncation_note
 from probe_lab.config import Experiment
@@ -72,7 +73,8 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataF
     if not experiment.capture.taps:
         raise CaptureError("'capture.taps' is empty: name at least one, x0 for instance")
     sampling = experiment.sampling
-    batch = samples.iloc[: sampling.batch_size]
+    # On the CPU, time goes with the rows: few tell it as well. A GPU's goes with the batches.
+    batch = samples.iloc[: min(sampling.batch_size, ROWS) if sampling.on_cpu else sampling.batch_size]
     with capture_of(experiment, pipe) as capture:
         _warm_up(experiment, pipe, batch.iloc[:1])
         began = time.perf_counter()
