@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+import torch
 from hypothesis import settings
 
 # Time is measured in benchmarks/, never in a test: the machine may be busy.
 settings.register_profile("probe_lab", deadline=None)
 settings.load_profile("probe_lab")
+
+# A forked child has none of the OpenMP threads that this process may have started, and would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

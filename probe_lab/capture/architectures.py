@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from probe_lab.capture.backbones import located
 from probe_lab.capture.family import Family
+from probe_lab.capture.pipelines import require_length
 from probe_lab.config import Backbone, Sampling
 from probe_lab.errors import CaptureError
 
@@ -113,6 +114,7 @@ class Weightless:
         Raises:
             CaptureError: a token limit for a pipeline that has none.
         """
+        require_length(self.pipe, sampling)
         options = self._family.call_options(sampling, [""])
         for text in ("prompt", "negative_prompt"):
             options.pop(text, None)

@@ -65,11 +65,7 @@ def configure(pipe: DiffusionPipeline, sampling: Sampling) -> None:
     Raises:
         CaptureError: the pipeline has no such option, or its denoiser predicts what the scheduler cannot use.
     """
-    if sampling.max_sequence_length and "max_sequence_length" not in inspect.signature(pipe.__call__).parameters:
-        raise CaptureError(
-            f"sampling.max_sequence_length is {sampling.max_sequence_length}, and a {type(pipe).__name__} has one "
-            "length of text only: leave it at 0"
-        )
+    require_length(pipe, sampling)
     if sampling.scheduler != "default":
         pipe.scheduler = _scheduler(pipe, sampling.scheduler)
     for wanted, option in ((sampling.vae_tiling, "tiling"), (sampling.vae_slicing, "slicing")):
@@ -82,6 +78,15 @@ def configure(pipe: DiffusionPipeline, sampling: Sampling) -> None:
                 f"sampling.vae_{option} is true, and the {type(pipe.vae).__name__} of a {type(pipe).__name__} has no "
                 f"{option}: leave it false"
             ) from error
+
+
+def require_length(pipe: DiffusionPipeline, sampling: Sampling) -> None:
+    """Raise ``CaptureError`` for a limit of text tokens where the pipeline takes none."""
+    if sampling.max_sequence_length and "max_sequence_length" not in inspect.signature(pipe.__call__).parameters:
+        raise CaptureError(
+            f"sampling.max_sequence_length is {sampling.max_sequence_length}, and a {type(pipe).__name__} has one "
+            "length of text only: leave it at 0"
+        )
 
 
 def _scheduler(pipe: DiffusionPipeline, name: Scheduler) -> object:

@@ -60,6 +60,7 @@ def section(material: Material, rivals: list[Rival]) -> Section:
                 lw=0,
             )
         ax.axhline(0, color="black", lw=0.6)
+        ax.set_xticks(sorted({step for rival in rivals for step in _steps(rival.results)}))
         ax.set_xlabel(material.step_text)
         ax.set_ylabel(METRICS[metric])
     handles, names = ax.get_legend_handles_labels()
