@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -38,19 +39,12 @@ SD = Family(
     unpack=unpacked,
     ends_in_summary=True,
 )
-SDXL = Family(
+SDXL = replace(
+    SD,
     name="sdxl",
     pipelines=("StableDiffusionXLPipeline",),
-    denoiser="unet",
-    order="cross",
-    blocks=_UNET_BLOCKS,
-    activations=SD.activations,
-    paper_attention=SD.paper_attention,
-    paper_part="last",
-    paper_activation=r"up_blocks\.2",
-    grid=grid_of_latent,
-    unpack=unpacked,
     pooled=lambda arguments: arguments["added_cond_kwargs"]["text_embeds"],
+    ends_in_summary=False,
 )
 
 # Transformers with cross-attention to masked text. Their pipelines would pick a size of their own from a table.
@@ -69,20 +63,7 @@ PIXART = Family(
     mask="encoder_attention_mask",
     fixed={"use_resolution_binning": False, "clean_caption": False},
 )
-SANA = Family(
-    name="sana",
-    pipelines=("SanaPipeline",),
-    denoiser="transformer",
-    order="cross",
-    blocks=_DIT_BLOCKS,
-    paper_attention=_DIT_BLOCKS,
-    paper_part="middle",
-    paper_activation=_DIT_BLOCKS,
-    grid=grid_of_latent,
-    unpack=unpacked,
-    mask="encoder_attention_mask",
-    fixed={"use_resolution_binning": False, "clean_caption": False},
-)
+SANA = replace(PIXART, name="sana", pipelines=("SanaPipeline",))
 
 # Transformers with joint attention: one sequence of image and text tokens.
 

@@ -81,9 +81,6 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataF
         drawn = draw(experiment, pipe, batch)
         seconds = time.perf_counter() - began
         shapes = {str(tap): tuple(tensor.shape[1:]) for (_, tap), tensor in capture.items()}
-    silent = [tap for tap in map(str, capture.taps) if tap not in shapes]
-    if silent:
-        raise CaptureError(f"the tap '{silent[0]}' was never reached: its module does not run in this pipeline")
     prompts = samples.drop_duplicates("prompt_id")["prompt"].tolist()
     return Plan(
         images=len(samples),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import itertools
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from probe_lab.capture.backbones import family_of
+from probe_lab.capture.listen import after_method
 from probe_lab.config import Sampling
 
 ROWS = 16
@@ -68,24 +68,16 @@ class _Stop(Exception):
 @contextlib.contextmanager
 def stopped_after(pipe: DiffusionPipeline, last: int) -> Iterator[None]:
     """The pipeline call inside ends when its scheduler has made ``last`` steps."""
-    scheduler = pipe.scheduler
-    step, own = scheduler.step, vars(scheduler).get("step")
     calls = itertools.count(1)
 
-    @functools.wraps(step)  # pipelines inspect the signature
-    def stop(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)  # a capture's own wrapper is in it, and keeps what it wants of this step
+    def stop(*args: Any, **kwargs: Any) -> None:
         if next(calls) == last:
             raise _Stop
-        return result
 
-    scheduler.step = stop
+    undo = after_method(pipe.scheduler, "step", stop)  # a capture has kept what it wants of the step by then
     try:
         with contextlib.suppress(_Stop):
             yield
     finally:
-        if own is None:
-            del scheduler.step
-        else:
-            scheduler.step = own
+        undo()
         pipe.maybe_free_model_hooks()  # what the end of the call would have done: the models of an offload go back

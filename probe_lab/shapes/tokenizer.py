@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTokenizer
 
 from probe_lab.shapes.captions import COLOURS, LINKS, MAX_OBJECTS, SHAPES
 
@@ -60,4 +60,20 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
         eos_token=_END,
         pad_token=_END,
         model_max_length=MAX_TOKENS,
+    )
+
+
+def text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    """A CLIP text encoder of three layers for the tokens of ``tokenizer``."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        projection_dim=width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )

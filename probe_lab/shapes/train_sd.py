@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from probe_lab.shapes.recipe import TextToImage
-from probe_lab.shapes.tokenizer import MAX_TOKENS
+from probe_lab.shapes.tokenizer import text_config
 from probe_lab.shapes.train_vae import LATENT_CHANNELS
 
 TEXT_WIDTH = 96
@@ -21,20 +21,7 @@ class Denoiser(TextToImage):
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
-        self.text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=TEXT_WIDTH,
-                intermediate_size=3 * TEXT_WIDTH,
-                projection_dim=TEXT_WIDTH,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                max_position_embeddings=MAX_TOKENS,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
+        self.text_encoder = CLIPTextModel(text_config(tokenizer, TEXT_WIDTH))
         self.unet = UNet2DConditionModel(
             sample_size=16,
             in_channels=LATENT_CHANNELS,

@@ -11,7 +11,6 @@ from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     PreTrainedTokenizerFast,
@@ -20,7 +19,7 @@ from transformers import (
 )
 
 from probe_lab.shapes.recipe import TextToImage
-from probe_lab.shapes.tokenizer import MAX_TOKENS
+from probe_lab.shapes.tokenizer import text_config
 from probe_lab.shapes.train_vae import LATENT_CHANNELS
 
 TEXT_WIDTH = 64
@@ -108,20 +107,7 @@ def silent_t5() -> tuple[T5EncoderModel, PreTrainedTokenizerFast]:
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=3 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return CLIPTextModelWithProjection(text_config(tokenizer, TEXT_WIDTH))
 
 
 def _start_as_identity(transformer: SD3Transformer2DModel) -> None:
