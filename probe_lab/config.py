@@ -26,6 +26,7 @@ Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_late
 Scheduler = Literal["default", "ddim", "dpm++", "euler", "euler-a", "flow-euler", "lcm", "unipc"]
 Offload = Literal["none", "model", "sequential"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Backend = Literal["native", "reference"]
 Axis = tuple[Any, ...]
 """The values that one key takes in a sweep; a value is whatever the key holds, a list of taps for instance."""
 
@@ -119,6 +120,42 @@ class CacheConfig:
 
 
 @dataclass(frozen=True)
+class EvaluatorModel:
+    """Where an evaluator's model comes from; an empty key is the evaluator's own default.
+
+    ``checkpoint`` is a local file or folder, or the id of a hub repository; ``base`` is the same for the model that a
+    head (aesthetic) sits on. ``architecture`` is an open_clip name, for evaluators that exist in several sizes.
+    ``reference`` runs the original package instead of ours.
+    """
+
+    checkpoint: str = ""
+    base: str = ""
+    architecture: str = ""
+    backend: Backend = "native"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How evaluators with a model run; ``models`` holds what differs for one, by its name in ``evaluators``.
+
+    One model is in memory at a time, unless they are to be ``resident``.
+    """
+
+    device: str = "cpu"
+    dtype: Precision = "float32"
+    batch_size: int = 64
+    resident: bool = False
+    models: dict[str, EvaluatorModel] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Whose text embeddings InfoNCE and text-reading probes use: the ``backbone``'s, or an evaluator's by its name."""
+
+    encoder: str = "backbone"
+
+
+@dataclass(frozen=True)
 class Data:
     """How batches are made: ``batch_prompts`` prompts with all their seeds each."""
 
@@ -187,6 +224,8 @@ class Experiment:
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     evaluators: list[str] = field(default_factory=lambda: ["shapes_reward"])
+    scoring: Scoring = field(default_factory=Scoring)
+    text: Text = field(default_factory=Text)
     data: Data = field(default_factory=Data)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     trainer: Trainer = field(default_factory=Trainer)
@@ -366,6 +405,7 @@ def _check(experiment: Experiment) -> None:
         "sampling.width": sampling.width,
         "sampling.batch_size": sampling.batch_size,
         "cache.shard_size": experiment.cache.shard_size,
+        "scoring.batch_size": experiment.scoring.batch_size,
         "data.batch_prompts": experiment.data.batch_prompts,
         "probe.width": probe.width,
         "probe.depth": probe.depth,

@@ -1,7 +1,7 @@
 """The on-disk cache of generated images and tensors (format version 1, described in docs/cache.md)."""
 
 from probe_lab.cache.describe import describe
-from probe_lab.cache.files import require_space
+from probe_lab.cache.files import require_space, sha256_of
 from probe_lab.cache.manifest import FORMAT_VERSION, IMAGES, Manifest
 from probe_lab.cache.mismatch import require_same
 from probe_lab.cache.problems import Problem
@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "require_same",
     "require_space",
+    "sha256_of",
     "shard_layout",
     "verify",
     "write_scores",

@@ -1,9 +1,6 @@
-"""Evaluators: image and prompt in, score out.
+"""Evaluators: image and prompt in, score out. One file per model family; the catalogue names them all."""
 
-One file per model family; importing it here registers its evaluators.
-"""
+from probe_lab.evaluators import catalogue as _catalogue  # noqa: F401  registers them
+from probe_lab.evaluators.base import Card, Evaluator, Settings, available, card, create, register, score_all
 
-from probe_lab.evaluators import shapes as _shapes  # noqa: F401  registers shapes_*
-from probe_lab.evaluators.base import Evaluator, available, create, register, score_all
-
-__all__ = ["Evaluator", "available", "create", "register", "score_all"]
+__all__ = ["Card", "Evaluator", "Settings", "available", "card", "create", "register", "score_all"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 from torch import Tensor
 
+from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ConfigError, nearest
+
+Prepared = Image | Tensor
+"""What an evaluator makes of a decoded picture before it scores it."""
 
 
 class Evaluator(ABC):
@@ -19,14 +24,16 @@ class Evaluator(ABC):
         family: evaluators of one family share work: a segmentation, a loaded model.
         version: raised whenever the same image may get another score.
         checkpoint_sha256: of the weights; "none" when there are none.
-        preprocessing: how the image is prepared, in words.
+        preprocessing: how the image is prepared, in words. Evaluators with the same words prepare it alike.
+        has_model: whether it loads weights; those without may be scored by several processes.
     """
 
     name: str
     family: str
     version: str
-    checkpoint_sha256: str = "none"
     preprocessing: str
+    checkpoint_sha256: str = "none"
+    has_model: bool = False
 
     @abstractmethod
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
@@ -35,14 +42,22 @@ class Evaluator(ABC):
         ScoreError for what it cannot score.
         """
 
+    def prepare(self, image: Image) -> Prepared:
+        """What ``score_family`` is given of an image; the image itself unless a subclass makes it smaller."""
+        return image
+
     def score_family(
-        self, members: Sequence[Evaluator], images: Sequence[Image], prompts: Sequence[str]
+        self, members: Sequence[Evaluator], inputs: Sequence[Prepared], prompts: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Scores of ``members``, all of this evaluator's family, by name.
+        """Scores of ``members``, all of this evaluator's family, by name; ``inputs`` are what ``prepare`` made.
 
         Override to do their common work once.
         """
+        images = [each for each in inputs if isinstance(each, Image)]
         return {member.name: member.score(images, prompts) for member in members}
+
+    def release(self) -> None:  # noqa: B027  most have no model
+        """Give back the memory of the model, if one is loaded; the next score loads it again."""
 
     def metadata(self) -> dict[str, str]:
         """What a score depends on beside image and prompt.
@@ -57,24 +72,60 @@ class Evaluator(ABC):
         }
 
 
-_FACTORIES: dict[str, Callable[[], Evaluator]] = {}
+@dataclass(frozen=True)
+class Settings:
+    """What a factory may need: where the model is, and how it runs (``scoring`` of an experiment)."""
+
+    name: str
+    model: EvaluatorModel = field(default_factory=EvaluatorModel)
+    scoring: Scoring = field(default_factory=Scoring)
 
 
-def register(name: str, factory: Callable[[], Evaluator]) -> None:
-    """Make ``create(name)`` call ``factory``, which loads what it needs only then.
+@dataclass(frozen=True)
+class Card:
+    """What ``probe-lab evaluators`` says of one.
 
-    ConfigError when the name is taken.
+    ``weights`` is where its checkpoint comes from and ``file`` the name that it has there; both empty when it needs
+    none.
+    """
+
+    measures: str
+    range: str
+    model: str = "none"
+    licence: str = ""
+    weights: str = ""
+    file: str = ""
+
+
+Factory = Callable[[Settings], Evaluator]
+
+_FACTORIES: dict[str, Factory] = {}
+_CARDS: dict[str, Card] = {}
+
+
+def register(name: str, factory: Factory, card: Card | None = None) -> None:
+    """Make ``create(name)`` call ``factory``, which loads what it needs only when it scores.
+
+    ConfigError when the name is taken, or holds an "@".
     """
     if name in _FACTORIES:
         raise ConfigError(f"the evaluator '{name}' is registered twice: give the second one another name")
+    if "@" in name:
+        raise ConfigError(f"the evaluator '{name}' cannot be registered: '@' parts a name from a label, leave it out")
     _FACTORIES[name] = factory
+    _CARDS[name] = card or Card(measures="", range="")
 
 
-def create(name: str) -> Evaluator:
-    """A ready evaluator. ConfigError for an unknown name (with the nearest)."""
-    if name not in _FACTORIES:
-        raise ConfigError(f"there is no evaluator '{name}': {nearest(name, _FACTORIES)}")
-    return _FACTORIES[name]()
+def create(name: str, scoring: Scoring | None = None) -> Evaluator:
+    """A ready evaluator. ConfigError for an unknown name (with the nearest).
+
+    ``clip_score@large`` is a second ``clip_score``, with the entry ``clip_score@large`` of ``scoring.models``.
+    """
+    kind = name.partition("@")[0]
+    if kind not in _FACTORIES:
+        raise ConfigError(f"there is no evaluator '{name}': {nearest(kind, _FACTORIES)}")
+    scoring = scoring or Scoring()
+    return _FACTORIES[kind](Settings(name, scoring.models.get(name, EvaluatorModel()), scoring))
 
 
 def available() -> tuple[str, ...]:
@@ -82,12 +133,48 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_FACTORIES))
 
 
+def card(name: str) -> Card:
+    """What is known of a registered evaluator, labelled or not. ConfigError for an unknown name."""
+    kind = name.partition("@")[0]
+    if kind not in _CARDS:
+        raise ConfigError(f"there is no evaluator '{name}': {nearest(kind, _CARDS)}")
+    return _CARDS[kind]
+
+
+def families(evaluators: Sequence[Evaluator]) -> list[list[Evaluator]]:
+    """The evaluators, those of one family together, in the order of their first members."""
+    found: dict[str, list[Evaluator]] = {}
+    for evaluator in evaluators:
+        found.setdefault(evaluator.family, []).append(evaluator)
+    return list(found.values())
+
+
+def prepared(evaluators: Sequence[Evaluator], image: Image) -> dict[str, Prepared]:
+    """What the evaluators make of an image, by their ``preprocessing``: alike ones share it."""
+    found: dict[str, Prepared] = {}
+    for evaluator in evaluators:
+        if evaluator.preprocessing not in found:
+            found[evaluator.preprocessing] = evaluator.prepare(image)
+    return found
+
+
 def score_all(evaluators: Sequence[Evaluator], images: Sequence[Image], prompts: Sequence[str]) -> dict[str, Tensor]:
     """Scores of every evaluator by name, float32 [n] each; each family does its common work once."""
-    families: dict[str, list[Evaluator]] = {}
-    for evaluator in evaluators:
-        families.setdefault(evaluator.family, []).append(evaluator)
+    return score_prepared(evaluators, [prepared(evaluators, image) for image in images], prompts)
+
+
+def score_prepared(
+    evaluators: Sequence[Evaluator],
+    inputs: Sequence[Mapping[str, Prepared]],
+    prompts: Sequence[str],
+    *,
+    release: bool = False,
+) -> dict[str, Tensor]:
+    """``score_all`` of what ``prepared`` made of each image; with ``release`` one model is loaded at a time."""
     scores: dict[str, Tensor] = {}
-    for members in families.values():
-        scores |= members[0].score_family(members, images, prompts)
+    for members in families(evaluators):
+        first = members[0]
+        scores |= first.score_family(members, [each[first.preprocessing] for each in inputs], prompts)
+        if release:
+            first.release()
     return {evaluator.name: scores[evaluator.name] for evaluator in evaluators}

@@ -6,7 +6,7 @@ The exact rewards of the embedded world as evaluators: shapes_reward, shapes_pre
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from probe_lab.errors import ConfigError, ScoreError
-from probe_lab.evaluators.base import Evaluator, register
+from probe_lab.evaluators.base import Evaluator, Prepared, Settings
 from probe_lab.shapes.captions import Scene, parse_caption
 from probe_lab.shapes.rewards import REWARDS, rewards
 
@@ -28,24 +28,25 @@ class ShapesEvaluator(Evaluator):
     version = "1"
     preprocessing = "RGB uint8, not resized"
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, settings: Settings) -> None:
+        self.name = settings.name
+        self.reward = _REWARD_OF[settings.name.partition("@")[0]]
 
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """float32 [n] in 0..1. ScoreError for a prompt that is not a caption of the shapes world."""
         return self.score_family([self], images, prompts)[self.name]
 
     def score_family(
-        self, members: Sequence[Evaluator], images: Sequence[Image], prompts: Sequence[str]
+        self, members: Sequence[Evaluator], inputs: Sequence[Prepared], prompts: Sequence[str]
     ) -> dict[str, Tensor]:
         """All rewards come from one segmentation of each image."""
         found = [
             rewards(np.asarray(image.convert("RGB")), _scene(prompt))
-            for image, prompt in zip(images, prompts, strict=True)
+            for image, prompt in zip(cast(Sequence[Image], inputs), prompts, strict=True)
         ]
         return {
-            member.name: torch.tensor([getattr(each, _REWARD_OF[member.name]) for each in found], dtype=torch.float32)
-            for member in members
+            member.name: torch.tensor([getattr(each, member.reward) for each in found], dtype=torch.float32)
+            for member in cast(Sequence[ShapesEvaluator], members)
         }
 
 
@@ -56,7 +57,3 @@ def _scene(prompt: str) -> Scene:
         raise ScoreError(
             f"the shapes evaluators cannot score the prompt '{prompt}': {error}; use prompts.source=shapes"
         ) from error
-
-
-for _name in _REWARD_OF:
-    register(_name, partial(ShapesEvaluator, _name))

@@ -85,7 +85,7 @@ def mean(monkeypatch: pytest.MonkeyPatch) -> Mean:
     """A registered evaluator that is the same object at every ``create("mean")``."""
     monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
     evaluator = Mean()
-    register("mean", lambda: evaluator)
+    register("mean", lambda settings: evaluator)
     return evaluator
 
 

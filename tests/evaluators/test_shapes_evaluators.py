@@ -102,7 +102,7 @@ def test_unknown_evaluator_names_the_nearest() -> None:
 @pytest.mark.usefixtures("registry")
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ConfigError, match="'shapes_reward' is registered twice"):
-        register("shapes_reward", lambda: create("shapes_reward"))
+        register("shapes_reward", lambda settings: create("shapes_reward"))
 
 
 @pytest.mark.usefixtures("registry")

@@ -1,0 +1,102 @@
+"""What evaluators with weights have in common: prepare, load late, score in batches, give the memory back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from probe_lab.evaluators.base import Evaluator, Prepared, Settings
+from probe_lab.evaluators.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From a picture of any mode and size to float32 [3, H, W]; ``words`` says how, exactly."""
+
+    words: str
+    apply: Callable[[Image], Tensor]
+
+
+class ModelEvaluator(Evaluator):
+    """An evaluator whose model is loaded at its first score and kept until ``release``.
+
+    A subclass builds the model, encodes prompts, and scores batches for all members of its family. Members of a family
+    have the same model, so that of the first serves all.
+    """
+
+    has_model = True
+
+    def __init__(self, settings: Settings, checkpoint: Checkpoint, transform: Transform) -> None:
+        scoring = settings.scoring
+        self.name = settings.name
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.transform = transform
+        self.preprocessing = transform.words
+        self.family = f"{type(self).__module__} {settings.model.architecture} {checkpoint.path.resolve()}"
+        self.device, self.dtype = torch.device(scoring.device), cast(torch.dtype, getattr(torch, scoring.dtype))
+        self._model: nn.Module | None = None
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The model with the checkpoint's weights, float32 on the CPU. ScoreError for a checkpoint of another model."""
+
+    @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Whatever ``score_batch`` needs of distinct prompts: tensors with one row each, on the device."""
+
+    @abstractmethod
+    def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Scores [b] by name, of ``pixels`` [b, 3, H, W] on the device, in the model's dtype; a row of text each."""
+
+    @property
+    def checkpoint_sha256(self) -> str:  # type: ignore[override]  # hashing a large file waits until it is asked for
+        return self.checkpoint.sha256
+
+    @property
+    def model(self) -> nn.Module:
+        if self._model is None:
+            self._model = self.build().to(self.device, self.dtype).eval().requires_grad_(False)
+        return self._model
+
+    def release(self) -> None:
+        if self._model is not None:
+            self._model = None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def prepare(self, image: Image) -> Prepared:
+        return self.transform.apply(image)
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """float32 [n] on the CPU; any PIL mode and size. ScoreError for a checkpoint of another model."""
+        return self.score_family([self], [self.prepare(image) for image in images], prompts)[self.name]
+
+    @torch.inference_mode()
+    def score_family(
+        self, members: Sequence[Evaluator], inputs: Sequence[Prepared], prompts: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Images are encoded once for all members, and each distinct prompt once."""
+        distinct = list(dict.fromkeys(prompts))
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        rows = torch.tensor([row[prompt] for prompt in prompts], device=self.device)
+        text = self.encode_prompts(distinct)
+        parts: list[dict[str, Tensor]] = []
+        size = self.settings.scoring.batch_size
+        for start in range(0, len(inputs), size):
+            pixels = torch.stack([cast(Tensor, each) for each in inputs[start : start + size]])
+            of_batch = tuple(tensor[rows[start : start + size]] for tensor in text)
+            parts.append(self.score_batch(members, pixels.to(self.device, self.dtype), of_batch))
+        return {each.name: torch.cat([part[each.name] for part in parts]).float().cpu() for each in members}
+
+    def metadata(self) -> dict[str, str]:
+        return super().metadata() | {
+            "architecture": self.settings.model.architecture,
+            "dtype": self.settings.scoring.dtype,
+        }
