@@ -1,0 +1,82 @@
+"""Limits of an experiment that a type cannot state."""
+
+from __future__ import annotations
+
+from probe_lab.config.schema import Experiment, Prompts
+from probe_lab.errors import ConfigError, nearest
+from probe_lab.losses import parse_loss
+
+
+def check(experiment: Experiment) -> None:
+    """ConfigError for the first value that is out of its limits or does not fit another one."""
+    sampling, probe, trainer = experiment.sampling, experiment.probe, experiment.trainer
+    positive = {
+        "prompts.count": experiment.prompts.count,
+        "prompts.seeds": experiment.prompts.seeds,
+        "sampling.steps": sampling.steps,
+        "sampling.height": sampling.height,
+        "sampling.width": sampling.width,
+        "sampling.batch_size": sampling.batch_size,
+        "cache.shard_size": experiment.cache.shard_size,
+        "scoring.batch_size": experiment.scoring.batch_size,
+        "data.batch_prompts": experiment.data.batch_prompts,
+        "probe.width": probe.width,
+        "probe.depth": probe.depth,
+        "probe.embedding": probe.embedding,
+        "probe.temperature": probe.temperature,
+        "probe.nce_temperature": probe.nce_temperature,
+        "trainer.max_epochs": trainer.max_epochs,
+        "trainer.devices": trainer.devices,
+        "trainer.learning_rate": trainer.learning_rate,
+        "workers": experiment.workers,
+    }
+    for key, value in positive.items():
+        if not value > 0:  # NaN too
+            raise ConfigError(f"'{key}' is {value}: it must be greater than 0")
+    for key, step in [("capture.steps", s) for s in experiment.capture.steps] + [("probe.step", probe.step)]:
+        if not 1 <= step <= sampling.steps:
+            raise ConfigError(
+                f"'{key}' names step {step}: steps are 1 to {sampling.steps} (sampling.steps), 1 is the first call"
+            )
+    for key, share in {"probe.ema": probe.ema, "probe.dropout": probe.dropout}.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"'{key}' is {share}: it must be at least 0 and below 1")
+    for key, amount in {
+        "sampling.guidance": sampling.guidance,
+        "sampling.max_sequence_length": sampling.max_sequence_length,
+        "probe.margin": probe.margin,
+        "probe.alignment": probe.alignment,
+        "probe.oversample": probe.oversample,
+        "trainer.gradient_clip": trainer.gradient_clip,
+        "trainer.weight_decay": trainer.weight_decay,
+        "data.num_workers": experiment.data.num_workers,
+        "capture.tokens": experiment.capture.tokens,
+        "capture.size": experiment.capture.size,
+    }.items():
+        if not amount >= 0:
+            raise ConfigError(f"'{key}' is {amount}: it must not be negative")
+    for key, side in {"sampling.height": sampling.height, "sampling.width": sampling.width}.items():
+        if side % 8:
+            raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
+    if trainer.devices > 1:
+        raise ConfigError(f"'trainer.devices' is {trainer.devices}: a probe is trained on one device so far")
+    if not experiment.evaluators:
+        raise ConfigError("'evaluators' is empty: name at least one, shapes_reward for instance")
+    for evaluator in probe.evaluators:
+        if evaluator not in experiment.evaluators:
+            raise ConfigError(f"'probe.evaluators' names '{evaluator}': {nearest(evaluator, experiment.evaluators)}")
+    _check_prompts(experiment.prompts)
+    if not (experiment.backbone.name or (experiment.backbone.family and experiment.backbone.path)):
+        raise ConfigError("'backbone' is empty: name a built-in one, tiny-sd for instance, or {family: ..., path: ...}")
+    parse_loss(probe.loss)
+
+
+def _check_prompts(prompts: Prompts) -> None:
+    if prompts.source == "shapes" and prompts.path:
+        raise ConfigError(
+            f"'prompts.path' is '{prompts.path}' and prompts.source=shapes reads none: "
+            "set prompts.source=file or hub, or empty it (prompts.path=)"
+        )
+    if prompts.source != "shapes" and not prompts.path:
+        wanted = "a file of prompts" if prompts.source == "file" else "the id of a dataset, owner/name"
+        raise ConfigError(f"'prompts.path' is empty: prompts.source={prompts.source} needs {wanted}")

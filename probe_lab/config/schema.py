@@ -1,0 +1,270 @@
+"""The typed experiment: frozen dataclasses with every key and its default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from omegaconf import OmegaConf
+
+from probe_lab.data.splits import SplitFractions
+from probe_lab.losses import parse_loss
+
+Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
+Scheduler = Literal["default", "ddim", "dpm++", "euler", "euler-a", "flow-euler", "lcm", "unipc"]
+Offload = Literal["none", "model", "sequential"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Backend = Literal["native", "reference"]
+Axis = tuple[Any, ...]
+"""The values that one key takes in a sweep; a value is whatever the key holds, a list of taps for instance."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which model generates: the name of a built-in one, or a family and where its pipeline folder is."""
+
+    name: str = ""
+    family: str = ""
+    path: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name that manifests and reports show."""
+        return self.name or f"{self.family}:{self.path}"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where prompts come from, and how many seeds each one gets.
+
+    ``path`` is a file (its suffix tells the format) or, for ``hub``, a dataset id. ``count`` limits the distinct
+    prompts; ``shuffle`` draws them, seeded by the experiment's seed, instead of taking the first ones.
+    """
+
+    source: Literal["shapes", "file", "hub"] = "shapes"
+    path: str = ""
+    column: str = "prompt"
+    split: str = "train"
+    revision: str = ""
+    per_image: Literal["first", "all"] = "first"
+    shuffle: bool = False
+    count: int = 300
+    seeds: int = 8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the pipeline is run. ``height`` and ``width`` in pixels.
+
+    ``scheduler`` ``default`` is the backbone's own. ``device`` ``cuda`` is all cards, one process each, as far as
+    ``workers`` goes. ``max_sequence_length`` 0 is the pipeline's own limit of text tokens. ``offload`` keeps in the
+    accelerator's memory only the model (``model``) or the layer (``sequential``) that runs.
+    """
+
+    steps: int = 25
+    guidance: float = 2.0
+    scheduler: Scheduler = "ddim"
+    height: int = 64
+    width: int = 64
+    batch_size: int = 32
+    dtype: Precision = "float32"
+    device: str = "cpu"
+    max_sequence_length: int = 0
+    offload: Offload = "none"
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.partition(":")[0] == "cpu"
+
+
+@dataclass(frozen=True)
+class CaptureConfig:
+    """Which tensors are kept: 1-based steps, and taps as ``<module path>/<kind>``, ``latent`` or ``x0``.
+
+    A tap may also be a pattern (``up_blocks.*/attention``) or ``paper``, the set that the papers read. Attention is
+    over ``all`` keys, or normalised over those of the ``text``. ``tokens`` and ``size`` (longest side) bound what a
+    map weighs; 0 leaves it. Without ``images`` a generation stops after the last of the steps: no image is finished,
+    decoded or kept.
+    """
+
+    steps: list[int] = field(default_factory=lambda: [5])
+    taps: list[str] = field(default_factory=list)
+    normalize: Literal["all", "text"] = "all"
+    tokens: int = 0
+    size: int = 0
+    images: bool = True
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Where the cache lies and how it is stored."""
+
+    root: str = "data_cache"
+    name: str = ""
+    shard_size: int = 512
+    dtype: Precision = "float16"
+
+
+@dataclass(frozen=True)
+class EvaluatorModel:
+    """Where an evaluator's model comes from; an empty key is the evaluator's own default.
+
+    ``checkpoint`` is a local file or folder, or the id of a hub repository; ``base`` is the same for the model that a
+    head (aesthetic) sits on. ``architecture`` is an open_clip name, for evaluators that exist in several sizes.
+    ``reference`` runs the original package instead of ours.
+    """
+
+    checkpoint: str = ""
+    base: str = ""
+    architecture: str = ""
+    backend: Backend = "native"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How evaluators with a model run; ``models`` holds what differs for one, by its name in ``evaluators``.
+
+    One model is in memory at a time, unless they are to be ``resident``.
+    """
+
+    device: str = "cpu"
+    dtype: Precision = "float32"
+    batch_size: int = 64
+    resident: bool = False
+    models: dict[str, EvaluatorModel] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Whose text embeddings InfoNCE and text-reading probes use: the ``backbone``'s, or an evaluator's by its name."""
+
+    encoder: str = "backbone"
+
+
+@dataclass(frozen=True)
+class Data:
+    """How batches are made: ``batch_prompts`` prompts with all their seeds each."""
+
+    batch_prompts: int = 16
+    residency: Literal["stream", "memory", "auto"] = "auto"
+    num_workers: int = 0
+    split: SplitFractions = field(default_factory=SplitFractions)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What a probe reads, how it is built and which objective it is trained with.
+
+    ``evaluators`` empty means all of the experiment's. ``temperature``, ``margin`` and ``alignment`` are τ_max, α_max
+    (in standard deviations of the target) and λ of Probe-Select; ``ema`` 0 switches the moving average off.
+    """
+
+    model: Model = "cnn"
+    step: int = 5
+    taps: list[str] = field(default_factory=list)
+    evaluators: list[str] = field(default_factory=list)
+    loss: str = "listwise"
+    within_prompt: bool = True
+    text: Literal["none", "pooled", "tokens"] = "tokens"
+    width: int = 64
+    depth: int = 2
+    embedding: int = 128
+    dropout: float = 0.3
+    temperature: float = 0.5
+    margin: float = 0.5
+    alignment: float = 10.0
+    nce_temperature: float = 0.1
+    ema: float = 0.99
+    oversample: float = 0.0
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the prompts' text embeddings change what comes out."""
+        if self.model in ("cnn", "noisy_latent", "shuffled_labels"):
+            return self.text != "none" or "infonce" in parse_loss(self.loss)
+        return self.model == "prompt_only"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches."""
+
+    max_epochs: int = 12
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    seed: int = 0
+    devices: int = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where MLflow keeps its runs; the environment's ``MLFLOW_TRACKING_URI`` wins, an empty one switches it off."""
+
+    uri: str = "sqlite:///mlflow.db"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment file with its overrides. ``sweep`` is a union of grids, each a mapping from key to values."""
+
+    name: str = ""
+    seed: int = 0
+    backbone: Backbone = field(default_factory=Backbone)
+    prompts: Prompts = field(default_factory=Prompts)
+    sampling: Sampling = field(default_factory=Sampling)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    evaluators: list[str] = field(default_factory=lambda: ["shapes_reward"])
+    scoring: Scoring = field(default_factory=Scoring)
+    text: Text = field(default_factory=Text)
+    data: Data = field(default_factory=Data)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    trainer: Trainer = field(default_factory=Trainer)
+    tracking: Tracking = field(default_factory=Tracking)
+    workers: int = 2
+    runs: str = "runs"
+    reports: str = "reports"
+    sweep: tuple[Mapping[str, Axis], ...] = ()
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.cache.root) / (self.cache.name or self.name)
+
+    @property
+    def runs_folder(self) -> Path:
+        return Path(self.runs) / self.name
+
+    @property
+    def report_folder(self) -> Path:
+        return Path(self.reports) / self.name
+
+    @property
+    def probe_evaluators(self) -> list[str]:
+        """The evaluators that probes predict: the probe's own list, or all."""
+        return list(self.probe.evaluators or self.evaluators)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, as an experiment file would hold them."""
+        content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(_without_sweep(self))))
+        content["sweep"] = [{key: list(axis) for key, axis in grid.items()} for grid in self.sweep]
+        return content
+
+    def to_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
+
+
+@dataclass(frozen=True)
+class Schema(Experiment):
+    """The experiment without its sweep, whose values have as many types as there are keys."""
+
+    sweep: Any = ()
+
+
+def _without_sweep(experiment: Experiment) -> Schema:
+    return Schema(**{f.name: getattr(experiment, f.name) for f in fields(experiment) if f.name != "sweep"})
