@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.sharedctypes import Synchronized
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 import torch
@@ -24,6 +24,9 @@ from probe_lab.capture.fill import fill_shards, manifest_of
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError, ProbeLabError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkContext, SpawnContext  # the first is not there on Windows
 
 Event = int | ProbeLabError
 """What a process reports: images done, the error that ended it, or ``DONE`` when no shard is left."""
@@ -63,6 +66,18 @@ def shared_cores(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def context_of(experiment: Experiment) -> ForkContext | SpawnContext:
+    """How further processes start: a fork has its libraries already, a spawned one takes seconds to import them.
+
+    After a fork no card can be used, nor more threads than one: the pool of the first process is not there. Only Linux
+    forks safely beside system libraries.
+    """
+    one_thread = torch.get_num_threads() == 1  # each process's share of the cores
+    if sys.platform == "linux" and experiment.sampling.on_cpu and one_thread:
+        return multiprocessing.get_context("fork")
+    return multiprocessing.get_context("spawn")
+
+
 class Crew:
     """This process and one further on each of ``devices``, which fill a cache together.
 
@@ -70,7 +85,7 @@ class Crew:
     """
 
     def __init__(self, experiment: Experiment, devices: Sequence[str]) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = context_of(experiment)
         self._experiment = experiment
         self._taken = context.Value("i", 0)
         self._jobs: Queue[Job] = context.Queue()
@@ -184,6 +199,7 @@ def _work(
         events.put(images)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it has no cores for that, and a fork is warned of it
     try:
         with shared_cores(processes):
             pipe = load_pipeline(experiment.backbone, experiment.sampling)

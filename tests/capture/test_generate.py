@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from probe_lab.capture.generate import generate, plan_generation
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, plan_table
 from probe_lab.capture.prompts import read_prompts, sample_table
-from probe_lab.capture.workers import devices_of
+from probe_lab.capture.workers import context_of, devices_of, shared_cores
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, CaptureError, ConfigError, ScoreError
 from probe_lab.evaluators.run import score_cache
@@ -107,9 +108,19 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_several_processes_fill_the_same_cache(cache: Cache, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
+@pytest.mark.parametrize(("cores", "method"), [(2, "fork"), (4, "spawn")])
+def test_several_processes_fill_the_same_cache(cache: Cache, tmp_path: Path, cores: int, method: str) -> None:
     experiment = experiment_in(tmp_path, "workers=2")
-    assert run(experiment)[-1] == 18
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        with shared_cores(2):
+            assert context_of(experiment).get_start_method() == method
+            assert context_of(experiment_in(tmp_path, "sampling.device=cuda")).get_start_method() == "spawn"
+        assert run(experiment)[-1] == 18
+    finally:
+        torch.set_num_threads(before)
     assert verify(experiment.cache_folder) == []
     assert files_of(experiment.cache_folder) == files_of(cache.folder)
 
