@@ -1,0 +1,90 @@
+"""The original packages as evaluators (``backend: reference``): what ours are compared with, for whoever wants them.
+
+``make rewards`` installs them. Each takes the same settings and the same local checkpoint as ours of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version as version_of
+from importlib.util import find_spec
+from types import ModuleType
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators.base import Evaluator, Settings, card
+from probe_lab.evaluators.checkpoints import Checkpoint, locate
+from probe_lab.evaluators.pictures import to_rgb
+from probe_lab.evaluators.repairs import hpsv2_scoring
+
+
+class Reference(Evaluator):
+    """An original package on a local checkpoint; a class per package, which scores.
+
+    Attributes:
+        package: its name on the index.
+        module: what it is imported as.
+    """
+
+    version = "1"
+    has_model = True
+    package: str
+    module: str
+
+    def __init__(self, settings: Settings) -> None:
+        if find_spec(self.module) is None:
+            raise ScoreError(
+                f"{settings.name} with backend=reference runs the package {self.package}, which is not installed: "
+                "run `make rewards`, or leave backend at native"
+            )
+        self.name, self.settings = settings.name, settings
+        self.checkpoint: Checkpoint = locate(settings, (card(settings.name).file,))
+        self.family = f"{self.package} {settings.model.architecture} {self.checkpoint.path.resolve()}"
+        self.preprocessing = f"that of {self.package} {version_of(self.package)}, of the RGB picture"
+
+    @property
+    def checkpoint_sha256(self) -> str:  # type: ignore[override]  # hashing a large file waits until it is asked for
+        return self.checkpoint.sha256
+
+    def metadata(self) -> dict[str, str]:
+        return super().metadata() | {"backend": f"{self.package} {version_of(self.package)}"}
+
+
+class HpsV2(Reference):
+    """``hpsv2.img_score.score``, which loads the weights anew for each prompt and computes one picture at a time.
+
+    It decides itself what precision it computes in: float32 on a CPU, autocast on a GPU. Its base model is not
+    downloaded: the checkpoint replaces all of its weights.
+    """
+
+    package = module = "hpsv2"
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """float32 [n] on the CPU; whatever the package raises for what it cannot score (see ``hps.HpsV2``)."""
+        original = self._ready()
+        scores = torch.empty(len(images))
+        for prompt in dict.fromkeys(prompts):
+            rows = [row for row, each in enumerate(prompts) if each == prompt]
+            found = original.score([to_rgb(images[row]) for row in rows], prompt, cp=str(self.checkpoint.path))
+            scores[rows] = torch.from_numpy(np.array(found, dtype=np.float32))
+        return scores
+
+    def release(self) -> None:
+        hpsv2_scoring().model_dict.clear()
+
+    def _ready(self) -> ModuleType:
+        """The package with a model of this architecture and no weights yet, where it would keep the downloaded one."""
+        original = hpsv2_scoring()
+        device = self.settings.scoring.device
+        wanted = (self.settings.model.architecture or "ViT-H-14", device)
+        if original.model_dict.get("probe_lab") != wanted:
+            original.device, original.root_path = device, str(self.checkpoint.path.parent)
+            model, _, transform = original.create_model_and_transforms(
+                wanted[0], None, precision="amp", device=device, light_augmentation=True, output_dict=True
+            )
+            original.model_dict |= {"model": model, "preprocess_val": transform, "probe_lab": wanted}
+        return original
