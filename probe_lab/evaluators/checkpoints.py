@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,16 +29,35 @@ from probe_lab.evaluators.base import Settings, card
 SHOWN = 5
 """Keys of each kind that an error lists."""
 
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of files with weights; other names of two parts may be hub repositories, which have dots in their names too."""
+
+Key = Literal["checkpoint", "base"]
+"""Keys of ``EvaluatorModel`` that say where weights are."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file of weights."""
+    """One file of weights; ``repository`` is the hub's that it came from, empty for one that was here."""
 
     path: Path
+    repository: str = ""
 
     @cached_property
     def sha256(self) -> str:
         return sha256_of(self.path)
+
+    def beside(self, file: str) -> Path | None:
+        """A file of the same folder, or of the same commit of its repository; None when there is none to be had."""
+        path = self.path.parent / file
+        if path.is_file() or not self.repository:
+            return path if path.is_file() else None
+        try:
+            return Path(hf_hub_download(self.repository, file, revision=self.path.parent.name))
+        except EntryNotFoundError:
+            return None
+        except Exception as error:  # as in _download
+            raise ScoreError(f"{file} of {self.repository} cannot be downloaded ({_first_line(error)})") from error
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its key, on the CPU; what lies under ``state_dict`` where the file has such an entry.
@@ -41,13 +67,20 @@ class Checkpoint:
         try:
             if self.path.suffix == ".safetensors":
                 return load_file(self.path)
-            found = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            zipped = zipfile.is_zipfile(self.path)
+            if zipped and _is_torchscript(self.path):
+                raise ScoreError(
+                    f"{self.path} is a TorchScript program, as OpenAI's own files are, and is not run: "
+                    "name the same model's repository of the hub (openai/clip-vit-base-patch16), or a state dict"
+                )
+            # Files of torch before 1.6, some of the released ones, are no archives and cannot be mapped.
+            found = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipped)
         except (pickle.UnpicklingError, AttributeError) as error:
             raise ScoreError(
                 f"{self.path} holds more than tensors and is not opened, since that can run foreign code: "
                 "convert it to safetensors where you trust it"
             ) from error
-        except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
             raise ScoreError(f"the checkpoint {self.path} cannot be read ({error}): fetch it again") from error
         found = found.get("state_dict", found) if isinstance(found, dict) else {}
         tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
@@ -56,14 +89,16 @@ class Checkpoint:
         return tensors
 
 
-def locate(settings: Settings, files: Sequence[str]) -> Checkpoint:
+def locate(settings: Settings, files: Sequence[str], key: Key = "checkpoint", released: str = "") -> Checkpoint:
     """The checkpoint of an evaluator: the file itself, the first of ``files`` in a folder, or in a hub repository.
 
+    ``key`` is that of ``scoring.models`` which names it, and ``released`` where to get it when not the card's.
     ScoreError when none is configured or it is not there; it says where the released one is.
     """
-    wanted = settings.model.checkpoint
+    wanted = getattr(settings.model, key)
+    remedy = _remedy(settings, key, released)
     if not wanted:
-        raise ScoreError(f"{settings.name} has no checkpoint: {_remedy(settings)}")
+        raise ScoreError(f"{settings.name} has no {key}: {remedy}")
     path = Path(wanted).expanduser()
     if path.is_file():
         return Checkpoint(path)
@@ -71,10 +106,10 @@ def locate(settings: Settings, files: Sequence[str]) -> Checkpoint:
         for file in files:
             if (path / file).is_file():
                 return Checkpoint(path / file)
-        raise ScoreError(f"the folder {path} holds none of {', '.join(files)}: {_remedy(settings)}")
-    if len(path.parts) == 2 and not path.is_absolute() and not path.suffix:
-        return _from_hub(settings, wanted, files)
-    raise ScoreError(f"the checkpoint '{wanted}' of {settings.name} does not exist: {_remedy(settings)}")
+        raise ScoreError(f"the folder {path} holds none of {', '.join(files)}: {remedy}")
+    if _may_be_repository(path):
+        return _from_hub(settings.name, wanted, files, remedy)
+    raise ScoreError(f"the {key} '{wanted}' of {settings.name} does not exist: {remedy}")
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -98,49 +133,66 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: Path)
     model.load_state_dict(tensors)
 
 
-def is_present(settings: Settings, files: Sequence[str]) -> bool:
+def is_present(settings: Settings, files: Sequence[str], key: Key = "checkpoint") -> bool:
     """Whether the configured checkpoint is on this machine; nothing is downloaded."""
-    path = Path(settings.model.checkpoint).expanduser()
-    if not settings.model.checkpoint:
+    wanted = getattr(settings.model, key)
+    path = Path(wanted).expanduser()
+    if not wanted:
         return False
     if path.exists():
         return path.is_file() or any((path / file).is_file() for file in files)
-    return any(_cached(settings.model.checkpoint, file) for file in files)
+    return _may_be_repository(path) and _cached(wanted, files) is not None
 
 
-def _cached(repository: str, file: str) -> bool:
-    try:
-        hf_hub_download(repository, file, local_files_only=True)
-    except (OSError, ValueError):
-        return False
-    return True
+def _may_be_repository(path: Path) -> bool:
+    return len(path.parts) == 2 and not path.is_absolute() and path.suffix.lower() not in SUFFIXES
 
 
-def _from_hub(settings: Settings, repository: str, files: Sequence[str]) -> Checkpoint:
+def _is_torchscript(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _cached(repository: str, files: Sequence[str]) -> Path | None:
     for file in files:
         try:
-            return Checkpoint(Path(hf_hub_download(repository, file)))
+            return Path(hf_hub_download(repository, file, local_files_only=True))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _from_hub(name: str, repository: str, files: Sequence[str], remedy: str) -> Checkpoint:
+    # What was downloaded before is taken without asking the hub: scores stay the same, and without a network too.
+    cached = _cached(repository, files)
+    if cached:
+        return Checkpoint(cached, repository)
+    for file in files:
+        try:
+            return Checkpoint(Path(hf_hub_download(repository, file)), repository)
         except RemoteEntryNotFoundError:
             continue
         except (HFValidationError, RepositoryNotFoundError) as error:
             raise ScoreError(
-                f"'{repository}' of {settings.name} is neither a file here nor a repository of the hub that you may "
-                f"read: {_remedy(settings)}"
+                f"'{repository}' of {name} is neither a file here nor a repository of the hub that you may read: "
+                f"{remedy}"
             ) from error
         except Exception as error:  # the client lets those of its HTTP library through, whose classes changed before
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ScoreError(
-                f"the checkpoint {repository} of {settings.name} cannot be downloaded ({reason}): {_remedy(settings)}"
+                f"the checkpoint {repository} of {name} cannot be downloaded ({_first_line(error)}): {remedy}"
             ) from error
-    raise ScoreError(f"the repository {repository} holds none of {', '.join(files)}: {_remedy(settings)}")
+    raise ScoreError(f"the repository {repository} holds none of {', '.join(files)}: {remedy}")
 
 
-def _remedy(settings: Settings) -> str:
+def _remedy(settings: Settings, key: Key, released: str) -> str:
     known = card(settings.name)
-    return (
-        f"set scoring.models.{settings.name}.checkpoint to a file or a hub id; released weights: "
-        f"{known.weights}{f' ({known.file})' if known.file else ''}"
-    )
+    where = released or f"{known.weights}{f' ({known.file})' if known.file else ''}"
+    told = f"set scoring.models.{settings.name}.{key} to a file, a folder or a hub id"
+    return f"{told}; released weights: {where}" if where else f"{told}, or leave it empty for what is shipped"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -28,9 +28,13 @@ class ModelEvaluator(Evaluator):
 
     A subclass builds the model, encodes prompts, and scores batches for all members of its family. Members of a family
     have the same model, so that of the first serves all.
+
+    Attributes:
+        reads_prompts: prompts are encoded for a family only if one of its members reads them.
     """
 
     has_model = True
+    reads_prompts = True
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint, transform: Transform) -> None:
         scoring = settings.scoring
@@ -53,7 +57,10 @@ class ModelEvaluator(Evaluator):
 
     @abstractmethod
     def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Scores [b] by name, of ``pixels`` [b, 3, H, W] on the device, in the model's dtype; a row of text each."""
+        """Scores [b] by name, of ``pixels`` [b, 3, H, W] on the device, in the model's dtype; a row of text each.
+
+        ``text`` is empty when no member reads prompts.
+        """
 
     @property
     def checkpoint_sha256(self) -> str:  # type: ignore[override]  # hashing a large file waits until it is asked for
@@ -83,10 +90,12 @@ class ModelEvaluator(Evaluator):
         self, members: Sequence[Evaluator], inputs: Sequence[Prepared], prompts: Sequence[str]
     ) -> dict[str, Tensor]:
         """Images are encoded once for all members, and each distinct prompt once."""
-        distinct = list(dict.fromkeys(prompts))
-        row = {prompt: index for index, prompt in enumerate(distinct)}
-        rows = torch.tensor([row[prompt] for prompt in prompts], device=self.device)
-        text = self.encode_prompts(distinct)
+        if not inputs:
+            return {each.name: torch.zeros(0) for each in members}
+        row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+        rows = torch.tensor([row[prompt] for prompt, _ in zip(prompts, inputs, strict=True)], device=self.device)
+        read = any(cast(ModelEvaluator, each).reads_prompts for each in members)
+        text = self.encode_prompts(list(row)) if read else ()
         parts: list[dict[str, Tensor]] = []
         size = self.settings.scoring.batch_size
         for start in range(0, len(inputs), size):
