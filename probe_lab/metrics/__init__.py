@@ -1,10 +1,11 @@
 """How good one evaluator's predictions are: global and within-prompt correlation, selection, intervals.
 
 ``evaluate`` is the final evaluation; ``paired_difference`` and ``selection_gain_curve`` answer the questions
-behind it; the torchmetrics classes compute the same numbers during training. Everything is resampled over
-prompts, never over images.
+behind it; ``agreements`` and ``spreads`` look at the evaluators themselves; the torchmetrics classes compute the
+same numbers during training. Everything is resampled over prompts, never over images.
 """
 
+from probe_lab.metrics.agreement import Agreement, Spread, agreements, spreads
 from probe_lab.metrics.bootstrap import Interval
 from probe_lab.metrics.evaluation import METRICS, MetricName, evaluate, paired_difference
 from probe_lab.metrics.online import (
@@ -23,20 +24,24 @@ from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric, within_prompt
 __all__ = [
     "METRICS",
     "WITHIN_METRICS",
+    "Agreement",
     "Interval",
     "MetricName",
     "SelectionGain",
     "SelectionPoint",
+    "Spread",
     "ThresholdAUROC",
     "Top1",
     "WithinMetric",
     "WithinPromptKendall",
     "WithinPromptPearson",
     "WithinPromptSpearman",
+    "agreements",
     "evaluate",
     "global_metrics",
     "paired_difference",
     "selection_gain_curve",
+    "spreads",
     "within_prompt_estimate",
     "within_prompt_metrics",
 ]

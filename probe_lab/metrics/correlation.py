@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from probe_lab.metrics.bootstrap import PromptRatio, mean_over
 from probe_lab.metrics.prompts import Bools, Floats, PromptTable, varies
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 CHUNK = 500_000
 """Numbers in a temporary array of the resampled global metrics (4 MB: it stays in the processor's cache)."""
@@ -71,7 +74,7 @@ class Levels:
         _, level, count = np.unique(values, return_inverse=True, return_counts=True)
         return Levels(np.argsort(level, kind="stable"), np.cumsum(count) - count, level)
 
-    def mass(self, weight: Floats) -> Floats:
+    def mass(self, weight: npt.NDArray[Real]) -> npt.NDArray[Real]:
         """``[R, V]``: the total of the weights ``[R, n]`` at each distinct value."""
         ordered = weight[:, self.order]
         return ordered if len(self.first) == len(self.order) else np.add.reduceat(ordered, self.first, axis=1)

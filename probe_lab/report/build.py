@@ -12,7 +12,7 @@ from pathlib import Path
 
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
-from probe_lab.report import activations, attention, beside, curves, heatmap, losses, scatter, selection
+from probe_lab.report import activations, agreement, attention, beside, curves, heatmap, losses, scatter, selection
 from probe_lab.report.choice import choose, variant_text
 from probe_lab.report.headline import headline_tables
 from probe_lab.report.listing import cells_table, environment_table, failures_table
@@ -46,6 +46,7 @@ def build_report(
     evaluators: Sequence[str],
     primary_step: int | None = None,
     others: Mapping[str, Path] | None = None,
+    scored: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> Path:
     """Write ``out/index.html``, ``out/figures`` (PDF, PNG) and ``out/tables`` (CSV, Markdown, LaTeX);
@@ -55,12 +56,12 @@ def build_report(
     images or tensors are left out, and the page says so); ``evaluators`` empty means all in the results,
     and the first one decides which probe is best; ``primary_step`` None means the step of the baselines,
     else 5, else the median step; ``others`` are runs folders of experiments, by name, that are shown side by
-    side with this one. An existing report in ``out`` is replaced once the new one is complete: a
-    failure leaves it as it was.
+    side with this one; ``scored`` are the evaluators whose agreement is shown, empty: ``evaluators``. An
+    existing report in ``out`` is replaced once the new one is complete: a failure leaves it as it was.
 
     Raises ReportError when there are no results or they are of another version, when ``cache`` is not the
     one that the probes were trained on, or when ``out`` holds something else or cannot be written;
-    CacheError for a damaged cache.
+    CacheError for a damaged cache, ScoreError for a damaged file of scores.
     """
     results = load_results(runs)
     choice = choose(results, evaluators, primary_step)
@@ -69,11 +70,19 @@ def build_report(
     if opened is not None:
         _require_same_samples(results, opened, next(iter(results.seeds(choice.best).values())))
     with _replacing(out) as folder, drawing():
-        _write(material, folder, title, others or {}, on_progress or (lambda done, total: None))
+        names = tuple(scored) or choice.evaluators
+        _write(material, folder, title, others or {}, names, on_progress or (lambda done, total: None))
     return out / "index.html"
 
 
-def _write(material: Material, folder: Path, title: str, others: Mapping[str, Path], on_progress: Progress) -> None:
+def _write(
+    material: Material,
+    folder: Path,
+    title: str,
+    others: Mapping[str, Path],
+    scored: Sequence[str],
+    on_progress: Progress,
+) -> None:
     total = len(FAMILIES) + 2
     (folder / "figures").mkdir()
     (folder / "tables").mkdir()
@@ -88,6 +97,7 @@ def _write(material: Material, folder: Path, title: str, others: Mapping[str, Pa
         blocks.insert(1, _beside(material, folder, title, others))
     on_progress(total - 1, total)
     blocks += [
+        _agreement(material, folder, scored),
         Block("papers", "The papers' numbers", _tables(paper_tables(material), folder)),
         _failures(material, folder),
         Block("cells", "Cells", f'<div class="scroll">{_tables([cells_table(material)], folder)}</div>'),
@@ -107,6 +117,15 @@ def _beside(material: Material, folder: Path, title: str, others: Mapping[str, P
     rivals = beside.rivals_of(material, title, others)
     drawn = _drawn(beside.section(material, rivals), folder)
     return Block(drawn.key, drawn.title, f"{drawn.body}\n{_tables([beside.table(material, rivals)], folder)}")
+
+
+def _agreement(material: Material, folder: Path, evaluators: Sequence[str]) -> Block:
+    found = agreement.scored(material, evaluators)
+    drawn = _drawn(agreement.section(found, evaluators), folder)
+    if found is None:
+        return drawn
+    body = "\n".join(f'<div class="scroll">{_tables([table], folder)}</div>' for table in agreement.tables(found))
+    return Block(drawn.key, drawn.title, f"{drawn.body}\n{body}")
 
 
 def _tables(tables: list[Table], folder: Path, captions: int | None = None) -> str:

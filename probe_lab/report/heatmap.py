@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from probe_lab.report.choice import main_slice, slice_text
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.style import LIGHT, PAGE, evaluator_label, tap_labels, tap_order
+from probe_lab.report.style import LIGHT, PAGE, evaluator_label, ink, tap_labels, tap_order
 
 COLUMNS = 3
 _MAP = "cividis"  # made to look the same with and without colour blindness
@@ -81,9 +81,7 @@ def _panel(ax: Axes, table: pd.DataFrame, norm: Normalize) -> None:
     ax.set_yticks(range(len(table.index)), [labels[tap] for tap in table.index])
     for row, column in np.argwhere(np.isfinite(values)):
         value = values[row, column]
-        red, green, blue, _ = image.cmap(norm(value))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        color = "white" if dark else "black"
+        color = ink(image.cmap(norm(value)))
         ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
 
 

@@ -44,6 +44,7 @@ _EVALUATORS = {
     "pick_score": "PickScore",
     "blip_itm": "BLIP-ITM",
     "blip_itc": "BLIP-ITC",
+    "shapes_clip_score": "shapes CLIPScore",
 }
 _LOSSES = {
     "mse": "MSE",
@@ -105,9 +106,20 @@ def save_figure(figure: Figure, folder: Path, name: str, *, photographic: bool) 
     return pdf, png
 
 
+def ink(background: tuple[float, float, float, float]) -> str:
+    """Colour of text that is read on this one (red, green, blue, alpha in 0…1)."""
+    red, green, blue, _ = background
+    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+
+
 def evaluator_label(name: str) -> str:
-    """``shapes_reward`` -> "shapes reward"; models of the literature get the spelling of their papers."""
-    return _EVALUATORS.get(name, name.replace("_", " "))
+    """``shapes_reward`` -> "shapes reward"; models of the literature get the spelling of their papers.
+
+    ``clip_score@large``, one of several of a kind, -> "CLIPScore (large)".
+    """
+    kind, *labels = name.split("@")
+    text = _EVALUATORS.get(kind, kind.replace("_", " "))
+    return f"{text} ({', '.join(labels)})" if labels else text
 
 
 def model_label(name: str) -> str:

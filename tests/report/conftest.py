@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from probe_lab.cache import CacheWriter, Manifest
+from probe_lab.cache import CacheWriter, Manifest, write_scores
 from probe_lab.metrics import evaluate
 
 ATTENTION = "up_blocks.1.attentions.0/attention"
@@ -112,20 +113,32 @@ def _cells(world: World) -> Iterator[Cell]:
         yield Cell(model, 5, taps.get(model, ()), "listwise", 0, skills.get(model, 0.0), prompt)
 
 
+Array = npt.NDArray[np.float64]
+
+
+def _truth(world: World, rng: np.random.Generator) -> tuple[Array, Array]:
+    """How easy the prompt of each sample is, and how good the sample is among those of its prompt."""
+    difficulty = rng.normal(size=world.prompts)[world.samples()["prompt_id"]]
+    return difficulty, rng.normal(size=len(difficulty))
+
+
+def _target(difficulty: Array, own: Array, evaluator: int) -> Array:
+    wobble = np.random.default_rng(evaluator).normal(size=len(own))
+    return 0.75 + 0.1 * difficulty + 0.09 * (own + 0.5 * wobble)
+
+
 def write_runs(folder: Path, world: World) -> Path:
     """results.parquet and the files of every cell."""
     rng = np.random.default_rng(0)
     samples = world.samples()
     count = len(samples)
-    difficulty = rng.normal(size=world.prompts)[samples["prompt_id"]]
-    own = rng.normal(size=count)
+    difficulty, own = _truth(world, rng)
     scored = samples["split"].isin(["val", "test"]).to_numpy()
     rows = []
     for cell in _cells(world):
         parts, metrics = [], []
         for i, evaluator in enumerate(world.evaluators):
-            wobble = np.random.default_rng(i).normal(size=count)
-            target = 0.75 + 0.1 * difficulty + 0.09 * (own + 0.5 * wobble)
+            target = _target(difficulty, own, i)
             noise = 0.0 if cell.model == "prompt_only" else 0.9
             prediction = cell.prompt_skill * difficulty + cell.skill * own + noise * rng.normal(size=count)
             frame = samples[["sample_id", "prompt_id", "seed", "split"]].assign(
@@ -200,6 +213,9 @@ def write_cache(folder: Path, world: World) -> Path:
                 arrays[f"{step}/{tap}"] = torch.cat([small, 1 - small], dim=1) * step / 8 + 0.2 * noise
     writer = CacheWriter(folder, manifest, samples)
     writer.write_shard(0, arrays, [_png(image) for image, _ in drawn])
+    difficulty, own = _truth(world, np.random.default_rng(0))
+    for i, evaluator in enumerate(world.evaluators):
+        write_scores(folder, evaluator, samples["sample_id"], _target(difficulty, own, i), metadata={})
     return folder
 
 

@@ -75,7 +75,7 @@ def _write(simulated: Any, out: Path, **options: Any) -> Page:
 
 def test_every_figure_is_there_in_both_forms_and_small(report: Path) -> None:
     families = {"curve_shapes_reward", "curve_shapes_binding", "heatmap", "losses", "scatter", "attention"}
-    families |= {"selection_shapes_reward", "selection_shapes_binding", "activations"}
+    families |= {"selection_shapes_reward", "selection_shapes_binding", "activations", "agreement"}
     files = {path.name: path.stat().st_size for path in (report / "figures").iterdir()}
     assert set(files) == {f"{name}{suffix}" for name in families for suffix in (".pdf", ".png")}
     assert min(files.values()) > 5_000
@@ -86,7 +86,7 @@ def test_every_figure_is_there_in_both_forms_and_small(report: Path) -> None:
 
 def test_page_is_well_formed_and_needs_no_network(report: Path) -> None:
     page = Page((report / "index.html").read_text())
-    assert len(page.images) == 9
+    assert len(page.images) == 10
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
     assert all(len(image["alt"]) > 40 for image in page.images)
     assert all(resource.startswith("data:") for resource in page.resources)
@@ -97,7 +97,7 @@ def test_page_is_well_formed_and_needs_no_network(report: Path) -> None:
 
 def test_page_explains_every_figure_and_states_how_the_best_was_chosen(report: Path) -> None:
     page = Page((report / "index.html").read_text())
-    assert page.text.count("Suspicious would be") == 7
+    assert page.text.count("Suspicious would be") == 8
     assert "chosen on the validation split" in page.text
     assert "Not comparable, for orientation only" in page.text
     assert "No cell failed." in page.text

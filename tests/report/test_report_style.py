@@ -62,6 +62,8 @@ def test_taps_are_ordered_by_depth() -> None:
 def test_other_names() -> None:
     assert evaluator_label("shapes_reward") == "shapes reward"
     assert evaluator_label("hps_v2_1") == "HPSv2.1"
+    assert evaluator_label("clip_score@large") == "CLIPScore (large)"
+    assert evaluator_label("clip_score@b_16@0a1b") == "CLIPScore (b_16, 0a1b)"
     assert loss_label("listwise+infonce") == "listwise + InfoNCE"
 
 
