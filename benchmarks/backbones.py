@@ -48,6 +48,7 @@ class Workload:
     """A pipeline and one call of it: ``images`` pictures of ``side`` pixels, each of its own prompt.
 
     ``turns`` and ``peer_turns`` are how often it is timed against itself without a capture, and against a peer.
+    ``spare``: measured only when it is named.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Workload:
     turns: int = 15
     peer_turns: int = 5
     gpu: bool = False
+    steps: int = STEPS
+    spare: bool = False
 
     @property
     def missing(self) -> str:
@@ -68,12 +71,12 @@ class Workload:
             return "has no weights in this checkout"
         return ""
 
-    def run(self, pipe: DiffusionPipeline, images: int = 0, steps: int = STEPS) -> Tensor:
+    def run(self, pipe: DiffusionPipeline, images: int = 0, steps: int = 0) -> Tensor:
         """The latents of one call. They are not decoded: that time would only make a capture look cheaper."""
         count = images or self.images
         latents = pipe(
             list(islice(sample_captions(0), count)),
-            num_inference_steps=steps,
+            num_inference_steps=steps or self.steps,
             guidance_scale=self.guidance,
             height=self.side,
             width=self.side,
@@ -202,6 +205,18 @@ WORKLOADS: dict[str, Workload] = {
         Workload("tiny-sd", lambda: tiny("tiny-sd"), images=32, side=64, guidance=2.0),
         Workload("tiny-sd3", lambda: tiny("tiny-sd3"), images=32, side=64, guidance=2.0),
         Workload("sdxl-cut", random_sdxl, images=1, side=512, guidance=5.0, turns=5, peer_turns=2),
+        # SDXL's own size; few steps, as each takes some five times as long.
+        Workload(
+            "sdxl-cut-128",
+            random_sdxl,
+            images=1,
+            side=1024,
+            guidance=5.0,
+            turns=1,
+            peer_turns=1,
+            steps=6,
+            spare=True,
+        ),
         Workload(
             "sdxl-gpu",
             lambda: random_sdxl((320, 640, 1280), deep=10, device="cuda"),

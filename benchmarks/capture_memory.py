@@ -2,11 +2,10 @@
 
 `python -m benchmarks.capture_memory [--workloads NAME ...] [--repeats N] [--json FILE]`
 
-Generations: each in a process of its own, six steps of a workload (`benchmarks/backbones.py`; 128 images for the tiny
-ones), the capture at step 5. Six steps are enough: neither side keeps more after further steps, since the peers
-(`benchmarks/eager.py`) hold sums over the steps. Peak is the process's largest resident set (`ru_maxrss`); extra is the
-peak over the median peak of plain generations. The C library is told to give every block of 64 KB or more back at
-once, or the peak would depend on what its heap happens to keep.
+Generations: all steps of a workload (`benchmarks/backbones.py`), with the papers' blocks captured at step 5, with their
+attention alone, and with each of `benchmarks/peers.py`. Counted are the bytes of tensors that are alive at once, as
+PyTorch's allocator reports them to its profiler: the same in every run. Extra is their peak over that of a plain
+generation of as many images. What is not a tensor (code, a matrix library's buffers) is not counted, on either side.
 
 FLUX: `attention_map`, the function by which a capture reads a block, on random q and k of 4096 image and 512 text
 tokens, 24 heads of width 128. Extra is what its call added to the peak, over memory that was all in use before. It is
@@ -24,24 +23,25 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.backbones import STEP, WORKLOADS
+from benchmarks.backbones import STEP, WORKLOADS, Workload
 from benchmarks.capture import Side
-from benchmarks.eager import eager_attention
 from benchmarks.memory import peak
 from benchmarks.output import show
+from benchmarks.peers import PEERS, peers_of
 from probe_lab.capture import Capture
 from probe_lab.capture.attention import attention_map
-from probe_lab.capture.backbones import family_of
 
-SIDES = ("without", "paper", "eager text", "eager all")
-STEPS = 6
-TINY_IMAGES = 128
 OVER_PEER, OVER_FULL = 0.1, 0.25
 """At most: our extra over a peer's, and over the full probabilities."""
 
@@ -51,22 +51,26 @@ BALLAST = 2**28
 """Float32 numbers, 1 GB: more than was ever freed before, so that no earlier peak hides what a call adds."""
 
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""The C library gives every block of 64 KB or more back at once, or a peak would depend on what its heap keeps."""
 
 
-def generation(name: str, side: str) -> dict[str, float]:
-    """Run one generation; the peak of this process."""
-    workload = WORKLOADS[name]
-    pipe = workload.open()
-    denoiser = family_of(pipe).denoiser_of(pipe)
-    sides: dict[str, Side] = {
-        "without": nullcontext,
-        "paper": lambda: Capture(pipe, ["paper"], [STEP]),
-        "eager text": lambda: eager_attention(denoiser, "text"),
-        "eager all": lambda: eager_attention(denoiser, "all"),
-    }
-    with sides[side]():
-        workload.run(pipe, images=TINY_IMAGES if workload.images > 1 else 1, steps=STEPS)
-    return {"peak": peak()}
+def tensor_peak(run: Callable[[], object]) -> int:
+    """Largest number of bytes in tensors that ``run`` made, at any moment of it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    results = profiler.profiler.kineto_results
+    changes = [event for event in results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
+
+
+def generation(workload: Workload, pipe: DiffusionPipeline, side: Side, images: int) -> int:
+    """Peak of one generation."""
+
+    def run() -> None:
+        with side():
+            workload.run(pipe, images)
+
+    return tensor_peak(run)
 
 
 def flux_block(dtype: str) -> dict[str, float]:
@@ -103,23 +107,42 @@ def child(*arguments: str) -> dict[str, float]:
     return found
 
 
-def measure_generation(name: str, repeats: int) -> dict[str, object]:
-    """Peaks of all sides, their extra bytes, and ours over the peers'."""
-    peaks: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(repeats):
-        for side in SIDES:
-            peaks[side].append(child("--generation", name, side)["peak"])
-    plain = statistics.median(peaks["without"])
-    # A capture whose memory is in use at another moment than the peak adds nothing.
-    extra = {side: max(0.0, statistics.median(peaks[side]) - plain) for side in SIDES[1:]}
-    return {
-        "workload": name,
-        "images": TINY_IMAGES if WORKLOADS[name].images > 1 else 1,
-        "peaks": peaks,
-        "spread_without": max(peaks["without"]) - min(peaks["without"]),
-        "extra": extra,
-        "over_peer": {side: extra["paper"] / extra[side] if extra[side] else None for side in SIDES[2:]},
+def measure_generation(name: str) -> list[dict[str, object]]:
+    """Extra bytes of every peer of a workload, of ours on as many images, and ours over theirs."""
+    workload = WORKLOADS[name]
+    pipe = workload.open()
+    paper = Capture(pipe, ["paper"], [STEP]).taps
+    ours: dict[str, Side] = {
+        "paper": lambda: Capture(pipe, paper, [STEP]),
+        "attention": lambda: Capture(pipe, [tap for tap in paper if tap.kind == "attention"], [STEP]),
     }
+    plain: dict[int, int] = {}
+    extra: dict[int, dict[str, int]] = {}
+    rows: list[dict[str, object]] = []
+    for peer in peers_of(workload):
+        images = peer.images(workload)
+        if images not in plain:
+            plain[images] = generation(workload, pipe, nullcontext, images)
+            # A capture whose memory is in use at another moment than the peak adds nothing.
+            extra[images] = {
+                side: max(0, generation(workload, pipe, around, images) - plain[images])
+                for side, around in ours.items()
+            }
+        theirs = generation(workload, pipe, partial(peer.around, pipe), images) - plain[images]
+        rows.append(
+            {
+                "workload": name,
+                "peer": peer.name,
+                "images": images,
+                "steps": workload.steps,
+                "plain": plain[images],
+                "extra": theirs,
+                "ours": extra[images],
+                "over_peer": {side: value / theirs for side, value in extra[images].items()},
+                "target": OVER_PEER if peer.eager else None,
+            }
+        )
+    return rows
 
 
 def measure_flux(dtype: str, repeats: int) -> dict[str, object]:
@@ -144,8 +167,8 @@ def measure(workloads: list[str], repeats: int) -> dict[str, object]:
         "unit": "bytes",
         "flux_full": FULL,
         "flux": [measure_flux(dtype, repeats) for dtype in ("float32", "bfloat16")],
-        "generation": [measure_generation(name, repeats) for name in workloads if name not in missing],
-        "missing": missing,
+        "generation": [row for name in workloads if name not in missing for row in measure_generation(name)],
+        "missing": missing | {peer.name: f"needs the package {peer.package}" for peer in PEERS if peer.missing},
         "targets": {"over_peer": OVER_PEER, "over_full": OVER_FULL},
     }
 
@@ -155,14 +178,14 @@ def table(result: dict[str, object]) -> str:
     assert isinstance(generations, list)
     assert isinstance(flux, list)
     assert isinstance(missing, dict)
-    lines = [f"{'workload':<11}{'side':<12}{'peak MB':>10}{'extra MB':>10}{'ours over it':>14}"]
+    heads = f"{'plain':>9}{'extra':>9}{'ours':>9}{'over it':>9}{'attention':>11}{'over it':>9}"
+    lines = [f"{'MB':<13}{'peer':<13}{'images':>7}{heads}"]
     for row in generations:
-        for side in SIDES:
-            middle, extra = statistics.median(row["peaks"][side]) / 1e6, row["extra"].get(side, 0.0) / 1e6
-            ratio = row["over_peer"].get(side)
-            shown = "" if ratio is None else f"{ratio:.3f}"
-            lines.append(f"{row['workload']:<11}{side:<12}{middle:>10.1f}{extra:>10.1f}{shown:>14}")
-        lines.append(f"{'':<11}plain peaks differ by {row['spread_without'] / 1e6:.1f} MB")
+        ours, over = row["ours"], row["over_peer"]
+        line = f"{row['workload']:<13}{row['peer']:<13}{row['images']:>7}"
+        line += "".join(f"{number / 1e6:>9.2f}" for number in (row["plain"], row["extra"], ours["paper"]))
+        line += f"{over['paper']:>9.3f}{ours['attention'] / 1e6:>11.2f}{over['attention']:>9.3f}"
+        lines.append(line)
     lines += [f"{name}: {reason}" for name, reason in missing.items()]
     lines.append(f"ours over a peer's: at most {OVER_PEER}")
     lines.append(f"\nFLUX block, full probabilities {FULL / 1e6:,.0f} MB in float32")
@@ -179,15 +202,13 @@ def table(result: dict[str, object]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     on_cpu = [name for name, workload in WORKLOADS.items() if not workload.gpu]
-    parser.add_argument("--workloads", nargs="*", choices=on_cpu, default=on_cpu)
-    parser.add_argument("--repeats", type=int, default=3)
+    usual = [name for name in on_cpu if not WORKLOADS[name].spare]
+    parser.add_argument("--workloads", nargs="*", choices=on_cpu, default=usual)
+    parser.add_argument("--repeats", type=int, default=3, help="of the capture at FLUX's sizes")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    parser.add_argument("--generation", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--flux", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.generation:
-        print(json.dumps(generation(*arguments.generation)))
-    elif arguments.flux:
+    if arguments.flux:
         print(json.dumps(flux_block(arguments.flux)))
     else:
         show(measure(arguments.workloads, arguments.repeats), table, arguments.json)

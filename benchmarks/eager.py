@@ -1,22 +1,21 @@
 """What attention-visualisation tools do, written as lean as it can be: explicit attention at every step.
 
-Two of them, after what the tools' published code does:
+Two methods; ``benchmarks/tools.py`` has the tools themselves:
 
 - ``text`` (DAAM): the layers that read text get a processor that computes softmax(q·kᵀ) and multiplies it with v.
 - ``all`` (prompt-to-prompt): so does every attention layer, self-attention included.
 
 Both keep, for each layer, the probabilities of the conditional rows, a map per head, summed over the steps, on the
 device; of self-attention, those of at most 32×32 positions, as prompt-to-prompt does. The tools' own detours (a loop
-over tokens, dictionaries per head, resizing) are left out, and so is prompt-to-prompt's second copy of a step's maps:
-what is measured is the method. Where joint attention mixes text and image (SD3), ``text`` keeps image queries × text
-keys.
+over tokens, dictionaries per head, resizing, maps of every step) are left out: what is measured is the method. Where
+joint attention mixes text and image (SD3), ``text`` keeps image queries × text keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
@@ -53,12 +52,28 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return probabilities.view(rows, heads, queries, -1), mixed
 
 
-def _split(tokens: Tensor, heads: int) -> Tensor:
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """[n, tokens, heads * d] as [n, heads, tokens, d]."""
     return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
-def _join(heads: Tensor) -> Tensor:
+def join_heads(heads: Tensor) -> Tensor:
+    """[n, heads, tokens, d] as [n, tokens, heads * d]."""
     return heads.transpose(1, 2).flatten(2)
+
+
+def joint_projections(attn: Attention, image_states: Tensor, text_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(query, key, value) of a joint layer of SD3, [n, heads, image + text tokens, d], after its norms."""
+    image = [split_heads(layer(image_states), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v)]
+    text = [
+        split_heads(layer(text_states), attn.heads) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+    ]
+    if attn.norm_q is not None:
+        image[:2] = attn.norm_q(image[0]), attn.norm_k(image[1])
+    if attn.norm_added_q is not None:
+        text[:2] = attn.norm_added_q(text[0]), attn.norm_added_k(text[1])
+    query, key, value = (torch.cat(pair, 2) for pair in zip(image, text, strict=True))
+    return query, key, value
 
 
 class EagerProcessor:
@@ -76,12 +91,12 @@ class EagerProcessor:
     ) -> Tensor:
         assert attention_mask is None
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = _split(attn.to_q(hidden_states), attn.heads)
-        key, value = _split(attn.to_k(source), attn.heads), _split(attn.to_v(source), attn.heads)
+        query = split_heads(attn.to_q(hidden_states), attn.heads)
+        key, value = split_heads(attn.to_k(source), attn.heads), split_heads(attn.to_v(source), attn.heads)
         probabilities, mixed = attend(query, key, value)
         if probabilities.shape[2] <= LARGEST or encoder_hidden_states is not None:
             self._store.add(self._name, probabilities)
-        return attn.to_out[0](_join(mixed))
+        return attn.to_out[0](join_heads(mixed))
 
 
 class EagerJointProcessor:
@@ -99,40 +114,45 @@ class EagerJointProcessor:
     ) -> tuple[Tensor, Tensor | None]:
         assert attention_mask is None
         positions = hidden_states.shape[1]
-        image = [_split(layer(hidden_states), attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v)]
-        text = [
-            _split(layer(encoder_hidden_states), attn.heads)
-            for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
-        ]
-        if attn.norm_q is not None:
-            image[:2] = attn.norm_q(image[0]), attn.norm_k(image[1])
-        if attn.norm_added_q is not None:
-            text[:2] = attn.norm_added_q(text[0]), attn.norm_added_k(text[1])
-        query, key, value = (torch.cat(pair, 2) for pair in zip(image, text, strict=True))
+        query, key, value = joint_projections(attn, hidden_states, encoder_hidden_states)
         probabilities, mixed = attend(query, key, value)
         if self._layers == "text":
             self._store.add(self._name, probabilities[:, :, :positions, positions:])
         elif positions <= LARGEST:
             self._store.add(self._name, probabilities)
-        joined = _join(mixed)
+        joined = join_heads(mixed)
         context = None if attn.context_pre_only else attn.to_add_out(joined[:, positions:])
         return attn.to_out[0](joined[:, :positions]), context
 
 
 @contextmanager
-def eager_attention(denoiser: UNet2DConditionModel | SD3Transformer2DModel, layers: Layers) -> Iterator[Store]:
-    """Replace the processors of a denoiser's text-reading layers, or of all; they come back at the end."""
-    store, original = Store(), dict(denoiser.attn_processors)
+def replaced_processors(denoiser: Any, processor: Callable[[str, Attention], Any]) -> Iterator[None]:
+    """What ``processor(path, layer)`` gives takes the place of a layer's own, unless it is None, until the end.
+
+    Args:
+        denoiser: any of diffusers, with `attn_processors` and `set_attn_processor`.
+    """
+    original = dict(denoiser.attn_processors)
     replaced = dict(original)
     for name, module in denoiser.named_modules():
-        if not isinstance(module, Attention):
-            continue
-        if module.add_q_proj is not None:
-            replaced[f"{name}.processor"] = EagerJointProcessor(store, name, layers)
-        elif module.is_cross_attention or layers == "all":
-            replaced[f"{name}.processor"] = EagerProcessor(store, name)
+        if isinstance(module, Attention):
+            replaced[f"{name}.processor"] = processor(name, module) or module.processor
     denoiser.set_attn_processor(replaced)
     try:
-        yield store
+        yield
     finally:
         denoiser.set_attn_processor(original)
+
+
+@contextmanager
+def eager_attention(denoiser: UNet2DConditionModel | SD3Transformer2DModel, layers: Layers) -> Iterator[Store]:
+    """Replace the processors of a denoiser's text-reading layers, or of all; they come back at the end."""
+    store = Store()
+
+    def processor(name: str, module: Attention) -> EagerProcessor | EagerJointProcessor | None:
+        if module.add_q_proj is not None:
+            return EagerJointProcessor(store, name, layers)
+        return EagerProcessor(store, name) if module.is_cross_attention or layers == "all" else None
+
+    with replaced_processors(denoiser, processor):
+        yield store
