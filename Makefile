@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+REWARDS_READY := $(VENV)/.rewards-ready
 
-.PHONY: demo test setup lint bench clean
+.PHONY: demo test setup lint bench rewards clean
 
 demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 	$(BIN)/probe-lab demo
@@ -32,6 +33,15 @@ $(BENCH_READY): $(READY)
 
 bench: $(BENCH_READY)  ## every measurement of the README, as a table and as JSON
 	$(BIN)/python -m benchmarks
+
+# uv, because pip cannot override what these packages pin: an override is the whole main stack, as it is.
+$(REWARDS_READY): $(READY) rewards/overrides.txt rewards/constraints.txt
+	$(BIN)/python -m pip install --quiet --progress-bar off --constraint rewards/constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint rewards/constraints.txt \
+		--override constraints.txt --override rewards/overrides.txt --editable '.[rewards]'
+	touch $@
+
+rewards: $(REWARDS_READY)  ## the original packages of ImageReward and HPSv2, for `backend: reference`
 
 clean:  ## remove the environment; caches, runs and reports stay
 	rm -rf $(VENV)
