@@ -88,23 +88,65 @@ def score(
     experiment: ExperimentName,
     overrides: Overrides = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="score again what has scores")] = False,
+    source: Annotated[
+        Path | None, typer.Option("--import", help="a CSV or parquet file of scores, by sample_id or prompt and seed")
+    ] = None,
+    evaluator: Annotated[str, typer.Option(help="with --import: the name that these scores get")] = "",
+    column: Annotated[str, typer.Option(help="with --import: the column of the scores")] = "score",
 ) -> None:
-    """Score the cached images with the experiment's evaluators.
+    """Score the cached images with the experiment's evaluators, or import scores. The same command resumes.
+
+    Prompts are encoded too, where `text.encoder` is an evaluator.
 
     Example: probe-lab score quickstart evaluators=[shapes_reward,shapes_layout]
-    """
-    from probe_lab.evaluators.run import score_cache
 
+    Example: probe-lab score quickstart --import ratings.csv --evaluator human
+    """
     config = load_experiment(experiment, overrides)
+    folder = config.cache_folder
+    if source is not None or evaluator:
+        _import(folder, source, evaluator, column, overwrite)
+        return
+
+    from probe_lab.evaluators.encode import encode_texts
+    from probe_lab.evaluators.run import check_names, score_cache
+
+    check_names(folder, config.evaluators, config.scoring)
+    if encode_texts(folder, config.text.encoder, config.scoring, overwrite=overwrite):
+        out.print(f"text embeddings: {folder / 'text'}/{config.text.encoder}.safetensors")
     with progress("score", "images") as update:
-        score_cache(
-            config.cache_folder,
+        summary = score_cache(
+            folder,
             config.evaluators,
+            scoring=config.scoring,
             overwrite=overwrite,
             workers=config.workers,
             on_progress=update,
         )
-    out.print(f"scores of {', '.join(config.evaluators)}: {config.cache_folder / 'scores'}")
+    out.print(escape(f"{summary.text} ({folder / 'scores'})"))
+
+
+def _import(folder: Path, source: Path | None, evaluator: str, column: str, overwrite: bool) -> None:
+    from probe_lab.evaluators.imported import import_scores
+
+    if source is None or not evaluator:
+        raise typer.BadParameter("--import FILE and --evaluator NAME belong together: give both")
+    made = import_scores(folder, source, evaluator, column=column, overwrite=overwrite)
+    out.print(escape(f"{evaluator}: {made.text}; name it in `evaluators` ({folder / 'scores'})"))
+
+
+@app.command("evaluators")
+def list_evaluators(
+    experiment: Annotated[str | None, typer.Argument(metavar="[EXPERIMENT]")] = None, overrides: Overrides = None
+) -> None:
+    """List every evaluator: what it measures, its range, model and licence, and whether its weights are here.
+
+    Example: probe-lab evaluators quickstart
+    """
+    from probe_lab.evaluators import listing
+
+    config = load_experiment(experiment, overrides) if experiment else None
+    out.print(listing.evaluators_table(listing.list_evaluators(config)))
 
 
 @app.command()

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
 
 LINE_EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
+WINDOW = 60.0
+"""Seconds that a rate looks back."""
 
 
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
+class Rate:
+    """Units per second, over the last minute of a work.
 
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "", style="cyan")
+    The first report is where it starts from: what was done before does not count, and reports that come in bursts are
+    measured against a point before them.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def see(self, done: int, now: float) -> float:
+        """The rate after a report; 0 when there is none yet."""
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - WINDOW:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (done - before) / (now - since) if now > since else 0.0
 
 
 @contextmanager
@@ -35,28 +48,34 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
-        _Rate(unit),
-        TimeRemainingColumn(),
+        TextColumn("[cyan]{task.fields[rate]}"),
+        TextColumn("[cyan]{task.fields[left]}"),
     )
-    with Progress(*columns, console=console, speed_estimate_period=60) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    rate = Rate()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=None, rate="", left="")
+
+        def update(done: int, total: int) -> None:
+            speed = rate.see(done, time.monotonic())
+            left = str(timedelta(seconds=round((total - done) / speed))) if speed else ""
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {unit}/s" if speed else "", left=left)
+
+        yield update
 
 
 def _lines(what: str, unit: str) -> Callable[[int, int], None]:
-    began = last = time.monotonic()
-    first: int | None = None
+    last = time.monotonic()
+    rate = Rate()
 
     def update(done: int, total: int) -> None:
-        nonlocal began, last, first
+        nonlocal last
         now = time.monotonic()
-        if first is None:
-            first, began = done, now
+        speed = rate.see(done, now)
         if done < total and now - last < LINE_EVERY:
             return
         last = now
-        rate = (done - first) / max(now - began, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        print(f"{what}: {done}/{total} {unit}, {rate:.1f} {unit}/s{left}", file=sys.stderr, flush=True)
+        pace = f", {speed:.1f} {unit}/s" if speed else ""
+        left = f", {(total - done) / speed:.0f} s left" if speed and done < total else ""
+        print(f"{what}: {done}/{total} {unit}{pace}{left}", file=sys.stderr, flush=True)
 
     return update

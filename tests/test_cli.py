@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["plan", "generate", "score", "train", "sweep", "report", "compare", "demo"]
+VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", "compare", "demo"]
 
 
 def probe_lab(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -88,6 +88,28 @@ def test_train_compare_and_cache_verbs(corridor: Path) -> None:
     assert probe_lab("cache", "verify", str(cache)).stdout.strip() == "no problems"
 
 
+def test_imported_scores_are_learned_like_others(corridor: Path, tmp_path: Path) -> None:
+    samples = pd.read_parquet(corridor / "cache" / "smoke" / "samples.parquet")
+    file = tmp_path / "stars.csv"
+    samples.assign(stars=samples["sample_id"] % 5)[["prompt", "seed", "stars"]][1:].to_csv(file, index=False)
+    imported = probe_lab(
+        "score", "smoke", *places(corridor), "--import", str(file), "--evaluator", "human", "--column", "stars"
+    )
+    assert imported.returncode == 0, imported.stderr
+    assert f"human: {len(samples) - 1} of {len(samples)} samples have a score, 1 have none" in imported.stdout
+    evaluators = "evaluators=[human,shapes_reward]"
+    scored = probe_lab("score", "smoke", *places(corridor), evaluators)
+    assert "scored before: shapes_reward; imported or kept: human" in scored.stdout
+    listed = probe_lab("evaluators", "smoke", *places(corridor))
+    assert "imported from stars.csv" in listed.stdout
+    runs = [*places(tmp_path)[1:], f"cache.root={corridor}/cache", "trainer.max_epochs=1", "sweep=[]"]
+    trained = probe_lab("train", "smoke", *runs, evaluators)
+    assert trained.returncode == 0, trained.stderr
+    assert "human" in trained.stdout
+    reported = probe_lab("report", "smoke", *runs, evaluators)
+    assert reported.returncode == 0, reported.stderr
+
+
 def test_verify_finds_a_flipped_byte(corridor: Path) -> None:
     cache = corridor / "cache" / "smoke"
     shard = cache / "shards" / "00001.safetensors"
@@ -114,6 +136,11 @@ def test_verify_finds_a_flipped_byte(corridor: Path) -> None:
         (["generate", "smoke", "backbone=tiny"], "did you mean 'tiny-sd'"),
         (["score", "smoke"], "generate"),
         (["score", "smoke", "evaluators=[shapes_rewards]"], "did you mean 'shapes_reward'"),
+        (["score", "smoke", "evaluators=[shapes_rewards]", "text.encoder=clip_score"], "did you mean 'shapes_reward'"),
+        (["score", "smoke", "text.encoder=clip_scor"], "did you mean 'clip_score'"),
+        (["score", "smoke", "evaluators=[pick_score]"], "https://huggingface.co/yuvalkirstain/PickScore_v1"),
+        (["score", "smoke", "--import", "scores.csv"], "--evaluator"),
+        (["evaluators", "smoke", "scoring.models.clip_score.chekpoint=x"], "did you mean 'checkpoint'"),
         (["sweep", "smoke"], "generate"),
         (["report", "smoke"], "sweep"),
         (["compare", "smoke"], "sweep"),

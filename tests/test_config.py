@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe_lab.config import known_keys, load_experiment, with_changes
+from probe_lab.config import EvaluatorModel, known_keys, load_experiment, with_changes
 from probe_lab.errors import ConfigError
 
 BASE = "backbone: tiny-sd\n"
@@ -35,6 +35,30 @@ def test_a_sweep_of_the_overrides_replaces_that_of_the_file(write) -> None:
     for text in ("sweep: {probe.step: [1, 2]}\n", "sweep: [{probe.step: [1, 2]}]\n"):
         assert load_experiment(write(BASE + text), ["sweep={probe.loss: [mse]}"]).sweep == ({"probe.loss": ("mse",)},)
         assert load_experiment(write(BASE + text), ["sweep=[]"]).sweep == ()
+
+
+def test_overrides_reach_into_the_entries_of_a_mapping(write) -> None:
+    text = BASE + "scoring: {models: {clip_score: {architecture: ViT-B-32, checkpoint: a}}}\n"
+    keys = ["scoring.models.clip_score.checkpoint=/x", "scoring.models.clip_score@large.checkpoint=b/c"]
+    models = load_experiment(write(text), keys).scoring.models
+    assert models["clip_score"] == EvaluatorModel(checkpoint="/x", architecture="ViT-B-32")
+    assert models["clip_score@large"] == EvaluatorModel(checkpoint="b/c")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reads"),
+    [
+        ({"probe.text": "tokens"}, True),
+        ({"probe.text": "none"}, False),
+        ({"probe.text": "none", "probe.loss": "listwise+infonce"}, True),
+        ({"probe.model": "noisy_latent"}, True),
+        ({"probe.model": "prompt_only"}, True),
+        ({"probe.model": "linear"}, False),
+        ({"probe.model": "x0_preview"}, False),
+    ],
+)
+def test_which_probes_read_text(write, changes: dict[str, str], reads: bool) -> None:
+    assert with_changes(load_experiment(write(BASE)), changes).probe.reads_text is reads
 
 
 def test_nothing_behind_the_equals_sign_is_the_empty_string(write) -> None:
@@ -81,6 +105,9 @@ def test_with_changes_sets_dotted_keys_and_drops_the_sweep(write) -> None:
         (["data.split.train=0.9"], r"not 1"),
         (['backbone={name: ""}'], r"'backbone' is empty"),
         (["prompts.source=file"], r"'prompts.path' is empty"),
+        (["scoring.models.clip_score.chekpoint=x"], r"unknown key 'scoring.models.clip_score.chek.* 'checkpoint'"),
+        (["scoring.models.clip_score=x"], r"'scoring.models.clip_score' in the overrides is a section"),
+        (["scoring.models=x"], r"'scoring.models' in the overrides is a section"),
         (["sweep={probe.steps: [1]}"], r"unknown key 'probe.steps' in sweep: did you mean 'probe.step'"),
         (["sweep={probe.step: 1}"], r"write a list with at least one value"),
         (["sweep={probe.step: []}"], r"write a list with at least one value"),

@@ -71,6 +71,11 @@ def scores_path(folder: Path, evaluator: str) -> Path:
     return folder / "scores" / f"{evaluator}.parquet"
 
 
+def partial_path(folder: Path, evaluator: str) -> Path:
+    """What an interrupted scoring has so far; no evaluator's name ends like this one."""
+    return folder / "scores" / f"{evaluator}.partial"
+
+
 def complete_shards(folder: Path) -> list[int]:
     """Shards that have a sidecar, in order."""
     return sorted(int(path.stem) for path in (folder / "shards").glob("*.json") if path.stem.isdigit())
@@ -82,5 +87,5 @@ def stems(folder: Path, suffix: str) -> list[str]:
 
 
 def valid_name(name: str) -> bool:
-    """Whether a text encoder or evaluator name is also a file name everywhere."""
-    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) is not None
+    """Whether a text encoder or evaluator name, with its labels behind "@", is also a file name everywhere."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_.-]+)*", name) is not None

@@ -168,13 +168,17 @@ class Cache:
 
     def text(self, encoder: str) -> dict[str, Tensor]:
         """The tensors of one text encoder, row p for prompt_id p. CacheError when it was not cached."""
+        self.require_text(encoder)
+        return load_tensors(str(text_path(self.folder, encoder)))[0]
+
+    def require_text(self, encoder: str) -> None:
+        """CacheError when the text of this encoder was not cached."""
         if encoder not in self.text_encoders():
             raise CacheError(
                 f"the cache {self.folder} has no text of {encoder!r}: "
                 f"{nearest(encoder, self.text_encoders())}; "
-                "`probe-lab generate` writes that of its backbone"
+                "`probe-lab generate` writes that of its backbone, and `probe-lab score` that of text.encoder"
             )
-        return load_tensors(str(text_path(self.folder, encoder)))[0]
 
     def text_encoders(self) -> list[str]:
         return stems(self.folder / "text", ".safetensors")

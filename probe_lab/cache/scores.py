@@ -1,4 +1,4 @@
-"""scores/<evaluator>.parquet: the score that one evaluator gave to each finished image."""
+"""scores/<evaluator>.parquet: the score that one evaluator gave to each finished image; what is so far in .partial."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from probe_lab.cache.files import make_folder
-from probe_lab.cache.layout import SAMPLES, scores_path, stems, valid_name
+from probe_lab.cache.layout import SAMPLES, partial_path, scores_path, stems, valid_name
 from probe_lab.cache.manifest import Manifest
 from probe_lab.cache.samples import load_samples
 from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata, write_table
 from probe_lab.errors import ScoreError, nearest
 
 SCHEMA = pa.schema([("sample_id", pa.int64()), ("score", pa.float32())])
+UNREADABLE_IMAGES = "unreadable"
+"""Metadata key: samples, parted by commas, without a score because their image cannot be decoded."""
+IMPORTED = "imported"
+"""Metadata key: the file that the scores were imported from. Samples may be missing there for good."""
 
 
 def write_scores(
@@ -35,7 +39,10 @@ def write_scores(
     """
     folder = Path(folder)
     if not valid_name(evaluator):
-        raise ScoreError(f"evaluator name {evaluator!r} cannot be a file name: use letters, digits, '.', '_', '-'")
+        raise ScoreError(
+            f"evaluator name {evaluator!r} cannot be a file name: use letters, digits, '.', '_', '-', "
+            "and '@' before a label"
+        )
     ids = np.asarray(sample_ids, dtype=np.int64)
     with np.errstate(over="ignore"):  # what overflows float32 is reported below
         values = np.asarray(scores, dtype=np.float64).astype(np.float32)
@@ -51,26 +58,36 @@ def write_scores(
     ids, values = ids[order], values[order]
     Manifest.load(folder)
     _check_ids(f"{evaluator}", ids, len(load_samples(folder / SAMPLES)))
-    table = pa.table([ids, values], schema=SCHEMA.with_metadata(dict(metadata)))
-    path = scores_path(folder, evaluator)
-    make_folder(path.parent)
-    write_table(path, table)
+    _write(scores_path(folder, evaluator), ids, values, metadata)
+
+
+def write_partial_scores(
+    folder: Path, evaluator: str, scores: npt.NDArray[np.float32], *, metadata: Mapping[str, str]
+) -> None:
+    """Keep what an unfinished scoring has: float32 [n] by sample_id over all samples, NaN where there is none yet."""
+    ids = np.flatnonzero(~np.isnan(scores))
+    _write(partial_path(folder, evaluator), ids, scores[ids], metadata)
+
+
+def read_partial_scores(
+    folder: Path, evaluator: str, count: int
+) -> tuple[npt.NDArray[np.float32], dict[str, str]] | None:
+    """What `write_partial_scores` was given, or None: there is none, or it is damaged."""
+    try:
+        table = read_table(partial_path(folder, evaluator))
+        return _by_sample(partial_path(folder, evaluator), _checked(table, evaluator), count), table_metadata(table)
+    except (*UNREADABLE, ScoreError):  # nothing is lost but time
+        return None
+
+
+def unreadable_images(metadata: Mapping[str, str]) -> set[int]:
+    """Samples that the file says have no score because their image is broken."""
+    return {int(sample) for sample in metadata.get(UNREADABLE_IMAGES, "").split(",") if sample}
 
 
 def read_scores(folder: Path, evaluator: str, count: int) -> npt.NDArray[np.float32]:
     """float32 [count] by sample_id, NaN where there is no score. ScoreError as `Cache.scores` says."""
-    table = read_score_table(folder, evaluator)
-    path = scores_path(folder, evaluator)
-    ids = table.column("sample_id").to_numpy()
-    _check_ids(str(path), ids, count)
-    values = table.column("score").to_numpy().astype(np.float32)
-    for position in np.flatnonzero(~np.isfinite(values)):
-        raise ScoreError(
-            f"{path} row {position}: sample {ids[position]} has no finite score; run `probe-lab score` again"
-        )
-    found = np.full(count, np.nan, dtype=np.float32)
-    found[ids] = values
-    return found
+    return _by_sample(scores_path(folder, evaluator), read_score_table(folder, evaluator), count)
 
 
 def read_score_metadata(folder: Path, evaluator: str) -> dict[str, str]:
@@ -90,11 +107,7 @@ def read_score_table(folder: Path, evaluator: str) -> pa.Table:
         table = read_table(path)
     except UNREADABLE as error:
         raise ScoreError(f"cannot read {path} ({error}): run `probe-lab score` again") from error
-    if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
-        raise ScoreError(
-            f"{path} has the columns {_columns(table)}; needed: sample_id int64, score float, no empty cells"
-        )
-    return table
+    return _checked(table, str(path))
 
 
 def duplicate_rows(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -103,13 +116,41 @@ def duplicate_rows(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.setdiff1d(np.arange(len(ids)), first)
 
 
+def _write(
+    path: Path, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], metadata: Mapping[str, str]
+) -> None:
+    make_folder(path.parent)
+    write_table(path, pa.table([ids, scores], schema=SCHEMA.with_metadata(dict(metadata))))
+
+
+def _checked(table: pa.Table, source: str) -> pa.Table:
+    if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
+        raise ScoreError(
+            f"{source} has the columns {_columns(table)}; needed: sample_id int64, score float, no empty cells"
+        )
+    return table
+
+
+def _by_sample(path: Path, table: pa.Table, count: int) -> npt.NDArray[np.float32]:
+    ids = table.column("sample_id").to_numpy()
+    _check_ids(str(path), ids, count, ": it is of another cache, so delete it and run `probe-lab score` again")
+    values = table.column("score").to_numpy().astype(np.float32)
+    for position in np.flatnonzero(~np.isfinite(values)):
+        raise ScoreError(
+            f"{path} row {position}: sample {ids[position]} has no finite score; run `probe-lab score` again"
+        )
+    found = np.full(count, np.nan, dtype=np.float32)
+    found[ids] = values
+    return found
+
+
 def _columns(table: pa.Table) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in table.schema)
 
 
-def _check_ids(source: str, ids: npt.NDArray[np.int64], count: int) -> None:
+def _check_ids(source: str, ids: npt.NDArray[np.int64], count: int, remedy: str = "") -> None:
     for row in np.flatnonzero((ids < 0) | (ids >= count)):
-        raise ScoreError(f"{source} scores sample {ids[row]}, and the cache has samples 0 to {count - 1}")
+        raise ScoreError(f"{source} scores sample {ids[row]}, and the cache has samples 0 to {count - 1}{remedy}")
     repeated = duplicate_rows(ids)
     if len(repeated):
         row = repeated[0]

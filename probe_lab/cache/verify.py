@@ -13,7 +13,8 @@ from probe_lab.cache.layout import SAMPLES, complete_shards, scores_path, stems,
 from probe_lab.cache.manifest import Manifest
 from probe_lab.cache.problems import Problem, problem, runs
 from probe_lab.cache.samples import read_samples, sample_problems
-from probe_lab.cache.scores import duplicate_rows, read_score_table
+from probe_lab.cache.scores import IMPORTED, duplicate_rows, read_score_table, unreadable_images
+from probe_lab.cache.tables import table_metadata
 from probe_lab.cache.tensors import content_sha256, load_tensors
 from probe_lab.cache.verify_shards import shard_problems
 from probe_lab.errors import CacheError, ScoreError
@@ -109,7 +110,10 @@ def _score_problems(folder: Path, evaluator: str, samples: _Samples | None, comp
         return
     for row in np.flatnonzero((ids < 0) | (ids >= samples.count)):
         yield problem(folder, path, f"sample {ids[row]} is not in the cache", int(row))
+    metadata = table_metadata(table)
+    if IMPORTED in metadata:
+        return
     wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())}
-    for first, last in runs(sorted(wanted - set(ids.tolist()))):
+    for first, last in runs(sorted(wanted - set(ids.tolist()) - unreadable_images(metadata))):
         what = f"sample {first} has" if first == last else f"samples {first} to {last} have"
         yield problem(folder, path, f"{what} no score: run `probe-lab score` with evaluators=[{evaluator}]", first)

@@ -22,14 +22,13 @@ from probe_lab.cache.layout import (
     images_path,
     shard_path,
     sidecar_path,
-    text_path,
-    valid_name,
 )
 from probe_lab.cache.manifest import IMAGES, Manifest, manifest_path
 from probe_lab.cache.mismatch import require_same
 from probe_lab.cache.samples import load_samples, sample_problems, to_frame, to_table
 from probe_lab.cache.tables import write_table
-from probe_lab.cache.tensors import content_sha256, first_not_finite, row_checksums, write_tensors
+from probe_lab.cache.tensors import first_not_finite, row_checksums, write_tensors
+from probe_lab.cache.text import write_text
 from probe_lab.errors import CacheError, nearest
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -137,30 +136,8 @@ class CacheWriter:
             commit.commit()
 
     def write_text(self, encoder: str, tensors: Mapping[str, Tensor]) -> None:
-        """Store text/<encoder>.safetensors, row p for prompt_id p.
-
-        "embedding" [P, D], "tokens" [P, L, D], "token_mask" [P, L], "truncated" [P] (whether the text encoder
-        cut the prompt). Dtypes are kept. CacheError
-        when a row count is not the number of prompts or a value is not finite.
-        """
-        prompts = int(self.samples["prompt_id"].nunique())
-        if not valid_name(encoder):
-            raise CacheError(f"text encoder name {encoder!r} cannot be a file name: use letters, digits, '.', '_', '-'")
-        if not tensors:
-            raise CacheError(f"there is nothing to store for the text encoder {encoder}: give it at least an embedding")
-        stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        for name, tensor in stored.items():
-            if tensor.dim() == 0 or len(tensor) != prompts:
-                raise CacheError(
-                    f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and the cache has {prompts} prompts"
-                )
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise CacheError(f"text {encoder}/{name} is not finite for prompt_id {first_not_finite(tensor)}")
-        path = text_path(self.folder, encoder)
-        with disk_errors(path), StagedFile(path) as staged:
-            write_tensors(staged, stored, {"sha256": content_sha256(stored)})
-            staged.seal()
-            staged.commit()
+        """Store text/<encoder>.safetensors, see `probe_lab.cache.text.write_text`."""
+        write_text(self.folder, encoder, tensors, prompts=int(self.samples["prompt_id"].nunique()))
 
     def _check_manifest(self) -> None:
         require_same(self.folder, Manifest.load(self.folder), self.manifest)

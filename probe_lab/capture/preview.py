@@ -13,7 +13,8 @@ from torch import Tensor
 
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Experiment
-from probe_lab.evaluators import create, score_all
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators import Evaluator, available, create, score_all
 
 Previewer = Callable[[Tensor, list[str], Sequence[str]], Tensor]
 """(x0 [n, C, h, w], prompts, evaluators) -> scores, float32 [n, evaluators]."""
@@ -24,13 +25,14 @@ def preview_scorer(experiment: Experiment, batch_size: int = 64) -> Previewer:
 
     Raises:
         CaptureError: the backbone cannot be loaded.
+        ScoreError: when it is called, for an evaluator that was imported.
     """
     # Decoded outside a pipeline call, where nothing would bring an offloaded autoencoder back.
     pipe = load_pipeline(experiment.backbone, replace(experiment.sampling, offload="none"))
 
     @torch.no_grad()
     def score(x0: Tensor, prompts: list[str], evaluators: Sequence[str]) -> Tensor:
-        judges = [create(name) for name in evaluators]
+        judges = [_judge(name, experiment) for name in evaluators]
         parts: list[Tensor] = []
         for start in range(0, len(x0), batch_size):
             pixels = decoded(pipe.vae, x0[start : start + batch_size].to(pipe.vae.device, pipe.vae.dtype))
@@ -40,6 +42,15 @@ def preview_scorer(experiment: Experiment, batch_size: int = 64) -> Previewer:
         return torch.cat(parts)
 
     return score
+
+
+def _judge(name: str, experiment: Experiment) -> Evaluator:
+    if name.partition("@")[0] not in available():
+        raise ScoreError(
+            f"x0_preview scores pictures of its own, and the scores of '{name}' were imported: leave x0_preview out, "
+            "or name evaluators that can run in probe.evaluators"
+        )
+    return create(name, experiment.scoring)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ dotlist) and refuses unknown keys, wrong types and impossible values before any 
 
 from probe_lab.config.load import EXPERIMENTS, SHIPPED, build_experiment, known_keys, load_experiment, with_changes
 from probe_lab.config.schema import (
+    BACKBONE,
     Axis,
     Backbone,
     Backend,
@@ -28,6 +29,7 @@ from probe_lab.config.schema import (
 )
 
 __all__ = [
+    "BACKBONE",
     "EXPERIMENTS",
     "SHIPPED",
     "Axis",

@@ -138,11 +138,15 @@ class Scoring:
     models: dict[str, EvaluatorModel] = field(default_factory=dict)
 
 
+BACKBONE = "backbone"
+"""The ``text.encoder`` that `generate` caches."""
+
+
 @dataclass(frozen=True)
 class Text:
     """Whose text embeddings InfoNCE and text-reading probes use: the ``backbone``'s, or an evaluator's by its name."""
 
-    encoder: str = "backbone"
+    encoder: str = BACKBONE
 
 
 @dataclass(frozen=True)

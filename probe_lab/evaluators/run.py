@@ -1,138 +1,197 @@
-"""Score the images of a cache: each is decoded once, and all evaluators see it in one pass."""
+"""Score the images of a cache: each is decoded once, all evaluators see it, and nothing that was scored is lost."""
 
 from __future__ import annotations
 
-import io
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from probe_lab.cache import Cache, write_scores
-from probe_lab.errors import ScoreError
-from probe_lab.evaluators.base import Evaluator, create, score_all
+from probe_lab.cache import Cache
+from probe_lab.cache.layout import scores_path, stems
+from probe_lab.cache.scores import IMPORTED, read_score_metadata
+from probe_lab.config import Scoring
+from probe_lab.errors import ConfigError, ScoreError, nearest
+from probe_lab.evaluators.base import Evaluator, available, create
+from probe_lab.evaluators.ledger import Ledger
+from probe_lab.evaluators.passes import Part, score_apart, score_here
+
+SAVE_EVERY = 2.0
+"""Seconds of work that a killed scoring may lose, if no single batch takes longer."""
 
 Progress = Callable[[int, int], None]
-Scored = tuple[list[int], dict[str, NDArray[np.float32]]]
-"""Sample ids of one batch, and their scores by evaluator."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What became of the evaluators asked for; ``given`` ones have scores that are not computed here.
+
+    ``unreadable`` are the samples without a score because their image is broken; ``notes`` say what became of the
+    scores of another checkpoint.
+    """
+
+    scored: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    unreadable: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """For people, a line or a few."""
+        counts = {"scored": self.scored, "scored before": self.skipped, "imported or kept": self.given}
+        line = "; ".join(f"{what}: {', '.join(names)}" for what, names in counts.items() if names)
+        if self.unreadable:
+            one = len(self.unreadable) == 1
+            line += f"; {len(self.unreadable)} broken {'image has' if one else 'images have'} no score"
+        return "\n".join((*self.notes, line))
 
 
 def score_cache(
     cache_folder: Path,
     evaluators: Sequence[str],
     *,
-    batch_size: int = 64,
+    scoring: Scoring | None = None,
     overwrite: bool = False,
     workers: int = 0,
     on_progress: Progress | None = None,
-) -> None:
+) -> ScoreSummary:
     """Write ``scores/<evaluator>.parquet``, whole or not at all, with every sample of the complete shards.
 
-    Evaluators that already have all those scores, with the same metadata (version, checkpoint,
-    preprocessing), are skipped unless ``overwrite``. ``workers`` > 1 spawns that many processes, which score
-    whole shards; each makes its own evaluators, so leave it at 0 when they share one accelerator.
-    ``on_progress(done, total)`` counts images.
+    What is there with the same metadata (version, checkpoint, preprocessing) is not scored again unless
+    ``overwrite``; an interrupted call is continued by the same one. Scores of another checkpoint are kept under
+    another name, see ``Ledger``. Names that were imported, or kept, are left as they are.
+
+    Evaluators with a model run in this process, one model in memory at a time unless ``scoring.resident``. If none has
+    one, ``workers`` > 1 spawns that many processes, which score whole shards. A broken image has no score and is
+    logged as a warning. ``on_progress(done, total)`` counts images, those of before included.
 
     Raises:
-        ConfigError: an unknown evaluator.
-        ScoreError: no complete shard, a prompt or an image that cannot be scored, or a score that is not
-            finite.
+        ConfigError: an unknown evaluator, or an entry of ``scoring.models`` for one.
+        ScoreError: no complete shard, a prompt that cannot be scored, or a score that is not finite.
+        CacheError: the images of a shard cannot be read.
     """
-    asked = [create(name) for name in dict.fromkeys(evaluators)]
+    scoring, names = scoring or Scoring(), list(dict.fromkeys(evaluators))
+    check_names(Path(cache_folder), names, scoring)
+    given = [name for name in names if is_given(Path(cache_folder), name, scoring)]
+    asked = [create(name, scoring) for name in names if name not in given]
+    if not asked:
+        return ScoreSummary(given=tuple(given))
     cache = Cache(cache_folder)
+    _require_images(cache)
+    if any(each.has_model for each in asked):
+        _require_device(scoring.device)
+    ledgers = [Ledger(cache, each, overwrite=overwrite) for each in asked]
+    scored = tuple(each.name for each in ledgers if len(each.pending))
+    try:
+        _score(cache, ledgers, scoring, workers, on_progress or (lambda done, total: None))
+    finally:
+        for ledger in ledgers:
+            ledger.save()
+    return ScoreSummary(
+        scored=scored,
+        skipped=tuple(each.name for each in ledgers if each.name not in scored),
+        given=tuple(given),
+        unreadable=tuple(sorted(set[int]().union(*(each.unreadable for each in ledgers)))),
+        notes=tuple(note for each in ledgers for note in each.notes),
+    )
+
+
+def check_names(folder: Path, names: Sequence[str], scoring: Scoring) -> None:
+    """ConfigError for an evaluator that is neither in the catalogue nor imported, and for settings of no evaluator."""
+    known = available()
+    for name in names:
+        if name.partition("@")[0] not in known and not scores_path(folder, name).exists():
+            raise ConfigError(
+                f"there is no evaluator '{name}': {nearest(name, {*known, *stems(folder / 'scores', '.parquet')})}; "
+                f"scores made elsewhere come in by `probe-lab score EXPERIMENT --import FILE --evaluator {name}`"
+            )
+    for name in scoring.models:
+        if name.partition("@")[0] not in known:
+            raise ConfigError(f"'scoring.models.{name}' is of no evaluator: {nearest(name, known)}")
+
+
+def is_given(folder: Path, name: str, scoring: Scoring) -> bool:
+    """Whether the scores of this name are there and not for us to compute: imported, or of a former checkpoint."""
+    if name in scoring.models or not scores_path(folder, name).exists():
+        return False
+    if name.partition("@")[0] not in available():
+        return True
+    try:
+        stored = read_score_metadata(folder, name)
+    except ScoreError:  # damaged: scoring again is the remedy
+        return False
+    return IMPORTED in stored or stored.get("evaluator", name) != name
+
+
+def _require_images(cache: Cache) -> None:
     if not cache.manifest.has_images:
         raise ScoreError(
-            f"the cache {cache_folder} holds no images (capture.images=false): generate it with capture.images=true, "
+            f"the cache {cache.folder} holds no images (capture.images=false): generate it with capture.images=true, "
             "or import scores"
         )
-    todo = [each for each in asked if overwrite or not _is_scored(cache, each)]
-    total = len(cache.complete_samples)
-    if not total:
-        raise ScoreError(f"the cache {cache_folder} has no complete shard to score: run `probe-lab generate` first")
-    if not todo:
-        return
-    ids: list[int] = []
-    parts: dict[str, list[NDArray[np.float32]]] = {each.name: [] for each in todo}
-    for batch_ids, batch_scores in _scored(cache, todo, batch_size, workers):
-        ids += batch_ids
-        for name, scores in batch_scores.items():
-            parts[name].append(scores)
-        if on_progress:
-            on_progress(len(ids), total)
-    for each in todo:
-        write_scores(cache.folder, each.name, ids, np.concatenate(parts[each.name]), metadata=each.metadata())
+    if not cache.shards:
+        raise ScoreError(f"the cache {cache.folder} has no complete shard to score: run `probe-lab generate` first")
 
 
-def _is_scored(cache: Cache, evaluator: Evaluator) -> bool:
-    if evaluator.name not in cache.evaluators():
-        return False
+def _require_device(device: str) -> None:
     try:
-        scores = cache.scores(evaluator.name)
-        stored = cache.score_metadata(evaluator.name)
-    except ScoreError:  # damaged, or of another cache: scoring again is the remedy
-        return False
-    current = evaluator.metadata().items() <= stored.items()
-    return current and bool(np.isfinite(scores[cache.complete_samples["sample_id"]]).all())
-
-
-def _scored(cache: Cache, evaluators: Sequence[Evaluator], batch_size: int, workers: int) -> Iterator[Scored]:
-    if workers <= 1:
-        for shard in cache.shards:
-            yield from _score_shard(cache, shard, evaluators, batch_size)
-        return
-    names = [each.name for each in evaluators]
-    # spawn: a forked child would inherit torch's thread pools in an unknown state.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_score_shard_apart, cache, shard, names, batch_size) for shard in cache.shards]
-        try:
-            for job in as_completed(jobs):
-                yield from job.result()
-        except BrokenProcessPool as error:
-            raise ScoreError("a scoring process died (killed, or out of memory): run the same command again") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _score_shard_apart(cache: Cache, shard: int, names: Sequence[str], batch_size: int) -> list[Scored]:
-    """One worker's job."""
-    return list(_score_shard(cache, shard, [create(name) for name in names], batch_size))
-
-
-def _score_shard(cache: Cache, shard: int, evaluators: Sequence[Evaluator], batch_size: int) -> Iterator[Scored]:
-    rows = cache.samples[cache.samples["shard"] == shard]
-    prompts = dict(zip(rows["sample_id"], rows["prompt"], strict=True))
-    stream = cache.iter_images(shard)
-    while batch := list(islice(stream, batch_size)):
-        ids = [sample for sample, _ in batch]
-        images = [_decode(sample, data) for sample, data in batch]
-        found = score_all(evaluators, images, [prompts[sample] for sample in ids])
-        scores = {name: values.numpy().astype(np.float32) for name, values in found.items()}
-        for name, values in scores.items():
-            _require_finite(name, ids, values)
-        yield ids, scores
-
-
-def _decode(sample: int, data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except OSError as error:
-        raise ScoreError(
-            f"the image of sample {sample} cannot be decoded ({error}): `probe-lab cache verify` lists what is damaged"
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
+        raise ConfigError(
+            f"'scoring.device' is '{device}', which cannot be used here: name cpu, or a device of this machine"
         ) from error
-    return image
 
 
-def _require_finite(name: str, ids: Sequence[int], values: NDArray[np.float32]) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ScoreError(
-            f"{name} gave {values[bad[0]]} to sample {ids[bad[0]]}: a score must be finite; "
-            "look at that image and prompt"
-        )
+def _score(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int, on_progress: Progress) -> None:
+    """Score what is pending, and save from time to time."""
+    total = len(cache.complete_samples)
+    by_name = {each.name: each for each in ledgers}
+    done = total * len(ledgers) - sum(len(each.pending) for each in ledgers)
+    on_progress(done // len(ledgers), total)
+    warned: set[int] = set()
+    saved = time.monotonic()
+    for part in _parts(cache, ledgers, scoring, workers):
+        for sample in sorted(set(part.unreadable) - warned):
+            _log.warning("the image of sample %d cannot be decoded: it gets no score", sample)
+            warned.add(sample)
+        done += _enter(part, by_name)
+        on_progress(done // len(ledgers), total)
+        if time.monotonic() - saved > SAVE_EVERY:
+            for ledger in ledgers:
+                ledger.save()
+            saved = time.monotonic()
+
+
+def _enter(part: Part, ledgers: Mapping[str, Ledger]) -> int:
+    """How many scores the part decides."""
+    for name, scores in part.scores.items():
+        ledgers[name].add_unreadable(part.unreadable)
+        ledgers[name].add(part.ids, scores)
+    return len(part.scores) * (len(part.ids) + len(part.unreadable))
+
+
+def _parts(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int) -> Iterator[Part]:
+    """One pass for each set of evaluators that lack the same samples: usually one, and no image is decoded twice."""
+    for members, ids in _passes(ledgers):
+        if workers > 1 and not any(each.has_model for each in members):
+            yield from score_apart(cache, [each.name for each in members], ids, scoring, workers)
+        else:
+            yield from score_here(cache, members, ids, scoring)
+
+
+def _passes(ledgers: Sequence[Ledger]) -> Iterator[tuple[list[Evaluator], NDArray[np.int64]]]:
+    lacks = np.zeros((len(ledgers), len(ledgers[0].scores)), dtype=bool)
+    for row, ledger in zip(lacks, ledgers, strict=True):
+        row[ledger.pending] = True
+    kinds, kind_of = np.unique(lacks, axis=1, return_inverse=True)
+    for index, kind in enumerate(kinds.T):
+        if kind.any():
+            members = [ledger.evaluator for ledger, member in zip(ledgers, kind, strict=True) if member]
+            yield members, np.flatnonzero(kind_of.reshape(-1) == index)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 import probe_lab
+from probe_lab.config import BACKBONE
 from probe_lab.errors import ProbeError
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
@@ -99,6 +100,8 @@ def load_probe(folder: Path) -> Probe:
 
 def _spec(path: Path, values: Any) -> ProbeSpec:
     names = {field.name for field in dataclasses.fields(ProbeSpec)}
+    if isinstance(values, dict):
+        values = {"text_encoder": BACKBONE} | values  # there was no other when older probes were trained
     if not isinstance(values, dict) or set(values) != names:
         wrong = sorted(set(values) ^ names) if isinstance(values, dict) else ["spec"]
         raise ProbeError(f"{path} lacks or has too much: {', '.join(wrong)}; train the cell again")

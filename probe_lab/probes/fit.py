@@ -140,27 +140,12 @@ def _data(
         residency=experiment.data.residency,
         seed=experiment.trainer.seed,
         oversample=probe.oversample,
-        text_encoder=_text_encoder(experiment, cache),
+        text_encoder=experiment.text.encoder if probe.reads_text else None,
         num_workers=experiment.data.num_workers,
         resident=resident,
         rank=rank,
         world_size=world_size,
     )
-
-
-def _text_encoder(experiment: Experiment, cache: Cache) -> str | None:
-    """The cache's text encoder, where the probe or its loss needs text."""
-    probe = experiment.probe
-    conditioned = KINDS.get(probe.model) == "cnn" and (probe.text != "none" or "infonce" in parse_loss(probe.loss))
-    if not conditioned and probe.model != "prompt_only":
-        return None
-    encoders = cache.text_encoders()
-    if not encoders:
-        raise ProbeError(
-            f"the cache {cache.folder} has no text embeddings, which this probe reads: set probe.text=none "
-            "with a loss without infonce, or run `probe-lab generate` again"
-        )
-    return encoders[0]
 
 
 def _fit(
@@ -212,4 +197,5 @@ def _spec(experiment: Experiment, cache: Cache, evaluators: Sequence[str], batch
         aligned=kind == "cnn" and "infonce" in parse_loss(config.loss),
         backbone=cache.manifest.backbone,
         cache=cache.manifest.name,
+        text_encoder=experiment.text.encoder,
     )

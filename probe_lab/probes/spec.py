@@ -22,6 +22,7 @@ class ProbeSpec:
     1-based, of ``total_steps``. ``text_dim`` is the width of the pooled text embedding and ``token_dim`` that
     of the token embeddings, ``tokens`` their number; 0 where the probe was built without. ``dropout`` acts in
     training only. ``aligned`` probes have a text projection (InfoNCE).
+    ``text_encoder`` says whose embeddings these are: the backbone's, or an evaluator's by its name.
 
     Raises:
         ProbeError: a combination that cannot be built.
@@ -43,6 +44,7 @@ class ProbeSpec:
     aligned: bool = False
     backbone: str = ""
     cache: str = ""
+    text_encoder: str = "backbone"
 
     def __post_init__(self) -> None:
         if not self.taps and self.kind != "prompt_only":

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probe_lab.config import Axis, Experiment, Model, ProbeConfig, with_changes
+from probe_lab.config import BACKBONE, Axis, Experiment, Model, ProbeConfig, Scoring, with_changes
 from probe_lab.errors import SweepError
 from probe_lab.losses import TERMS, parse_loss
 
@@ -57,7 +57,7 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
     """
     swept = tuple(dict.fromkeys(key for grid in experiment.sweep for key in grid))
     for key in swept:
-        if key.split(".")[0] in _IRRELEVANT:
+        if key.split(".")[0] in (*_IRRELEVANT, "scoring"):
             raise SweepError(f"the sweep over '{key}' gives one result many times: sweep probe, trainer or data keys")
     plain = single_cell(experiment)
     found: dict[str, Cell] = {}
@@ -86,6 +86,7 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
       captured one, if that was not captured), and always learns with ``mse``.
     - ``linear``, ``attention_entropy`` and ``x0_preview`` are not trained by gradient: beside model, step,
       taps and evaluators, their probe and trainer keys are those of the experiment itself.
+    - What reads no text has the text encoder of the experiment itself.
     - Terms of a loss are in the order of ``losses.TERMS``.
     """
     probe, trainer = point.probe, point.trainer
@@ -103,7 +104,8 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
         step = experiment.probe.step if experiment.probe.step in captured or not captured else captured[0]
         probe = dataclasses.replace(probe, step=step, loss="mse")
     loss = "+".join(sorted(parse_loss(probe.loss), key=TERMS.index))
-    return dataclasses.replace(point, probe=dataclasses.replace(probe, loss=loss), trainer=trainer)
+    text = point.text if probe.reads_text else experiment.text
+    return dataclasses.replace(point, probe=dataclasses.replace(probe, loss=loss), trainer=trainer, text=text)
 
 
 def cell_name(experiment: Experiment) -> str:
@@ -122,10 +124,12 @@ def identity(experiment: Experiment) -> dict[str, Any]:
 
     Left out: where files lie and what runs are called, the capture list (the cell states what it reads),
     and what only changes speed (``sampling.batch_size``, ``device`` and ``offload``, ``cache.shard_size``,
-    ``data.residency`` and ``num_workers``, ``trainer.accelerator``).
+    ``data.residency`` and ``num_workers``, ``trainer.accelerator``; of ``scoring`` all but dtype and the models of
+    the evaluators that the cell predicts, and of its text encoder). ``scoring`` and ``text`` are left out too where
+    nothing is set, so that cells from before these keys keep their names.
     """
     content = dataclasses.asdict(experiment)
-    for key in _IRRELEVANT:
+    for key in (*_IRRELEVANT, "scoring", "text"):
         del content[key]
     for section, keys in {
         "sampling": ("batch_size", "device", "offload"),
@@ -138,7 +142,21 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     content["cache"]["name"] = experiment.cache_folder.name
     content["evaluators"] = experiment.probe_evaluators
     del content["probe"]["evaluators"]
+    content |= _of_evaluators(experiment)
     return content
+
+
+def _of_evaluators(experiment: Experiment) -> dict[str, Any]:
+    """What decides, of ``scoring`` and ``text``, the scores and texts that a cell reads, where it is set."""
+    scoring, encoder = experiment.scoring, experiment.text.encoder
+    read = {*experiment.probe_evaluators, encoder}
+    models = {name: dataclasses.asdict(model) for name, model in scoring.models.items() if name in read}
+    found: dict[str, Any] = {}
+    if models or scoring.dtype != Scoring().dtype:
+        found["scoring"] = {"dtype": scoring.dtype, "models": models}
+    if encoder != BACKBONE:
+        found["text"] = {"encoder": encoder}
+    return found
 
 
 def _product(experiment: Experiment, grid: Mapping[str, Axis]) -> list[Experiment]:

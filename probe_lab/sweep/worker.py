@@ -14,7 +14,7 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from probe_lab.config import Experiment
+from probe_lab.config import BACKBONE, Experiment
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.results import METRICS
 
@@ -48,7 +48,7 @@ class ProbeTrainer:
     preview_factory: Callable[[Experiment], Previewer] | None = None
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """CacheError or ScoreError for a cache, an array or scores that a cell needs and that are not
+        """CacheError or ScoreError for a cache, an array, scores or text that a cell needs and that are not
         there."""
         from probe_lab.cache import Cache
 
@@ -63,6 +63,9 @@ class ProbeTrainer:
                 cache.read(key, cache.shards[0] if cache.shards else 0, slice(0, 0))
             for evaluator in evaluators:
                 cache.scores(evaluator)
+        for cell in cells:
+            if cell.experiment.probe.reads_text and cell.experiment.text.encoder != BACKBONE:
+                Cache(cell.experiment.cache_folder).require_text(cell.experiment.text.encoder)
 
     def load(self, cell: Cell, workers: int) -> ResidentArrays | None:
         """The cell's arrays, or None where they are to be streamed."""

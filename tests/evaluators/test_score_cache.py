@@ -1,92 +1,77 @@
-"""Scoring a small real cache: complete, skipped when current, the same from processes, all or nothing."""
+"""Scoring a small real cache: complete, resumed, skipped when current, the same from processes."""
 
 from __future__ import annotations
 
-import io
-import random
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
-from probe_lab.cache import Cache, CacheWriter, Manifest, shard_layout, write_scores
+sys.path.insert(0, str(Path(__file__).parent))
+from scored_world import COUNT, Mean, fill
+
+from probe_lab.cache import Cache, write_scores
+from probe_lab.cache.scores import read_partial_scores
+from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ConfigError, ScoreError
-from probe_lab.evaluators import Evaluator, base, create, register
+from probe_lab.evaluators import base, create, passes, register
 from probe_lab.evaluators.run import score_cache
-from probe_lab.shapes.captions import parse_caption, sample_scene
-from probe_lab.shapes.render import render
+from probe_lab.shapes.captions import parse_caption
 from probe_lab.shapes.rewards import rewards
 
-PROMPTS, SEEDS = 5, 2
-COUNT = PROMPTS * SEEDS
 
+class Loaded(Mean):
+    """A mean with a made-up model, which knows how many of them are in memory."""
 
-class Mean(Evaluator):
-    """The image's mean; NaN for the images listed in ``broken``. Counts the images that it sees."""
+    has_model = True
+    in_memory: ClassVar[set[str]] = set()
+    most = loads = 0
 
-    name, family, version, preprocessing = "mean", "mean", "1", "none"
-
-    def __init__(self) -> None:
-        self.seen = 0
-        self.broken: set[int] = set()
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.family = name
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        values = []
-        for image in images:
-            values.append(float("nan") if self.seen in self.broken else float(np.asarray(image).mean()))
-            self.seen += 1
-        return torch.tensor(values)
+        if self.name not in Loaded.in_memory:
+            Loaded.in_memory.add(self.name)
+            Loaded.loads += 1
+        Loaded.most = max(Loaded.most, len(Loaded.in_memory))
+        return super().score(images, prompts)
 
-
-def png(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
-def fill(folder: Path, shards: Sequence[int], corrupt: bytes | None = None) -> dict[int, np.ndarray]:
-    """Write ``shards`` of a cache of 3 (4 + 4 + 2 samples): the pictures of all samples, by sample_id."""
-    rng = random.Random(0)
-    scenes = [sample_scene(rng) for _ in range(PROMPTS)]
-    shard, row = shard_layout(COUNT, SEEDS, 4)
-    samples = pd.DataFrame(
-        {
-            "sample_id": np.arange(COUNT),
-            "prompt_id": np.repeat(np.arange(PROMPTS), SEEDS),
-            "prompt": [scene.caption for scene in scenes for _ in range(SEEDS)],
-            "seed": np.arange(COUNT),
-            "split": "train",
-            "shard": shard,
-            "row": row,
-        }
-    )
-    # Every second picture is of another caption, so that the scores vary.
-    pictures = {i: render(scenes[(i // SEEDS + i % 2) % PROMPTS], rng) for i in range(COUNT)}
-    manifest = Manifest(
-        name="test", backbone="tiny-sd", scheduler="ddim", steps=2, guidance=1.0, height=64, width=64,
-        dtype="float32", cache_dtype="float16", shard_size=4, captured_steps=(1,), taps={"x0": (1, 1, 1)},
-        prompts_sha256="0", seeds=SEEDS, count=COUNT, seed=0, code_version="test",
-    )  # fmt: skip
-    writer = CacheWriter(folder, manifest, samples)
-    for number in shards:
-        rows = samples[samples["shard"] == number]
-        images = [corrupt or png(pictures[i]) for i in rows["sample_id"]]
-        writer.write_shard(number, {"1/x0": torch.zeros(len(rows), 1, 1, 1)}, images)
-    return pictures
+    def release(self) -> None:
+        Loaded.in_memory.discard(self.name)
 
 
 @pytest.fixture
-def mean(monkeypatch: pytest.MonkeyPatch) -> Mean:
-    """A registered evaluator that is the same object at every ``create("mean")``."""
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
+
+
+@pytest.fixture
+def mean(_own_registry: None) -> Mean:
+    """A registered evaluator that is the same object at every ``create("mean")``."""
     evaluator = Mean()
     register("mean", lambda settings: evaluator)
     return evaluator
+
+
+@pytest.fixture
+def pair(_own_registry: None) -> tuple[Loaded, Loaded]:
+    """Two registered evaluators with a model each."""
+    found = Loaded("one"), Loaded("two")
+    for each in found:
+        register(each.name, lambda settings, each=each: each)
+    Loaded.in_memory, Loaded.most, Loaded.loads = set(), 0, 0
+    return found
 
 
 def test_every_sample_gets_its_own_score(tmp_path: Path, mean: Mean) -> None:
@@ -95,7 +80,7 @@ def test_every_sample_gets_its_own_score(tmp_path: Path, mean: Mean) -> None:
     score_cache(
         tmp_path,
         ["shapes_reward", "shapes_binding", "mean"],
-        batch_size=3,
+        scoring=Scoring(batch_size=1),
         on_progress=lambda done, total: progress.append((done, total)),
     )
     cache = Cache(tmp_path)
@@ -109,7 +94,10 @@ def test_every_sample_gets_its_own_score(tmp_path: Path, mean: Mean) -> None:
     np.testing.assert_allclose(cache.scores("mean"), [pictures[i].mean() for i in range(COUNT)], rtol=1e-6)
     assert np.ptp(cache.scores("shapes_binding")) > 0.3
     assert create("shapes_reward").metadata().items() <= cache.score_metadata("shapes_reward").items()
-    assert progress == [(3, 10), (4, 10), (7, 10), (8, 10), (10, 10)]
+    assert progress[0] == (0, 10)
+    assert progress[-1] == (10, 10)
+    assert progress == sorted(progress)
+    assert mean.prepared == COUNT
 
 
 def test_current_scores_are_kept_and_stale_ones_replaced(tmp_path: Path, mean: Mean) -> None:
@@ -123,12 +111,13 @@ def test_current_scores_are_kept_and_stale_ones_replaced(tmp_path: Path, mean: M
     score_cache(tmp_path, ["mean"])
     assert mean.seen == 3 * COUNT
     assert Cache(tmp_path).score_metadata("mean")["version"] == "2"
-    write_scores(tmp_path, "mean", [0, 1], [0.0, 0.0], metadata=mean.metadata())  # incomplete
+    write_scores(tmp_path, "mean", [0, 1], [0.5, 0.0], metadata=mean.metadata())  # incomplete
     score_cache(tmp_path, ["mean"])
-    assert mean.seen == 4 * COUNT
+    assert mean.seen == 4 * COUNT - 2
+    assert Cache(tmp_path).scores("mean")[0] == 0.5
     (tmp_path / "scores" / "mean.parquet").write_bytes(b"damaged")
     score_cache(tmp_path, ["mean"])
-    assert mean.seen == 5 * COUNT
+    assert mean.seen == 5 * COUNT - 2
 
 
 def test_only_complete_shards_are_scored_and_the_rest_later(tmp_path: Path) -> None:
@@ -152,23 +141,165 @@ def test_worker_processes_give_the_same_scores(tmp_path: Path) -> None:
     assert progress == sorted(progress)
 
 
-def test_a_score_that_is_not_finite_names_evaluator_and_sample(tmp_path: Path, mean: Mean) -> None:
+def test_a_score_that_is_not_finite_names_evaluator_and_sample_and_loses_nothing(tmp_path: Path, mean: Mean) -> None:
     fill(tmp_path, [0, 1, 2])
-    mean.broken = {6}
-    with pytest.raises(ScoreError, match="mean gave nan to sample 6"):
-        score_cache(tmp_path, ["shapes_reward", "mean"], batch_size=2)
-    assert Cache(tmp_path).evaluators() == []
+    mean.broken = {9}
+    with pytest.raises(ScoreError, match="mean gave nan to sample 9"):
+        score_cache(tmp_path, ["shapes_reward", "mean"], scoring=Scoring(batch_size=1))
+    assert Cache(tmp_path).evaluators() == ["shapes_reward"]
+    assert mean.seen == COUNT
+    score_cache(tmp_path, ["shapes_reward", "mean"])
+    assert mean.seen == COUNT + 1
+    assert Cache(tmp_path).evaluators() == ["mean", "shapes_reward"]
+    assert not list((tmp_path / "scores").glob("*.partial"))
 
 
-def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
-    fill(tmp_path, [0], corrupt=png(np.zeros((64, 64, 3), np.uint8))[:40])
-    with pytest.raises(ScoreError, match=r"image of sample 0 cannot be decoded.*cache verify"):
-        score_cache(tmp_path, ["shapes_reward"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_have_no_score_and_the_others_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    fill(tmp_path, [0, 1, 2], broken=[3, 8])
+    summary = score_cache(tmp_path, ["shapes_reward", "shapes_layout"], workers=workers)
+    cache = Cache(tmp_path)
+    assert np.flatnonzero(np.isnan(cache.scores("shapes_layout"))).tolist() == [3, 8]
+    assert cache.score_metadata("shapes_layout")["unreadable"] == "3,8"
+    assert sorted(record.args for record in caplog.records) == [(3,), (8,)]
+    assert summary.unreadable == (3, 8)
+    assert summary.text.endswith("2 broken images have no score")
+
+
+def test_broken_images_are_looked_at_again_and_nothing_else(tmp_path: Path, mean: Mean) -> None:
+    fill(tmp_path, [0, 1, 2], broken=[8])
+    score_cache(tmp_path, ["mean"])
+    file = tmp_path / "scores" / "mean.parquet"
+    before = file.stat().st_mtime_ns
+    assert score_cache(tmp_path, ["mean"]).unreadable == (8,)
+    assert (mean.seen, file.stat().st_mtime_ns) == (COUNT - 1, before)
+    for part in (tmp_path / "shards").glob("00002.*"):
+        part.unlink()
+    fill(tmp_path, [2])
+    assert score_cache(tmp_path, ["mean"]).unreadable == ()
+    assert mean.seen == COUNT
+    assert np.isfinite(Cache(tmp_path).scores("mean")).all()
+    assert "unreadable" not in Cache(tmp_path).score_metadata("mean")
 
 
 def test_nothing_to_score_and_unknown_evaluators_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, [])
     with pytest.raises(ScoreError, match=r"no complete shard.*probe-lab generate"):
         score_cache(tmp_path, ["shapes_reward"])
-    with pytest.raises(ConfigError, match="did you mean 'shapes_reward'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'shapes_reward'.*--import FILE --evaluator shape_reward"):
         score_cache(tmp_path, ["shape_reward"])
+    with pytest.raises(ConfigError, match=r"scoring.models.clip_scor' is of no evaluator: did you mean 'clip_score'"):
+        score_cache(tmp_path, ["shapes_reward"], scoring=Scoring(models={"clip_scor": EvaluatorModel()}))
+
+
+def test_one_model_is_in_memory_at_a_time_unless_resident(
+    tmp_path: Path, pair: tuple[Loaded, Loaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, [0, 1, 2])
+    monkeypatch.setattr(passes, "SWAP_BYTES", 1)
+    score_cache(tmp_path, ["one", "shapes_reward", "two"])
+    assert (Loaded.most, Loaded.in_memory, Loaded.loads) == (1, set(), 2)
+    score_cache(tmp_path, ["one", "two"], scoring=Scoring(resident=True), overwrite=True)
+    assert (Loaded.most, Loaded.in_memory, Loaded.loads) == (2, {"one", "two"}, 4)
+    np.testing.assert_array_equal(Cache(tmp_path).scores("one"), Cache(tmp_path).scores("two"))
+    assert sum(each.prepared for each in pair) == 2 * COUNT  # alike preprocessing is done once
+
+
+def test_evaluators_that_lack_different_samples_share_a_decoding(tmp_path: Path, pair: tuple[Loaded, Loaded]) -> None:
+    fill(tmp_path, [0, 1, 2])
+    one, two = pair
+    write_scores(tmp_path, "one", range(6), np.arange(6), metadata=one.metadata())
+    write_scores(tmp_path, "two", range(4, 8), np.arange(4), metadata=two.metadata())
+    score_cache(tmp_path, ["one", "two"])
+    assert (one.seen, two.seen) == (4, 6)
+    assert one.prepared + two.prepared == 8  # neither lacks 4 and 5
+    assert Cache(tmp_path).scores("one")[:6].tolist() == [0, 1, 2, 3, 4, 5]
+    assert Cache(tmp_path).scores("two")[4:8].tolist() == [0, 1, 2, 3]
+    assert np.isfinite(Cache(tmp_path).scores("two")).all()
+
+
+def test_scores_of_another_checkpoint_are_kept_and_come_back(tmp_path: Path, mean: Mean) -> None:
+    fill(tmp_path, [0, 1, 2])
+    first, second = "1" * 64, "2" * 64
+    mean.checkpoint_sha256 = first
+    score_cache(tmp_path, ["mean"])
+    mean.checkpoint_sha256 = second
+    summary = score_cache(tmp_path, ["mean"])
+    assert summary.text.splitlines()[0] == (
+        "mean: another checkpoint is used, the former scores are kept as mean@11111111"
+    )
+    cache = Cache(tmp_path)
+    assert cache.evaluators() == ["mean", "mean@11111111"]
+    assert cache.score_metadata("mean")["checkpoint_sha256"] == second
+    assert cache.score_metadata("mean@11111111")["checkpoint_sha256"] == first
+    assert score_cache(tmp_path, ["mean@11111111"]).given == ("mean@11111111",)
+    assert mean.seen == 2 * COUNT
+
+    mean.checkpoint_sha256 = first
+    assert "are back" in score_cache(tmp_path, ["mean"]).text
+    assert mean.seen == 2 * COUNT
+    assert cache.evaluators() == ["mean", "mean@22222222"]
+    assert cache.score_metadata("mean")["checkpoint_sha256"] == first
+
+
+def test_partial_scores_of_other_metadata_are_not_used(tmp_path: Path, mean: Mean) -> None:
+    fill(tmp_path, [0, 1, 2])
+    mean.broken = {4}
+    with pytest.raises(ScoreError):
+        score_cache(tmp_path, ["mean"], scoring=Scoring(batch_size=1))
+    assert read_partial_scores(tmp_path, "mean", COUNT) is not None
+    mean.version = "2"
+    seen = mean.seen
+    score_cache(tmp_path, ["mean"])
+    assert mean.seen == seen + COUNT
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import scored_world as world
+from probe_lab.evaluators import register, run
+
+class Slow(world.Mean):
+    def score(self, images, prompts):
+        time.sleep(float(sys.argv[3]) * len(images))
+        print("seen", len(images), flush=True)
+        return super().score(images, prompts)
+
+register("slow", lambda settings: Slow("slow"))
+run.SAVE_EVERY = 0.0
+told = []
+one = run.Scoring(batch_size=1)
+run.score_cache(Path(sys.argv[2]), ["slow"], scoring=one, on_progress=lambda *now: told.append(now))
+print("told", told[0])
+"""
+
+
+def test_a_killed_scoring_continues_where_it_was(tmp_path: Path) -> None:
+    pictures = fill(tmp_path, [0, 1, 2])
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SLOW, str(Path(__file__).parent), str(tmp_path)]
+    process = subprocess.Popen([*command, "0.2"], stdout=subprocess.PIPE, env=environment)
+    partial = tmp_path / "scores" / "slow.partial"
+    until = time.monotonic() + 300
+    while not partial.exists():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert Cache(tmp_path).evaluators() == []
+    found = read_partial_scores(tmp_path, "slow", COUNT)
+    assert found is not None
+    kept = int(np.isfinite(found[0]).sum())
+    assert 0 < kept < COUNT
+
+    again = subprocess.run([*command, "0"], capture_output=True, text=True, env=environment, check=True)
+    counts = [int(line.split()[1]) for line in again.stdout.splitlines() if line.startswith("seen")]
+    assert sum(counts) == COUNT - kept
+    assert again.stdout.splitlines()[-1] == f"told ({kept}, {COUNT})"
+    np.testing.assert_allclose(Cache(tmp_path).scores("slow"), [pictures[i].mean() for i in range(COUNT)], rtol=1e-6)
+    assert not partial.exists()

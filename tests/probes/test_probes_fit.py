@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.config import Experiment
+from probe_lab.cache.text import write_text
+from probe_lab.config import Experiment, Text
 from probe_lab.data import load_resident
-from probe_lab.errors import ConfigError, DataError, ProbeError, ScoreError
+from probe_lab.errors import CacheError, ConfigError, DataError, ProbeError, ScoreError
 from probe_lab.metrics import evaluate
 from probe_lab.probes import Inputs, load_probe
 from probe_lab.probes.fit import config_hash, train_cell
@@ -273,6 +274,20 @@ def test_a_loaded_probe_repeats_the_predictions_of_its_cell(
         token_mask=text["token_mask"][prompt : prompt + 1].bool(),
     )
     assert probe.predict(inputs).item() == pytest.approx(table.loc[sample, "prediction"], rel=1e-4)
+
+
+def test_the_text_is_that_of_the_experiments_encoder(
+    planted: Cache, experiment: Experiment, probe_of: ProbeOf, tmp_path: Path
+) -> None:
+    found = planted.text("backbone")
+    wider = {name: tensor.repeat(1, 1, 2) if name == "tokens" else tensor for name, tensor in found.items()}
+    write_text(planted.folder, "theirs", wider, prompts=len(found["tokens"]))
+    other = replace(probe_of(experiment, model="prompt_only"), text=Text("theirs"))
+    cell(other, planted, tmp_path / "cell")
+    spec = load_probe(tmp_path / "cell").spec
+    assert (spec.text_encoder, spec.token_dim) == ("theirs", 2 * found["tokens"].shape[2])
+    with pytest.raises(CacheError, match=r"no text of 'clip'.*probe-lab score"):
+        cell(replace(other, text=Text("clip")), planted, tmp_path / "none")
 
 
 def test_the_hash_sees_what_matters(experiment: Experiment, probe_of: ProbeOf) -> None:

@@ -106,6 +106,17 @@ def test_baselines_are_not_trained_twice_for_what_they_do_not_read() -> None:
         cells(with_changes(BASE, {"probe.model": "attention_entropy", "probe.taps": [ACTIVATION]}))
 
 
+def test_what_reads_no_text_is_one_cell_for_all_text_encoders() -> None:
+    grid = {"probe.model": ["cnn", "linear"], "text.encoder": ["backbone", "clip_score"]}
+    found = [(cell.experiment.probe.model, cell.experiment.text.encoder) for cell in cells(make_experiment(ROOT, grid))]
+    assert found == [("cnn", "backbone"), ("cnn", "clip_score"), ("linear", "backbone")]
+
+
+def test_a_sweep_over_scoring_is_refused() -> None:
+    with pytest.raises(SweepError, match="one result many times"):
+        cells(make_experiment(ROOT, {"scoring.dtype": ["float32", "float16"]}))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -119,6 +130,9 @@ def test_baselines_are_not_trained_twice_for_what_they_do_not_read() -> None:
         ("sampling.guidance", 3.0),
         ("prompts.count", 5),
         ("seed", 7),
+        ("text.encoder", "clip_score"),
+        ("scoring.dtype", "float16"),
+        ("scoring.models", {"shapes_reward": {"checkpoint": "other"}}),
     ],
 )
 def test_a_key_that_changes_the_result_changes_the_name(key: str, value: object) -> None:
@@ -137,6 +151,10 @@ def test_a_key_that_changes_the_result_changes_the_name(key: str, value: object)
         ("capture.steps", [1, 2, 3, 5]),
         ("sampling.batch_size", 4),
         ("sampling.device", "cuda"),
+        ("scoring.batch_size", 4),
+        ("scoring.device", "cuda"),
+        ("scoring.resident", True),
+        ("scoring.models", {"image_reward": {"checkpoint": "other"}}),
         ("data.num_workers", 3),
         ("trainer.accelerator", "gpu"),
         ("probe.evaluators", ["shapes_reward", "shapes_binding"]),

@@ -1,0 +1,141 @@
+"""What one evaluator has scored in a cache: the finished file, the partial one, and those of other checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe_lab.cache import Cache
+from probe_lab.cache.files import write_atomic
+from probe_lab.cache.layout import partial_path, scores_path
+from probe_lab.cache.scores import (
+    UNREADABLE_IMAGES,
+    read_partial_scores,
+    unreadable_images,
+    write_partial_scores,
+    write_scores,
+)
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators.base import Evaluator
+
+NONE = "none"
+_AGAIN = "overwrite"
+"""Metadata of a partial file that scores again what is scored: only the same command continues it."""
+
+
+class Ledger:
+    """The scores of one evaluator, in memory and in its files.
+
+    ``save`` keeps what there is: in ``scores/<evaluator>.partial``, or, once every sample of the complete shards has
+    its score, in ``scores/<evaluator>.parquet``. There the scores of another checkpoint are not lost: that file
+    becomes ``<evaluator>@<first 8 digits of its checkpoint's hash>.parquet``, and comes back with its checkpoint.
+
+    Attributes:
+        scores: float32 [n] by sample_id, NaN where there is none.
+        unreadable: samples whose image cannot be decoded.
+        notes: what became of the scores of another checkpoint, a line each.
+    """
+
+    def __init__(self, cache: Cache, evaluator: Evaluator, *, overwrite: bool = False) -> None:
+        self.evaluator = evaluator
+        self.name = evaluator.name
+        self.notes: list[str] = []
+        self._cache = cache
+        self._overwrite = overwrite
+        self._wanted = cache.complete_samples["sample_id"].to_numpy()
+        self._metadata = evaluator.metadata()
+        self._former = _read(cache, self.name)
+        self._kept = _read(cache, self._kept_name(self._metadata))
+        self.scores: NDArray[np.float32] = np.full(len(cache.samples), np.nan, dtype=np.float32)
+        self.unreadable: set[int] = set()
+        self._finished = self._changed = False
+        self._start()
+
+    @property
+    def pending(self) -> NDArray[np.int64]:
+        """Samples of the complete shards that have no score; a broken image may have been made whole since."""
+        return self._wanted[np.isnan(self.scores[self._wanted])]
+
+    def add(self, ids: Sequence[int], scores: NDArray[np.float32]) -> None:
+        """Enter scores. ScoreError for one that is not finite, when the others are entered."""
+        finite = np.isfinite(scores)
+        self.scores[np.asarray(ids, dtype=np.int64)[finite]] = scores[finite]
+        self.unreadable -= set(ids)
+        self._changed |= bool(finite.any())
+        for position in np.flatnonzero(~finite):
+            raise ScoreError(
+                f"{self.name} gave {scores[position]} to sample {ids[int(position)]}: a score must be finite; "
+                "look at that image and prompt"
+            )
+
+    def add_unreadable(self, samples: Iterable[int]) -> None:
+        """Enter samples whose image is broken."""
+        self._changed |= not self.unreadable.issuperset(samples)
+        self.unreadable |= set(samples)
+
+    def save(self) -> None:
+        """Put what is new into the partial file, or everything into the finished one."""
+        if not len(self._open()):
+            self._finish()
+        elif self._changed:
+            metadata = self._metadata | ({_AGAIN: "true"} if self._overwrite else {})
+            write_partial_scores(self._cache.folder, self.name, self.scores, metadata=metadata)
+            self._changed = False
+
+    def _start(self) -> None:
+        """Take over what was scored before, by this very evaluator."""
+        if not self._overwrite:
+            for known in (self._kept, self._former):
+                if known is not None and self._is_mine(known[1]):
+                    self.scores[:], self._changed = known[0], known is not self._former
+                    self._finished = known is self._former
+                    self.unreadable = unreadable_images(known[1]) if self._finished else set()
+        partial = read_partial_scores(self._cache.folder, self.name, len(self.scores))
+        if partial is not None and self._is_mine(partial[1]) and (not self._overwrite or _AGAIN in partial[1]):
+            self.scores = np.where(np.isnan(self.scores), partial[0], self.scores)
+        if len(self._open()):
+            self._finished = False
+
+    def _open(self) -> NDArray[np.int64]:
+        pending = self.pending
+        return pending[~np.isin(pending, list(self.unreadable))]
+
+    def _finish(self) -> None:
+        if not self._finished or self._changed:
+            self._keep_former()
+            broken = {UNREADABLE_IMAGES: ",".join(map(str, sorted(self.unreadable)))} if self.unreadable else {}
+            ids = self._wanted[~np.isnan(self.scores[self._wanted])]
+            folder = self._cache.folder
+            write_scores(folder, self.name, ids, self.scores[ids], metadata=self._metadata | broken)
+            if self._kept is not None:
+                scores_path(folder, self._kept_name(self._metadata)).unlink(missing_ok=True)
+            self._finished, self._changed = True, False
+        partial_path(self._cache.folder, self.name).unlink(missing_ok=True)
+
+    def _keep_former(self) -> None:
+        """Before the file is replaced: a copy of it under its own name, if another checkpoint made it."""
+        if self._former is None:
+            return
+        former, folder = self._former[1], self._cache.folder
+        digest = former.get("checkpoint_sha256", NONE)
+        if digest not in (NONE, self._metadata["checkpoint_sha256"]):
+            write_atomic(scores_path(folder, self._kept_name(former)), scores_path(folder, self.name).read_bytes())
+            back = "those of this checkpoint are back" if self._kept is not None else "another checkpoint is used"
+            self.notes.append(f"{self.name}: {back}, the former scores are kept as {self._kept_name(former)}")
+        self._former = None
+
+    def _kept_name(self, metadata: dict[str, str]) -> str:
+        return f"{self.name}@{metadata.get('checkpoint_sha256', NONE)[:8]}"
+
+    def _is_mine(self, metadata: dict[str, str]) -> bool:
+        return self._metadata.items() <= metadata.items()
+
+
+def _read(cache: Cache, name: str) -> tuple[NDArray[np.float32], dict[str, str]] | None:
+    """Scores and metadata of a finished file, or None: there is none, or it is damaged and will be replaced."""
+    try:
+        return cache.scores(name), cache.score_metadata(name)
+    except ScoreError:
+        return None

@@ -1,0 +1,129 @@
+"""One pass over images: here, model after model over a chunk of them; or in several processes, without models."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import connection, parent_process
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe_lab.cache import Cache
+from probe_lab.config import Scoring
+from probe_lab.data.resident import available_memory
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators.base import Evaluator, create, families, prepared
+from probe_lab.evaluators.decode import Chunk, chunks, decoded, raw_images
+
+CHUNK_BYTES = 2**28
+"""Of prepared pictures at a time. Two chunks exist at once: one is scored and the next one prepared."""
+SWAP_SHARE, SWAP_BYTES = 8, 2**32
+"""Where models take turns, a chunk is an eighth of the available memory, at most 4 GiB: the longer each model stays,
+the less loading them counts."""
+_BATCHES = 4
+"""Batches of a model between two reports."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scores float32 [n] of samples, by evaluator; for those same evaluators, samples whose image is broken."""
+
+    ids: list[int] = field(default_factory=list)
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    unreadable: list[int] = field(default_factory=list)
+
+
+def score_here(
+    cache: Cache, evaluators: Sequence[Evaluator], ids: NDArray[np.int64], scoring: Scoring
+) -> Iterator[Part]:
+    """Scores of samples in this process: each image is decoded once, and one model is in memory at a time.
+
+    Models stay only if ``scoring.resident``. ScoreError for what an evaluator cannot score.
+    """
+    together = families(evaluators)
+    takes_turns = sum(members[0].has_model for members in together) > 1 and not scoring.resident
+    limit = min(SWAP_BYTES, available_memory() // SWAP_SHARE) if takes_turns else CHUNK_BYTES
+    try:
+        with chunks(cache, evaluators, ids, limit) as stream:
+            for chunk in stream:
+                if chunk.unreadable:
+                    yield Part([], {each.name: np.zeros(0, np.float32) for each in evaluators}, chunk.unreadable)
+                for members in together:
+                    yield from _score_chunk(chunk, members, scoring.batch_size * _BATCHES)
+                    if takes_turns:
+                        members[0].release()
+    finally:
+        if not scoring.resident:
+            for members in together:
+                members[0].release()
+
+
+def score_apart(
+    cache: Cache, names: Sequence[str], ids: NDArray[np.int64], scoring: Scoring, workers: int
+) -> Iterator[Part]:
+    """The same from ``workers`` processes, each with shards of its own and evaluators of its own: for exact ones.
+
+    ScoreError too when a process dies.
+    """
+    of_shard = dict(list(cache.samples.iloc[ids].groupby("shard")["sample_id"]))
+    # spawn: a forked child would inherit torch's thread pools in an unknown state.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
+        jobs = [pool.submit(_score_shard, cache, names, each.to_numpy(), scoring) for each in of_shard.values()]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        except BrokenProcessPool as error:
+            raise ScoreError("a scoring process died (killed, or out of memory): run the same command again") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _score_chunk(chunk: Chunk, members: Sequence[Evaluator], size: int) -> Iterator[Part]:
+    first = members[0]
+    for start in range(0, len(chunk.ids), size):
+        here = slice(start, start + size)
+        inputs = [each[first.preprocessing] for each in chunk.inputs[here]]
+        found = first.score_family(members, inputs, chunk.prompts[here])
+        scores = {each.name: found[each.name].numpy().astype(np.float32) for each in members}
+        yield Part(chunk.ids[here], scores)
+
+
+def _score_shard(cache: Cache, names: Sequence[str], ids: NDArray[np.int64], scoring: Scoring) -> Part:
+    """One job of a worker."""
+    evaluators = [create(name, scoring) for name in names]
+    whole = Part(scores={name: np.zeros(0, np.float32) for name in names})
+    stream = raw_images(cache, ids)
+    while batch := list(islice(stream, scoring.batch_size)):
+        images = [decoded(data) for _, _, data in batch]
+        chunk = Chunk()
+        for raw, image in zip(batch, images, strict=True):
+            chunk.add(raw, None if image is None else prepared(evaluators, image))
+        whole.unreadable.extend(chunk.unreadable)
+        whole.ids.extend(chunk.ids)
+        for members in families(evaluators):
+            for part in _score_chunk(chunk, members, scoring.batch_size):
+                for name, values in part.scores.items():
+                    whole.scores[name] = np.concatenate([whole.scores[name], values])
+    return whole
+
+
+def _begin() -> None:
+    """A worker leaves Ctrl-C to its parent, and ends when that was killed: nobody would hand it work any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

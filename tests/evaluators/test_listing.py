@@ -1,0 +1,69 @@
+"""What ``probe-lab evaluators`` says: every evaluator, and truly whether its weights are here."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parent))
+from scored_world import fill
+
+from probe_lab.cache import write_scores
+from probe_lab.config import load_experiment
+from probe_lab.evaluators import available
+from probe_lab.evaluators.imported import import_scores
+from probe_lab.evaluators.listing import evaluators_table, list_evaluators
+
+
+def test_all_are_there_and_the_exact_ones_are_built_in() -> None:
+    listed = {each.name: each.here for each in list_evaluators()}
+    assert tuple(sorted(listed)) == available()
+    assert {name for name, here in listed.items() if here == "built in"} == {
+        name for name in available() if name.startswith("shapes_")
+    }
+    assert listed["hps_v2_1"] == "not set"
+
+
+def test_presence_is_that_of_the_experiment(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"")
+    models = {
+        "clip_score": weights, "clip_score@large": tmp_path, "pick_score": tmp_path / "none.bin", "aesthetic": weights,
+    }  # fmt: skip
+    experiment = load_experiment("smoke", [f"scoring.models.{name}.checkpoint={path}" for name, path in models.items()])
+    listed = {each.name: each.here for each in list_evaluators(experiment)}
+    assert {name: listed[name] for name in models} == {
+        "clip_score": "yes", "clip_score@large": "yes", "pick_score": "no", "aesthetic": "no",
+    }  # fmt: skip
+    experiment = load_experiment(
+        "smoke", [f"scoring.models.aesthetic.{key}={weights}" for key in ("checkpoint", "base")]
+    )
+    assert next(each.here for each in list_evaluators(experiment) if each.name == "aesthetic") == "yes"
+
+
+def test_imported_ones_are_those_of_the_cache(tmp_path: Path) -> None:
+    fill(tmp_path / "smoke", [0])
+    file = tmp_path / "stars.csv"
+    file.write_text("sample_id,score\n0,5\n")
+    import_scores(tmp_path / "smoke", file, "human")
+    write_scores(tmp_path / "smoke", "other", [0], np.array([1.0]), metadata={})
+    listed = list_evaluators(load_experiment("smoke", [f"cache.root={tmp_path}", "evaluators=[human]"]))
+    assert [(each.name, each.card.measures) for each in listed if each.here == "imported"] == [
+        ("human", "imported from stars.csv")
+    ]
+    assert "other" not in [each.name for each in listed]
+
+
+def test_it_fits_a_terminal_of_a_hundred_columns() -> None:
+    shown = Console(file=io.StringIO(), width=100)
+    shown.print(evaluators_table(list_evaluators()))
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 100
+    for name in available():
+        assert f" {name} " in text
+    assert "…" not in text
+    assert "https://huggingface.co/yuvalkirstain/PickScore_v1\n" in text
