@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.metadata import version as version_of
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +20,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from probe_lab.errors import ScoreError
+from probe_lab.evaluators import blip_original
 from probe_lab.evaluators.base import Evaluator, Settings, card
 from probe_lab.evaluators.checkpoints import Checkpoint, locate
+from probe_lab.evaluators.image_reward import eight_bits
 from probe_lab.evaluators.pictures import to_rgb
-from probe_lab.evaluators.repairs import hpsv2_scoring
+from probe_lab.evaluators.repairs import hpsv2_scoring, image_reward, image_reward_of
 
 
 class Reference(Evaluator):
@@ -88,3 +94,47 @@ class HpsV2(Reference):
             )
             original.model_dict |= {"model": model, "preprocess_val": transform, "probe_lab": wanted}
         return original
+
+
+class ImageReward(Reference):
+    """``ImageReward.score``, one picture at a time, in float32. ``base`` is BERT's vocabulary, as for ours.
+
+    It is built with the sizes of the checkpoint, which are ``load``'s for the released one.
+    """
+
+    package, module = "image-reward", "ImageReward"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.vocabulary = blip_original.vocabulary(settings, self.checkpoint)
+        self.family += f" {self.vocabulary.path.resolve()}"
+        self.preprocessing = f"that of image-reward {version_of(self.package)}, sixteen bits made eight"
+        self._model: Any = None
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        """float32 [n] on the CPU; whatever the package raises for what it cannot score."""
+        self._model = self._model or self._built()
+        pairs = zip(images, prompts, strict=True)
+        return torch.tensor([self._model.score(prompt, eight_bits(image)) for image, prompt in pairs])
+
+    def release(self) -> None:
+        self._model = None
+
+    def metadata(self) -> dict[str, str]:
+        return super().metadata() | {"vocabulary_sha256": self.vocabulary.sha256}
+
+    def _built(self) -> Any:
+        tensors = self.checkpoint.tensors()
+        named = {key.removeprefix("blip."): each for key, each in tensors.items()}
+        blip_original.require_sizes(named, "ImageReward", self.checkpoint.path)
+        vision = blip_original.vision_config(named, blip_original.image_size(named))
+        text, words = blip_original.text_config(named), blip_original.words(self.vocabulary.path)
+        original = image_reward()
+        with TemporaryDirectory() as folder, image_reward_of(vision, words):
+            path = Path(folder) / "med_config.json"
+            path.write_text(json.dumps(text.to_dict() | {"model_type": "bert", "add_cross_attention": True}))
+            found = original.ImageReward(str(path), device=self.settings.scoring.device)
+        found.mlp = original.MLP(text.hidden_size)  # it is 768 in the package, the width of the released one
+        found.load_state_dict(tensors, strict=False)  # as the package does
+        return found.to(self.settings.scoring.device).eval()

@@ -1,0 +1,134 @@
+"""BLIP's two measures of how well a prompt fits a picture, both from the checkpoint for retrieval.
+
+Li et al. 2022, "BLIP: Bootstrapping Language-Image Pre-training". With the same checkpoint the vision tower runs once
+for both. Beside what ``transformers`` saves, Salesforce's own ``model_base_retrieval_coco.pth`` is read.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval
+
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators import blip_original as original
+from probe_lab.evaluators.base import Evaluator, Settings
+from probe_lab.evaluators.checkpoints import Checkpoint, load_strictly, locate
+from probe_lab.evaluators.model import ModelEvaluator
+from probe_lab.evaluators.pictures import clip_transform
+
+FILES = ("model.safetensors", "pytorch_model.bin", "model_base_retrieval_coco.pth", "model_large_retrieval_coco.pth")
+ORIGINAL = ".pth"
+"""The suffix of Salesforce's files; others have a ``config.json`` beside them."""
+
+TRAINING_ONLY = (
+    "visual_encoder_m",
+    "text_encoder_m",
+    "vision_proj_m",
+    "text_proj_m",
+    "image_queue",
+    "text_queue",
+    "idx_queue",
+    "queue_ptr",
+    "ptr_queue",
+    "temp",
+)
+"""First parts of keys that Salesforce's files hold for training to go on: momentum copies, queues, temperature."""
+
+
+class Blip(ModelEvaluator):
+    """What the two share. ``base`` is BERT's vocabulary, where the checkpoint has none beside it.
+
+    A prompt is read up to 35 tokens, and transparency is dropped, as by Salesforce's code; ``transformers`` 5 paints it
+    on white.
+    """
+
+    version = "1"
+
+    def __init__(self, settings: Settings) -> None:
+        checkpoint = locate(settings, FILES)
+        self.is_original = checkpoint.path.suffix == ORIGINAL
+        beside = None if self.is_original else checkpoint.beside("config.json")
+        if not self.is_original and beside is None:
+            raise ScoreError(
+                f"there is no config.json beside {checkpoint.path}: name the folder that transformers saved, "
+                f"a hub id, or one of Salesforce's {ORIGINAL} files"
+            )
+        self.config = BlipConfig.from_json_file(beside) if beside else _config(checkpoint)
+        super().__init__(settings, checkpoint, clip_transform(self.config.vision_config.image_size, fit="squash"))
+        self.vocabulary = original.vocabulary(settings, checkpoint)
+        self.family += f" {self.vocabulary.path.resolve()}"
+
+    @abstractmethod
+    def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
+        """Scores [b] of the vision tower's output [b, 1 + patches, width], for the rows of ``encode_prompts``."""
+
+    def build(self) -> nn.Module:
+        tensors = _released(self.checkpoint) if self.is_original else self.checkpoint.tensors()
+        found = BlipForImageTextRetrieval(self.config)
+        load_strictly(found, original.renamed(tensors), self.checkpoint.path)
+        return cast(nn.Module, found)
+
+    @property
+    def blip(self) -> BlipForImageTextRetrieval:
+        return cast(BlipForImageTextRetrieval, self.model)
+
+    @cached_property
+    def tokenizer(self) -> BertTokenizer:
+        return original.tokenizer(self.vocabulary, self.config.text_config.vocab_size)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Ids and mask, int64 [n, 35], and embeddings of norm 1 [n, shared], read without a picture."""
+        ids, mask = original.tokens(self.tokenizer, prompts, self.device)
+        size = self.settings.scoring.batch_size
+        read = [
+            self.blip.text_encoder(ids[start : start + size], attention_mask=mask[start : start + size])
+            for start in range(0, len(ids), size)
+        ]
+        words = torch.cat([each.last_hidden_state[:, 0] for each in read])
+        return ids, mask, normalize(self.blip.text_proj(words), dim=-1)
+
+    def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        picture = self.blip.vision_model(pixel_values=pixels).last_hidden_state
+        return {member.name: cast(Blip, member).measure(self.blip, picture, text) for member in members}
+
+    def metadata(self) -> dict[str, str]:
+        return super().metadata() | {"vocabulary_sha256": self.vocabulary.sha256}
+
+
+class BlipItm(Blip):
+    """Probability that prompt and picture belong together: the second class of the head, after a softmax."""
+
+    def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
+        ids, mask, _ = text
+        read = blip.text_encoder(ids, attention_mask=mask, encoder_hidden_states=picture, is_decoder=False)
+        logits: Tensor = blip.itm_head(read.last_hidden_state[:, 0])
+        return logits.float().softmax(dim=-1)[:, 1]
+
+
+class BlipItc(Blip):
+    """Cosine of picture and prompt, each encoded without the other."""
+
+    def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
+        return (normalize(blip.vision_proj(picture[:, 0]), dim=-1) * text[2]).sum(dim=-1)
+
+
+def _released(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    tensors = {key: each for key, each in checkpoint.tensors().items() if key.split(".")[0] not in TRAINING_ONLY}
+    original.require_sizes(tensors, "BLIP", checkpoint.path)
+    return tensors
+
+
+def _config(checkpoint: Checkpoint) -> BlipConfig:
+    tensors = _released(checkpoint)
+    return BlipConfig(
+        vision_config=original.vision_config(tensors, original.image_size(tensors)).to_dict(),
+        text_config=original.text_config(tensors).to_dict(),
+        image_text_hidden_size=tensors["vision_proj.weight"].shape[0],
+    )
