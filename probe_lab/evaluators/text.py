@@ -40,7 +40,7 @@ def text_arrays(encoder: str, scoring: Scoring, prompts: Sequence[str]) -> dict[
     if not (isinstance(evaluator, TextTower) and evaluator.reads_prompts):
         raise ConfigError(
             f"'text.encoder' is '{encoder}', which has no text tower: name the backbone, or an evaluator on CLIP "
-            "(clip_score, shapes_clip_score, pick_score)"
+            "(clip_score, shapes_clip_score, pick_score, hps_v2_1)"
         )
     row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
     rows = torch.tensor([row[prompt] for prompt in prompts])

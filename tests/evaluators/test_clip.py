@@ -14,18 +14,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip.model import CLIP as OpenClip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import clip, create, score_all
 from probe_lab.evaluators.base import Settings
 from probe_lab.evaluators.clip import ClipEvaluator, ClipScore
-from probe_lab.evaluators.clip_keys import open_clip_keys
+from probe_lab.evaluators.clip_keys import open_clip_config, open_clip_keys
 from probe_lab.evaluators.clip_tokens import ClipTokenizer, openai_tokenizer, own_tokenizer
 from probe_lab.evaluators.pictures import clip_transform, to_rgb
 
@@ -370,6 +371,34 @@ def test_truncation_by_hand() -> None:
     assert tokens.ids.tolist() == [[7, 1, 9, 5], [7, 9, 5, 5], [7, 1, 2, 9], [7, 1, 2, 9]]
     assert tokens.length.tolist() == [3, 2, 4, 4]
     assert tokens.truncated.tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "act", "vision", "text"),
+    [
+        ("ViT-B-32-quickgelu", "quick_gelu", (32, 768, 12, 12), (512, 12, 8)),
+        ("ViT-B-16-quickgelu", "quick_gelu", (16, 768, 12, 12), (512, 12, 8)),
+        ("ViT-L-14-quickgelu", "quick_gelu", (14, 1024, 24, 16), (768, 12, 12)),
+        ("ViT-H-14", "gelu", (14, 1280, 32, 16), (1024, 24, 16)),
+    ],
+)
+def test_released_sizes(name: str, act: str, vision: tuple[int, ...], text: tuple[int, ...]) -> None:
+    """Every key and shape of transformers' model is one of open_clip's, of the sizes that were released."""
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    config = CLIPConfig(
+        text_config=dict(zip(keys, text, strict=True)) | {"intermediate_size": 4 * text[0], "hidden_act": act},
+        vision_config=dict(zip(("patch_size", *keys), vision, strict=True))
+        | {"intermediate_size": 4 * vision[1], "hidden_act": act},
+        projection_dim={"ViT-H-14": 1024, "ViT-L-14-quickgelu": 768}.get(name, 512),
+    )
+    with torch.device("meta"):
+        converted = open_clip_keys(CLIPModel(config).state_dict())
+        ours = OpenClip(**open_clip_config(config)).state_dict()
+        theirs = OpenClip(**open_clip.get_model_config(name)).state_dict()
+    shapes = {key: tensor.shape for key, tensor in theirs.items()}
+    assert {key: tensor.shape for key, tensor in converted.items()} == shapes
+    assert {key: tensor.shape for key, tensor in ours.items()} == shapes
+    assert open_clip_config(config)["quick_gelu"] == open_clip.get_model_config(name).get("quick_gelu", False)
 
 
 def test_keys_that_are_not_known_stay() -> None:
