@@ -71,7 +71,7 @@ class HpsV2(Reference):
 
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """float32 [n] on the CPU; whatever the package raises for what it cannot score (see ``hps.HpsV2``)."""
-        original = self._ready()
+        original = self.load()
         scores = torch.empty(len(images))
         for prompt in dict.fromkeys(prompts):
             rows = [row for row, each in enumerate(prompts) if each == prompt]
@@ -82,7 +82,7 @@ class HpsV2(Reference):
     def release(self) -> None:
         hpsv2_scoring().model_dict.clear()
 
-    def _ready(self) -> ModuleType:
+    def load(self) -> ModuleType:
         """The package with a model of this architecture and no weights yet, where it would keep the downloaded one."""
         original = hpsv2_scoring()
         device = self.settings.scoring.device
