@@ -12,7 +12,11 @@ from torch import Tensor
 from probe_lab.cache import CacheWriter, Manifest, shard_layout, write_scores
 
 PNG = b"\x89PNG\r\n\x1a\n"
-"""Nothing reads the images here."""
+"""An image for caches whose images nothing reads."""
+
+
+def no_images(ids: list[int]) -> list[bytes]:
+    return [PNG] * len(ids)
 
 
 def write_made_up(
@@ -24,10 +28,11 @@ def write_made_up(
     seeds: int,
     shard_size: int,
     arrays: Callable[[list[int]], Mapping[str, Tensor]],
+    images: Callable[[list[int]], list[bytes]] = no_images,
 ) -> None:
     """A complete float16 cache of ``count`` training samples with the scores of one evaluator, "score".
 
-    ``arrays`` gives, for the sample ids of a shard, every cache key's [n, C, H, W].
+    ``arrays`` gives, for the sample ids of a shard, every cache key's [n, C, H, W], and ``images`` their PNGs.
     """
     shard, row = shard_layout(count, seeds, shard_size)
     prompt = np.arange(count) // seeds
@@ -64,5 +69,5 @@ def write_made_up(
     writer = CacheWriter(folder, manifest, samples)
     for number in writer.pending():
         ids = writer.samples_of(number)["sample_id"].tolist()
-        writer.write_shard(number, arrays(ids), [PNG] * len(ids))
+        writer.write_shard(number, arrays(ids), images(ids))
     write_scores(folder, "score", np.arange(count), np.linspace(0, 1, count), metadata={})

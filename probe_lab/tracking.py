@@ -289,13 +289,18 @@ def _log_values(client: MlflowClient, run_id: str, folder: Path) -> None:
 
     content = json.loads((folder / "metrics.json").read_bytes())
     config = yaml.safe_load((folder / "config.yaml").read_text()) if (folder / "config.yaml").exists() else {}
-    params = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in _flat(config)]
+    params = [Param(_allowed(key), str(value)[:_PARAM_LENGTH]) for key, value in _flat(config)]
     for start in range(0, len(params), _PARAMS_PER_BATCH):
         client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
     now = int(time.time() * 1000)
-    metrics = [Metric(name, value, now, step) for name, value, step in _metric_values(content)]
+    metrics = [Metric(_allowed(name), value, now, step) for name, value, step in _metric_values(content)]
     for start in range(0, len(metrics), _METRICS_PER_BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
+
+
+def _allowed(name: str) -> str:
+    """MLflow refuses the "@" of labelled evaluators in names of metrics and parameters."""
+    return name.replace("@", ":")
 
 
 def _metric_values(content: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:

@@ -131,6 +131,23 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_cell(experiment: Experiment, d
     assert not Path("mlruns").exists()
 
 
+def test_labelled_evaluators_are_tracked_under_names_that_mlflow_allows(tmp_path: Path, database: Path) -> None:
+    labelled = "clip_score@large"
+    experiment = make_experiment(
+        tmp_path,
+        {"trainer.seed": [0]},
+        name="labelled",
+        tracking={"uri": f"sqlite:///{database}"},
+        evaluators=[labelled],
+        scoring={"models": {labelled: {"checkpoint": "weights.pt"}}},
+    )
+    finish(experiment, 0)
+    run_sweep(experiment)
+    _, (run,) = runs_of(experiment)
+    assert "clip_score:large/srcc_within" in run.data.metrics
+    assert run.data.params["scoring.models.clip_score:large.checkpoint"] == "weights.pt"
+
+
 def test_a_rerun_adds_nothing_and_does_not_even_open_mlflow(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

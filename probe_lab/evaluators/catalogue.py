@@ -30,7 +30,7 @@ def _exact(reward: str, measures: str) -> None:
     register(reward, _of("shapes:ShapesEvaluator"), Card(measures, _SHAPES.range, _SHAPES.model, _SHAPES.licence))
 
 
-_exact("shapes_reward", "blend of the four below")
+_exact("shapes_reward", "blend of the other four")
 _exact("shapes_presence", "every object is there, in its colour")
 _exact("shapes_binding", "each colour comes in its shape")
 _exact("shapes_layout", "the relations hold")
