@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from probe_lab.errors import ConfigError
 from probe_lab.evaluators.base import Card, Evaluator, Factory, Settings, register
 
 HUB = "https://huggingface.co/"
+ORIGINALS = ("hps", "image_reward")
+"""Modules whose classes have one of the same name in ``reference``."""
 
 _SHAPES = Card("", "0 to 1", "exact, from the picture", "Apache-2.0")
 
@@ -19,7 +22,13 @@ def _of(path: str) -> Factory:
     module, _, name = path.partition(":")
 
     def make(settings: Settings) -> Evaluator:
-        where = f"probe_lab.evaluators.{'reference' if settings.model.backend == 'reference' else module}"
+        original = settings.model.backend == "reference"
+        if original and module not in ORIGINALS:
+            raise ConfigError(
+                f"scoring.models.{settings.name}.backend is reference and there is no original package of that: "
+                "leave it native (image_reward, hps_v2 and hps_v2_1 have one)"
+            )
+        where = f"probe_lab.evaluators.{'reference' if original else module}"
         found: Evaluator = getattr(import_module(where), name)(settings)
         return found
 

@@ -84,7 +84,7 @@ class HpsV2(Reference):
 
     def load(self) -> ModuleType:
         """The package with a model of this architecture and no weights yet, where it would keep the downloaded one."""
-        original = hpsv2_scoring()
+        original: Any = hpsv2_scoring()  # a module whose variables are set
         device = self.settings.scoring.device
         wanted = (self.settings.model.architecture or "ViT-H-14", device)
         if original.model_dict.get("probe_lab") != wanted:
