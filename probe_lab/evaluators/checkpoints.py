@@ -60,7 +60,7 @@ class Checkpoint:
             raise ScoreError(f"{file} of {self.repository} cannot be downloaded ({_first_line(error)})") from error
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by its key, on the CPU; what lies under ``state_dict`` where the file has such an entry.
+        """Every tensor by its key, on the CPU; what lies under ``state_dict`` or ``model`` where the file has such an entry.
 
         ScoreError when it is damaged, or a pickle of more than tensors: that would run code of whoever made it.
         """
@@ -82,7 +82,8 @@ class Checkpoint:
             ) from error
         except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
             raise ScoreError(f"the checkpoint {self.path} cannot be read ({error}): fetch it again") from error
-        found = found.get("state_dict", found) if isinstance(found, dict) else {}
+        for entry in ("state_dict", "model"):
+            found = found.get(entry, found) if isinstance(found, dict) else {}
         tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
         if not tensors:
             raise ScoreError(f"the checkpoint {self.path} holds no tensors by name: name the file with the weights")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +119,20 @@ def pictures() -> list[Image.Image]:
 def prompts() -> list[str]:
     """With accents, an emoji, nothing at all, and far too long."""
     return list(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def uv(request: pytest.FixtureRequest) -> str:
+    """The program that runs the test module's ``JUDGE``.
+
+    Skips unless its environment can be made: from uv's cache, or with PROBE_LAB_JUDGES=1 by download.
+    """
+    found = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if not found:
+        pytest.skip("uv is not installed: make rewards")
+    if os.environ.get("PROBE_LAB_JUDGES") != "1":
+        sync = [found, "sync", "--script", request.module.JUDGE, "--locked", "--offline"]
+        cached = subprocess.run(sync, capture_output=True)
+        if cached.returncode:
+            pytest.skip("the judge's packages are not in uv's cache: PROBE_LAB_JUDGES=1 downloads them")
+    return found

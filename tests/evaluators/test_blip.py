@@ -82,7 +82,7 @@ class Salesforce:
 def salesforce(tmp_path_factory: pytest.TempPathFactory) -> Salesforce:
     folder = tmp_path_factory.mktemp("salesforce")
     tensors = world.blip_retrieval(SIZES, world.entries(world.vocabulary(folder / "bert")) + 2)
-    torch.save(tensors, folder / "model_base_retrieval_coco.pth")
+    torch.save({"model": tensors}, folder / "model_base_retrieval_coco.pth")
     return Salesforce(folder / "model_base_retrieval_coco.pth", tensors)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -302,19 +300,6 @@ def test_without_the_package(weights: Path) -> None:
 
 
 # --- the judge ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def uv() -> str:
-    """Skips unless the judge's environment can be made: from uv's cache, or with PROBE_LAB_JUDGES=1 by download."""
-    found = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if not found:
-        pytest.skip("uv is not installed: make rewards")
-    if os.environ.get("PROBE_LAB_JUDGES") != "1":
-        cached = subprocess.run([found, "sync", "--script", JUDGE, "--locked", "--offline"], capture_output=True)
-        if cached.returncode:
-            pytest.skip("the judge's packages are not in uv's cache: PROBE_LAB_JUDGES=1 downloads them")
-    return found
 
 
 def judged(uv: str, folder: Path, weights: Path, config: Path, images: Sequence[Image.Image]) -> Tensor:

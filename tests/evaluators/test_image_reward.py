@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -253,19 +252,6 @@ def test_scores_are_those_of_the_package(released: Released) -> None:
     wanted = released.evaluator(backend="reference").score(images, prompts)
     assert worst(released.native, wanted) < CLOSE
     assert np.isfinite(wanted.numpy()).all()
-
-
-@pytest.fixture(scope="module")
-def uv() -> str:
-    """Skips unless the judge's environment can be made: from uv's cache, or with PROBE_LAB_JUDGES=1 by download."""
-    found = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if not found:
-        pytest.skip("uv is not installed: make rewards")
-    if os.environ.get("PROBE_LAB_JUDGES") != "1":
-        cached = subprocess.run([found, "sync", "--script", JUDGE, "--locked", "--offline"], capture_output=True)
-        if cached.returncode:
-            pytest.skip("the judge's packages are not in uv's cache: PROBE_LAB_JUDGES=1 downloads them")
-    return found
 
 
 def judged(uv: str, folder: Path, released: Released, sizes: world.Sizes) -> Tensor:
