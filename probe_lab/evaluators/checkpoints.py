@@ -60,7 +60,7 @@ class Checkpoint:
             raise ScoreError(f"{file} of {self.repository} cannot be downloaded ({_first_line(error)})") from error
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by its key, on the CPU; what lies under ``state_dict`` or ``model`` where the file has such an entry.
+        """Every tensor by its key, on the CPU; of an entry ``state_dict`` or ``model`` where the file has one.
 
         ScoreError when it is damaged, or a pickle of more than tensors: that would run code of whoever made it.
         """
