@@ -114,7 +114,10 @@ def locate(settings: Settings, files: Sequence[str], key: Key = "checkpoint", re
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy ``tensors`` into ``model``. ScoreError with the first keys that differ, unless keys and shapes agree."""
+    """Copy ``tensors`` into ``model``; one on the meta device takes them over, in float32.
+
+    ScoreError with the first keys that differ, unless keys and shapes agree.
+    """
     own = model.state_dict()
     differences = {
         "missing": sorted(own.keys() - tensors.keys()),
@@ -131,7 +134,10 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], source: Path)
             f"the checkpoint {source} is not of {type(model).__name__}: keys {', '.join(told)}; "
             "name the checkpoint and architecture that belong together"
         )
-    model.load_state_dict(tensors)
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    model.load_state_dict(tensors, assign=empty)
+    if empty:
+        model.float()
 
 
 def is_present(settings: Settings, files: Sequence[str], key: Key = "checkpoint") -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,10 +44,13 @@ class ClipTower(nn.Module):
 def build_tower(spec: ClipSpec, checkpoint: Checkpoint) -> ClipTower:
     """float32 on the CPU. ScoreError when the weights are not of this architecture."""
     try:
-        clip = CLIP(**spec.config)
+        with torch.device("meta"):  # drawing a billion random weights takes longer than reading the right ones
+            clip = CLIP(**spec.config)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         raise ScoreError(f"open_clip cannot build what {checkpoint.path.parent} describes: {error}") from error
     load_strictly(clip, open_clip_keys(checkpoint.tensors()), checkpoint.path)
+    if clip.attn_mask is not None:  # not part of the weights
+        clip.attn_mask = torch.full(clip.attn_mask.shape, -torch.inf).triu(1)
     context, vocabulary = clip.context_length, clip.vocab_size
     if spec.tokenizer:
         return ClipTower(clip, own_tokenizer(spec.tokenizer, context, cleaned=spec.cleaned))
