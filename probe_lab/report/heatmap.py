@@ -64,7 +64,7 @@ def _draw(material: Material, tables: dict[str, pd.DataFrame]) -> Figure:
     for ax in axes.flat[len(tables) :]:
         ax.set_visible(False)
     bar = figure.colorbar(ScalarMappable(norm, _MAP), ax=axes, fraction=0.03, pad=0.015, aspect=30)
-    bar.set_label("SRCC within prompts")
+    bar.set_label("SRCC\nwithin prompts")
     bar.outline.set_visible(False)
     return figure
 
