@@ -1,13 +1,13 @@
 """Time of a generation with a capture over the same without, and against what attention-visualisation tools do.
 
-`python -m benchmarks.capture [--workloads NAME ...] [--gpu] [--clock wall|cpu] [--turns N] [--peer-turns N]
-[--json FILE]`
+`python -m benchmarks.capture [--workloads NAME ...] [--peers NAME ...] [--gpu] [--clock wall|cpu]
+[--turns N] [--peer-turns N] [--json FILE]`
 
 Every generation has 25 steps and ends with latents. `paper` captures the papers' blocks at step 5 (attention of up to
 ten blocks and one activation), `study` the seven taps of `experiments/shapes_full.yaml` at four steps. Both sides of a
 ratio run one after the other, in an order that swaps from turn to turn, and the median is of the turns' ratios: a slow
 moment of the machine hits both sides. `--clock cpu` times CPU seconds of one thread instead, for a machine that others
-use too; it flatters explicit attention, whose memory traffic more threads do not make faster.
+use too; it flatters explicit attention, whose memory traffic gains little from more threads.
 
 Workloads (`benchmarks/backbones.py`): `tiny-sd`, `tiny-sd3` (32 images), `sdxl-cut` (SDXL's UNet structure with random
 weights, 64×64 latents, one image with guidance), only when named `sdxl-cut-128` (the same, 128×128 latents, six steps)
@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -76,8 +76,8 @@ def seconds(workload: Workload, pipe: DiffusionPipeline, clock: Clock, side: Sid
     return clock() - began
 
 
-def measure_workload(workload: Workload, clock: Clock) -> dict[str, object]:
-    """Seconds and ratios of one workload."""
+def measure_workload(workload: Workload, peers: list[Peer], clock: Clock) -> dict[str, object]:
+    """Seconds and ratios of one workload against these peers."""
     print(f"{workload.name} …", flush=True)
     pipe = workload.open()
     timed = partial(seconds, workload, pipe, clock)
@@ -93,7 +93,7 @@ def measure_workload(workload: Workload, clock: Clock) -> dict[str, object]:
         rows.append(
             figures(name, "without", workload.images, above, below) | {"target": AT_MOST[name], "better": "less"}
         )
-    for peer in peers_of(workload):
+    for peer in peers:
         images = peer.images(workload)
         above, below = paired(
             partial(timed, partial(peer.around, pipe), images),
@@ -131,13 +131,17 @@ def figures(name: str, base: str, images: int, above: list[float], below: list[f
     }
 
 
-def measure(workloads: list[Workload], clock: str) -> dict[str, object]:
+def measure(workloads: list[Workload], peers: Sequence[str], clock: str) -> dict[str, object]:
     """Figures of all workloads as `--json` writes them."""
     if clock == "cpu":
         torch.set_num_threads(1)
     missing = {workload.name: workload.missing for workload in workloads if workload.missing}
-    found = [measure_workload(workload, CLOCKS[clock]) for workload in workloads if workload.name not in missing]
-    missing |= {peer.name: f"needs the package {peer.package}" for peer in PEERS if peer.missing}
+    found = [
+        measure_workload(workload, [peer for peer in peers_of(workload) if peer.name in peers], CLOCKS[clock])
+        for workload in workloads
+        if workload.name not in missing
+    ]
+    missing |= {peer.name: f"needs the package {peer.package}" for peer in PEERS if peer.name in peers and peer.missing}
     return {
         "benchmark": "capture",
         "step": STEP,
@@ -174,17 +178,20 @@ def table(result: dict[str, object]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS)
+    names = [peer.name for peer in PEERS]
+    parser.add_argument("--peers", nargs="*", choices=names, default=names)
     parser.add_argument("--gpu", action="store_true", help="only what needs a CUDA device")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of one thread")
     parser.add_argument("--turns", type=int, help="of capture over without (default 15, of sdxl-cut 5)")
     parser.add_argument("--peer-turns", type=int, help="of a peer over ours (default 5, of sdxl-cut 2)")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
-    names = arguments.workloads or [name for name, workload in WORKLOADS.items() if not workload.spare]
-    chosen = [WORKLOADS[name] for name in names if WORKLOADS[name].gpu or not arguments.gpu]
+    workloads = arguments.workloads or [name for name, workload in WORKLOADS.items() if not workload.spare]
+    chosen = [WORKLOADS[name] for name in workloads if WORKLOADS[name].gpu or not arguments.gpu]
     asked = {"turns": arguments.turns, "peer_turns": arguments.peer_turns}
     asked = {name: number for name, number in asked.items() if number}
-    show(measure([replace(workload, **asked) for workload in chosen], arguments.clock), table, arguments.json)
+    result = measure([replace(workload, **asked) for workload in chosen], arguments.peers, arguments.clock)
+    show(result, table, arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ anyhow.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -56,6 +57,7 @@ ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC
 
 def tensor_peak(run: Callable[[], object]) -> int:
     """Largest number of bytes in tensors that ``run`` made, at any moment of it."""
+    gc.collect()  # what an earlier run left in cycles would be subtracted when it goes
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     results = profiler.profiler.kineto_results

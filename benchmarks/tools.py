@@ -1,9 +1,9 @@
 """What three published tools do to get attention maps, restated; and a fourth, run as it is installed.
 
 Restated means: the same tensor operations in the same order and the same things kept, in our words, for the diffusers
-that this project runs on, with the step at which the tool's users get maps, and without drawing. None of a tool's
-costs is added to: warnings, unused options and files are left out. ``benchmarks/eager.py`` has the same methods
-without the detours, and the tests hold both against a plain generation.
+that this project runs on, with the step at which the tool's users get maps, and without drawing. Nothing is added to a
+tool's cost: warnings, unused options and files are left out. ``benchmarks/eager.py`` has the same methods without the
+detours. The tests hold the maps against those of a capture.
 
 - ``daam``: DAAM 0.2.0, github.com/castorini/daam (``daam/trace.py``, ``daam/hook.py``, ``daam/heatmap.py``). Text
   layers of a UNet's down and up blocks; a sum over the steps for every layer and head. It refuses several prompts.
