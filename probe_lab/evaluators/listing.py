@@ -17,15 +17,18 @@ from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Card, Settings, available, card
 from probe_lab.evaluators.checkpoints import Key, is_present
-from probe_lab.evaluators.clip_spec import FILES
+from probe_lab.fitting import Fitting
 
 _ON_A_BASE = ("aesthetic",)
 """Evaluators of two checkpoints, their own and the model's that it sits on."""
 
+WIDE = 100
+"""Columns of a terminal in which all that is known of an evaluator stands on its line."""
+
 
 @dataclass(frozen=True)
 class Listed:
-    """An evaluator and whether its weights are here: built in, yes, no, not set, imported."""
+    """An evaluator and whether its weights are here: built in, yes, no, not set; imported and kept ones are scores."""
 
     name: str
     card: Card
@@ -33,34 +36,52 @@ class Listed:
 
 
 def list_evaluators(experiment: Experiment | None = None) -> list[Listed]:
-    """All of the catalogue; with an experiment also its labelled ones and those imported into its cache."""
+    """All of the catalogue; with an experiment also its labelled ones, and the imported and kept ones of its cache."""
     scoring = experiment.scoring if experiment else Scoring()
     names = list(available())
+    given = [each for each in _given(experiment.cache_folder) if each.name not in scoring.models] if experiment else []
     if experiment:
-        names += sorted({*experiment.evaluators, *scoring.models} - set(names))
-    found = [_listed(name, scoring) for name in names if name.partition("@")[0] in available()]
-    return found + (_imported(experiment.cache_folder) if experiment else [])
+        names += sorted({*experiment.evaluators, *scoring.models} - {*names, *(each.name for each in given)})
+    return [_listed(name, scoring) for name in names if name.partition("@")[0] in available()] + given
 
 
 def evaluators_table(listed: Sequence[Listed]) -> Group:
-    """A line per evaluator, and below where weights come from."""
+    """A line per evaluator, and below where weights come from; in narrow terminals model and licence stand there."""
+    full = _table(listed, ("range", "model", "licence", "weights"))
+    narrow = Group(_table(listed, ("range", "weights")), *_models(listed))
+    return Group(Fitting(((WIDE, full),), narrow), *_sources(listed))
+
+
+def _table(listed: Sequence[Listed], columns: Sequence[str]) -> Table:
     table = Table()
     table.add_column("evaluator", no_wrap=True)
     table.add_column("measures")
-    table.add_column("range", no_wrap=True)
-    table.add_column("model")
-    table.add_column("licence", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
+    for name in columns:
+        table.add_column(name, no_wrap=name != "model")
     for each in listed:
         about = each.card
-        table.add_row(each.name, about.measures, about.range, about.model, about.licence, each.here)
+        cells = {"range": about.range, "model": about.model, "licence": about.licence, "weights": each.here}
+        table.add_row(each.name, about.measures, *(cells[name] for name in columns))
+    return table
+
+
+def _models(listed: Sequence[Listed]) -> list[Text]:
+    kinds = dict.fromkeys((each.card.model, each.card.licence) for each in listed if each.card.model)
+    lines = [Text("\nModels and licences:")]
+    for kind in kinds:
+        members = [each.name for each in listed if (each.card.model, each.card.licence) == kind]
+        lines += [Text(f"  {kind[0]} ({kind[1]})"), Text(f"    {', '.join(members)}")]
+    return lines
+
+
+def _sources(listed: Sequence[Listed]) -> list[Text]:
     lines = [Text("\nReleased weights:")]
     for weights in dict.fromkeys(each.card.weights for each in listed if each.card.weights):
         members = [each for each in listed if each.card.weights == weights]
         files = dict.fromkeys(each.card.file for each in members if each.card.file)
         lines.append(Text(f"  {', '.join(each.name for each in members)}: {', '.join(files)}"))
         lines += [Text(f"    {source}", overflow="fold") for source in weights.split(", ")]
-    return Group(table, *lines)
+    return lines
 
 
 def _listed(name: str, scoring: Scoring) -> Listed:
@@ -70,17 +91,22 @@ def _listed(name: str, scoring: Scoring) -> Listed:
     keys: list[Key] = ["checkpoint", "base"] if name.partition("@")[0] in _ON_A_BASE else ["checkpoint"]
     if not any(getattr(settings.model, key) for key in keys):
         return Listed(name, about, "not set" if about.weights else "built in")
+    from probe_lab.evaluators.clip_spec import FILES  # a model library: only where there are weights to look for
+
     files = [*re.split(r" or |, ", about.file), *FILES]
     return Listed(name, about, "yes" if all(is_present(settings, files, key) for key in keys) else "no")
 
 
-def _imported(folder: Path) -> list[Listed]:
+def _given(folder: Path) -> list[Listed]:
+    """Scores of a cache that are not computed here: imported, or those of a former checkpoint."""
     found = []
     for name in stems(scores_path(folder, "x").parent, ".parquet"):
         try:
-            source = read_score_metadata(folder, name).get(IMPORTED)
+            stored = read_score_metadata(folder, name)
         except ScoreError:  # damaged: not what this list is about
             continue
-        if source is not None:
-            found.append(Listed(name, Card(f"imported from {source}", ""), "imported"))
+        if IMPORTED in stored:
+            found.append(Listed(name, Card(f"imported from {stored[IMPORTED]}", ""), "imported"))
+        elif stored.get("evaluator", name) != name and name.partition("@")[0] in available():
+            found.append(Listed(name, card(name), "kept"))
     return found

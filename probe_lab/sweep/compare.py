@@ -10,6 +10,7 @@ import yaml
 from rich.markup import escape
 
 from probe_lab.errors import ReportError, nearest
+from probe_lab.fitting import Fitting, natural_width
 from probe_lab.sweep.results import estimate_of, read_metrics
 
 if TYPE_CHECKING:
@@ -101,10 +102,12 @@ def comparison_table(
     limit: int | None = None,
     average_seeds: bool = False,
     cells: Collection[str] | None = None,
-) -> Table:
-    """``compare`` for a terminal: "estimate [lower, upper]" per evaluator, the best first."""
-    from rich.table import Table
+) -> Fitting:
+    """``compare`` for a terminal: "estimate [lower, upper]" per evaluator, the best first.
 
+    A line per cell and a column per evaluator where there is room, else a line per tap; in narrow terminals a line
+    per evaluator, beside what the cell is.
+    """
     frame = compare(
         runs_folder,
         metric=metric,
@@ -115,15 +118,47 @@ def comparison_table(
     )
     evaluators = [c.removesuffix("/lower") for c in frame.columns if c.endswith("/lower")]
     keys = [c for c in frame.columns if c != "cell" and c.partition("/")[0] not in evaluators]
-    table = Table(title=f"{metric} on unseen prompts, with 95 % intervals over prompts", title_justify="left")
+    title = f"{metric} on unseen prompts, with 95 % intervals over prompts"
+    wide = [_by_column(frame, keys, evaluators, title, between) for between in ("+", "+\n")]
+    forms = tuple((natural_width(table), table) for table in wide)
+    return Fitting(forms, _by_line(frame, keys, evaluators, title))
+
+
+def _by_column(frame: pd.DataFrame, keys: list[str], evaluators: list[str], title: str, between: str) -> Table:
+    table = _table(title)
     for key in keys:
-        table.add_column(key, overflow="fold")
+        table.add_column(key)
     for name in evaluators:
         table.add_column(name, justify="right", no_wrap=True)
     for row in frame.to_dict("records"):
-        values = (_interval(row[name], row[f"{name}/lower"], row[f"{name}/upper"]) for name in evaluators)
-        table.add_row(*(escape(str(row[key])) for key in keys), *values)
+        told = (str(row[key]).replace("+", between) if key == "taps" else str(row[key]) for key in keys)
+        table.add_row(*map(escape, told), *(_value(row, name) for name in evaluators))
     return table
+
+
+def _by_line(frame: pd.DataFrame, keys: list[str], evaluators: list[str], title: str) -> Table:
+    """What a cell is in one column, with its taps below each other; its evaluators beside, one on each line."""
+    table = _table(title, edge=False)
+    table.add_column("cell", overflow="fold")
+    table.add_column("evaluator", overflow="fold")
+    table.add_column("estimate", justify="right", no_wrap=True)
+    for row in frame.to_dict("records"):
+        told = [str(row[key]) if key in ("model", "loss") else f"{key} {row[key]}" for key in keys if key != "taps"]
+        taps = str(row["taps"]).split("+") if row["taps"] else []
+        values = [_value(row, name) for name in evaluators]
+        table.add_row(escape("\n".join([", ".join(told), *taps])), "\n".join(evaluators), "\n".join(values))
+        table.add_section()
+    return table
+
+
+def _table(title: str, *, edge: bool = True) -> Table:
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left", show_edge=edge, pad_edge=edge)
+
+
+def _value(row: Mapping[Hashable, Any], name: str) -> str:
+    return _interval(row[name], row[f"{name}/lower"], row[f"{name}/upper"])
 
 
 def _interval(estimate: float, lower: float, upper: float) -> str:

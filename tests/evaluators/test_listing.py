@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -58,12 +60,31 @@ def test_imported_ones_are_those_of_the_cache(tmp_path: Path) -> None:
     assert "other" not in [each.name for each in listed]
 
 
-def test_it_fits_a_terminal_of_a_hundred_columns() -> None:
-    shown = Console(file=io.StringIO(), width=100)
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_fits_the_terminal(width: int) -> None:
+    shown = Console(file=io.StringIO(), width=width)
     shown.print(evaluators_table(list_evaluators()))
     text = shown.file.getvalue()  # type: ignore[attr-defined]
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= width
     for name in available():
         assert f" {name} " in text
     assert "…" not in text
     assert "https://huggingface.co/yuvalkirstain/PickScore_v1\n" in text
+    assert "BSD-3-Clause" in text
+    assert "BLIP ViT-L" in text
+
+
+def test_scores_kept_of_a_former_checkpoint_are_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "smoke"
+    fill(folder, [0])
+    for name in ("clip_score", "clip_score@0a1b2c3d"):
+        write_scores(folder, name, [0], np.array([1.0]), metadata={"evaluator": "clip_score"})
+    listed = list_evaluators(load_experiment("smoke", [f"cache.root={tmp_path}", "evaluators=[clip_score@0a1b2c3d]"]))
+    assert {each.name: each.here for each in listed if each.name.startswith("clip_score")} == {
+        "clip_score": "not set", "clip_score@0a1b2c3d": "kept",
+    }  # fmt: skip
+
+
+def test_listing_loads_no_model_library() -> None:
+    loaded = "import sys, probe_lab.evaluators.listing as l; l.list_evaluators(); print('open_clip' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "False\n"

@@ -84,3 +84,33 @@ def test_what_is_not_there_is_named(runs: Path, tmp_path: Path) -> None:
         compare(runs, evaluator="shapes_bindin")
     with pytest.raises(ReportError, match="probe-lab sweep"):
         compare(tmp_path)
+
+
+def test_it_takes_a_form_that_fits_the_terminal(runs: Path) -> None:
+    table = comparison_table(runs)
+    for width, lines in ((200, 4), (130, 4), (80, 8), (60, 8)):
+        console = Console(width=width)
+        with console.capture() as shown:
+            console.print(table)
+        text = shown.get()
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert sum("[" in line for line in text.splitlines()) == lines
+        assert "0.300 [0.200, 0.400]" in text
+
+
+def test_taps_stand_below_each_other_before_the_table_is_turned(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, probe={"taps": [ATTENTION, ACTIVATION]})
+    (cell,) = cells(experiment)
+    (experiment.runs_folder / cell.name).mkdir(parents=True)
+    write_cell(cell, experiment.runs_folder / cell.name, 0.1)
+    shown = {}
+    for width in (200, 130, 80):
+        console = Console(width=width)
+        with console.capture() as captured:
+            console.print(comparison_table(experiment.runs_folder))
+        shown[width] = captured.get()
+    assert f"{ATTENTION}+{ACTIVATION}" in shown[200]
+    assert f"{ATTENTION}+ " in shown[130]
+    assert [text.split()[-1] for text in (shown[130].splitlines()[2], shown[80].splitlines()[1])] == ["┃", "estimate"]
+    assert all(tap in shown[80] for tap in (ATTENTION, ACTIVATION))
