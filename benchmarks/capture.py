@@ -7,7 +7,7 @@ Every generation has 25 steps and ends with latents. `paper` captures the papers
 ten blocks and one activation), `study` the seven taps of `experiments/shapes_full.yaml` at four steps. Both sides of a
 ratio run one after the other, in an order that swaps from turn to turn, and the median is of the turns' ratios: a slow
 moment of the machine hits both sides. `--clock cpu` times CPU seconds of one thread instead, for a machine that others
-use too; it flatters explicit attention, whose memory traffic gains little from more threads.
+use too.
 
 Workloads (`benchmarks/backbones.py`): `tiny-sd`, `tiny-sd3` (32 images), `sdxl-cut` (SDXL's UNet structure with random
 weights, 64×64 latents, one image with guidance), only when named `sdxl-cut-128` (the same, 128×128 latents, six steps)
