@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from PIL.Image import Image
 from torch import Tensor
@@ -53,7 +54,7 @@ class Evaluator(ABC):
 
         Override to do their common work once.
         """
-        images = [each for each in inputs if isinstance(each, Image)]
+        images = cast(Sequence[Image], inputs)  # whoever prepares something else overrides this
         return {member.name: member.score(images, prompts) for member in members}
 
     def release(self) -> None:  # noqa: B027  most have no model
@@ -159,22 +160,13 @@ def prepared(evaluators: Sequence[Evaluator], image: Image) -> dict[str, Prepare
 
 
 def score_all(evaluators: Sequence[Evaluator], images: Sequence[Image], prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Scores of every evaluator by name, float32 [n] each; each family does its common work once."""
-    return score_prepared(evaluators, [prepared(evaluators, image) for image in images], prompts)
+    """Scores of every evaluator by name, float32 [n] each; each family does its common work once.
 
-
-def score_prepared(
-    evaluators: Sequence[Evaluator],
-    inputs: Sequence[Mapping[str, Prepared]],
-    prompts: Sequence[str],
-    *,
-    release: bool = False,
-) -> dict[str, Tensor]:
-    """``score_all`` of what ``prepared`` made of each image; with ``release`` one model is loaded at a time."""
+    Models stay loaded: for pictures that come in many batches.
+    """
+    inputs = [prepared(evaluators, image) for image in images]
     scores: dict[str, Tensor] = {}
     for members in families(evaluators):
         first = members[0]
         scores |= first.score_family(members, [each[first.preprocessing] for each in inputs], prompts)
-        if release:
-            first.release()
     return {evaluator.name: scores[evaluator.name] for evaluator in evaluators}

@@ -92,7 +92,7 @@ class Blip(ModelEvaluator):
             for start in range(0, len(ids), size)
         ]
         words = torch.cat([each.last_hidden_state[:, 0] for each in read])
-        return ids, mask, normalize(self.blip.text_proj(words), dim=-1)
+        return ids, mask, normalize(self.blip.text_proj(words).float(), dim=-1)
 
     def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
         picture = self.blip.vision_model(pixel_values=pixels).last_hidden_state
@@ -116,7 +116,8 @@ class BlipItc(Blip):
     """Cosine of picture and prompt, each encoded without the other."""
 
     def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
-        return (normalize(blip.vision_proj(picture[:, 0]), dim=-1) * text[2]).sum(dim=-1)
+        # In float32, as in ClipTower: a cosine in bfloat16 has three digits, and seeds would tie.
+        return (normalize(blip.vision_proj(picture[:, 0]).float(), dim=-1) * text[2]).sum(dim=-1)
 
 
 def _released(checkpoint: Checkpoint) -> dict[str, Tensor]:

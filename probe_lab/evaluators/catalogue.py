@@ -14,8 +14,6 @@ HUB = "https://huggingface.co/"
 ORIGINALS = ("hps", "image_reward")
 """Modules whose classes have one of the same name in ``reference``."""
 
-_SHAPES = Card("", "0 to 1", "exact, from the picture", "Apache-2.0")
-
 
 def _of(path: str) -> Factory:
     """Makes an object of ``module:class`` below this package."""
@@ -36,7 +34,7 @@ def _of(path: str) -> Factory:
 
 
 def _exact(reward: str, measures: str) -> None:
-    register(reward, _of("shapes:ShapesEvaluator"), Card(measures, _SHAPES.range, _SHAPES.model, _SHAPES.licence))
+    register(reward, _of("shapes:ShapesEvaluator"), Card(measures, "0 to 1", "exact, from the picture", "Apache-2.0"))
 
 
 _exact("shapes_reward", "blend of the other four")

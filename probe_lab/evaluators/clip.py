@@ -58,7 +58,8 @@ class ClipEvaluator(ModelEvaluator):
         self.spec = read_spec(settings, checkpoint, self.architecture, self.key)
         super().__init__(settings, checkpoint, self.spec.transform)
         where, scoring = checkpoint.path.resolve(), settings.scoring
-        self.family = f"clip {self.spec.name} {where} {scoring.device} {scoring.dtype} {self.preprocessing}"
+        words = f"{self.preprocessing} {self.spec.tokenizer_words}"
+        self.family = f"clip {self.spec.name} {where} {scoring.device} {scoring.dtype} {words}"
 
     @abstractmethod
     def rate(self, batch: Encoded) -> Tensor:
@@ -97,7 +98,7 @@ class ClipEvaluator(ModelEvaluator):
         return arrays
 
     def metadata(self) -> dict[str, str]:
-        return super().metadata() | {"architecture": self.spec.name}
+        return super().metadata() | {"architecture": self.spec.name, "tokenizer": self.spec.tokenizer_words}
 
 
 class ClipScore(ClipEvaluator):

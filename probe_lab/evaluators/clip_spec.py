@@ -15,6 +15,7 @@ from probe_lab.errors import ConfigError, ScoreError, nearest
 from probe_lab.evaluators.base import Settings
 from probe_lab.evaluators.checkpoints import Checkpoint, Key
 from probe_lab.evaluators.clip_keys import ACTIVATIONS, open_clip_config
+from probe_lab.evaluators.clip_tokens import FILES as TOKENIZER_FILES
 from probe_lab.evaluators.clip_tokens import tokenizer_folder
 from probe_lab.evaluators.model import Transform
 from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, clip_transform
@@ -42,6 +43,16 @@ class ClipSpec:
     transform: Transform
     tokenizer: Path | None = None
     cleaned: bool = True
+
+    @property
+    def tokenizer_words(self) -> str:
+        """Which tokenizer reads the prompts: OpenAI's, or that of these files, by their content."""
+        if self.tokenizer is None:
+            return "OpenAI's"
+        files = [self.tokenizer / file for file in TOKENIZER_FILES]
+        content = b"".join(file.name.encode() + file.read_bytes() for file in files if file.is_file())
+        mended = "mended text" if self.cleaned else "text as it is"
+        return f"{hashlib.sha256(content).hexdigest()[:16]}, {mended}"
 
     @property
     def width(self) -> int:
@@ -74,10 +85,11 @@ def read_spec(settings: Settings, checkpoint: Checkpoint, default: str, key: Key
                 f"{checkpoint.path.parent} has neither {OWN_CONFIG} nor CLIP's {THEIR_CONFIG}: "
                 f"set scoring.models.{settings.name}.architecture, {default} for instance"
             )
-    return _named(architecture or default)
+    return named_spec(architecture or default)
 
 
-def _named(architecture: str) -> ClipSpec:
+def named_spec(architecture: str) -> ClipSpec:
+    """Of a name that open_clip knows, with OpenAI's tokenizer. ConfigError for another; ScoreError if it is no CLIP."""
     config = open_clip.get_model_config(architecture)
     if config is None:
         known = open_clip.list_models()

@@ -12,7 +12,7 @@ from torchvision.transforms import functional as TF
 from probe_lab.evaluators.base import Settings, card
 from probe_lab.evaluators.checkpoints import locate
 from probe_lab.evaluators.clip import ClipEvaluator, Encoded
-from probe_lab.evaluators.clip_spec import read_spec
+from probe_lab.evaluators.clip_spec import named_spec
 from probe_lab.evaluators.model import ModelEvaluator, Transform
 from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, to_rgb
 
@@ -29,12 +29,12 @@ class HpsV2(ClipEvaluator):
     architecture = "ViT-H-14"
 
     def __init__(self, settings: Settings) -> None:
-        name = settings.model.architecture or self.architecture
         checkpoint = locate(settings, (card(settings.name).file,))
-        named = replace(settings, model=replace(settings.model, architecture=name))  # the files never say it themselves
-        spec = read_spec(named, checkpoint, name)
+        # The released files never say what they are, whatever lies beside them.
+        spec = named_spec(settings.model.architecture or self.architecture)
         self.spec = replace(spec, transform=letterbox(spec.config["vision_cfg"]["image_size"]))
         ModelEvaluator.__init__(self, settings, checkpoint, self.spec.transform)
+        self.family += f" {self.spec.name}"
 
     def rate(self, batch: Encoded) -> Tensor:
         return batch.cosine

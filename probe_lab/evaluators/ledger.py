@@ -30,7 +30,8 @@ class Ledger:
 
     ``save`` keeps what there is: in ``scores/<evaluator>.partial``, or, once every sample of the complete shards has
     its score, in ``scores/<evaluator>.parquet``. There the scores of another checkpoint are not lost: that file
-    becomes ``<evaluator>@<first 8 digits of its checkpoint's hash>.parquet``, and comes back with its checkpoint.
+    becomes ``<evaluator>@<first 8 digits of its checkpoint's hash>.parquet``, and comes back with its checkpoint. (Of
+    two files, 8 digits of each: ``aesthetic@1a2b3c4d-5e6f7a8b``.)
 
     Attributes:
         scores: float32 [n] by sample_id, NaN where there is none.
@@ -50,7 +51,7 @@ class Ledger:
         self._kept = _read(cache, self._kept_name(self._metadata))
         self.scores: NDArray[np.float32] = np.full(len(cache.samples), np.nan, dtype=np.float32)
         self.unreadable: set[int] = set()
-        self._finished = self._changed = False
+        self._finished = self._changed = self._is_back = False
         self._start()
 
     @property
@@ -90,7 +91,7 @@ class Ledger:
             for known in (self._kept, self._former):
                 if known is not None and self._is_mine(known[1]):
                     self.scores[:], self._changed = known[0], known is not self._former
-                    self._finished = known is self._former
+                    self._finished, self._is_back = known is self._former, known is self._kept
                     self.unreadable = unreadable_images(known[1]) if self._finished else set()
         partial = read_partial_scores(self._cache.folder, self.name, len(self.scores))
         if partial is not None and self._is_mine(partial[1]) and (not self._overwrite or _AGAIN in partial[1]):
@@ -122,12 +123,12 @@ class Ledger:
         digest = former.get("checkpoint_sha256", NONE)
         if digest not in (NONE, self._metadata["checkpoint_sha256"]):
             write_atomic(scores_path(folder, self._kept_name(former)), scores_path(folder, self.name).read_bytes())
-            back = "those of this checkpoint are back" if self._kept is not None else "another checkpoint is used"
+            back = "those of this checkpoint are back" if self._is_back else "another checkpoint is used"
             self.notes.append(f"{self.name}: {back}, the former scores are kept as {self._kept_name(former)}")
         self._former = None
 
     def _kept_name(self, metadata: dict[str, str]) -> str:
-        return f"{self.name}@{metadata.get('checkpoint_sha256', NONE)[:8]}"
+        return f"{self.name}@{'-'.join(each[:8] for each in metadata.get('checkpoint_sha256', NONE).split())}"
 
     def _is_mine(self, metadata: dict[str, str]) -> bool:
         return self._metadata.items() <= metadata.items()

@@ -11,6 +11,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from probe_lab.errors import ConfigError
 from probe_lab.evaluators.base import Evaluator, Prepared, Settings
 from probe_lab.evaluators.checkpoints import Checkpoint
 
@@ -21,6 +22,16 @@ class Transform:
 
     words: str
     apply: Callable[[Image], Tensor]
+
+
+def usable(device: str) -> torch.device:
+    """The device of ``scoring.device``. ConfigError for one that is not there, before any model is loaded."""
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch has both
+        raise ConfigError(
+            f"'scoring.device' is '{device}', which cannot be used here: name cpu, or a device of this machine"
+        ) from error
 
 
 class ModelEvaluator(Evaluator):
@@ -44,7 +55,7 @@ class ModelEvaluator(Evaluator):
         self.transform = transform
         self.preprocessing = transform.words
         self.family = f"{type(self).__module__} {settings.model.architecture} {checkpoint.path.resolve()}"
-        self.device, self.dtype = torch.device(scoring.device), cast(torch.dtype, getattr(torch, scoring.dtype))
+        self.device, self.dtype = usable(scoring.device), cast(torch.dtype, getattr(torch, scoring.dtype))
         self._model: nn.Module | None = None
 
     @abstractmethod

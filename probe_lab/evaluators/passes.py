@@ -59,11 +59,10 @@ def score_here(
                 for members in together:
                     yield from _score_chunk(chunk, members, scoring.batch_size * _BATCHES)
                     if takes_turns:
-                        members[0].release()
+                        _release(members)
     finally:
         if not scoring.resident:
-            for members in together:
-                members[0].release()
+            _release(evaluators)
 
 
 def score_apart(
@@ -95,6 +94,12 @@ def _score_chunk(chunk: Chunk, members: Sequence[Evaluator], size: int) -> Itera
         found = first.score_family(members, inputs, chunk.prompts[here])
         scores = {each.name: found[each.name].numpy().astype(np.float32) for each in members}
         yield Part(chunk.ids[here], scores)
+
+
+def _release(evaluators: Sequence[Evaluator]) -> None:
+    """All of them: the first of a family has its model, but each may have a head of its own."""
+    for each in evaluators:
+        each.release()
 
 
 def _score_shard(cache: Cache, names: Sequence[str], ids: NDArray[np.int64], scoring: Scoring) -> Part:

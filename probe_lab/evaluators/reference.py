@@ -24,6 +24,7 @@ from probe_lab.evaluators import blip_original
 from probe_lab.evaluators.base import Evaluator, Settings, card
 from probe_lab.evaluators.checkpoints import Checkpoint, locate
 from probe_lab.evaluators.image_reward import eight_bits
+from probe_lab.evaluators.model import usable
 from probe_lab.evaluators.pictures import to_rgb
 from probe_lab.evaluators.repairs import hpsv2_scoring, image_reward, image_reward_of
 
@@ -48,6 +49,7 @@ class Reference(Evaluator):
                 "run `make rewards`, or leave backend at native"
             )
         self.name, self.settings = settings.name, settings
+        usable(settings.scoring.device)
         self.checkpoint: Checkpoint = locate(settings, (card(settings.name).file,))
         self.family = f"{self.package} {settings.model.architecture} {self.checkpoint.path.resolve()}"
         self.preprocessing = f"that of {self.package} {version_of(self.package)}, of the RGB picture"
@@ -57,7 +59,10 @@ class Reference(Evaluator):
         return self.checkpoint.sha256
 
     def metadata(self) -> dict[str, str]:
-        return super().metadata() | {"backend": f"{self.package} {version_of(self.package)}"}
+        # The packages choose their precision by the device.
+        device = self.settings.scoring.device.partition(":")[0]
+        backend = {"backend": f"{self.package} {version_of(self.package)}", "device": device}
+        return super().metadata() | backend | {"architecture": self.settings.model.architecture}
 
 
 class HpsV2(Reference):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
@@ -85,8 +85,6 @@ def score_cache(
         return ScoreSummary(given=tuple(given))
     cache = Cache(cache_folder)
     _require_images(cache)
-    if any(each.has_model for each in asked):
-        _require_device(scoring.device)
     ledgers = [Ledger(cache, each, overwrite=overwrite) for each in asked]
     scored = tuple(each.name for each in ledgers if len(each.pending))
     try:
@@ -140,15 +138,6 @@ def _require_images(cache: Cache) -> None:
         raise ScoreError(f"the cache {cache.folder} has no complete shard to score: run `probe-lab generate` first")
 
 
-def _require_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
-        raise ConfigError(
-            f"'scoring.device' is '{device}', which cannot be used here: name cpu, or a device of this machine"
-        ) from error
-
-
 def _score(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int, on_progress: Progress) -> None:
     """Score what is pending, and save from time to time."""
     total = len(cache.complete_samples)
@@ -157,16 +146,18 @@ def _score(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: i
     on_progress(done // len(ledgers), total)
     warned: set[int] = set()
     saved = time.monotonic()
-    for part in _parts(cache, ledgers, scoring, workers):
-        for sample in sorted(set(part.unreadable) - warned):
-            _log.warning("the image of sample %d cannot be decoded: it gets no score", sample)
-            warned.add(sample)
-        done += _enter(part, by_name)
-        on_progress(done // len(ledgers), total)
-        if time.monotonic() - saved > SAVE_EVERY:
-            for ledger in ledgers:
-                ledger.save()
-            saved = time.monotonic()
+    # Closed at once: after an error, nobody prepares further images.
+    with closing(_parts(cache, ledgers, scoring, workers)) as parts:
+        for part in parts:
+            for sample in sorted(set(part.unreadable) - warned):
+                _log.warning("the image of sample %d cannot be decoded: it gets no score", sample)
+                warned.add(sample)
+            done += _enter(part, by_name)
+            on_progress(done // len(ledgers), total)
+            if time.monotonic() - saved > SAVE_EVERY:
+                for ledger in ledgers:
+                    ledger.save()
+                saved = time.monotonic()
 
 
 def _enter(part: Part, ledgers: Mapping[str, Ledger]) -> int:
@@ -177,7 +168,7 @@ def _enter(part: Part, ledgers: Mapping[str, Ledger]) -> int:
     return len(part.scores) * (len(part.ids) + len(part.unreadable))
 
 
-def _parts(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int) -> Iterator[Part]:
+def _parts(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int) -> Generator[Part]:
     """One pass for each set of evaluators that lack the same samples: usually one, and no image is decoded twice."""
     for members, ids in _passes(ledgers):
         if workers > 1 and not any(each.has_model for each in members):

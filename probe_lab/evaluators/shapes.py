@@ -1,7 +1,4 @@
-"""
-
-The exact rewards of the embedded world as evaluators: shapes_reward, shapes_presence, shapes_binding, ...
-"""
+"""The exact rewards of the embedded world as evaluators: shapes_reward, shapes_presence, shapes_binding, ..."""
 
 from __future__ import annotations
 

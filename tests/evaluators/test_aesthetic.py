@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
+sys.path.insert(0, str(Path(__file__).parent))
+from scored_world import fill
+
+from probe_lab.cache import Cache
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ScoreError
-from probe_lab.evaluators import create, score_all
+from probe_lab.evaluators import Evaluator, create, run, score_all
 from probe_lab.evaluators.aesthetic import HEAD, Aesthetic
 from probe_lab.evaluators.base import Settings
 from probe_lab.evaluators.clip import ClipEvaluator
@@ -150,6 +155,28 @@ def test_lower_precision(transformers_clip: Path, head: Path, pictures: list[Ima
     lower = aesthetic(head, transformers_clip, dtype="bfloat16")
     assert 0 < (lower.score(pictures, prompts) - exact).abs().max() < 0.1
     assert lower.head.layers[0].weight.dtype == torch.float32
+
+
+def test_a_head_is_freed_with_the_model_of_its_family(
+    transformers_clip: Path, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another member has the model."""
+    made: list[Aesthetic] = []
+    models = {
+        "clip_score": EvaluatorModel(str(transformers_clip)),
+        "aesthetic": EvaluatorModel(str(head), str(transformers_clip)),
+    }
+
+    def create_and_keep(name: str, scoring: Scoring) -> Evaluator:
+        found = create(name, scoring)
+        made.extend([found] if isinstance(found, Aesthetic) else [])
+        return found
+
+    monkeypatch.setattr(run, "create", create_and_keep)
+    fill(tmp_path, [0])
+    run.score_cache(tmp_path, list(models), scoring=Scoring(models=models))
+    assert [each._head for each in made] == [None]
+    assert np.isfinite(Cache(tmp_path).scores("aesthetic")[:4]).all()
 
 
 def test_release(transformers_clip: Path, head: Path, pictures: list[Image.Image]) -> None:

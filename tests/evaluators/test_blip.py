@@ -139,6 +139,15 @@ def test_one_family_runs_the_vision_tower_once(saved: Path, pairs: tuple[list[Im
         assert worst(evaluator.score(images, prompts), together[evaluator.name]) < CLOSE
 
 
+def test_cosines_of_half_a_precision_do_not_tie(saved: Path, pairs: tuple[list[Image.Image], list[str]]) -> None:
+    """In bfloat16 they would have three digits."""
+    images, prompts = pairs
+    exact = evaluators(saved)[1].score(images, prompts)
+    found = evaluators(saved, dtype="bfloat16")[1].score(images, prompts)
+    assert 0 < (found - exact).abs().mean() < 0.2 * exact.std()
+    assert (found != found.bfloat16().float()).float().mean() > 0.9
+
+
 def test_ranges(saved: Path, pairs: tuple[list[Image.Image], list[str]]) -> None:
     itm, itc = (each.score(*pairs) for each in evaluators(saved))
     assert itm.ge(0).all()

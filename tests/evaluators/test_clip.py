@@ -14,20 +14,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.model import CLIP as OpenClip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import clip, create, score_all
 from probe_lab.evaluators.base import Settings
 from probe_lab.evaluators.clip import ClipEvaluator, ClipScore
-from probe_lab.evaluators.clip_keys import open_clip_config, open_clip_keys
-from probe_lab.evaluators.clip_tokens import ClipTokenizer, openai_tokenizer, own_tokenizer
 from probe_lab.evaluators.pictures import clip_transform, to_rgb
 
 TOLERANCE = 1e-5
@@ -331,6 +328,20 @@ def test_metadata(transformers_clip: Path, tmp_path: Path) -> None:
     assert "shortest side to 32" in before["preprocessing"]
 
 
+def test_another_tokenizer_is_another_evaluator(transformers_clip: Path, tmp_path: Path) -> None:
+    """Of the same weights, so neither scores nor a model are shared."""
+    folder = tmp_path / "clip"
+    shutil.copytree(transformers_clip, folder)
+    first = clip_score(folder)
+    before = first.metadata()
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["normalizer"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    after = clip_score(folder)
+    assert {key for key, value in before.items() if after.metadata()[key] != value} == {"tokenizer"}
+    assert first.family != after.family
+
+
 def test_mean_and_std_of_the_folder(transformers_clip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clip"
     shutil.copytree(transformers_clip, folder)
@@ -350,63 +361,6 @@ def test_the_shipped_one(
     assert torch.equal(found, clip_score(open_clip_folder).score(pictures, prompts))
     named = Scoring(models={"shapes_clip_score": EvaluatorModel(checkpoint=str(transformers_clip))})
     assert not torch.equal(create("shapes_clip_score", named).score(pictures, prompts), found)
-
-
-def test_prompts_are_cut_as_in_the_originals(prompts: list[str], transformers_clip: Path) -> None:
-    """77 tokens, the last of which is the end."""
-    odd = [*prompts, "naïve café — “quotes”, it's 3.14!", "日本語 🎨🖼️", "word " * 100]
-    simple = openai_tokenizer(77)(odd)
-    assert torch.equal(simple.ids, open_clip.get_tokenizer("ViT-B-16")(odd))
-    assert simple.ids[-1, -1] == 49407
-    theirs = AutoTokenizer.from_pretrained(transformers_clip)
-    own = own_tokenizer(transformers_clip, 12, cleaned=False)(odd)
-    padded = theirs(odd, padding="max_length", truncation=True, max_length=12, return_tensors="pt")
-    assert torch.equal(own.ids, padded["input_ids"])
-    assert torch.equal(own.length, padded["attention_mask"].sum(1))
-    assert own.truncated.tolist() == [len(each) > 12 for each in theirs(odd, verbose=False)["input_ids"]]
-
-
-def test_truncation_by_hand() -> None:
-    tokens = ClipTokenizer(lambda text: [7, *map(int, text.split()), 9], context=4, pad=5)(["1", "", "1 2", "1 2 3"])
-    assert tokens.ids.tolist() == [[7, 1, 9, 5], [7, 9, 5, 5], [7, 1, 2, 9], [7, 1, 2, 9]]
-    assert tokens.length.tolist() == [3, 2, 4, 4]
-    assert tokens.truncated.tolist() == [False, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("name", "act", "vision", "text"),
-    [
-        ("ViT-B-32-quickgelu", "quick_gelu", (32, 768, 12, 12), (512, 12, 8)),
-        ("ViT-B-16-quickgelu", "quick_gelu", (16, 768, 12, 12), (512, 12, 8)),
-        ("ViT-L-14-quickgelu", "quick_gelu", (14, 1024, 24, 16), (768, 12, 12)),
-        ("ViT-H-14", "gelu", (14, 1280, 32, 16), (1024, 24, 16)),
-    ],
-)
-def test_released_sizes(name: str, act: str, vision: tuple[int, ...], text: tuple[int, ...]) -> None:
-    """Every key and shape of transformers' model is one of open_clip's, of the sizes that were released."""
-    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-    config = CLIPConfig(
-        text_config=dict(zip(keys, text, strict=True)) | {"intermediate_size": 4 * text[0], "hidden_act": act},
-        vision_config=dict(zip(("patch_size", *keys), vision, strict=True))
-        | {"intermediate_size": 4 * vision[1], "hidden_act": act},
-        projection_dim={"ViT-H-14": 1024, "ViT-L-14-quickgelu": 768}.get(name, 512),
-    )
-    with torch.device("meta"):
-        converted = open_clip_keys(CLIPModel(config).state_dict())
-        ours = OpenClip(**open_clip_config(config)).state_dict()
-        theirs = OpenClip(**open_clip.get_model_config(name)).state_dict()
-    shapes = {key: tensor.shape for key, tensor in theirs.items()}
-    assert {key: tensor.shape for key, tensor in converted.items()} == shapes
-    assert {key: tensor.shape for key, tensor in ours.items()} == shapes
-    assert open_clip_config(config)["quick_gelu"] == open_clip.get_model_config(name).get("quick_gelu", False)
-
-
-def test_keys_that_are_not_known_stay() -> None:
-    """So that they are reported; nor is a query projected without its key and value."""
-    one = torch.ones(1)
-    found = open_clip_keys({"text_model.x": one, "vision_model.encoder.layers.0.self_attn.q_proj.bias": one, "y": one})
-    assert found.keys() == {"text_model.x", "vision_model.encoder.layers.0.self_attn.q_proj.bias", "y"}
-    assert open_clip_keys({"context_length": one, "module.y": one}).keys() == {"y"}
 
 
 def test_settings_are_not_changed(open_clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,15 @@ def test_architecture_is_vit_h_14_unless_configured(weights: Path) -> None:
     assert evaluator.spec.config["vision_cfg"]["width"] == 1280
 
 
+def test_what_lies_beside_the_weights_is_not_read(weights: Path, tmp_path: Path) -> None:
+    """The file of another CLIP in the same folder."""
+    (tmp_path / weights.name).write_bytes(weights.read_bytes())
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG | {"quick_gelu": True}}))
+    found = HpsV2(replace(settings(weights), model=EvaluatorModel(str(tmp_path), architecture=ARCHITECTURE)))
+    assert found.metadata() == HpsV2(settings(weights)).metadata()
+    assert HpsV2(replace(settings(weights), model=EvaluatorModel(str(tmp_path)))).spec.name == "ViT-H-14"
+
+
 def test_a_key_too_few_or_too_many(weights: Path, tmp_path: Path) -> None:
     state = torch.load(weights, weights_only=True)["state_dict"]
     state["visual.projection"] = state.pop("visual.proj")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from probe_lab.cache import Cache, write_scores
 from probe_lab.cache.scores import read_partial_scores
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ConfigError, ScoreError
-from probe_lab.evaluators import base, create, passes, register
+from probe_lab.evaluators import base, create, decode, passes, register
+from probe_lab.evaluators.encode import encode_texts
 from probe_lab.evaluators.run import score_cache
 from probe_lab.shapes.captions import parse_caption
 from probe_lab.shapes.rewards import rewards
@@ -242,6 +244,49 @@ def test_scores_of_another_checkpoint_are_kept_and_come_back(tmp_path: Path, mea
     assert mean.seen == 2 * COUNT
     assert cache.evaluators() == ["mean", "mean@22222222"]
     assert cache.score_metadata("mean")["checkpoint_sha256"] == first
+
+
+def test_scores_of_two_files_are_kept_apart(tmp_path: Path, mean: Mean) -> None:
+    """A head on one CLIP, on another, and on the first again: no scores are lost."""
+    fill(tmp_path, [0, 1, 2])
+    head, one, other = ("f" * 64, "1" * 64, "2" * 64)
+    for digest in (one, other, one):
+        mean.checkpoint_sha256 = f"{head} {digest}"
+        score_cache(tmp_path, ["mean"])
+    assert mean.seen == 2 * COUNT
+    cache = Cache(tmp_path)
+    assert cache.evaluators() == ["mean", "mean@ffffffff-22222222"]
+    assert cache.score_metadata("mean")["checkpoint_sha256"] == f"{head} {one}"
+    assert cache.score_metadata("mean@ffffffff-22222222")["checkpoint_sha256"] == f"{head} {other}"
+
+
+def test_after_an_error_no_further_images_are_prepared(
+    tmp_path: Path, mean: Mean, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, [0, 1, 2])
+    monkeypatch.setattr(passes, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(decode, "_READ", 1)
+    threads = threading.active_count()
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        score_cache(tmp_path, ["mean"], on_progress=stop)
+    assert threading.active_count() == threads  # while the traceback still holds the frames
+    assert mean.prepared < COUNT
+    assert caught.value.__traceback__ is not None
+
+
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    fill(tmp_path, [0])
+    scoring = Scoring(device="cudo")
+    with pytest.raises(ConfigError, match=r"'scoring\.device' is 'cudo'.*name cpu"):
+        score_cache(tmp_path, ["shapes_clip_score"], scoring=scoring)
+    with pytest.raises(ConfigError, match=r"'scoring\.device' is 'cudo'.*name cpu"):
+        encode_texts(tmp_path, "shapes_clip_score", scoring)
+    score_cache(tmp_path, ["shapes_reward"], scoring=scoring)  # which needs none
 
 
 def test_partial_scores_of_other_metadata_are_not_used(tmp_path: Path, mean: Mean) -> None:
