@@ -186,7 +186,8 @@ def _from_hub(name: str, repository: str, files: Sequence[str], remedy: str) -> 
             ) from error
         except Exception as error:  # the client lets those of its HTTP library through, whose classes changed before
             raise ScoreError(
-                f"the checkpoint {repository} of {name} cannot be downloaded ({_first_line(error)}): {remedy}"
+                f"the checkpoint {repository} of {name} is not here and cannot be downloaded ({_first_line(error)}): "
+                f"{remedy}"
             ) from error
     raise ScoreError(f"the repository {repository} holds none of {', '.join(files)}: {remedy}")
 

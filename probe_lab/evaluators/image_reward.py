@@ -50,7 +50,7 @@ def eight_bits(image: Image) -> Image:
     return to_rgb(image) if image.mode == "I" or image.mode.startswith("I;16") else image
 
 
-class Network(nn.Module):
+class ImageRewardNetwork(nn.Module):
     """Vision tower, text tower that attends to it, and the head. The two projections are in the file, and unused."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -84,11 +84,11 @@ def head(width: int) -> nn.Sequential:
     )
 
 
-def network(tensors: Mapping[str, Tensor], source: Path) -> Network:
+def network(tensors: Mapping[str, Tensor], source: Path) -> ImageRewardNetwork:
     """The model of a released file's tensors. ScoreError unless every key and shape is that of ImageReward."""
     tensors = {key.removeprefix("blip.").replace("mlp.layers.", "mlp.", 1): each for key, each in tensors.items()}
     original.require_sizes(tensors, "ImageReward", source)
-    found = Network(tensors)
+    found = ImageRewardNetwork(tensors)
     load_strictly(found, original.renamed(tensors), source)
     return found
 
@@ -108,7 +108,7 @@ class ImageReward(ModelEvaluator):
 
     @cached_property
     def tokenizer(self) -> BertTokenizer:
-        return original.tokenizer(self.vocabulary, cast(Network, self.model).text_encoder.config.vocab_size)
+        return original.tokenizer(self.vocabulary, cast(ImageRewardNetwork, self.model).text_encoder.config.vocab_size)
 
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         return original.tokens(self.tokenizer, prompts, self.device)

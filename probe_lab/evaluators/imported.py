@@ -43,8 +43,9 @@ def import_scores(
     there, they must agree. ``column`` is the score. An earlier import of that name is replaced.
 
     Raises:
-        ScoreError: the file cannot be read, lacks a column, has a row without a finite score, two rows of one sample or
-            one of no sample; a name that ``score`` computes, or whose file is not an import (unless ``overwrite``).
+        ScoreError: the file cannot be read, lacks a column, has no row, a row without a finite score, two rows of one
+            sample or one of no sample; a name that ``score`` computes, or whose file is not an import (unless
+            ``overwrite``).
         CacheError: there is no cache, or it cannot be written.
     """
     cache = Cache(cache_folder)
@@ -52,6 +53,8 @@ def import_scores(
     table = _read(file)
     if column not in table.columns:
         raise ScoreError(f"{file} has no column '{column}': {nearest(column, table.columns)}; name it with --column")
+    if table.empty:
+        raise ScoreError(f"{file} has no rows: give it one per sample that has a score")
     ids = _sample_ids(table, cache.samples, file)
     scores = _numbers(table[column], file)
     metadata = {"evaluator": evaluator, IMPORTED: file.name, "sha256": sha256_of(file), "column": column}

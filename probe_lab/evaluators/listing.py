@@ -22,8 +22,8 @@ from probe_lab.fitting import Fitting
 _ON_A_BASE = ("aesthetic",)
 """Evaluators of two checkpoints, their own and the model's that it sits on."""
 
-WIDE = 100
-"""Columns of a terminal in which all that is known of an evaluator stands on its line."""
+_BESIDE_THE_NAME = 88
+"""Columns of a terminal in which all that is known of an evaluator stands beside its name, in few lines."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,19 @@ class Listed:
 def list_evaluators(experiment: Experiment | None = None) -> list[Listed]:
     """All of the catalogue; with an experiment also its labelled ones, and the imported and kept ones of its cache."""
     scoring = experiment.scoring if experiment else Scoring()
-    names = list(available())
+    names = {*available()}
     given = [each for each in _given(experiment.cache_folder) if each.name not in scoring.models] if experiment else []
     if experiment:
-        names += sorted({*experiment.evaluators, *scoring.models} - {*names, *(each.name for each in given)})
-    return [_listed(name, scoring) for name in names if name.partition("@")[0] in available()] + given
+        names |= {*experiment.evaluators, *scoring.models} - {each.name for each in given}
+    return [_listed(name, scoring) for name in sorted(names) if name.partition("@")[0] in available()] + given
 
 
 def evaluators_table(listed: Sequence[Listed]) -> Group:
     """A line per evaluator, and below where weights come from; in narrow terminals model and licence stand there."""
     full = _table(listed, ("range", "model", "licence", "weights"))
     narrow = Group(_table(listed, ("range", "weights")), *_models(listed))
-    return Group(Fitting(((WIDE, full),), narrow), *_sources(listed))
+    wide = _BESIDE_THE_NAME + max(len(each.name) for each in listed)
+    return Group(Fitting(((wide, full),), narrow), *_sources(listed))
 
 
 def _table(listed: Sequence[Listed], columns: Sequence[str]) -> Table:
@@ -106,7 +107,7 @@ def _given(folder: Path) -> list[Listed]:
         except ScoreError:  # damaged: not what this list is about
             continue
         if IMPORTED in stored:
-            found.append(Listed(name, Card(f"imported from {stored[IMPORTED]}", ""), "imported"))
+            found.append(Listed(name, Card(f"imported from {stored[IMPORTED]}", "", ""), "imported"))
         elif stored.get("evaluator", name) != name and name.partition("@")[0] in available():
             found.append(Listed(name, card(name), "kept"))
     return found

@@ -190,7 +190,7 @@ def test_a_cached_repository_needs_no_network(hub: Path) -> None:
 def test_a_repository_that_was_never_fetched(hub: Path) -> None:
     wanted = settings("some/other")
     assert not is_present(wanted, FILES)
-    with pytest.raises(ScoreError, match=r"some/other of clip_score cannot be downloaded.*huggingface.co/openai"):
+    with pytest.raises(ScoreError, match=r"some/other of clip_score is not here and .*huggingface.co/openai"):
         locate(wanted, FILES)
 
 

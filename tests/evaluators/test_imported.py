@@ -73,6 +73,7 @@ def test_an_import_is_not_computed_again_and_may_be_replaced(folder: Path, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda t: t[:0], "has no rows"),
         (lambda t: t.drop(columns="score"), r"has no column 'score'.*--column"),
         (lambda t: t.drop(columns="seed"), r"columns prompt, score: needed are sample_id, or prompt and seed"),
         (

@@ -60,7 +60,7 @@ def test_imported_ones_are_those_of_the_cache(tmp_path: Path) -> None:
     assert "other" not in [each.name for each in listed]
 
 
-@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("width", [80, 100, 120])
 def test_it_fits_the_terminal(width: int) -> None:
     shown = Console(file=io.StringIO(), width=width)
     shown.print(evaluators_table(list_evaluators()))
