@@ -91,8 +91,10 @@ def score(
     source: Annotated[
         Path | None, typer.Option("--import", help="a CSV or parquet file of scores, by sample_id or prompt and seed")
     ] = None,
-    evaluator: Annotated[str, typer.Option(help="with --import: the name that these scores get")] = "",
-    column: Annotated[str, typer.Option(help="with --import: the column of the scores")] = "score",
+    evaluator: Annotated[
+        str | None, typer.Option(help="with --import: the name that these scores get, instead of earlier ones")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="with --import: the column of the scores, default score")] = None,
 ) -> None:
     """Score the cached images with the experiment's evaluators, or import scores. The same command resumes.
 
@@ -104,8 +106,8 @@ def score(
     """
     config = load_experiment(experiment, overrides)
     folder = config.cache_folder
-    if source is not None or evaluator:
-        _import(folder, source, evaluator, column, overwrite)
+    if source is not None or evaluator is not None or column is not None:
+        _import(folder, source, evaluator, column or "score", overwrite)
         return
 
     from probe_lab.evaluators.encode import encode_texts
@@ -126,7 +128,7 @@ def score(
     out.print(escape(f"{summary.text} ({folder / 'scores'})"))
 
 
-def _import(folder: Path, source: Path | None, evaluator: str, column: str, overwrite: bool) -> None:
+def _import(folder: Path, source: Path | None, evaluator: str | None, column: str, overwrite: bool) -> None:
     from probe_lab.evaluators.imported import import_scores
 
     if source is None or not evaluator:

@@ -6,9 +6,11 @@ for both. Beside what ``transformers`` saves, Salesforce's own ``model_base_retr
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -50,6 +52,7 @@ class Blip(ModelEvaluator):
     """
 
     version = "1"
+    exact = ("itm_head",)
 
     def __init__(self, settings: Settings) -> None:
         checkpoint = locate(settings, FILES)
@@ -60,7 +63,7 @@ class Blip(ModelEvaluator):
                 f"there is no config.json beside {checkpoint.path}: name the folder that transformers saved, "
                 f"a hub id, or one of Salesforce's {ORIGINAL} files"
             )
-        self.config = BlipConfig.from_json_file(beside) if beside else _config(checkpoint)
+        self.config = _saved_config(beside) if beside else _config(checkpoint)
         super().__init__(settings, checkpoint, clip_transform(self.config.vision_config.image_size, fit="squash"))
         self.vocabulary = original.vocabulary(settings, checkpoint)
         self.family += f" {self.vocabulary.path.resolve()}"
@@ -108,8 +111,8 @@ class BlipItm(Blip):
     def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
         ids, mask, _ = text
         read = blip.text_encoder(ids, attention_mask=mask, encoder_hidden_states=picture, is_decoder=False)
-        logits: Tensor = blip.itm_head(read.last_hidden_state[:, 0])
-        return logits.float().softmax(dim=-1)[:, 1]
+        logits: Tensor = blip.itm_head(read.last_hidden_state[:, 0].float())
+        return logits.softmax(dim=-1)[:, 1]
 
 
 class BlipItc(Blip):
@@ -118,6 +121,14 @@ class BlipItc(Blip):
     def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
         # In float32, as in ClipTower: a cosine in bfloat16 has three digits, and seeds would tie.
         return (normalize(blip.vision_proj(picture[:, 0]).float(), dim=-1) * text[2]).sum(dim=-1)
+
+
+def _saved_config(path: Path) -> BlipConfig:
+    """What transformers saved. ScoreError when it is of another model."""
+    kind = json.loads(path.read_bytes()).get("model_type")
+    if kind != BlipConfig.model_type:
+        raise ScoreError(f"{path} describes a model of the type '{kind}': name a checkpoint of the type blip")
+    return BlipConfig.from_json_file(path)
 
 
 def _released(checkpoint: Checkpoint) -> dict[str, Tensor]:

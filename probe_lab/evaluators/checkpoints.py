@@ -77,8 +77,8 @@ class Checkpoint:
             found = torch.load(self.path, map_location="cpu", weights_only=True, mmap=zipped)
         except (pickle.UnpicklingError, AttributeError) as error:
             raise ScoreError(
-                f"{self.path} holds more than tensors and is not opened, since that can run foreign code: "
-                "convert it to safetensors where you trust it"
+                f"{self.path} is no file of weights, or holds more than tensors, and is not opened, since that can run "
+                "foreign code: convert it to safetensors where you trust it"
             ) from error
         except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
             raise ScoreError(f"the checkpoint {self.path} cannot be read ({error}): fetch it again") from error
@@ -108,7 +108,7 @@ def locate(settings: Settings, files: Sequence[str], key: Key = "checkpoint", re
             if (path / file).is_file():
                 return Checkpoint(path / file)
         raise ScoreError(f"the folder {path} holds none of {', '.join(files)}: {remedy}")
-    if _may_be_repository(path):
+    if _may_be_repository(wanted):
         return _from_hub(settings.name, wanted, files, remedy)
     raise ScoreError(f"the {key} '{wanted}' of {settings.name} does not exist: {remedy}")
 
@@ -148,11 +148,12 @@ def is_present(settings: Settings, files: Sequence[str], key: Key = "checkpoint"
         return False
     if path.exists():
         return path.is_file() or any((path / file).is_file() for file in files)
-    return _may_be_repository(path) and _cached(wanted, files) is not None
+    return _may_be_repository(wanted) and _cached(wanted, files) is not None
 
 
-def _may_be_repository(path: Path) -> bool:
-    return len(path.parts) == 2 and not path.is_absolute() and path.suffix.lower() not in SUFFIXES
+def _may_be_repository(wanted: str) -> bool:
+    """Whether ``owner/name`` may be meant; ``./name`` and ``~/name`` are folders."""
+    return wanted.count("/") == 1 and wanted[0] not in "/.~" and Path(wanted).suffix.lower() not in SUFFIXES
 
 
 def _is_torchscript(path: Path) -> bool:

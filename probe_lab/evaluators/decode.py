@@ -70,6 +70,8 @@ def decoded(data: bytes) -> Image.Image | None:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises whatever its decoder met: OSError, SyntaxError, ValueError, struct.error
         return None
     return image

@@ -67,7 +67,7 @@ class ImageRewardNetwork(nn.Module):
         """Rewards [b] before they are normalised, of ``pixels`` [b, 3, 224, 224] and tokens int64 [b, L]."""
         picture = self.vision_model(pixel_values=pixels).last_hidden_state
         read = self.text_encoder(ids, attention_mask=mask, encoder_hidden_states=picture, is_decoder=False)
-        return cast(Tensor, self.mlp(read.last_hidden_state[:, 0])).squeeze(-1)
+        return cast(Tensor, self.mlp(read.last_hidden_state[:, 0].float())).squeeze(-1)
 
 
 def head(width: int) -> nn.Sequential:
@@ -97,6 +97,7 @@ class ImageReward(ModelEvaluator):
     """Human preference, about -2.3 to 2. ``base`` is BERT's vocabulary: a file, a folder or a hub id."""
 
     version = "1"
+    exact = ("mlp",)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, locate(settings, FILES), transform())
@@ -114,7 +115,7 @@ class ImageReward(ModelEvaluator):
         return original.tokens(self.tokenizer, prompts, self.device)
 
     def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        rewards = self.model(pixels, *text).float()
+        rewards = self.model(pixels, *text)
         return {member.name: (rewards - MEAN) / STD for member in members}
 
     def metadata(self) -> dict[str, str]:

@@ -42,10 +42,12 @@ class ModelEvaluator(Evaluator):
 
     Attributes:
         reads_prompts: prompts are encoded for a family only if one of its members reads them.
+        exact: submodules that stay in float32 whatever the dtype: in half precision a head's scores would tie.
     """
 
     has_model = True
     reads_prompts = True
+    exact: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint, transform: Transform) -> None:
         scoring = settings.scoring
@@ -81,6 +83,8 @@ class ModelEvaluator(Evaluator):
     def model(self) -> nn.Module:
         if self._model is None:
             self._model = self.build().to(self.device, self.dtype).eval().requires_grad_(False)
+            for name in self.exact:
+                self._model.get_submodule(name).float()
         return self._model
 
     def release(self) -> None:

@@ -16,6 +16,11 @@ from probe_lab.errors import SweepError
 from probe_lab.losses import TERMS, parse_loss
 
 _IRRELEVANT = ("name", "runs", "reports", "tracking", "workers", "sweep", "capture")
+_LATER: Mapping[str, tuple[str, ...]] = {
+    "prompts": ("column", "per_image", "revision", "shuffle", "split"),
+    "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
+}
+"""Keys that came after the first cells were named: they count only where they are set."""
 _COUPLED = ("probe.step", "probe.evaluators")
 """Keys of ``probe`` whose limits depend on other sections."""
 _CLOSED_FORM: tuple[Model, ...] = ("linear", "attention_entropy", "x0_preview")
@@ -125,8 +130,8 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     Left out: where files lie and what runs are called, the capture list (the cell states what it reads),
     and what only changes speed (``sampling.batch_size``, ``device`` and ``offload``, ``cache.shard_size``,
     ``data.residency`` and ``num_workers``, ``trainer.accelerator``; of ``scoring`` all but dtype and the models of
-    the evaluators that the cell predicts, and of its text encoder). ``scoring`` and ``text`` are left out too where
-    nothing is set, so that cells from before these keys keep their names.
+    the evaluators that the cell predicts, and of its text encoder). ``scoring``, ``text`` and the keys of ``_LATER``
+    are left out too where nothing is set, so that cells from before these keys keep their names.
     """
     content = dataclasses.asdict(experiment)
     for key in (*_IRRELEVANT, "scoring", "text"):
@@ -139,6 +144,11 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     }.items():
         for key in keys:
             del content[section][key]
+    for section, keys in _LATER.items():
+        default = dataclasses.asdict(type(getattr(experiment, section))())
+        for key in keys:
+            if content[section][key] == default[key]:
+                del content[section][key]
     content["cache"]["name"] = experiment.cache_folder.name
     content["evaluators"] = experiment.probe_evaluators
     del content["probe"]["evaluators"]

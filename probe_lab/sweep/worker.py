@@ -14,7 +14,8 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from probe_lab.config import BACKBONE, Experiment
+from probe_lab.config import BACKBONE, Experiment, ProbeConfig
+from probe_lab.errors import ConfigError
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.results import METRICS
 
@@ -48,8 +49,8 @@ class ProbeTrainer:
     preview_factory: Callable[[Experiment], Previewer] | None = None
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """CacheError or ScoreError for a cache, an array, scores or text that a cell needs and that are not
-        there."""
+        """CacheError or ScoreError for a cache, an array, scores or text that a cell needs and that are not there;
+        ConfigError for tokens that are not those of the attention maps beside them."""
         from probe_lab.cache import Cache
 
         needed: dict[Path, tuple[dict[str, None], dict[str, None]]] = {}
@@ -64,8 +65,10 @@ class ProbeTrainer:
             for evaluator in evaluators:
                 cache.scores(evaluator)
         for cell in cells:
-            if cell.experiment.probe.reads_text and cell.experiment.text.encoder != BACKBONE:
-                Cache(cell.experiment.cache_folder).require_text(cell.experiment.text.encoder)
+            encoder = cell.experiment.text.encoder
+            if cell.experiment.probe.reads_text and encoder != BACKBONE:
+                _require_no_maps(cell.experiment.probe, encoder)
+                Cache(cell.experiment.cache_folder).require_text(encoder)
 
     def load(self, cell: Cell, workers: int) -> ResidentArrays | None:
         """The cell's arrays, or None where they are to be streamed."""
@@ -93,6 +96,16 @@ class ProbeTrainer:
         from probe_lab.capture.preview import preview_scorer
 
         return preview_scorer(experiment)
+
+
+def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:
+    """Maps are channels of the backbone's tokens; another encoder cuts a prompt into tokens of its own."""
+    maps = [tap for tap in probe.taps if tap.endswith("/attention")]
+    if maps and probe.text == "tokens" and probe.model in ("cnn", "shuffled_labels"):
+        raise ConfigError(
+            f"'probe.text' is tokens and 'text.encoder' is {encoder}, whose tokens are not those of {maps[0]}: "
+            "set probe.text=pooled, or text.encoder=backbone"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,20 @@ def test_no_config(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
     with pytest.raises(ScoreError, match=r"no config.json beside"):
         evaluators(tmp_path)
+
+
+def test_a_config_of_another_model(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "clip")
+    config = json.loads((saved / "config.json").read_text()) | {"model_type": "clip"}
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ScoreError, match="type 'clip'"):
+        evaluators(tmp_path / "clip")
+
+
+def test_heads_stay_in_float32(saved: Path, pairs: tuple[list[Image.Image], list[str]]) -> None:
+    match = evaluators(saved, dtype="bfloat16")[0]
+    found = match.score(*(each[::7] for each in pairs))
+    assert (found != found.bfloat16().float()).float().mean() > 0.9
 
 
 def test_a_config_of_another_size(saved: Path, tmp_path: Path) -> None:

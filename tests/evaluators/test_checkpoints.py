@@ -81,6 +81,12 @@ def test_foreign_code_is_not_run(tmp_path: Path, new: bool) -> None:
         assert made.exists()  # it would have been run
 
 
+@pytest.mark.parametrize("wanted", ["./nothere", "~/nothere", "../nothere", "/nothere"])
+def test_folders_by_their_path_are_not_looked_for_on_the_hub(wanted: str) -> None:
+    with pytest.raises(ScoreError, match=r"does not exist"):
+        locate(Settings("clip_score", EvaluatorModel(checkpoint=wanted)), ["weights.pt"])
+
+
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "ViT-B-16.pt")
     with pytest.raises(ScoreError, match=r"TorchScript.*openai/clip-vit-base-patch16"):

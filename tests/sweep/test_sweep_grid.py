@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_world import ACTIVATION, ATTENTION, make_experiment
 
-from probe_lab.config import Experiment, with_changes
+from probe_lab.config import Experiment, load_experiment, with_changes
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.losses import TERMS
 from probe_lab.sweep import cell_name, cells
@@ -162,6 +162,12 @@ def test_a_key_that_changes_the_result_changes_the_name(key: str, value: object)
 )
 def test_a_key_that_does_not_change_the_result_keeps_the_name(key: str, value: object) -> None:
     assert cell_name(with_changes(BASE, {key: value})) == cell_name(BASE)
+
+
+def test_names_outlive_keys_that_came_later() -> None:
+    """Else an update would train finished sweeps again."""
+    names = [cell.name for cell in cells(load_experiment("shapes_full"))]
+    assert "step01-cnn-up_blocks.1.attentions.0.attention-mse+listwise-seed0-1cc9ea61" in names
 
 
 def test_the_experiment_name_counts_only_as_the_name_of_the_cache() -> None:

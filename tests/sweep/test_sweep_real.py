@@ -141,7 +141,12 @@ def test_a_sweep_of_every_model(experiment: Experiment, tmp_path: Path, root: Pa
         ({"probe.step": 7}, CacheError, "step 7"),
         ({"probe.taps": ["mid/activatio"]}, CacheError, "mid/activation"),
         ({"evaluators": ["good", "goood"]}, ScoreError, "goood"),
-        ({"text.encoder": "clip_score"}, CacheError, r"no text of 'clip_score'.*`probe-lab score` that"),
+        (
+            {"text.encoder": "clip_score", "probe.text": "pooled"},
+            CacheError,
+            r"no text of 'clip_score'.*probe-lab score",
+        ),
+        ({"text.encoder": "clip_score", "probe.text": "tokens", "probe.taps": ["up/attention"]}, ConfigError, "pooled"),
     ],
 )
 def test_what_the_cache_lacks_is_refused_before_any_work(
