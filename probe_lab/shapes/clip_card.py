@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +13,7 @@ from probe_lab.metrics import Interval
 from probe_lab.shapes.clip_folder import CHECKPOINT
 from probe_lab.shapes.clip_measure import Caught, Judge, agreement, mistakes_caught, retrieved
 from probe_lab.shapes.mistakes import HELD_OUT, Mistake
+from probe_lab.shapes.model_card import Recorded
 
 CLIP = Path(__file__).parent / "weights" / "shapes-clip"
 CAPTIONS = 1000
@@ -25,7 +24,7 @@ AMONG = 400
 
 
 @dataclass(frozen=True)
-class ClipTraining:
+class ClipTraining(Recorded):
     """How the weights came about; ``loss`` is the mean of the last 200 steps."""
 
     command: str
@@ -38,13 +37,6 @@ class ClipTraining:
     compiled: bool
     loss: float
     minutes: float
-
-    def save(self, folder: Path) -> None:
-        (folder / "training.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> ClipTraining:
-        return cls(**json.loads((folder / "training.json").read_text()))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -47,7 +48,19 @@ ABOUT: dict[str, About] = {
 
 
 @dataclass(frozen=True)
-class Training:
+class Recorded:
+    """What a weights folder says of its training, in ``training.json``."""
+
+    def save(self, folder: Path) -> None:
+        (folder / "training.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        return cls(**json.loads((folder / "training.json").read_text()))
+
+
+@dataclass(frozen=True)
+class Training(Recorded):
     """How the weights came about; ``loss`` is the mean of the last 500 steps."""
 
     command: str
@@ -63,13 +76,6 @@ class Training:
     compiled: bool
     loss: float
     minutes: float
-
-    def save(self, folder: Path) -> None:
-        (folder / "training.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> Training:
-        return cls(**json.loads((folder / "training.json").read_text()))
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def rewards_reached(backbone: str) -> dict[str, Reached]:
     images = []
     for start in range(0, len(samples), sampling.batch_size):
         images += sample_images(sampling, pipe, samples.iloc[start : start + sampling.batch_size])
-    judges = [create(name) for name in available() if name.startswith("shapes_")]
+    shapes = [create(name) for name in available() if name.startswith("shapes_")]
+    judges = [each for each in shapes if not each.has_model]
     scores = score_all(judges, images, samples["prompt"].tolist())
     by_prompt = {name: values.view(PROMPTS.count, PROMPTS.seeds) for name, values in scores.items()}
     return {
