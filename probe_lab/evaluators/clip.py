@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from probe_lab.evaluators.base import Evaluator, Settings
-from probe_lab.evaluators.checkpoints import Key, locate
-from probe_lab.evaluators.clip_spec import FILES, read_spec
+from probe_lab.evaluators.checkpoints import Checkpoint, Key, locate
+from probe_lab.evaluators.clip_spec import FILES, ClipSpec, read_spec
 from probe_lab.evaluators.clip_tower import ClipTower, build_tower
 from probe_lab.evaluators.model import ModelEvaluator
 
@@ -54,12 +54,16 @@ class ClipEvaluator(ModelEvaluator):
     released: str = ""
 
     def __init__(self, settings: Settings) -> None:
-        checkpoint = locate(settings, FILES, self.key, self.released)
-        self.spec = read_spec(settings, checkpoint, self.architecture, self.key)
+        checkpoint, self.spec = self.find(settings)
         super().__init__(settings, checkpoint, self.spec.transform)
         where, scoring = checkpoint.path.resolve(), settings.scoring
         words = f"{self.preprocessing} {self.spec.tokenizer_words}"
         self.family = f"clip {self.spec.name} {where} {scoring.device} {scoring.dtype} {words}"
+
+    def find(self, settings: Settings) -> tuple[Checkpoint, ClipSpec]:
+        """The weights, and what the CLIP is that they belong to. ScoreError when they are not there."""
+        checkpoint = locate(settings, FILES, self.key, self.released)
+        return checkpoint, read_spec(settings, checkpoint, self.architecture, self.key)
 
     @abstractmethod
     def rate(self, batch: Encoded) -> Tensor:

@@ -10,10 +10,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from probe_lab.evaluators.base import Settings, card
-from probe_lab.evaluators.checkpoints import locate
+from probe_lab.evaluators.checkpoints import Checkpoint, locate
 from probe_lab.evaluators.clip import ClipEvaluator, Encoded
-from probe_lab.evaluators.clip_spec import named_spec
-from probe_lab.evaluators.model import ModelEvaluator, Transform
+from probe_lab.evaluators.clip_spec import ClipSpec, named_spec
+from probe_lab.evaluators.model import Transform
 from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, to_rgb
 
 
@@ -28,13 +28,11 @@ class HpsV2(ClipEvaluator):
 
     architecture = "ViT-H-14"
 
-    def __init__(self, settings: Settings) -> None:
-        checkpoint = locate(settings, (card(settings.name).file,))
-        # The released files never say what they are, whatever lies beside them.
+    def find(self, settings: Settings) -> tuple[Checkpoint, ClipSpec]:
+        """The released files never say what they are, whatever lies beside them."""
         spec = named_spec(settings.model.architecture or self.architecture)
-        self.spec = replace(spec, transform=letterbox(spec.config["vision_cfg"]["image_size"]))
-        ModelEvaluator.__init__(self, settings, checkpoint, self.spec.transform)
-        self.family += f" {self.spec.name}"
+        spec = replace(spec, transform=letterbox(spec.config["vision_cfg"]["image_size"]))
+        return locate(settings, (card(settings.name).file,)), spec
 
     def rate(self, batch: Encoded) -> Tensor:
         return batch.cosine

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import connection, parent_process
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +18,7 @@ from probe_lab.data.resident import available_memory
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Evaluator, create, families, prepared
 from probe_lab.evaluators.decode import Chunk, chunks, decoded, raw_images
+from probe_lab.processes import begin_worker
 
 CHUNK_BYTES = 2**28
 """Of prepared pictures at a time. Two chunks exist at once: one is scored and the next one prepared."""
@@ -75,7 +72,7 @@ def score_apart(
     of_shard = dict(list(cache.samples.iloc[ids].groupby("shard")["sample_id"]))
     # spawn: a forked child would inherit torch's thread pools in an unknown state.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         jobs = [pool.submit(_score_shard, cache, names, each.to_numpy(), scoring) for each in of_shard.values()]
         try:
             for job in as_completed(jobs):
@@ -119,16 +116,3 @@ def _score_shard(cache: Cache, names: Sequence[str], ids: NDArray[np.int64], sco
                 for name, values in part.scores.items():
                     whole.scores[name] = np.concatenate([whole.scores[name], values])
     return whole
-
-
-def _begin() -> None:
-    """A worker leaves Ctrl-C to its parent, and ends when that was killed: nobody would hand it work any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

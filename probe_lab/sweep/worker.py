@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from probe_lab.config import BACKBONE, Experiment, ProbeConfig
 from probe_lab.errors import ConfigError
+from probe_lab.processes import begin_worker
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.results import METRICS
 
@@ -126,9 +125,7 @@ class Outcome:
 
 def work(pipe: connection.Connection, trainer: CellTrainer, folder: Path, workers: int, threads: int) -> None:
     """Train the cells that arrive on the pipe until None arrives; answer each with its ``Outcome``."""
-    # Ctrl-C reaches every process of the terminal; only the parent decides what stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_worker()
     import torch
 
     torch.set_num_threads(threads)
@@ -179,12 +176,3 @@ def one_line(error: BaseException) -> str:
 
     text = (str(error).strip().splitlines() or [""])[0]
     return text if isinstance(error, ProbeLabError) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not train on: nobody would see it, and its folder is no longer
-    its own."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
