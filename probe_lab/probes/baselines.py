@@ -76,12 +76,18 @@ def closed_form(spec: ProbeSpec, data: ProbeDataModule) -> Probe:
 
 
 def shuffled(cache: Cache, evaluators: Sequence[str], fractions: SplitFractions, seed: int) -> Tensor:
-    """Labels ``[samples, E]`` with the rows of the training split permuted among each other; NaN
-    elsewhere."""
-    train = prompt_groups(cache, evaluators, fractions)["train"]
+    """Labels ``[samples, E]`` with the rows of the training split permuted among each other, and those of
+    validation.
+
+    Validation too, because it chooses the epoch: true labels there would choose the weights that happen to be
+    right. NaN in the test split.
+    """
+    groups = prompt_groups(cache, evaluators, fractions)
     labels = torch.full((len(cache.samples), len(evaluators)), torch.nan)
-    order = torch.randperm(len(train.sample_id), generator=torch.Generator().manual_seed(seed))
-    labels[torch.from_numpy(train.sample_id)] = torch.from_numpy(train.targets)[order]
+    generator = torch.Generator().manual_seed(seed)
+    for split in (groups["train"], groups["val"]):
+        order = torch.randperm(len(split.sample_id), generator=generator)
+        labels[torch.from_numpy(split.sample_id)] = torch.from_numpy(split.targets)[order]
     return labels
 
 

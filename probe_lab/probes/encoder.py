@@ -10,7 +10,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 from torch import Tensor, nn
 
-from probe_lab.probes.inputs import Inputs, Standardise
+from probe_lab.probes.inputs import Inputs, Standardise, pooled
 from probe_lab.probes.spec import ProbeSpec, Shape
 from probe_lab.probes.tokens import TokenCrossAttention, TokenMaps
 
@@ -23,13 +23,14 @@ LAYOUT = torch.channels_last
 
 
 class CNNEncoder(nn.Module):
-    """Stem → levels of residual blocks with step (and prompt) embedding → norm, SiLU, pool, conv → u ``[B,
-    embedding]``.
+    """Stem → residual blocks that know the step (and the prompt) → norm, SiLU, pool, conv → u ``[B, embedding]``.
 
     The stem is one convolution over the concatenation of all taps on a common grid, written as a sum over
     taps: a tap twice as fine as the grid is read with stride 2 and loses nothing, finer ones are first
     averaged down to that. Level 0 has half the width at grid size; every further level halves the grid.
-    GroupNorm throughout: a batch holds few prompts.
+    GroupNorm throughout: a batch holds few prompts. Two shorter ways lead to u beside the convolutions: a
+    linear one from mean, standard deviation and maximum of every channel, which learns from few prompts what
+    takes the convolutions many, and the token path.
     """
 
     def __init__(self, spec: ProbeSpec) -> None:
@@ -41,6 +42,10 @@ class CNNEncoder(nn.Module):
 
         self.standardise = nn.ModuleList([Standardise(shape[0]) for shape in spec.taps.values()])
         self.stems = nn.ModuleList([_stem(shape, self.grid, widths[0]) for shape in spec.taps.values()])
+        self.summary = nn.Sequential(
+            nn.Dropout(spec.dropout),
+            nn.Linear(3 * sum(shape[0] for shape in spec.taps.values()), spec.embedding),
+        )
         self.coordinates = nn.Conv2d(2, widths[0], 1)
         self.frequencies = Timesteps(FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.step = TimestepEmbedding(FREQUENCIES, condition)
@@ -71,7 +76,10 @@ class CNNEncoder(nn.Module):
         """``[B, embedding]`` float32."""
         taps = self.spec.attention_taps
         tokens = inputs.tokens if self.spec.needs_tokens else None
-        state, condition, pooled = self._stem(inputs), self._condition(inputs), None
+        layers = zip(self.standardise, self.spec.taps, strict=True)
+        values = [layer(inputs.features[tap]) for layer, tap in layers]
+        embedding = self.summary(torch.cat([pooled(value) for value in values], dim=1))
+        state, condition = self._stem(values), self._condition(inputs)
         if self.token_maps is not None or self.ask is not None:
             mask = inputs.mask(taps)
             # Padding comes last, and what is padding in the whole batch costs nothing: 20 words of 77 places.
@@ -81,21 +89,21 @@ class CNNEncoder(nn.Module):
         if self.token_maps is not None:
             maps = [_resized(inputs.features[tap][:, :length].float(), self.grid) for tap in taps]
             text = None if tokens is None else inputs.spread(self.token_maps.project(tokens))
-            pooled, painted = self.token_maps(torch.stack(maps, dim=2), text, mask)
+            seen, painted = self.token_maps(torch.stack(maps, dim=2), text, mask)
+            embedding = embedding + self.from_tokens(seen)
             state = state + painted
         for level in self.levels:
             state = level(state, condition)
         if self.ask is not None and tokens is not None:
             state = self.ask(state, inputs.spread(self.ask.project(tokens)), mask)
-        state = self.out(F.adaptive_avg_pool2d(F.silu(self.norm(state)), 2)).flatten(1)
-        return state if pooled is None else state + self.from_tokens(pooled)
+        found: Tensor = self.out(F.adaptive_avg_pool2d(F.silu(self.norm(state)), 2)).flatten(1)
+        return embedding + found
 
-    def _stem(self, inputs: Inputs) -> Tensor:
-        """``[B, C, H, W]``: the taps on the common grid, and where they are in it."""
-        state: Tensor = self.coordinates(_coordinates(self.grid, inputs.step.device))
-        for stem, standardise, tap in zip(self.stems, self.standardise, self.spec.taps, strict=True):
-            values = _toward(standardise(inputs.features[tap]), self.grid)
-            state = state + stem(values.contiguous(memory_format=LAYOUT))
+    def _stem(self, values: list[Tensor]) -> Tensor:
+        """``[B, C, H, W]``: the standardised taps on the common grid, and where they are in it."""
+        state: Tensor = self.coordinates(_coordinates(self.grid, values[0].device))
+        for stem, value in zip(self.stems, values, strict=True):
+            state = state + stem(_toward(value, self.grid).contiguous(memory_format=LAYOUT))
         return state
 
     def _condition(self, inputs: Inputs) -> Tensor:

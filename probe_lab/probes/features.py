@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from probe_lab.probes.inputs import Inputs, Standardise
+from probe_lab.probes.inputs import Inputs, Standardise, pooled
 from probe_lab.probes.spec import ProbeSpec
 
 
@@ -50,11 +50,8 @@ class PooledFeatures(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """``[B, 3·ΣC]``."""
-        pooled = []
-        for standardise, tap in zip(self.standardise, self.taps, strict=True):
-            values = standardise(inputs.features[tap]).flatten(2)
-            pooled += [values.mean(dim=2), values.std(dim=2, correction=0), values.amax(dim=2)]
-        return torch.cat(pooled, dim=1)
+        layers = zip(self.standardise, self.taps, strict=True)
+        return torch.cat([pooled(layer(inputs.features[tap])) for layer, tap in layers], dim=1)
 
 
 class AttentionEntropy(nn.Module):

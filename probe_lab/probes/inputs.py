@@ -58,6 +58,12 @@ class Inputs:
         return torch.stack([self.features[tap].flatten(2).any(dim=2) for tap in taps]).any(dim=0)
 
 
+def pooled(values: Tensor) -> Tensor:
+    """``[B, C, H, W]`` to ``[B, 3C]``: mean, standard deviation and maximum over space of every channel."""
+    flat = values.flatten(2)
+    return torch.cat([flat.mean(dim=2), flat.std(dim=2, correction=0), flat.amax(dim=2)], dim=1)
+
+
 class Standardise(nn.Module):
     """Per-channel standardisation of ``[B, C, H, W]`` by training statistics, which are buffers."""
 

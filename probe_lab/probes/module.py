@@ -17,6 +17,8 @@ from torchmetrics import MeanMetric, MeanSquaredError
 from probe_lab.config import Trainer
 from probe_lab.data import Batch
 from probe_lab.metrics import SelectionGain, WithinPromptSpearman
+from probe_lab.probes.augment import randomly_shifted
+from probe_lab.probes.encoder import CNNEncoder
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.objective import Objective
 from probe_lab.probes.probe import Probe
@@ -42,7 +44,7 @@ class ProbeModule(LightningModule):
     from 0.1 to ``ema`` over the first steps, so that the random start is forgotten also in short trainings.
     The epoch with the best validation value of the first evaluator is kept: within-prompt SRCC (``monitor``),
     or for probes that cannot rank the smallest squared error. ``labels`` ``[samples of the cache, E]``
-    replace the scores in training.
+    replace the scores in training and validation.
     """
 
     def __init__(
@@ -82,14 +84,16 @@ class ProbeModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs = Inputs.of(batch)
-        targets = batch.targets if self.labels is None else self.labels[batch.sample_id.cpu()].to(batch.targets)
+        if isinstance(self.probe.encoder, CNNEncoder):
+            inputs = randomly_shifted(inputs, self.probe.encoder.grid)
+        targets = self._targets(batch)
         output = self.probe(inputs)
         loss = self.objective.scored(
             output.prediction, self.probe.standardised(targets), batch.group, self.current_epoch
         )
         if self.objective.contrastive:
-            text = self.probe.text_embedding(inputs)
-            loss = loss + self.objective.contrast(output.embedding, text, batch.group)
+            embedding, text = self.probe.alignment(output, inputs)
+            loss = loss + self.objective.contrast(embedding, text, batch.group)
         self.train_loss.update(loss.detach())
         return loss
 
@@ -99,10 +103,14 @@ class ProbeModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self.evaluated.predict(Inputs.of(batch))[:, 0].contiguous()
-        target = batch.targets[:, 0].contiguous()
+        target = self._targets(batch)[:, 0].contiguous()
         self.val_srcc.update(prediction, target, batch.group)
         self.val_gain.update(prediction, target, batch.group)
         self.val_error.update(prediction, target)
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """Raw scores ``[B, E]``, or what replaces them."""
+        return batch.targets if self.labels is None else self.labels[batch.sample_id.cpu()].to(batch.targets)
 
     def on_validation_epoch_end(self) -> None:
         score = float(self.val_srcc.compute() if self.monitor == "srcc_within" else -self.val_error.compute())

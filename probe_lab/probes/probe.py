@@ -42,7 +42,8 @@ class Probe(nn.Module):
         else:
             self.encoder = CNNEncoder(spec) if spec.kind == "cnn" else PromptEncoder(spec)
             self.head = MLPHead(spec)
-        self.align = nn.Linear(spec.text_dim, spec.embedding) if spec.aligned else None
+        self.align_embedding = nn.Linear(spec.embedding, spec.embedding) if spec.aligned else None
+        self.align_text = nn.Linear(spec.text_dim, spec.embedding) if spec.aligned else None
         for name, value in {"mean": 0.0, "std": 1.0, "median": 0.0, "slope": 1.0, "shift": 0.0}.items():
             self.register_buffer(f"target_{name}", torch.full((len(spec.evaluators),), value))
         self.target_mean: Tensor
@@ -71,11 +72,16 @@ class Probe(nn.Module):
         embedding = self.encoder(inputs)
         return Output(self.head(embedding), embedding)
 
-    def text_embedding(self, inputs: Inputs) -> Tensor:
-        """``[B, embedding]``: the pooled text in the space of u, for InfoNCE."""
-        assert self.align is not None
+    def alignment(self, output: Output, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Embedding and pooled text in their common space for InfoNCE, ``[B, embedding]`` each.
+
+        u has a projection of its own: InfoNCE wants the samples of a prompt in one place, ranking wants them
+        apart.
+        """
+        assert self.align_embedding is not None
+        assert self.align_text is not None
         assert inputs.text is not None
-        return inputs.spread(self.align(inputs.text.float()))
+        return self.align_embedding(output.embedding), inputs.spread(self.align_text(inputs.text.float()))
 
     @torch.no_grad()
     def predict(self, inputs: Inputs) -> Tensor:

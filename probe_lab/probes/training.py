@@ -34,9 +34,9 @@ def train_probe(
 
     ``prompt_only`` is always trained with the squared error: within a prompt it has nothing to rank. After a
     pure ranking loss the predictions are calibrated on the training split, see ``Probe.calibrate``.
-    ``labels`` ``[samples, E]`` replace the scores in training and calibration. With several devices,
-    ``shared`` is the data module of which each process reads its part. The same ``trainer.seed`` gives the
-    same probe; the random state of the caller is left as it was.
+    ``labels`` ``[samples, E]`` replace the scores in training, validation and calibration. With several
+    devices, ``shared`` is the data module of which each process reads its part. The same ``trainer.seed``
+    gives the same probe; the random state of the caller is left as it was.
     """
     settings = experiment.trainer
     blind = spec.kind == "prompt_only"

@@ -16,13 +16,17 @@ from probe_lab.cache import Cache, CacheWriter, Manifest, shard_layout, write_sc
 from probe_lab.config import Backbone, CacheConfig, Data, Experiment, ProbeConfig, Trainer
 from probe_lab.data import SplitFractions, split_of
 
-PROMPTS, SEEDS, TOKENS, WIDTH = 80, 6, 5, 12
+PROMPTS, SEEDS, TOKENS, WIDTH = 120, 6, 5, 12
 TAPS = {"up/attention": (TOKENS, 8, 8), "mid/activation": (6, 8, 8), "x0": (4, 16, 16), "latent": (4, 16, 16)}
 FRACTIONS = SplitFractions(0.7, 0.1, 0.2)
 
 
 def _arrays(signal: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Raw arrays that show ``signal`` [n]: sharper attention, a brighter corner, a shifted latent."""
+    """Raw arrays that show ``signal`` [n]: sharper attention, a brighter corner, a shifted latent.
+
+    They show other things too that vary as much and mean nothing, so that an untrained probe does not see the
+    signal.
+    """
 
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(len(signal), *shape, generator=generator)
@@ -31,8 +35,10 @@ def _arrays(signal: torch.Tensor, mask: torch.Tensor, generator: torch.Generator
     maps = torch.softmax(noise(TOKENS, 64) * spread, dim=2).view(-1, TOKENS, 8, 8) * mask[:, :, None, None]
     activation = 3 + 2 * noise(6, 8, 8)
     activation[:, 2, :4, :4] += 2 * signal[:, None, None]
+    activation[:, 3:, 2:6, 4:] += 2 * noise(3, 1, 1)
     x0 = noise(4, 16, 16)
     x0[:, 1, 8:] += signal[:, None, None]
+    x0[:, 2:, :8] += noise(2, 1, 1)
     return {"up/attention": maps, "mid/activation": activation, "x0": x0, "latent": noise(4, 16, 16)}
 
 
