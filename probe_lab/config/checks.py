@@ -28,6 +28,8 @@ def check(experiment: Experiment) -> None:
         "trainer.max_epochs": trainer.max_epochs,
         "trainer.devices": trainer.devices,
         "trainer.learning_rate": trainer.learning_rate,
+        "trainer.accumulate": trainer.accumulate,
+        "engine.cpus": experiment.engine.cpus,
         "workers": experiment.workers,
     }
     for key, value in positive.items():
@@ -49,6 +51,9 @@ def check(experiment: Experiment) -> None:
         "probe.oversample": probe.oversample,
         "trainer.gradient_clip": trainer.gradient_clip,
         "trainer.weight_decay": trainer.weight_decay,
+        "trainer.patience": trainer.patience,
+        "halving.first": experiment.halving.first,
+        "engine.gpus": experiment.engine.gpus,
         "data.num_workers": experiment.data.num_workers,
         "capture.tokens": experiment.capture.tokens,
         "capture.size": experiment.capture.size,
@@ -60,6 +65,10 @@ def check(experiment: Experiment) -> None:
             raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
     if trainer.devices > 1:
         raise ConfigError(f"'trainer.devices' is {trainer.devices}: a probe is trained on one device so far")
+    if experiment.halving.factor < 2:
+        raise ConfigError(f"'halving.factor' is {experiment.halving.factor}: of 2 or more cells one goes on")
+    if experiment.engine.address and experiment.engine.name != "ray":
+        raise ConfigError(f"'engine.address' is '{experiment.engine.address}' and only engine.name=ray has one")
     if not experiment.evaluators:
         raise ConfigError("'evaluators' is empty: name at least one, shapes_reward for instance")
     for evaluator in probe.evaluators:

@@ -17,6 +17,8 @@ Scheduler = Literal["default", "ddim", "dpm++", "euler", "euler-a", "flow-euler"
 Offload = Literal["none", "model", "sequential"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["native", "reference"]
+EngineName = Literal["local", "ray"]
+Strategy = Literal["auto", "ddp"]
 Axis = tuple[Any, ...]
 """The values that one key takes in a sweep; a value is whatever the key holds, a list of taps for instance."""
 
@@ -195,7 +197,12 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Trainer:
-    """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches."""
+    """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches.
+
+    ``accumulate`` cuts each batch into that many parts, whose gradients are added. ``patience`` ends a training after
+    so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are processes that
+    share one training (``strategy`` ddp).
+    """
 
     max_epochs: int = 12
     learning_rate: float = 2e-3
@@ -204,6 +211,43 @@ class Trainer:
     seed: int = 0
     devices: int = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
+    strategy: Strategy = "auto"
+    accumulate: int = 1
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How predictions are judged. ``auc_threshold`` is the score above which an image counts as good, in the
+    evaluators' own units; null is the median of the training split."""
+
+    auc_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving over the cells of a sweep (ASHA, its stopping variant); ``first`` 0 switches it off.
+
+    After ``first`` epochs, and each time ``factor`` times as many, a cell goes on only where its validation value is
+    among the best 1/``factor`` of those that came so far.
+    """
+
+    first: int = 0
+    factor: int = 3
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where sweep, generate and score run: ``local`` processes, or ``ray``, which also spans machines.
+
+    ``address`` is that of a running Ray cluster, ``auto`` the one of this machine; empty starts one here. ``cpus`` and
+    ``gpus`` are what one Ray worker reserves; a share of a GPU is allowed.
+    """
+
+    name: EngineName = "local"
+    address: str = ""
+    cpus: float = 1.0
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -230,6 +274,9 @@ class Experiment:
     data: Data = field(default_factory=Data)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     trainer: Trainer = field(default_factory=Trainer)
+    metrics: Metrics = field(default_factory=Metrics)
+    halving: Halving = field(default_factory=Halving)
+    engine: Engine = field(default_factory=Engine)
     tracking: Tracking = field(default_factory=Tracking)
     workers: int = 2
     runs: str = "runs"

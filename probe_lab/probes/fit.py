@@ -36,7 +36,7 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.training import seeded, train_probe
 
-_WHERE = ("name", "runs", "reports", "tracking", "workers", "sweep")
+_WHERE = ("name", "runs", "reports", "tracking", "workers", "engine", "halving", "sweep")
 
 
 @dataclass(frozen=True)

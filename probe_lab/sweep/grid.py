@@ -15,10 +15,12 @@ from probe_lab.config import BACKBONE, Axis, Experiment, Model, ProbeConfig, Sco
 from probe_lab.errors import SweepError
 from probe_lab.losses import TERMS, parse_loss
 
-_IRRELEVANT = ("name", "runs", "reports", "tracking", "workers", "sweep", "capture")
+_IRRELEVANT = ("name", "runs", "reports", "tracking", "workers", "engine", "halving", "sweep", "capture")
 _LATER: Mapping[str, tuple[str, ...]] = {
     "prompts": ("column", "per_image", "revision", "shuffle", "split"),
     "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
+    "trainer": ("accumulate", "patience"),
+    "metrics": ("auc_threshold",),
 }
 """Keys that came after the first cells were named: they count only where they are set."""
 _COUPLED = ("probe.step", "probe.evaluators")
@@ -140,7 +142,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
         "sampling": ("batch_size", "device", "offload"),
         "cache": ("root", "shard_size"),
         "data": ("residency", "num_workers"),
-        "trainer": ("accelerator",),
+        "trainer": ("accelerator", "strategy"),
     }.items():
         for key in keys:
             del content[section][key]
@@ -149,6 +151,8 @@ def identity(experiment: Experiment) -> dict[str, Any]:
         for key in keys:
             if content[section][key] == default[key]:
                 del content[section][key]
+        if not content[section]:
+            del content[section]
     content["cache"]["name"] = experiment.cache_folder.name
     content["evaluators"] = experiment.probe_evaluators
     del content["probe"]["evaluators"]
