@@ -19,7 +19,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 from torchmetrics import MetricCollection
 
 from probe_lab import metrics
-from probe_lab.errors import ConfigError, DataError, ProbeLabError, ScoreError
+from probe_lab.errors import DataError, ProbeLabError, ScoreError
 from probe_lab.metrics.bootstrap import resample
 from probe_lab.metrics.correlation import Pooled
 from probe_lab.metrics.prompts import prompt_table
@@ -270,26 +270,6 @@ def test_curve_of_many_candidates_rests_on_the_prompts_that_have_them() -> None:
 def test_curve_refuses_impossible_counts(counts: list[int]) -> None:
     with pytest.raises(DataError, match="from 1 to 8"):
         metrics.selection_gain_curve(*synthetic(), counts=counts)
-
-
-@pytest.mark.parametrize("metric", metrics.WITHIN_METRICS)
-def test_paired_difference(metric: metrics.WithinMetric) -> None:
-    prediction, target, prompt = synthetic(prompts=60, decimals=3)
-    better = prediction + 0.3 * target
-    a, b = quick((better, target, prompt))[metric], quick((prediction, target, prompt))[metric]
-    found = metrics.paired_difference(better, prediction, target, prompt, metric)
-    assert found.estimate == pytest.approx(a.estimate - b.estimate)
-    assert found.lower < found.estimate < found.upper
-    assert width(found) < width(a) + width(b)
-    assert found.prompts == 60
-    none = metrics.paired_difference(better, better, target, prompt, metric)
-    assert (none.estimate, none.lower, none.upper) == (0, 0, 0)
-
-
-def test_paired_difference_refuses_a_global_metric() -> None:
-    prediction, target, prompt = synthetic()
-    with pytest.raises(ConfigError, match="did you mean 'srcc_within'"):
-        metrics.paired_difference(prediction, prediction, target, prompt, "srcc")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

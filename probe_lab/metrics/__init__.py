@@ -1,13 +1,13 @@
 """How good one evaluator's predictions are: global and within-prompt correlation, selection, intervals.
 
-``evaluate`` is the final evaluation; ``paired_difference`` and ``selection_gain_curve`` answer the questions
-behind it; ``agreements`` and ``spreads`` look at the evaluators themselves; the torchmetrics classes compute the
-same numbers during training. Everything is resampled over prompts, never over images.
+``evaluate`` is the final evaluation; ``paired_difference``, ``compare_predictions`` and ``selection_gain_curve``
+answer the questions behind it; ``agreements`` and ``spreads`` look at the evaluators themselves; the torchmetrics
+classes compute the same numbers during training. Everything is resampled over prompts, never over images.
 """
 
 from probe_lab.metrics.agreement import Agreement, Spread, agreements, spreads
 from probe_lab.metrics.bootstrap import Interval
-from probe_lab.metrics.evaluation import METRICS, MetricName, evaluate, paired_difference
+from probe_lab.metrics.evaluation import METRICS, MetricName, evaluate
 from probe_lab.metrics.online import (
     SelectionGain,
     ThresholdAUROC,
@@ -18,6 +18,7 @@ from probe_lab.metrics.online import (
     global_metrics,
     within_prompt_metrics,
 )
+from probe_lab.metrics.paired import compare_predictions, paired_difference, paired_differences
 from probe_lab.metrics.selection import SelectionPoint, selection_gain_curve
 from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric, within_prompt_estimate
 
@@ -37,9 +38,11 @@ __all__ = [
     "WithinPromptPearson",
     "WithinPromptSpearman",
     "agreements",
+    "compare_predictions",
     "evaluate",
     "global_metrics",
     "paired_difference",
+    "paired_differences",
     "selection_gain_curve",
     "spreads",
     "within_prompt_estimate",

@@ -1,4 +1,4 @@
-"""All metrics of one evaluator's predictions, and the difference of two probes, with intervals."""
+"""All metrics of one evaluator's predictions, with intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from probe_lab.errors import ConfigError, nearest
 from probe_lab.metrics.bootstrap import Interval, interval, resample
 from probe_lab.metrics.correlation import Pooled
 from probe_lab.metrics.prompts import prompt_table
@@ -68,38 +67,3 @@ def evaluate(
     for within, reduce in WITHIN_METRICS.items():
         result[within] = reduce(table).interval(draws, confidence)
     return result
-
-
-def paired_difference(
-    prediction_a: npt.ArrayLike,
-    prediction_b: npt.ArrayLike,
-    target: npt.ArrayLike,
-    prompt: npt.ArrayLike,
-    metric: WithinMetric,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Interval:
-    """Metric of a minus metric of b on the same candidates, with a paired bootstrap over prompts.
-
-    Both are computed on the same resamples, so what the two share (easy and hard prompts) cancels: the
-    interval can exclude 0 where the two separate intervals overlap. Arrays as in :func:`evaluate`; ``metric``
-    is one computed within prompts.
-
-    Raises what :func:`evaluate` raises, and :class:`~probe_lab.errors.ConfigError` for another metric.
-    """
-    if metric not in WITHIN_METRICS:
-        raise ConfigError(f"metric '{metric}' is not computed within prompts: {nearest(metric, WITHIN_METRICS)}")
-    table = prompt_table(prediction_a, target, prompt)
-    a = WITHIN_METRICS[metric](table)
-    b = WITHIN_METRICS[metric](prompt_table(prediction_b, target, prompt))
-    draws = resample(len(table.size), resamples, seed)
-    tied = int(table.tied.sum())
-    return interval(
-        a.estimate() - b.estimate(),
-        a(draws) - b(draws),
-        confidence,
-        prompts=len(table.size) - tied,
-        tied=tied,
-    )
