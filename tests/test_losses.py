@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from probe_lab import losses
@@ -28,9 +29,16 @@ def listwise(prediction: Tensor, target: Tensor, group: Tensor | None = None) ->
     return losses.listwise(prediction, target, temperature=TEMPERATURE, margin=MARGIN, group=group)
 
 
+def spearman(prediction: Tensor, target: Tensor, group: Tensor | None = None) -> Tensor:
+    return losses.spearman(prediction, target, temperature=TEMPERATURE, group=group)
+
+
 RANKING: dict[str, Loss] = {
     "listwise": listwise,
     "pairwise": losses.pairwise_logistic,
+    "margin": losses.pairwise_hinge,
+    "lambdarank": losses.lambda_rank,
+    "spearman": spearman,
     "listnet": losses.list_net,
     "listmle": losses.list_mle,
     "pearson": losses.pearson,
@@ -50,6 +58,42 @@ def brute_listwise(p: Numbers, y: Numbers) -> tuple[float, float]:
 def brute_pairwise(p: Numbers, y: Numbers) -> tuple[float, float]:
     pairs = [(i, j) for i in range(len(p)) for j in range(len(p)) if y[i] > y[j]]
     return sum(math.log(1 + math.exp(-(p[i] - p[j]))) for i, j in pairs), len(pairs)
+
+
+def brute_margin(p: Numbers, y: Numbers) -> tuple[float, float]:
+    pairs = [(i, j) for i in range(len(p)) for j in range(len(p)) if y[i] > y[j]]
+    return sum(max(0.0, 1 - (p[i] - p[j])) for i, j in pairs), len(pairs)
+
+
+def brute_lambdarank(p: Numbers, y: Numbers) -> tuple[float, float]:
+    """Sort, worse rows first where predictions tie, and exchange two ranks at a time."""
+    if len(set(y)) < 2:
+        return 0.0, 0
+    gain = [(v - min(y)) / (max(y) - min(y)) for v in y]
+    order = sorted(range(len(p)), key=lambda i: (-p[i], y[i]))
+    rank = [0.0] * len(p)
+    for i in range(len(p)):
+        alike = [place for place, j in enumerate(order, start=1) if (p[j], y[j]) == (p[i], y[i])]
+        rank[i] = sum(alike) / len(alike)
+    ideal = sum(g / math.log2(1 + place) for place, g in enumerate(sorted(gain, reverse=True), start=1))
+
+    def dcg(ranks: Numbers) -> float:
+        return sum(g / math.log2(1 + r) for g, r in zip(gain, ranks, strict=True))
+
+    total = 0.0
+    for i in range(len(p)):
+        for j in range(len(p)):
+            if y[i] > y[j]:
+                exchanged = list(rank)
+                exchanged[i], exchanged[j] = rank[j], rank[i]
+                total += abs(dcg(exchanged) - dcg(rank)) / ideal * math.log(1 + math.exp(-(p[i] - p[j])))
+    return total, 1
+
+
+def brute_spearman(p: Numbers, y: Numbers) -> tuple[float, float]:
+    ranks = [sum(v < w for v in y) + sum(v == w for v in y) / 2 for w in y]
+    soft = [sum(1 / (1 + math.exp(-(w - v) / TEMPERATURE)) for v in p) for w in p]
+    return brute_pearson(soft, ranks)
 
 
 def brute_listnet(p: Numbers, y: Numbers) -> tuple[float, float]:
@@ -87,6 +131,9 @@ def brute_pearson(p: Numbers, y: Numbers) -> tuple[float, float]:
 BRUTE: dict[str, Callable[[Numbers, Numbers], tuple[float, float]]] = {
     "listwise": brute_listwise,
     "pairwise": brute_pairwise,
+    "margin": brute_margin,
+    "lambdarank": brute_lambdarank,
+    "spearman": brute_spearman,
     "listnet": brute_listnet,
     "listmle": brute_listmle,
     "pearson": brute_pearson,
@@ -185,7 +232,9 @@ def test_gradcheck_info_nce() -> None:
     assert torch.autograd.gradcheck(lambda a, b: losses.info_nce(a, b, temperature=0.3, group=group), (image, text))
 
 
-@pytest.mark.parametrize("prediction", [[1e4, -1e4, 1e4, -1e4], [0.0] * 4, [1e4] * 4, [1e-30, 0.0, 0.0, 0.0]])
+@pytest.mark.parametrize(
+    "prediction", [[1e4, -1e4, 1e4, -1e4], [1e15, -1e15, 0.0, 1e15], [0.0] * 4, [1e4] * 4, [1e-30, 0.0, 0.0, 0.0]]
+)
 @pytest.mark.parametrize("target", [[0.0, 1.0, 1.0, 2.0], [12.0] * 4, [0.1, 0.1, 0.1, 0.1 + 1e-8]])
 @pytest.mark.parametrize("groups", [[0, 0, 0, 0], [0, 1, 0, 1], [0, 1, 2, 3]])
 @pytest.mark.parametrize("name", RANKING)
@@ -231,7 +280,7 @@ def test_nothing_to_compare_gives_zero_with_a_zero_gradient(name: str) -> None:
     assert gradient(loss, prediction).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("name", ["listwise", "pairwise", "pearson"])
+@pytest.mark.parametrize("name", ["listwise", "pairwise", "margin", "lambdarank", "pearson", "spearman"])
 def test_tied_targets_express_no_preference(name: str) -> None:
     prediction = torch.tensor([3.0, -1.0, 2.0], requires_grad=True)
     loss = RANKING[name](prediction, torch.full((3,), 0.3))
@@ -260,6 +309,55 @@ def test_listwise_margin_is_strict() -> None:
     below = losses.listwise(prediction, target, temperature=1, margin=0.49)
     assert at.item() == 0
     assert below.item() == pytest.approx(math.log(2) / 2)
+
+
+def test_hinge_forgets_pairs_that_are_apart() -> None:
+    target = torch.tensor([0.0, 1.0, 2.0])
+    prediction = torch.tensor([0.0, 1.5, 2.0], requires_grad=True)
+    loss = losses.pairwise_hinge(prediction, target)
+    assert loss.item() == pytest.approx(0.5 / 3)  # only the upper pair, 0.5 apart, is too close
+    assert gradient(loss, prediction).tolist() == pytest.approx([0, 1 / 3, -1 / 3])
+    assert losses.pairwise_hinge(prediction, target, margin=0.4).item() == 0
+
+
+def test_lambda_rank_minds_a_mistake_at_the_top_most() -> None:
+    target = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    top, bottom = torch.tensor([2.0, 3.0, 1.0, 0.0]), torch.tensor([3.0, 2.0, 0.0, 1.0])
+    assert losses.lambda_rank(top, target) > 1.3 * losses.lambda_rank(bottom, target)
+    torch.testing.assert_close(losses.pairwise_logistic(top, target), losses.pairwise_logistic(bottom, target))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("name", ["lambdarank", "pearson", "spearman"])
+def test_unit_and_zero_of_the_scores_do_not_matter(name: str, scale: float) -> None:
+    prediction, target, group = some_rows()
+    loss = RANKING[name](prediction, target, group=group)
+    torch.testing.assert_close(RANKING[name](prediction, scale * target - 5, group=group), loss)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=ROWS)
+def test_cold_spearman_is_the_reported_srcc(rows: list[tuple[float, float, int]]) -> None:
+    prediction, target, _ = tensors(rows)
+    loss = losses.spearman(prediction, target, temperature=1e-9)
+    varied = len(set(target.tolist())) > 1
+    both = varied and len(set(prediction.tolist())) > 1
+    expected = 1 - spearmanr(prediction, target).statistic if both else float(varied)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_hot_spearman_is_pearson_with_ranks() -> None:
+    prediction, target, group = some_rows(prompts=1)
+    ranks = target.argsort().argsort().to(target.dtype)
+    hot = losses.spearman(1e3 * prediction, target, temperature=1e6, group=group)
+    torch.testing.assert_close(hot, losses.pearson(prediction, ranks, group=group), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["spearman", "lambdarank"])
+def test_only_the_order_or_the_gains_of_targets_count(name: str) -> None:
+    prediction, target, group = some_rows()
+    loss, bent = (RANKING[name](prediction, values, group=group) for values in (target, target.exp()))
+    assert torch.isclose(loss, bent) == (name == "spearman")
 
 
 def test_annealed() -> None:

@@ -25,6 +25,11 @@ SCORED: Mapping[Term, Scored] = {
     "listnet": lambda prediction, target, now, group: losses.list_net(prediction, target, group=group),
     "listmle": lambda prediction, target, now, group: losses.list_mle(prediction, target, group=group),
     "pearson": lambda prediction, target, now, group: losses.pearson(prediction, target, group=group),
+    "margin": lambda prediction, target, now, group: losses.pairwise_hinge(prediction, target, group=group),
+    "lambdarank": lambda prediction, target, now, group: losses.lambda_rank(prediction, target, group=group),
+    "spearman": lambda prediction, target, now, group: losses.spearman(
+        prediction, target, temperature=now.temperature, group=group
+    ),
 }
 """The terms that compare predictions with scores; ``infonce`` compares embeddings with text instead."""
 
