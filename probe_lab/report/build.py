@@ -66,7 +66,7 @@ def build_report(
     results = load_results(runs)
     choice = choose(results, evaluators, primary_step)
     opened = Cache(cache) if cache is not None else None
-    material = Material(results, choice, opened)
+    material = Material(results, choice, opened, others or {})
     if opened is not None:
         _require_same_samples(results, opened, next(iter(results.seeds(choice.best).values())))
     with _replacing(out) as folder, drawing():
@@ -110,7 +110,10 @@ def _write(
 def _drawn(section: Section, folder: Path) -> Block:
     for figure in section.drawings:
         save_figure(figure.figure, folder / "figures", figure.name, photographic=figure.photographic)
-    return section_block(section, folder)
+    block = section_block(section, folder)
+    parts = [paragraph(section.lead)] if section.lead else []
+    parts += [block.body, *(f'<div class="scroll">{_tables([table], folder)}</div>' for table in section.tables)]
+    return Block(block.key, block.title, "\n".join(parts))
 
 
 def _beside(material: Material, folder: Path, title: str, others: Mapping[str, Path]) -> Block:

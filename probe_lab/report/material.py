@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from probe_lab.cache import Cache
 from probe_lab.report.choice import Choice
 from probe_lab.report.load import Results
+from probe_lab.report.tables import Table
 
 
 @dataclass(frozen=True)
 class Material:
-    """One experiment, read and decided upon. ``cache`` is None where the report is made without it."""
+    """One experiment, read and decided upon. ``cache`` is None where the report is made without it.
+
+    ``others`` are the runs folders of the experiments that stand beside it, by name.
+    """
 
     results: Results
     choice: Choice
     cache: Cache | None
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def step_text(self) -> str:
@@ -39,10 +46,12 @@ class Drawing:
 @dataclass(frozen=True)
 class Section:
     """A family of figures under one heading, with one explanation, and what is missing of it with the
-    reason."""
+    reason. ``lead`` is the answer in one sentence, above the figures; ``tables`` follow them."""
 
     key: str
     title: str
     explanation: str
     drawings: tuple[Drawing, ...] = ()
     skipped: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    lead: str = ""
