@@ -170,6 +170,7 @@ def _mean_statistics(
         pooled: Mapping[str, Floats] = {}
         if any(name not in WITHIN_METRICS for name in metrics):
             pooled = Pooled(table, 0.0 if threshold is None else threshold).statistics(draws)
+        within = {str(name): reduce for name, reduce in WITHIN_METRICS.items()}
         for name, values in found.items():
-            values.append(WITHIN_METRICS[name](table)(draws) if name in WITHIN_METRICS else pooled[name])
+            values.append(within[name](table)(draws) if name in within else pooled[name])
     return {name: np.mean(values, axis=0) for name, values in found.items()}
