@@ -1,11 +1,28 @@
-"""How worker processes live and end, whatever they work on."""
+"""How worker processes start, live and end, whatever they work on."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from multiprocessing import connection, parent_process
+from multiprocessing import connection, get_context, parent_process
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkContext, SpawnContext  # the first is not there on Windows
+
+
+def start_context(*, on_cpu: bool, threads: int) -> ForkContext | SpawnContext:
+    """How worker processes start: a fork has its libraries already, a spawned one takes seconds to import them.
+
+    After a fork no card can be used, nor more ``threads`` than one: the pool of the first process is not there. Locks
+    that another thread held would stay held. Only Linux forks safely beside system libraries.
+    """
+    alone = threading.active_count() == 1
+    if sys.platform == "linux" and on_cpu and threads == 1 and alone:
+        return get_context("fork")
+    return get_context("spawn")
 
 
 def begin_worker() -> None:
@@ -14,6 +31,7 @@ def begin_worker() -> None:
     Were the parent killed, nobody would see what the worker goes on with, and its files are no longer its own.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked one has its parent's handler
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

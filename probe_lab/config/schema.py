@@ -19,8 +19,20 @@ Precision = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["native", "reference"]
 EngineName = Literal["local", "ray"]
 Strategy = Literal["auto", "ddp"]
-Axis = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """The values that a key takes only where ``condition`` holds; at other points of a grid it keeps the
+    experiment's own."""
+
+    values: tuple[Any, ...]
+    condition: str
+
+
+Axis = tuple[Any, ...] | Conditional
 """The values that one key takes in a sweep; a value is whatever the key holds, a list of taps for instance."""
+Grid = Mapping[str, Axis]
 
 
 @dataclass(frozen=True)
@@ -199,8 +211,8 @@ class ProbeConfig:
 class Trainer:
     """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches.
 
-    ``accumulate`` cuts each batch into that many parts, whose gradients are added. ``patience`` ends a training after
-    so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are processes that
+    ``accumulate`` takes a step only after so many batches, with the mean of their gradients. ``patience`` ends a training
+    after so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are processes that
     share one training (``strategy`` ddp).
     """
 
@@ -229,11 +241,13 @@ class Halving:
     """Successive halving over the cells of a sweep (ASHA, its stopping variant); ``first`` 0 switches it off.
 
     After ``first`` epochs, and each time ``factor`` times as many, a cell goes on only where its validation value is
-    among the best 1/``factor`` of those that came so far.
+    among the best 1/``factor`` of those that came so far. ``by`` names keys whose values compete apart, ``probe.step``
+    for instance. Baselines are always trained to their end.
     """
 
     first: int = 0
     factor: int = 3
+    by: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -250,16 +264,47 @@ class Engine:
     gpus: float = 0.0
 
 
+EXHIBITS = (
+    "dp_table_prediction",
+    "dp_table_metrics",
+    "dp_figure_steps",
+    "dp_table_prompt_optimization",
+    "dp_table_seed_selection",
+    "dp_table_grpo",
+    "ps_table_spearman",
+    "ps_table_selection",
+    "ps_table_fid",
+    "ps_table_losses",
+    "ps_figure_gain",
+    "ps_figure_time",
+    "ps_figure_blocks",
+    "ps_figure_cost",
+)
+"""Tables and figures of Diffusion Probe (dp) and Probe-Select (ps) that ``report`` can draw."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Which table or figure of a paper ``report`` draws, beside its published numbers, instead of the whole report;
+    one of ``EXHIBITS``, empty: the whole report."""
+
+    exhibit: str = ""
+
+
 @dataclass(frozen=True)
 class Tracking:
-    """Where MLflow keeps its runs; the environment's ``MLFLOW_TRACKING_URI`` wins, an empty one switches it off."""
+    """Where MLflow keeps its runs; the environment's ``MLFLOW_TRACKING_URI`` wins, an empty one switches it off.
+
+    ``system_metrics`` samples load and memory of the sweep's machine into the parent run.
+    """
 
     uri: str = "sqlite:///mlflow.db"
+    system_metrics: bool = False
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """One experiment file with its overrides. ``sweep`` is a union of grids, each a mapping from key to values."""
+class Schema:
+    """Every key of an experiment but its sweep, whose values have as many types as there are keys."""
 
     name: str = ""
     seed: int = 0
@@ -277,11 +322,11 @@ class Experiment:
     metrics: Metrics = field(default_factory=Metrics)
     halving: Halving = field(default_factory=Halving)
     engine: Engine = field(default_factory=Engine)
+    paper: Paper = field(default_factory=Paper)
     tracking: Tracking = field(default_factory=Tracking)
     workers: int = 2
     runs: str = "runs"
     reports: str = "reports"
-    sweep: tuple[Mapping[str, Axis], ...] = ()
 
     @property
     def cache_folder(self) -> Path:
@@ -300,22 +345,35 @@ class Experiment:
         """The evaluators that probes predict: the probe's own list, or all."""
         return list(self.probe.evaluators or self.evaluators)
 
+
+@dataclass(frozen=True)
+class Experiment(Schema):
+    """One experiment file with its overrides. ``sweep`` is a union of grids, each a mapping from key to values.
+
+    ``select`` chooses among their cells, ``sets`` are named lists of taps; a file writes both within ``sweep``.
+    ``asked`` is what the command line said, the file and its overrides, to repeat in messages.
+    """
+
+    sweep: tuple[Grid, ...] = ()
+    select: str = ""
+    sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as an experiment file would hold them."""
-        content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(_without_sweep(self))))
-        content["sweep"] = [{key: list(axis) for key, axis in grid.items()} for grid in self.sweep]
+        keys = Schema(**{f.name: getattr(self, f.name) for f in fields(Schema)})
+        content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(keys)))
+        grids = [{key: _plain(axis) for key, axis in grid.items()} for grid in self.sweep]
+        further = {"select": self.select, "sets": {name: list(taps) for name, taps in self.sets.items()}}
+        said = {key: value for key, value in further.items() if value}
+        content["sweep"] = said | {"grids": grids} if said else grids
         return content
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
 
 
-@dataclass(frozen=True)
-class Schema(Experiment):
-    """The experiment without its sweep, whose values have as many types as there are keys."""
-
-    sweep: Any = ()
-
-
-def _without_sweep(experiment: Experiment) -> Schema:
-    return Schema(**{f.name: getattr(experiment, f.name) for f in fields(experiment) if f.name != "sweep"})
+def _plain(axis: Axis) -> Any:
+    if isinstance(axis, Conditional):
+        return {"values": list(axis.values), "if": axis.condition}
+    return list(axis)

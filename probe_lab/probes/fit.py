@@ -24,7 +24,8 @@ from probe_lab.losses import parse_loss
 from probe_lab.probes.baselines import KINDS, Predictor, Preview, closed_form, previewed, shuffled, taps_of
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.inputs import Inputs
-from probe_lab.probes.module import Epoch
+from probe_lab.probes.memory import Reduction
+from probe_lab.probes.module import Epoch, GoOn, Stop
 from probe_lab.probes.outputs import (
     metric_entries,
     predictions_table,
@@ -34,9 +35,10 @@ from probe_lab.probes.outputs import (
 )
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.probes.training import seeded, train_probe
+from probe_lab.probes.training import Trained, seeded, train_probe
 
-_WHERE = ("name", "runs", "reports", "tracking", "workers", "engine", "halving", "sweep")
+WHOLE = Reduction()
+_WHERE = ("name", "runs", "reports", "tracking", "workers", "engine", "halving", "paper", "sweep")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,16 @@ class Fitted:
     predict: Predictor
     probe: Probe | None = None
     history: list[Epoch] = field(default_factory=list)
+    stopped: Stop = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a gradient training is run, see ``train_probe``."""
+
+    with_trainer: bool
+    progress: bool
+    go_on: GoOn | None
 
 
 def train_cell(
@@ -55,13 +67,17 @@ def train_cell(
     *,
     resident: ResidentArrays | None = None,
     preview: Preview | None = None,
+    with_trainer: bool = True,
     progress: bool = False,
+    go_on: GoOn | None = None,
+    reduction: Reduction = WHOLE,
 ) -> None:
     """Train the probe of ``experiment`` on ``cache`` and write the files of a cell into ``folder``.
 
     The folder appears when everything is in it; an earlier one of that name is replaced. ``resident`` holds
-    the arrays when several cells share them; ``preview`` is needed by ``x0_preview`` only. The same
-    experiment gives the same files, times aside, on the same machine.
+    the arrays when several cells share them; ``preview`` is needed by ``x0_preview`` only. ``with_trainer`` and
+    ``go_on`` as in ``train_probe``; ``reduction`` is how the batches are made smaller. The same experiment gives the
+    same files, times aside, on the same machine.
 
     Raises:
         DataError: a step or tap that the cache lacks, an empty split.
@@ -70,16 +86,18 @@ def train_cell(
     """
     started = time.monotonic()
     require_writable(folder)
+    asked, experiment = experiment, reduction.applied(experiment)
     with seeded(experiment.trainer.seed):
         data = _data(experiment, cache, resident, rank=0, world_size=1)
-        fitted = _fit(experiment, cache, data, resident, preview, progress)
+        training = Training(with_trainer, progress, go_on)
+        fitted = _fit(experiment, cache, data, resident, preview, training)
         if getattr(rank_zero_only, "rank", 0) != 0:  # another process of this training writes the files
             return
         table = _predictions(experiment, cache, data, fitted)
     medians = dict(zip(experiment.probe_evaluators, data.statistics().target_median.tolist(), strict=True))
     metrics: dict[str, Any] = {
         "cell": folder.name,
-        "config_hash": config_hash(experiment),
+        "config_hash": config_hash(asked),
         "model": experiment.probe.model,
         "step": experiment.probe.step,
         "taps": taps_of(experiment.probe.model, experiment.probe.taps),
@@ -89,11 +107,19 @@ def train_cell(
         "metrics": metric_entries(table, medians),
         "history": fitted.history,
     }
+    if fitted.stopped:
+        metrics["stopped"] = {"by": fitted.stopped, "epochs": len(fitted.history)}
+    if reduction.times:
+        metrics["reduced"] = {
+            "batch_prompts": experiment.data.batch_prompts,
+            "accumulate": experiment.trainer.accumulate,
+            "error": reduction.error,
+        }
     metrics["seconds"] = round(time.monotonic() - started, 3)
     with staged(folder) as aside:
         if fitted.probe is not None:
             save_probe(aside, fitted.probe)
-        write_cell(aside, experiment.to_yaml(), table, metrics)
+        write_cell(aside, asked.to_yaml(), table, metrics)
 
 
 def _predictions(experiment: Experiment, cache: Cache, data: ProbeDataModule, fitted: Fitted) -> pd.DataFrame:
@@ -154,26 +180,39 @@ def _fit(
     data: ProbeDataModule,
     resident: ResidentArrays | None,
     preview: Preview | None,
-    progress: bool,
+    training: Training,
 ) -> Fitted:
     config, evaluators = experiment.probe, experiment.probe_evaluators
     if config.model == "x0_preview":
         return Fitted(previewed(cache, evaluators, preview))
     spec = _spec(experiment, cache, evaluators, next(iter(data.val_dataloader())))
     if spec.kind in ("linear", "attention_entropy"):
-        return _fitted(closed_form(spec, data), [])
+        return _fitted(Trained(closed_form(spec, data), [], ""))
     labels = None
     if config.model == "shuffled_labels":
         labels = shuffled(cache, evaluators, experiment.data.split, experiment.trainer.seed)
     shared = data if experiment.trainer.devices == 1 else _data(experiment, cache, resident)
-    return _fitted(*train_probe(spec, experiment, data, shared=shared, labels=labels, progress=progress))
+    go_on = training.go_on if config.model == "cnn" else None  # what baselines are for needs them whole
+    trained = train_probe(
+        spec,
+        experiment,
+        data,
+        shared=shared,
+        labels=labels,
+        with_trainer=training.with_trainer,
+        progress=training.progress,
+        go_on=go_on,
+    )
+    return _fitted(trained)
 
 
-def _fitted(probe: Probe, history: list[Epoch]) -> Fitted:
+def _fitted(trained: Trained) -> Fitted:
+    probe = trained.probe
+
     def predict(batch: Batch) -> Tensor:
         return probe.predict(Inputs.of(batch))
 
-    return Fitted(predict, probe, history)
+    return Fitted(predict, probe, trained.history, trained.stopped)
 
 
 def _spec(experiment: Experiment, cache: Cache, evaluators: Sequence[str], batch: Batch) -> ProbeSpec:

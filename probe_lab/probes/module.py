@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Literal, TypedDict, cast
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torchmetrics import MeanMetric, MeanSquaredError
 
 from probe_lab.config import Trainer
@@ -19,11 +20,15 @@ from probe_lab.data import Batch
 from probe_lab.metrics import SelectionGain, WithinPromptSpearman
 from probe_lab.probes.augment import randomly_shifted
 from probe_lab.probes.encoder import CNNEncoder
+from probe_lab.probes.flat import FlatWeights
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.objective import Objective
 from probe_lab.probes.probe import Probe
 
 Monitor = Literal["srcc_within", "mse"]
+GoOn = Callable[[int, float], bool]
+"""(epochs done, best validation value) -> whether to train on."""
+Stop = Literal["", "patience", "halving"]
 WARM_UP = 0.1
 """Share of the training steps in which the learning rate rises; after it, a cosine down to 0."""
 
@@ -44,7 +49,8 @@ class ProbeModule(LightningModule):
     from 0.1 to ``ema`` over the first steps, so that the random start is forgotten also in short trainings.
     The epoch with the best validation value of the first evaluator is kept: within-prompt SRCC (``monitor``),
     or for probes that cannot rank the smallest squared error. ``labels`` ``[samples of the cache, E]``
-    replace the scores in training and validation.
+    replace the scores in training and validation. Training ends early after ``trainer.patience`` epochs without a
+    better value, or when ``go_on`` says so; ``stopped`` then tells by which, "" otherwise.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class ProbeModule(LightningModule):
         ema: float = 0.0,
         monitor: Monitor = "srcc_within",
         labels: Tensor | None = None,
+        go_on: GoOn | None = None,
     ) -> None:
         super().__init__()
         self.probe = probe
@@ -64,10 +71,13 @@ class ProbeModule(LightningModule):
         self.monitor = monitor
         self.labels = labels
         self.history: list[Epoch] = []
-        self.average: AveragedModel | None = None
-        if ema > 0:
-            self.average = AveragedModel(probe, multi_avg_fn=_MovingAverage(ema))
-            self.average.requires_grad_(False)
+        self.stopped: Stop = ""
+        self.averaged = copy.deepcopy(probe).requires_grad_(False) if ema > 0 else None
+        self._decay, self._updates = ema, 0
+        self._weights: FlatWeights | None = None
+        self._average: FlatWeights | None = None
+        self._go_on = go_on
+        self._best_epoch = 0
         self.best = -math.inf
         self.best_state: dict[str, Tensor] = {}
         self.train_loss = MeanMetric()
@@ -78,9 +88,12 @@ class ProbeModule(LightningModule):
     @property
     def evaluated(self) -> Probe:
         """The probe with averaged weights, where there is an average."""
-        if self.average is None:
-            return self.probe
-        return cast(Probe, self.average.module)
+        return self.probe if self.averaged is None else self.averaged
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return len(self.history)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs = Inputs.of(batch)
@@ -88,18 +101,32 @@ class ProbeModule(LightningModule):
             inputs = randomly_shifted(inputs, self.probe.encoder.grid)
         targets = self._targets(batch)
         output = self.probe(inputs)
-        loss = self.objective.scored(
-            output.prediction, self.probe.standardised(targets), batch.group, self.current_epoch
-        )
+        loss = self.objective.scored(output.prediction, self.probe.standardised(targets), batch.group, self.epoch)
         if self.objective.contrastive:
             embedding, text = self.probe.alignment(output, inputs)
             loss = loss + self.objective.contrast(embedding, text, batch.group)
         self.train_loss.update(loss.detach())
         return loss
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        if self.average is not None:
-            self.average.update_parameters(self.probe)
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        self.zero_weights_grad()
+
+    def zero_weights_grad(self) -> None:
+        """Before a step: all gradients are zero."""
+        assert self._weights is not None
+        self._weights.zero_grad()
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        super().optimizer_step(*arguments, **named)
+        self.follow()
+
+    def follow(self) -> None:
+        """Let the average follow a step of the optimizer; the first one is taken over whole."""
+        if self._average is not None and self._weights is not None:
+            seen = self._updates
+            decay = min(self._decay, (1 + seen) / (10 + seen)) if seen else 0.0
+            self._average.lerp_(self._weights, 1 - decay)
+            self._updates += 1
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self.evaluated.predict(Inputs.of(batch))[:, 0].contiguous()
@@ -116,46 +143,68 @@ class ProbeModule(LightningModule):
         score = float(self.val_srcc.compute() if self.monitor == "srcc_within" else -self.val_error.compute())
         # Not "score >= best": where no prompt can be ranked (nan) the last epoch is kept.
         if not score < self.best:
+            self._best_epoch = self.epoch if score > self.best else self._best_epoch
             self.best = score
-            self.best_state = copy.deepcopy(self.evaluated.state_dict())
+            self.best_state = _state_of(self.evaluated)
 
     def on_train_epoch_end(self) -> None:
+        last = self.end_epoch()
+        shown = {name: math.nan if value is None else value for name, value in last.items() if name != "epoch"}
+        self.log_dict(shown, on_step=False, on_epoch=True)
+        self.trainer.should_stop = bool(self.stopped)
+
+    def end_epoch(self) -> Epoch:
+        """Close the epoch: its entry of the history, and whether it is the last."""
         found = {"val_srcc_within": self.val_srcc, "val_selection_gain": self.val_gain}
         values = {name: float(metric.compute()) for name, metric in found.items()}
-        loss = float(self.train_loss.compute())
-        self.log_dict({"train_loss": loss, **values}, on_step=False, on_epoch=True)
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.history.append(
-            Epoch(
-                epoch=self.current_epoch,
-                train_loss=loss,
-                val_srcc_within=known["val_srcc_within"],
-                val_selection_gain=known["val_selection_gain"],
-            )
+        last = Epoch(
+            epoch=self.epoch,
+            train_loss=float(self.train_loss.compute()),
+            val_srcc_within=known["val_srcc_within"],
+            val_selection_gain=known["val_selection_gain"],
         )
+        self.history.append(last)
         for metric in (self.train_loss, self.val_srcc, self.val_gain, self.val_error):
             metric.reset()
 
+        self.stopped = self._stop()
+        return last
+
+    def _stop(self) -> Stop:
+        if self.epoch >= self.settings.max_epochs:
+            return ""
+        if 0 < self.settings.patience <= self.epoch - 1 - self._best_epoch:
+            return "patience"
+        return "" if self._go_on is None or self._go_on(self.epoch, self.best) else "halving"
+
     def finish(self) -> Probe:
-        """The probe with the weights of the best epoch, in evaluation mode."""
-        self.probe.load_state_dict(self.best_state or self.evaluated.state_dict())
+        """The probe with the weights of the best epoch, in evaluation mode and with storage of its own."""
+        self.probe.load_state_dict(self.best_state or _state_of(self.evaluated), assign=True)
         return self.probe.eval()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; weight decay on matrices and filters, not on norms and biases."""
-        weights = [p for p in self.probe.parameters() if p.ndim > 1]
-        others = [p for p in self.probe.parameters() if p.ndim <= 1]
+        optimizer, schedule = self.optimizers_for(int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizers_for(self, steps: int) -> tuple[Optimizer, LRScheduler]:
+        """AdamW and its learning rate over ``steps`` steps; weight decay on matrices and filters, not on norms and
+        biases. The weights are where they will be trained."""
+        self._weights = FlatWeights(self.probe)
+        self._average = None if self.averaged is None else FlatWeights(self.averaged)
         optimizer = torch.optim.AdamW(
             [
-                {"params": weights, "weight_decay": self.settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
+                {"params": [self._weights.matrices], "weight_decay": self.settings.weight_decay},
+                {"params": [self._weights.vectors], "weight_decay": 0.0},
             ],
             lr=self.settings.learning_rate,
             fused=True,
         )
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate((step + 1) / steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer, LambdaLR(optimizer, lambda step: _rate((step + 1) / max(steps, 1)))
+
+
+def _state_of(probe: Probe) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in probe.state_dict().items()}
 
 
 def _rate(done: float) -> float:
@@ -163,17 +212,3 @@ def _rate(done: float) -> float:
     if done < WARM_UP:
         return done / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (min(done, 1.0) - WARM_UP) / (1 - WARM_UP)))
-
-
-class _MovingAverage:
-    """Exponential moving average for ``AveragedModel``; a class, because closures cannot be copied to
-    processes."""
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-
-    @torch.no_grad()
-    def __call__(self, average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        seen = int(count)
-        decay = min(self.decay, (1 + seen) / (10 + seen))
-        torch._foreach_lerp_(list(average), list(current), 1 - decay)

@@ -2,7 +2,7 @@
 
 from probe_lab.sweep.compare import compare, comparison_table
 from probe_lab.sweep.grid import Cell, cell_name, cells, single_cell
-from probe_lab.sweep.local import train_cells
+from probe_lab.sweep.local import local_engine
 from probe_lab.sweep.results import Failure, collect, is_finished, read_results
 from probe_lab.sweep.run import SweepSummary, run_sweep
 from probe_lab.sweep.worker import CellTrainer, Outcome, ProbeTrainer
@@ -20,8 +20,8 @@ __all__ = [
     "compare",
     "comparison_table",
     "is_finished",
+    "local_engine",
     "read_results",
     "run_sweep",
     "single_cell",
-    "train_cells",
 ]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from probe_lab.errors import SweepError
+from probe_lab.processes import start_context
 from probe_lab.sweep.grid import Cell, group_by_arrays
+from probe_lab.sweep.halving import Rungs
 from probe_lab.sweep.results import is_finished
-from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, work
+from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, Rung, work
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _STARTS = 3
@@ -24,28 +26,33 @@ _PATIENCE = 5.0
 """Seconds that a worker gets to end by itself."""
 
 
-def train_cells(cells: Sequence[Cell], folder: Path, *, workers: int, trainer: CellTrainer) -> Iterator[Outcome]:
-    """Train cells into ``folder``/<cell> in up to ``workers`` spawned processes; yields each outcome as it
-    arrives.
+@contextlib.contextmanager
+def local_engine(
+    cells: Sequence[Cell], folder: Path, *, workers: int, trainer: CellTrainer, rungs: Rungs | None = None
+) -> Iterator[Iterator[Outcome]]:
+    """Up to ``workers`` processes that train cells into ``folder``/<cell>; the outcomes as they arrive.
+
+    They start on entering: a process without threads can fork them, which costs nothing. ``rungs`` decides which
+    cells are trained to their end, None: all.
 
     A worker holds the arrays of one group at a time and trains the group's cells one after the other; when
     every group is taken, idle workers help with the largest. A worker that dies costs the cell that it was
-    training. However the iteration ends (``close`` it), no worker is left.
+    training. However the block ends, no worker is left.
 
     Raises:
         SweepError: workers cannot be started.
     """
-    workers = min(workers, len(cells))
-    pool = _Pool(cells, folder, workers, trainer)
+    pool = _Pool(cells, folder, min(workers, len(cells)), trainer, rungs)
     try:
-        yield from pool.run()
+        pool.start()
+        yield pool.run()
     finally:
         pool.stop()
 
 
 @dataclass
 class _Worker:
-    process: SpawnProcess
+    process: BaseProcess
     pipe: connection.Connection
     ready: bool = False
     cell: Cell | None = None
@@ -55,23 +62,32 @@ class _Worker:
 class _Pool:
     """The workers, and the cells that none of them has yet."""
 
-    def __init__(self, cells: Sequence[Cell], folder: Path, workers: int, trainer: CellTrainer) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], folder: Path, workers: int, trainer: CellTrainer, rungs: Rungs | None
+    ) -> None:
         self._waiting = group_by_arrays(cells)
         self._size = workers
         self._threads = _threads(workers)
-        self._arguments = (trainer, folder, workers, self._threads)
+        self._arguments = (trainer, folder, workers, self._threads, rungs is not None)
+        self._rungs = rungs
+        self._on_cpu = all(cell.experiment.trainer.accelerator == "cpu" for cell in cells)
         self._folder = folder
         self._workers: list[_Worker] = []
         self._false_starts = 0
 
+    def start(self) -> None:
+        """One worker per waiting cell that no starting worker will take."""
+        starting = sum(not worker.ready for worker in self._workers)
+        for _ in range(min(self._size - len(self._workers), self._left() - starting)):
+            self._workers.append(self._start())
+
+    def _left(self) -> int:
+        return sum(len(group) for group in self._waiting.values())
+
     def run(self) -> Iterator[Outcome]:
         while True:
-            # One worker per waiting cell that no starting worker will take.
-            starting = sum(not worker.ready for worker in self._workers)
-            waiting = sum(len(group) for group in self._waiting.values())
-            for _ in range(min(self._size - len(self._workers), waiting - starting)):
-                self._workers.append(self._start())
-            if not waiting and all(worker.cell is None for worker in self._workers):
+            self.start()
+            if not self._left() and all(worker.cell is None for worker in self._workers):
                 return
             ends = {worker.pipe: worker for worker in self._workers if worker.cell is not None or not worker.ready}
             for end in connection.wait(list(ends)):
@@ -82,9 +98,14 @@ class _Pool:
     def _hear(self, worker: _Worker) -> Outcome | None:
         """Take one message of a worker and give it the next cell; the end of its pipe means that it died."""
         try:
-            message: Ready | Outcome = worker.pipe.recv()
+            message: Ready | Rung | Outcome = worker.pipe.recv()
         except (EOFError, OSError):
             return self._bury(worker)
+        if isinstance(message, Rung):
+            assert self._rungs is not None
+            with contextlib.suppress(BrokenPipeError):
+                worker.pipe.send(self._rungs.goes_on(message.cell, message.epoch, message.value))
+            return None
         worker.ready = True
         self._false_starts = 0
         self._assign(worker)
@@ -126,10 +147,11 @@ class _Pool:
         return Outcome(cell.name, 0.0, f"its worker process ended {how}{hint}")
 
     def _start(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
+        context = start_context(on_cpu=self._on_cpu, threads=self._threads)
         ours, theirs = context.Pipe()
         process = context.Process(target=work, args=(theirs, *self._arguments))
-        resource_tracker.ensure_running()  # its own start would let Ctrl-C through
+        if isinstance(context, SpawnContext):
+            resource_tracker.ensure_running()  # its own start would let Ctrl-C through
         with _thread_limits(self._threads), _interrupts_held():
             process.start()
         theirs.close()  # so that the pipe ends with the worker

@@ -59,6 +59,11 @@ def is_finished(cell_folder: Path) -> bool:
     return (cell_folder / METRICS).is_file()
 
 
+def was_stopped(cell_folder: Path) -> bool:
+    """Whether successive halving ended the training of a finished cell early."""
+    return read_metrics(cell_folder).get("stopped", {}).get("by") == "halving"
+
+
 def read_metrics(cell_folder: Path) -> dict[str, Any]:
     """The content of a finished cell's ``metrics.json``. ReportError when it is damaged."""
     path = cell_folder / METRICS

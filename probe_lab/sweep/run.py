@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING
 
 from probe_lab.config import Experiment
 from probe_lab.errors import SweepError
+from probe_lab.sweep.adopt import adopt, adoptable
 from probe_lab.sweep.grid import Cell, cells
-from probe_lab.sweep.local import train_cells
+from probe_lab.sweep.halving import rungs_of
+from probe_lab.sweep.local import local_engine
 from probe_lab.sweep.progress import SweepProgress
 from probe_lab.sweep.results import (
     FAILURES,
@@ -30,6 +33,7 @@ from probe_lab.sweep.results import (
     is_finished,
     read_failures,
     read_metrics,
+    was_stopped,
     write_failures,
     write_results,
 )
@@ -45,26 +49,32 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """Names of cells: trained now, finished before, failed; ``pending`` are those that a dry run would
-    train."""
+    """Names of cells: trained now, finished before (here, or ``adopted`` from another experiment), failed; those of
+    ``done`` that were ``stopped`` early by halving; ``pending`` are those that a dry run would train."""
 
     done: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
+    stopped: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The finished cells."""
-        return (*self.skipped, *self.done)
+        return (*self.skipped, *self.adopted, *self.done)
 
     @property
     def text(self) -> str:
         """The cells of a dry run, or what came out of a sweep, for people."""
         if self.pending:
             return "\n".join((*self.pending, f"{len(self.pending)} cells to train, {len(self.skipped)} finished"))
-        counts = f"{len(self.done)} cells trained, {len(self.skipped)} were finished, {len(self.failed)} failed"
-        return "\n".join((*(f"failed {f.cell}: {f.error}" for f in self.failed), counts))
+        counts = [f"{len(self.done)} cells trained, {len(self.skipped)} were finished, {len(self.failed)} failed"]
+        if self.adopted:
+            counts.append(f"{len(self.adopted)} taken from another experiment that had trained them")
+        if self.stopped:
+            counts.append(f"{len(self.stopped)} of the trained ones stopped early by halving")
+        return "\n".join((*(f"failed {f.cell}: {f.error}" for f in self.failed), "; ".join(counts)))
 
 
 def run_sweep(
@@ -77,8 +87,9 @@ def run_sweep(
     """Train every cell of the experiment that is not finished, into ``experiment.runs_folder``.
 
     A sweep writes the results of exactly its own cells; an experiment without a sweep (``train``) is one
-    cell, whose rows are added to the results that are there. ``trainer`` replaces the training of probes,
-    and with it ``preview_factory``; both are pickled to worker processes.
+    cell, whose rows are added to the results that are there. Cells that another experiment of the same runs has
+    finished are copied from it; those that successive halving stopped count as finished only where the sweep halves.
+    ``trainer`` replaces the training of probes, and with it ``preview_factory``; both are pickled to worker processes.
 
     Raises:
         ConfigError, CacheError, ScoreError: a cell cannot be trained from what there is; nothing has been
@@ -88,54 +99,79 @@ def run_sweep(
             message says how to continue.
     """
     plan, folder = cells(experiment), experiment.runs_folder
-    trainer = trainer or ProbeTrainer(preview_factory)
-    pending = [cell for cell in plan if not is_finished(folder / cell.name)]
-    skipped = tuple(cell.name for cell in plan if is_finished(folder / cell.name))
+    trainer = trainer or ProbeTrainer(preview_factory, with_trainer=not experiment.sweep)
+    skipped = tuple(cell.name for cell in plan if _is_done(folder / cell.name, experiment))
+    pending = [cell for cell in plan if cell.name not in set(skipped)]
     if dry_run:
         return SweepSummary(skipped=skipped, pending=tuple(cell.name for cell in pending))
+    found = adoptable(pending, folder)
+    pending = [cell for cell in pending if cell.name not in found]
     if pending:
         trainer.check(pending)
-    failures: list[Failure] = []
-    done: list[str] = []
     with _alone_in(folder):
-        try:
-            with (
-                _terminated_as_interrupt(),
-                track(experiment, folder, [_cell_run(cell) for cell in plan]) as tracker,
-            ):
-                for outcome in _trained(experiment, pending, len(skipped), trainer, tracker):
-                    if outcome.error:
-                        failures.append(Failure(outcome.cell, outcome.error, outcome.trace))
-                    else:
-                        done.append(outcome.cell)
-                if failures and not done and not skipped:
-                    raise SweepError(
-                        f"all {len(plan)} cells failed, the first with: {failures[0].error} "
-                        f"(see {folder / FAILURES}; the same command tries them again)"
-                    )
-        except KeyboardInterrupt:
-            finished = len(done) + len(skipped)
-            print(
-                f"\n{finished} of {len(plan)} cells are finished and kept in {folder}",
-                file=sys.stderr,
-            )
-            raise
-        finally:
-            _write(experiment, plan, failures)
-    return SweepSummary(tuple(done), skipped, tuple(failures))
+        adopt(found, folder)
+        outcomes = _run(experiment, plan, pending, trainer)
+    done = tuple(outcome.cell for outcome in outcomes if not outcome.error)
+    stopped = tuple(name for name in done if experiment.halving.first and was_stopped(folder / name))
+    failed = tuple(_failure(outcome) for outcome in outcomes if outcome.error)
+    return SweepSummary(done, skipped, tuple(found), failed, stopped)
 
 
-def _trained(
-    experiment: Experiment, pending: Sequence[Cell], skipped: int, trainer: CellTrainer, tracker: Tracker
+def _is_done(cell_folder: Path, experiment: Experiment) -> bool:
+    return is_finished(cell_folder) and (bool(experiment.halving.first) or not was_stopped(cell_folder))
+
+
+def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], trainer: CellTrainer) -> list[Outcome]:
+    """Train ``pending``, and write the results of ``plan`` whatever happens."""
+    folder = experiment.runs_folder
+    outcomes: list[Outcome] = []
+    finished = len(plan) - len(pending)
+    try:
+        # The engine first: while there is no other thread, its workers can be forked.
+        with (
+            _terminated_as_interrupt(),
+            _engine(experiment, pending, trainer) as found,
+            track(experiment, folder, [_cell_run(cell) for cell in plan]) as tracker,
+        ):
+            for outcome in _tracked(experiment, pending, finished, found, tracker):
+                outcomes.append(outcome)
+            if pending and not finished and all(outcome.error for outcome in outcomes):
+                raise SweepError(
+                    f"all {len(plan)} cells failed, the first with: {outcomes[0].error} "
+                    f"(see {folder / FAILURES}; the same command tries them again)"
+                )
+    except KeyboardInterrupt:
+        finished += sum(not outcome.error for outcome in outcomes)
+        print(f"\n{finished} of {len(plan)} cells are finished and kept in {folder}", file=sys.stderr)
+        raise
+    finally:
+        _write(experiment, plan, [_failure(outcome) for outcome in outcomes if outcome.error])
+    return outcomes
+
+
+def _engine(
+    experiment: Experiment, pending: Sequence[Cell], trainer: CellTrainer
+) -> AbstractContextManager[Iterator[Outcome]]:
+    """What trains the cells, and gives their outcomes as they come."""
+    if not pending:
+        return contextlib.nullcontext(iter(()))
+    folder, rungs = experiment.runs_folder, rungs_of(experiment.halving, pending)
+    return local_engine(pending, folder, workers=experiment.workers, trainer=trainer, rungs=rungs)
+
+
+def _failure(outcome: Outcome) -> Failure:
+    return Failure(outcome.cell, outcome.error, outcome.trace)
+
+
+def _tracked(
+    experiment: Experiment, pending: Sequence[Cell], skipped: int, outcomes: Iterator[Outcome], tracker: Tracker
 ) -> Iterator[Outcome]:
-    """Train cells; each outcome is shown and tracked before it is handed on."""
+    """Each outcome is shown and tracked before it is handed on."""
     if not pending:
         return
     folder, evaluator = experiment.runs_folder, pending[0].experiment.probe_evaluators[0]
     by_name = {cell.name: cell for cell in pending}
-    shown = SweepProgress(len(pending), skipped=skipped, label=f"{evaluator} {_HEADLINE}")
-    outcomes = train_cells(pending, folder, workers=experiment.workers, trainer=trainer)
-    with shown, contextlib.closing(outcomes):  # type: ignore[type-var]  # a generator, which has a close
+    with SweepProgress(len(pending), skipped=skipped, label=f"{evaluator} {_HEADLINE}") as shown:
         for outcome in outcomes:
             run = _cell_run(by_name[outcome.cell])
             if outcome.error:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,10 @@ PARTIAL = ".partial"
 complete."""
 
 
+GoOn = Callable[[str, int, float], bool]
+"""(cell, epochs done, best validation value) -> whether the cell is trained on: successive halving."""
+
+
 class CellTrainer(Protocol):
     """How an engine trains cells. Pickled to every worker."""
 
@@ -36,16 +41,17 @@ class CellTrainer(Protocol):
     def load(self, cell: Cell, workers: int) -> Any:
         """What cells with the same cache and arrays share in one process, of ``workers`` on this machine."""
 
-    def train(self, cell: Cell, folder: Path, shared: Any) -> None:
-        """Train one cell and write its files into an existing, empty folder."""
+    def train(self, cell: Cell, folder: Path, shared: Any, go_on: GoOn | None) -> None:
+        """Train one cell and write its files into an existing, empty folder; ``go_on`` is asked after each epoch."""
 
 
 @dataclass(frozen=True)
 class ProbeTrainer:
     """Trains probes on the cells' cache. ``preview_factory`` makes the scorer of ``x0_preview`` cells, in
-    the worker."""
+    the worker. ``with_trainer`` trains through Lightning's ``Trainer``, which a single probe can afford."""
 
     preview_factory: Callable[[Experiment], Previewer] | None = None
+    with_trainer: bool = False
 
     def check(self, cells: Sequence[Cell]) -> None:
         """CacheError or ScoreError for a cache, an array, scores or text that a cell needs and that are not there;
@@ -63,6 +69,8 @@ class ProbeTrainer:
                 cache.read(key, cache.shards[0] if cache.shards else 0, slice(0, 0))
             for evaluator in evaluators:
                 cache.scores(evaluator)
+        import probe_lab.probes.fit  # noqa: F401  # here, so that workers that are forked have it
+
         for cell in cells:
             encoder = cell.experiment.text.encoder
             if cell.experiment.probe.reads_text and encoder != BACKBONE:
@@ -82,12 +90,27 @@ class ProbeTrainer:
             return None
         return load_resident(cache, cell.arrays)
 
-    def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None) -> None:
+    def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None, go_on: GoOn | None) -> None:
         from probe_lab.cache import Cache
         from probe_lab.probes.fit import train_cell
+        from probe_lab.probes.memory import Reduction, within_memory
 
         preview = self._preview(cell.experiment) if cell.experiment.probe.model == "x0_preview" else None
-        train_cell(cell.experiment, Cache(cell.experiment.cache_folder), folder, resident=shared, preview=preview)
+        cache = Cache(cell.experiment.cache_folder)
+
+        def train(reduction: Reduction) -> None:
+            train_cell(
+                cell.experiment,
+                cache,
+                folder,
+                resident=shared,
+                preview=preview,
+                with_trainer=self.with_trainer,
+                go_on=None if go_on is None else partial(go_on, cell.name),
+                reduction=reduction,
+            )
+
+        within_memory(cell.experiment, train)
 
     def _preview(self, experiment: Experiment) -> Previewer:
         if self.preview_factory is not None:
@@ -123,8 +146,25 @@ class Outcome:
     trace: str = ""
 
 
-def work(pipe: connection.Connection, trainer: CellTrainer, folder: Path, workers: int, threads: int) -> None:
+@dataclass(frozen=True)
+class Rung:
+    """A cell in training asks whether to go on, and waits for True or False."""
+
+    cell: str
+    epoch: int
+    value: float
+
+
+def work(
+    pipe: connection.Connection, trainer: CellTrainer, folder: Path, workers: int, threads: int, halving: bool
+) -> None:
     """Train the cells that arrive on the pipe until None arrives; answer each with its ``Outcome``."""
+
+    def go_on(cell: str, epoch: int, value: float) -> bool:
+        pipe.send(Rung(cell, epoch, value))
+        answer: bool = pipe.recv()
+        return answer
+
     begin_worker()
     import torch
 
@@ -141,7 +181,7 @@ def work(pipe: connection.Connection, trainer: CellTrainer, folder: Path, worker
                 loaded = shared = None  # freed before the next group is loaded
                 shared = trainer.load(cell, workers)
                 loaded = wanted
-            train_whole(trainer, cell, folder, shared)
+            train_whole(trainer, cell, folder, shared, go_on if halving else None)
         except Exception as failure:  # whatever it is, the other cells go on
             error, trace = one_line(failure), traceback.format_exc()
         pipe.send(Outcome(cell.name, time.monotonic() - started, error, trace))
@@ -155,13 +195,13 @@ def _next_cell(pipe: connection.Connection) -> Cell | None:
     return cell
 
 
-def train_whole(trainer: CellTrainer, cell: Cell, folder: Path, shared: Any) -> None:
+def train_whole(trainer: CellTrainer, cell: Cell, folder: Path, shared: Any, go_on: GoOn | None) -> None:
     """Train a cell aside and rename its folder once it is complete."""
     aside, final = folder / PARTIAL / cell.name, folder / cell.name
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        trainer.train(cell, aside, shared)
+        trainer.train(cell, aside, shared, go_on)
         if not (aside / METRICS).exists():
             raise RuntimeError(f"training {cell.name} wrote no {METRICS}")
         shutil.rmtree(final, ignore_errors=True)  # a folder without metrics, from outside a sweep

@@ -23,12 +23,13 @@ def module_of(probe: Probe, ema: float) -> ProbeModule:
 
 def test_the_average_follows_its_formula(probe: Probe) -> None:
     module = module_of(probe, ema=0.25)
+    module.optimizers_for(steps=5)
     weight, expected = probe.head.weight, None
     assert isinstance(weight, torch.Tensor)
     for seen in range(5):
         with torch.no_grad():
             weight.fill_(float(seen + 1))
-        module.on_train_batch_end(None, None, 0)  # type: ignore[arg-type]
+        module.follow()
         # The first update copies; then the decay rises towards 0.25.
         decay = min(0.25, (1 + seen) / (10 + seen))
         expected = seen + 1.0 if expected is None else decay * expected + (1 - decay) * (seen + 1)
@@ -74,3 +75,35 @@ def test_calibration_is_least_squares_and_keeps_the_order(probe: Probe) -> None:
     assert probe.target_shift.tolist() == pytest.approx([shift, 0.0], abs=1e-5)
     probe.calibrate(torch.ones(50, 2), target)
     assert probe.target_slope.tolist() == [1.0, 1.0]
+
+
+def close_epoch(module: ProbeModule, score: float) -> str:
+    """An epoch whose validation gave ``score``; what it says of going on."""
+    values, group = torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=torch.int64)
+    for metric in (module.val_srcc, module.val_gain):
+        metric.update(values, values, group)
+    module.train_loss.update(1.0)
+    module.val_srcc.compute = lambda: torch.tensor(score)  # type: ignore[method-assign]
+    module.on_validation_epoch_end()
+    module.end_epoch()
+    return module.stopped
+
+
+def test_a_training_without_progress_loses_its_patience(probe: Probe) -> None:
+    objective = Objective.of(ProbeConfig(), ("mse",), epochs=9)
+    module = ProbeModule(probe, objective, Trainer(max_epochs=9, patience=2))
+    stops = [close_epoch(module, score) for score in (0.1, 0.3, 0.2, 0.3, 0.4)]
+    assert stops == ["", "", "", "patience", ""]
+
+
+def test_whoever_is_asked_can_end_a_training_but_not_its_last_epoch(probe: Probe) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def go_on(epoch: int, value: float) -> bool:
+        asked.append((epoch, round(value, 3)))
+        return False
+
+    objective = Objective.of(ProbeConfig(), ("mse",), epochs=2)
+    module = ProbeModule(probe, objective, Trainer(max_epochs=2), go_on=go_on)
+    assert [close_epoch(module, 0.5) for _ in range(2)] == ["halving", ""]
+    assert asked == [(1, 0.5)]

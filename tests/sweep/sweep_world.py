@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from probe_lab.config import Experiment, build_experiment
 from probe_lab.sweep import Cell
+from probe_lab.sweep.worker import GoOn
 
 ATTENTION = "up_blocks.1.attentions.0/attention"
 ACTIVATION = "up_blocks.1/activation"
@@ -37,8 +38,8 @@ def make_experiment(root: Path, sweep: object = None, **changes: Any) -> Experim
     return build_experiment(OmegaConf.create(content), OmegaConf.create(changes))
 
 
-def write_cell(cell: Cell, folder: Path, estimate: float) -> None:
-    """The files of a finished cell, with metrics that depend only on ``estimate``."""
+def write_cell(cell: Cell, folder: Path, estimate: float, stopped: int = 0) -> None:
+    """The files of a finished cell, with metrics that depend only on ``estimate``; or of one that halving stopped."""
     probe = cell.experiment.probe
     entries = [
         {
@@ -67,6 +68,8 @@ def write_cell(cell: Cell, folder: Path, estimate: float) -> None:
         "metrics": entries,
         "history": [{"epoch": e, "train_loss": 1.0 - e / 10, "val_srcc_within": e / 10} for e in range(3)],
     }
+    if stopped:
+        content["stopped"] = {"by": "halving", "epochs": stopped}
     (folder / "config.yaml").write_text(cell.experiment.to_yaml())
     (folder / "predictions.parquet").write_bytes(b"PAR1")
     (folder / "metrics.json").write_text(json.dumps(content))
@@ -75,7 +78,7 @@ def write_cell(cell: Cell, folder: Path, estimate: float) -> None:
 @dataclass(frozen=True)
 class FakeTrainer:
     """Appends a line to ``log`` per training; ``behaviour`` maps a training seed to "fail", "kill" or
-    "hang"."""
+    "hang". With halving a cell trains nine epochs, and its value is its seed."""
 
     log: Path
     behaviour: Mapping[int, str]
@@ -88,7 +91,7 @@ class FakeTrainer:
         self._note(f"load {cell.arrays}")
         return f"{cell.arrays}"
 
-    def train(self, cell: Cell, folder: Path, shared: str) -> None:
+    def train(self, cell: Cell, folder: Path, shared: str, go_on: GoOn | None) -> None:
         assert shared == f"{cell.arrays}"
         self._note(f"train {cell.name}")
         seed = cell.experiment.trainer.seed
@@ -102,7 +105,8 @@ class FakeTrainer:
             (self.log.parent / "hanging").touch()
             time.sleep(600)
         time.sleep(self.seconds)
-        write_cell(cell, folder, seed / 10)
+        epochs = next((e for e in range(1, 9) if go_on and not go_on(cell.name, e, float(seed))), 9)
+        write_cell(cell, folder, seed / 10, stopped=epochs if epochs < 9 else 0)
 
     def _note(self, text: str) -> None:
         with open(self.log, "a") as file:
