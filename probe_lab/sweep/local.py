@@ -20,6 +20,7 @@ from probe_lab.sweep.results import is_finished
 from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, Rung, work
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_QUICK = ("linear", "attention_entropy", "prompt_only")
 _STARTS = 3
 """A worker that dies this many times before it is ready will never start."""
 _PATIENCE = 5.0
@@ -123,11 +124,18 @@ class _Pool:
             worker.pipe.send(worker.cell)
 
     def _next_group(self, worker: _Worker) -> tuple[str, ...] | None:
-        """The group whose arrays the worker holds, or else the largest one, untaken ones first."""
+        """The group whose arrays the worker holds, or else the largest one, untaken ones first; what takes no time
+        comes last, when the workers would otherwise wait for each other."""
         if worker.group in self._waiting:
             return worker.group
         taken = {other.group for other in self._workers if other.cell is not None}
-        return max(self._waiting, key=lambda group: (group not in taken, len(self._waiting[group])), default=None)
+
+        def priority(group: tuple[str, ...]) -> tuple[bool, bool, int]:
+            cells = self._waiting[group]
+            long = any(cell.experiment.probe.model not in _QUICK for cell in cells)
+            return long, group not in taken, len(cells)
+
+        return max(self._waiting, key=priority, default=None)
 
     def _bury(self, worker: _Worker) -> Outcome | None:
         worker.process.join()
