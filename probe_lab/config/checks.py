@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe_lab.config.schema import Experiment, Prompts
+from probe_lab.config.schema import EXHIBITS, Experiment, Prompts
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
 
@@ -74,6 +74,9 @@ def check(experiment: Experiment) -> None:
     for evaluator in probe.evaluators:
         if evaluator not in experiment.evaluators:
             raise ConfigError(f"'probe.evaluators' names '{evaluator}': {nearest(evaluator, experiment.evaluators)}")
+    exhibit = experiment.paper.exhibit
+    if exhibit and exhibit not in EXHIBITS:
+        raise ConfigError(f"'paper.exhibit' is '{exhibit}': {nearest(exhibit, EXHIBITS)}")
     _check_prompts(experiment.prompts)
     if not (experiment.backbone.name or (experiment.backbone.family and experiment.backbone.path)):
         raise ConfigError("'backbone' is empty: name a built-in one, tiny-sd for instance, or {family: ..., path: ...}")
