@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from multiprocessing import connection, get_context, parent_process
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,31 @@ def start_context(*, on_cpu: bool, threads: int) -> ForkContext | SpawnContext:
     if sys.platform == "linux" and on_cpu and threads == 1 and alone:
         return get_context("fork")
     return get_context("spawn")
+
+
+def visible_cards() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [card.strip() for card in named.split(",") if card.strip()]
+    return [str(card) for card in range(torch.cuda.device_count())]
+
+
+@contextlib.contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that processes started inside inherit; afterwards they are as before."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def begin_worker() -> None:

@@ -94,7 +94,9 @@ def train_cell(
         if getattr(rank_zero_only, "rank", 0) != 0:  # another process of this training writes the files
             return
         table = _predictions(experiment, cache, data, fitted)
-    medians = dict(zip(experiment.probe_evaluators, data.statistics().target_median.tolist(), strict=True))
+    thresholds = dict(zip(experiment.probe_evaluators, data.statistics().target_median.tolist(), strict=True))
+    if experiment.metrics.auc_threshold is not None:
+        thresholds = dict.fromkeys(thresholds, experiment.metrics.auc_threshold)
     metrics: dict[str, Any] = {
         "cell": folder.name,
         "config_hash": config_hash(asked),
@@ -104,7 +106,7 @@ def train_cell(
         "loss": experiment.probe.loss,
         "seed": experiment.trainer.seed,
         "seconds": 0.0,
-        "metrics": metric_entries(table, medians),
+        "metrics": metric_entries(table, thresholds),
         "history": fitted.history,
     }
     if fitted.stopped:

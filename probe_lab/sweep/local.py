@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from probe_lab.errors import SweepError
-from probe_lab.processes import start_context
+from probe_lab.processes import environment, start_context, visible_cards
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
 from probe_lab.sweep.results import is_finished
@@ -55,6 +55,7 @@ def local_engine(
 class _Worker:
     process: BaseProcess
     pipe: connection.Connection
+    card: str = ""
     ready: bool = False
     cell: Cell | None = None
     group: tuple[str, ...] | None = None
@@ -72,6 +73,7 @@ class _Pool:
         self._arguments = (trainer, folder, workers, self._threads, rungs is not None)
         self._rungs = rungs
         self._on_cpu = all(cell.experiment.trainer.accelerator == "cpu" for cell in cells)
+        self._cards = [] if self._on_cpu else visible_cards()
         self._folder = folder
         self._workers: list[_Worker] = []
         self._false_starts = 0
@@ -160,10 +162,19 @@ class _Pool:
         process = context.Process(target=work, args=(theirs, *self._arguments))
         if isinstance(context, SpawnContext):
             resource_tracker.ensure_running()  # its own start would let Ctrl-C through
-        with _thread_limits(self._threads), _interrupts_held():
+        card = self._free_card()
+        limits = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))  # read when numeric libraries are imported
+        if card:
+            limits["CUDA_VISIBLE_DEVICES"] = card
+        with environment(limits), _interrupts_held():
             process.start()
         theirs.close()  # so that the pipe ends with the worker
-        return _Worker(process, ours)
+        return _Worker(process, ours, card)
+
+    def _free_card(self) -> str:
+        """The GPU that the fewest workers use; "" without any."""
+        used = [worker.card for worker in self._workers]
+        return min(self._cards, key=used.count, default="")
 
     def stop(self) -> None:
         """End every worker: idle ones by themselves, busy ones by a signal."""
@@ -189,21 +200,6 @@ def _threads(workers: int) -> int:
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores // max(workers, 1))
     return min(share, int(chosen)) if chosen.isdigit() and int(chosen) > 0 else share
-
-
-@contextlib.contextmanager
-def _thread_limits(threads: int) -> Iterator[None]:
-    """Set the environment that a worker starts with: numeric libraries read these when they are imported."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

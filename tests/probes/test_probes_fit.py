@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.cache.text import write_text
-from probe_lab.config import Experiment, Text
+from probe_lab.config import Experiment, Metrics, Text
 from probe_lab.data import load_resident
 from probe_lab.errors import CacheError, ConfigError, DataError, ProbeError, ScoreError
 from probe_lab.metrics import evaluate
@@ -293,3 +293,13 @@ def test_the_text_is_that_of_the_experiments_encoder(
 def test_the_hash_sees_what_matters(experiment: Experiment, probe_of: ProbeOf) -> None:
     assert config_hash(experiment) == config_hash(replace(experiment, name="other", runs="elsewhere"))
     assert config_hash(experiment) != config_hash(probe_of(experiment, margin=0.1))
+
+
+def test_the_threshold_of_the_auc_is_the_configs(experiment: Experiment, planted: Cache, runs: Path) -> None:
+    experiment = replace(experiment, probe=replace(experiment.probe, model="linear"))
+    median = cell(experiment, planted, runs / "median")
+    high = cell(replace(experiment, metrics=Metrics(auc_threshold=6.5)), planted, runs / "high")
+    table = pd.read_parquet(runs / "high" / "predictions.parquet").query("split == 'test'")
+    good, bad = (table.loc[(table["target"] > 6.5) == kind, "prediction"].to_numpy() for kind in (True, False))
+    assert value(high, "auc") == pytest.approx((good[:, None] > bad[None]).mean(), abs=1e-6)
+    assert value(high, "auc") != value(median, "auc")

@@ -113,6 +113,15 @@ class FakeTrainer:
             file.write(f"{os.getpid()} {text}\n")
 
 
+@dataclass(frozen=True)
+class CardTrainer(FakeTrainer):
+    """Notes which GPU its process may use."""
+
+    def train(self, cell: Cell, folder: Path, shared: str, go_on: GoOn | None) -> None:
+        self._note(f"card {os.environ['CUDA_VISIBLE_DEVICES']}")
+        super().train(cell, folder, shared, go_on)
+
+
 def trained(log: Path) -> list[str]:
     """Names of the cells that were trained, in order, with repetitions."""
     lines = log.read_text().splitlines() if log.exists() else []

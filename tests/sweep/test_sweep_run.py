@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from sweep_world import ACTIVATION, ATTENTION, FakeTrainer, make_experiment, trained, write_cell
+from sweep_world import ACTIVATION, ATTENTION, CardTrainer, FakeTrainer, make_experiment, trained, write_cell
 
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError, SweepError
@@ -245,3 +245,14 @@ def _wait(condition: Callable[[], bool], seconds: float = 300) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_every_worker_has_a_card_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    sweep = {"trainer.seed": [0, 1, 2, 3]}
+    experiment = make_experiment(tmp_path, sweep, workers=2, trainer={"accelerator": "gpu"})
+    run_sweep(experiment, trainer=CardTrainer(tmp_path / "log", {}, seconds=0.5))
+    lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    cards = {(pid, card) for pid, what, card, *_ in lines if what == "card"}
+    assert len(cards) == 2
+    assert {card for _, card in cards} == {"2", "5"}

@@ -1,0 +1,60 @@
+"""How worker processes start, live and end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from multiprocessing import get_context
+
+import pytest
+
+from probe_lab.processes import begin_worker, environment, start_context, visible_cards
+
+
+def test_only_a_process_without_threads_of_its_own_or_others_is_forked() -> None:
+    assert start_context(on_cpu=True, threads=2).get_start_method() == "spawn"
+    assert start_context(on_cpu=False, threads=1).get_start_method() == "spawn"
+    done = threading.Event()
+    threading.Thread(target=done.wait).start()
+    try:
+        assert start_context(on_cpu=True, threads=1).get_start_method() == "spawn"
+    finally:
+        done.set()
+
+
+def test_cards_are_those_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-1a")
+    assert visible_cards() == ["3", "GPU-1a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_cards() == []
+
+
+def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROBE_LAB_A", "1")
+    monkeypatch.delenv("PROBE_LAB_B", raising=False)
+    with environment({"PROBE_LAB_A": "2", "PROBE_LAB_B": "3"}):
+        assert (os.environ["PROBE_LAB_A"], os.environ["PROBE_LAB_B"]) == ("2", "3")
+    assert os.environ["PROBE_LAB_A"] == "1"
+    assert "PROBE_LAB_B" not in os.environ
+
+
+def _live() -> None:
+    begin_worker()
+    os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C is not for it
+    time.sleep(60)
+
+
+def test_a_forked_worker_ends_by_its_own_handlers() -> None:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(3))
+    try:
+        process = get_context("fork").Process(target=_live)
+        process.start()
+        time.sleep(0.5)
+        assert process.is_alive()
+        process.terminate()
+        process.join(10)
+        assert process.exitcode == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
