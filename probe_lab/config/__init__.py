@@ -4,7 +4,10 @@ An experiment file states only what differs. ``load_experiment`` reads it, appli
 dotlist) and refuses unknown keys, wrong types and impossible values before any work starts.
 """
 
-from probe_lab.config.load import EXPERIMENTS, SHIPPED, build_experiment, known_keys, load_experiment, with_changes
+from probe_lab.config.changes import changed_unchecked, is_simple, typed, with_changes, with_values
+from probe_lab.config.choice import Choice, Value
+from probe_lab.config.keys import known_keys
+from probe_lab.config.load import EXPERIMENTS, SHIPPED, build_experiment, load_experiment
 from probe_lab.config.schema import (
     BACKBONE,
     Axis,
@@ -12,11 +15,13 @@ from probe_lab.config.schema import (
     Backend,
     CacheConfig,
     CaptureConfig,
+    Conditional,
     Data,
     Engine,
     EngineName,
     EvaluatorModel,
     Experiment,
+    Grid,
     Halving,
     Metrics,
     Model,
@@ -42,11 +47,14 @@ __all__ = [
     "Backend",
     "CacheConfig",
     "CaptureConfig",
+    "Choice",
+    "Conditional",
     "Data",
     "Engine",
     "EngineName",
     "EvaluatorModel",
     "Experiment",
+    "Grid",
     "Halving",
     "Metrics",
     "Model",
@@ -61,8 +69,13 @@ __all__ = [
     "Text",
     "Tracking",
     "Trainer",
+    "Value",
     "build_experiment",
+    "changed_unchecked",
+    "is_simple",
     "known_keys",
     "load_experiment",
+    "typed",
     "with_changes",
+    "with_values",
 ]

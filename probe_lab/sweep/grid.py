@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probe_lab.config import BACKBONE, Axis, Experiment, Model, ProbeConfig, Scoring, with_changes
+from probe_lab.config import Choice, Experiment, Value
 from probe_lab.errors import SweepError
-from probe_lab.losses import TERMS, parse_loss
+from probe_lab.sweep.axes import Points, Settings, value_at
+from probe_lab.sweep.identity import IRRELEVANT, cell_name, identity
+from probe_lab.sweep.normalise import normalised
+from probe_lab.sweep.taps import TapNames
 
-_IRRELEVANT = ("name", "runs", "reports", "tracking", "workers", "engine", "halving", "sweep", "capture")
-_LATER: Mapping[str, tuple[str, ...]] = {
-    "prompts": ("column", "per_image", "revision", "shuffle", "split"),
-    "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
-    "trainer": ("accumulate", "patience"),
-    "metrics": ("auc_threshold",),
-}
-"""Keys that came after the first cells were named: they count only where they are set."""
-_COUPLED = ("probe.step", "probe.evaluators")
-"""Keys of ``probe`` whose limits depend on other sections."""
-_CLOSED_FORM: tuple[Model, ...] = ("linear", "attention_entropy", "x0_preview")
-_TAPS: Mapping[Model, tuple[str, ...]] = {
-    "noisy_latent": ("latent",),
-    "x0_preview": ("x0",),
-    "prompt_only": (),
-}
-_TAPS_IN_NAME = 64
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a sweep. ``name`` is also its folder; ``axes`` holds the value of every swept key here."""
+    """One point of a sweep. ``name`` is also its folder; ``axes`` holds the value of every swept key here: of taps
+    that are a named set, the name."""
 
     name: str
     experiment: Experiment
@@ -49,192 +33,56 @@ class Cell:
         return tuple(f"{probe.step}/{tap}" for tap in probe.taps)
 
 
-def cells(experiment: Experiment) -> tuple[Cell, ...]:
-    """The union of the grids' Cartesian products, in the order of the file; without grids the experiment
-    itself.
+@dataclass(frozen=True)
+class Layout:
+    """The cells of a sweep, and how many of its grids' cells ``sweep.select`` leaves out."""
 
-    A value of a ``probe.taps`` axis is one tap or a list of taps. What a baseline does not read is
-    normalised first (see ``normalised``), and cells with the same identity are merged, so a grid over
-    models does not train one thing twice. An ``attention_entropy`` cell without an attention tap has
-    nothing to read and is left out.
+    cells: tuple[Cell, ...]
+    left_out: int
+
+
+def cells(experiment: Experiment) -> tuple[Cell, ...]:
+    """The cells of ``lay_out``."""
+    return lay_out(experiment).cells
+
+
+def lay_out(experiment: Experiment) -> Layout:
+    """The union of the grids' points that ``sweep.select`` chooses, in the order of the file; without grids the
+    experiment itself.
+
+    Taps may be named by patterns and sets, see ``TapNames``. What a model or loss does not read is normalised first
+    (see ``normalised``), and cells with the same identity are merged, so a grid over models does not train one thing
+    twice. An ``attention_entropy`` cell without an attention tap has nothing to read and is left out.
 
     Raises:
         ConfigError: a value is of a wrong type or impossible, alone or together with the other axes.
-        SweepError: an axis that cannot change a result, or no cell is left.
+        SweepError: an axis that cannot change a result or names nothing, two cells with one name, or no cell is left.
     """
     swept = tuple(dict.fromkeys(key for grid in experiment.sweep for key in grid))
     for key in swept:
-        if key.split(".")[0] in (*_IRRELEVANT, "scoring"):
+        if key.split(".")[0] in (*IRRELEVANT, "scoring"):
             raise SweepError(f"the sweep over '{key}' gives one result many times: sweep probe, trainer or data keys")
-    plain = single_cell(experiment)
+    names = TapNames(experiment)
+    taps = names.joined(experiment.probe.taps)
+    probe = dataclasses.replace(experiment.probe, taps=taps)
+    plain = dataclasses.replace(single_cell(experiment), sets={}, probe=probe)
+    points = Points(plain, names)
     found: dict[str, Cell] = {}
-    for point in itertools.chain.from_iterable(_product(plain, grid) for grid in experiment.sweep or ({},)):
-        point = normalised(point, plain)
-        if point.probe.model == "attention_entropy" and not point.probe.taps:
-            continue
-        name = cell_name(point)
-        found.setdefault(name, Cell(name, point, {key: _value(point, key) for key in swept}))
+    for grid in experiment.sweep or ({},):
+        for point, settings in points.of(grid):
+            cell = _cell(normalised(point, plain), settings, swept)
+            if cell.experiment.probe.model == "attention_entropy" and not cell.arrays:
+                continue
+            _require_same(cell, found.setdefault(cell.name, cell))
     if not found:
         raise SweepError("there is no cell to train: attention_entropy reads attention taps, and probe.taps has none")
-    return tuple(found.values())
+    chosen = _chosen(experiment.select, found.values(), swept)
+    return Layout(chosen, len(found) - len(chosen))
 
 
 def single_cell(experiment: Experiment) -> Experiment:
     """The experiment without its sweep: one cell, the one that its ``probe`` section describes."""
-    return dataclasses.replace(experiment, sweep=())
-
-
-def normalised(point: Experiment, experiment: Experiment) -> Experiment:
-    """The point with every key that its model does not read set to one value: equal results are equal cells.
-
-    - ``noisy_latent`` reads the tap ``latent``, ``x0_preview`` the tap ``x0``, ``attention_entropy`` only
-      attention taps, ``prompt_only`` none.
-    - ``prompt_only`` sees nothing of any step, so it has the step of the experiment itself (the first
-      captured one, if that was not captured), and always learns with ``mse``.
-    - ``linear``, ``attention_entropy`` and ``x0_preview`` are not trained by gradient: beside model, step,
-      taps and evaluators, their probe and trainer keys are those of the experiment itself.
-    - What reads no text has the text encoder of the experiment itself.
-    - Terms of a loss are in the order of ``losses.TERMS``.
-    """
-    probe, trainer = point.probe, point.trainer
-    if probe.model in _CLOSED_FORM:
-        own, trainer = experiment.probe, experiment.trainer
-        probe = dataclasses.replace(
-            own, model=probe.model, step=probe.step, evaluators=probe.evaluators, taps=probe.taps
-        )
-    if probe.model in _TAPS:
-        probe = dataclasses.replace(probe, taps=list(_TAPS[probe.model]))
-    if probe.model == "attention_entropy":
-        probe = dataclasses.replace(probe, taps=[tap for tap in probe.taps if tap.endswith("/attention")])
-    if probe.model == "prompt_only":
-        captured = point.capture.steps
-        step = experiment.probe.step if experiment.probe.step in captured or not captured else captured[0]
-        probe = dataclasses.replace(probe, step=step, loss="mse")
-    loss = "+".join(sorted(parse_loss(probe.loss), key=TERMS.index))
-    text = point.text if probe.reads_text else experiment.text
-    return dataclasses.replace(point, probe=dataclasses.replace(probe, loss=loss), trainer=trainer, text=text)
-
-
-def cell_name(experiment: Experiment) -> str:
-    """A folder name such as ``step05-cnn-up_blocks.1.attentions.0.attention-listwise-seed0-1a2b3c4d``.
-
-    The last part hashes ``identity``: a key that changes the result changes the name, another one does not.
-    """
-    probe = experiment.probe
-    digest = hashlib.sha256(json.dumps(identity(experiment), sort_keys=True).encode()).hexdigest()[:8]
-    readable = f"step{probe.step:02d}-{probe.model}-{_taps_label(probe)}-{probe.loss}-seed{experiment.trainer.seed}"
-    return re.sub(r"[^A-Za-z0-9._+-]", "_", f"{readable.replace('/', '.')}-{digest}")
-
-
-def identity(experiment: Experiment) -> dict[str, Any]:
-    """Everything that determines the result of a cell, as JSON holds it.
-
-    Left out: where files lie and what runs are called, the capture list (the cell states what it reads),
-    and what only changes speed (``sampling.batch_size``, ``device`` and ``offload``, ``cache.shard_size``,
-    ``data.residency`` and ``num_workers``, ``trainer.accelerator``; of ``scoring`` all but dtype and the models of
-    the evaluators that the cell predicts, and of its text encoder). ``scoring``, ``text`` and the keys of ``_LATER``
-    are left out too where nothing is set, so that cells from before these keys keep their names.
-    """
-    content = dataclasses.asdict(experiment)
-    for key in (*_IRRELEVANT, "scoring", "text"):
-        del content[key]
-    for section, keys in {
-        "sampling": ("batch_size", "device", "offload"),
-        "cache": ("root", "shard_size"),
-        "data": ("residency", "num_workers"),
-        "trainer": ("accelerator", "strategy"),
-    }.items():
-        for key in keys:
-            del content[section][key]
-    for section, keys in _LATER.items():
-        default = dataclasses.asdict(type(getattr(experiment, section))())
-        for key in keys:
-            if content[section][key] == default[key]:
-                del content[section][key]
-        if not content[section]:
-            del content[section]
-    content["cache"]["name"] = experiment.cache_folder.name
-    content["evaluators"] = experiment.probe_evaluators
-    del content["probe"]["evaluators"]
-    content |= _of_evaluators(experiment)
-    return content
-
-
-def _of_evaluators(experiment: Experiment) -> dict[str, Any]:
-    """What decides, of ``scoring`` and ``text``, the scores and texts that a cell reads, where it is set."""
-    scoring, encoder = experiment.scoring, experiment.text.encoder
-    read = {*experiment.probe_evaluators, encoder}
-    models = {name: dataclasses.asdict(model) for name, model in scoring.models.items() if name in read}
-    found: dict[str, Any] = {}
-    if models or scoring.dtype != Scoring().dtype:
-        found["scoring"] = {"dtype": scoring.dtype, "models": models}
-    if encoder != BACKBONE:
-        found["text"] = {"encoder": encoder}
-    return found
-
-
-def _product(experiment: Experiment, grid: Mapping[str, Axis]) -> list[Experiment]:
-    """The points of one grid, the last axis fastest.
-
-    ``with_changes`` checks a whole experiment and takes tens of milliseconds, too long for hundreds of
-    cells. The keys of ``probe`` and ``trainer`` have limits of their own, so it is enough to check each of
-    their values in some combination, and then only combine them.
-    """
-    axes = {key: [_as_taps(key, value) for value in values] for key, values in grid.items()}
-    free: dict[str, list[Any]] = {key: [] for key in axes if _is_free(key)}
-    for index in range(max((len(axes[key]) for key in free), default=0)):
-        row = with_changes(experiment, {key: axes[key][index] for key in free if index < len(axes[key])})
-        for key in free:
-            free[key].append(_value(row, key))
-    checked: dict[tuple[int, ...], Experiment] = {}
-    points = []
-    for indices in itertools.product(*(range(len(values)) for values in axes.values())):
-        chosen = dict(zip(axes, indices, strict=True))
-        rest = {key: axes[key][index] for key, index in chosen.items() if key not in free}
-        place = tuple(chosen[key] for key in rest)
-        if place not in checked:
-            checked[place] = with_changes(experiment, rest) if rest else experiment
-        sections: dict[str, dict[str, Any]] = {"probe": {}, "trainer": {}}
-        for key in free:
-            section, _, name = key.partition(".")
-            sections[section][name] = free[key][chosen[key]]
-        base = checked[place]
-        points.append(
-            dataclasses.replace(
-                base,
-                probe=dataclasses.replace(base.probe, **sections["probe"]),
-                trainer=dataclasses.replace(base.trainer, **sections["trainer"]),
-            )
-        )
-    return points
-
-
-def _is_free(key: str) -> bool:
-    return key.startswith(("probe.", "trainer.")) and key not in _COUPLED
-
-
-def _as_taps(key: str, value: Any) -> Any:
-    return [value] if key == "probe.taps" and isinstance(value, str) else value
-
-
-def _value(experiment: Experiment, key: str) -> Any:
-    """The value of a dotted key; a section as a mapping."""
-    value: Any = experiment
-    for name in key.split("."):
-        value = getattr(value, name)
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _taps_label(probe: ProbeConfig) -> str:
-    label = "+".join(probe.taps) or "none"
-    if len(label) <= _TAPS_IN_NAME:
-        return label
-    return f"{_shortened(probe.taps[0])}+{len(probe.taps) - 1}more" if len(probe.taps) > 1 else _shortened(label)
-
-
-def _shortened(tap: str, length: int = _TAPS_IN_NAME) -> str:
-    """Both ends of a long tap: the block it is in and its kind."""
-    return tap if len(tap) <= length else f"{tap[: length // 2]}..{tap[-(length // 2) + 2 :]}"
+    return dataclasses.replace(experiment, sweep=(), select="")
 
 
 def group_by_arrays(found: Sequence[Cell]) -> dict[tuple[str, ...], list[Cell]]:
@@ -243,3 +91,44 @@ def group_by_arrays(found: Sequence[Cell]) -> dict[tuple[str, ...], list[Cell]]:
     for cell in found:
         groups.setdefault((str(cell.experiment.cache_folder), *cell.arrays), []).append(cell)
     return groups
+
+
+def _cell(point: Experiment, settings: Settings, swept: Iterable[str]) -> Cell:
+    axes = {key: value_at(point, key) for key in swept}
+    labels = {key: setting.label for key, setting in settings.items() if setting.label and setting.value == axes[key]}
+    return Cell(cell_name(point), point, axes | labels)
+
+
+def _require_same(cell: Cell, first: Cell) -> None:
+    """The hash in a name has 32 bits: two different cells with the same one would share a folder."""
+    if cell is first or cell.experiment == first.experiment:
+        return
+    one, other = identity(first.experiment), identity(cell.experiment)
+    if one != other:
+        keys = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+        raise SweepError(
+            f"two cells that differ in {', '.join(keys)} are both called {cell.name}: change one of their values a "
+            "little, or run them under two names (name=NAME)"
+        )
+
+
+def _chosen(select: str, found: Iterable[Cell], swept: Iterable[str]) -> tuple[Cell, ...]:
+    choice = Choice.parse(select, swept, where="'sweep.select'")
+    everything = tuple(found)
+    chosen = tuple(cell for cell in everything if choice.holds(lambda key, cell=cell: _labelled(cell, key)))  # type: ignore[misc]
+    if not chosen:
+        here = "; ".join(f"{name} is {_among(everything, key)}" for name, key in choice.keys.items())
+        raise SweepError(f"sweep.select='{select}' leaves none of {len(everything)} cells, where {here}: change it")
+    return chosen
+
+
+def _labelled(cell: Cell, key: str) -> Value:
+    content, label = value_at(cell.experiment, key), cell.axes.get(key)
+    return Value(content, label if isinstance(label, str) and isinstance(content, list) else "", of_key=True)
+
+
+def _among(found: Sequence[Cell], key: str) -> str:
+    values = (cell.axes.get(key, value_at(cell.experiment, key)) for cell in found)
+    told = dict.fromkeys("+".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
+    shown = list(told)[:_SHOWN]
+    return ", ".join(shown) + (f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else "")

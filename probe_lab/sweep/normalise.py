@@ -1,0 +1,63 @@
+"""Points of a grid with what cannot change their result taken out, so that equal results are equal cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from probe_lab.config import Experiment, Model, ProbeConfig
+from probe_lab.losses import TERMS, Term, parse_loss
+
+CLOSED_FORM: tuple[Model, ...] = ("linear", "attention_entropy", "x0_preview")
+"""Models that are not trained by gradient."""
+_TAPS: Mapping[Model, tuple[str, ...]] = {
+    "noisy_latent": ("latent",),
+    "x0_preview": ("x0",),
+    "prompt_only": (),
+}
+READERS: Mapping[str, tuple[Term, ...]] = {
+    "temperature": ("listwise", "spearman"),
+    "margin": ("listwise",),
+    "within_prompt": tuple(term for term in TERMS if term not in ("mse", "infonce")),
+    "alignment": ("infonce",),
+    "nce_temperature": ("infonce",),
+}
+"""Keys of ``probe`` that only some terms of a loss read."""
+
+
+def normalised(point: Experiment, experiment: Experiment) -> Experiment:
+    """The point with every key that its model and loss do not read set to one value.
+
+    - ``noisy_latent`` reads the tap ``latent``, ``x0_preview`` the tap ``x0``, ``attention_entropy`` only
+      attention taps, ``prompt_only`` none.
+    - ``prompt_only`` sees nothing of any step, so it has the step of the experiment itself (the first
+      captured one, if that was not captured), and always learns with ``mse``.
+    - ``linear``, ``attention_entropy`` and ``x0_preview`` are not trained by gradient: beside model, step,
+      taps and evaluators, their probe and trainer keys are those of the experiment itself.
+    - What no term of the loss reads (``READERS``) is that of the experiment itself: ``mse`` has no temperature.
+    - What reads no text has the text encoder of the experiment itself.
+    - Terms of a loss are in the order of ``losses.TERMS``.
+    """
+    probe, trainer = point.probe, point.trainer
+    if probe.model in CLOSED_FORM:
+        own, trainer = experiment.probe, experiment.trainer
+        probe = dataclasses.replace(
+            own, model=probe.model, step=probe.step, evaluators=probe.evaluators, taps=probe.taps
+        )
+    if probe.model in _TAPS:
+        probe = dataclasses.replace(probe, taps=list(_TAPS[probe.model]))
+    if probe.model == "attention_entropy":
+        probe = dataclasses.replace(probe, taps=[tap for tap in probe.taps if tap.endswith("/attention")])
+    if probe.model == "prompt_only":
+        captured = point.capture.steps
+        step = experiment.probe.step if experiment.probe.step in captured or not captured else captured[0]
+        probe = dataclasses.replace(probe, step=step, loss="mse")
+    probe = _read_by_loss(probe, experiment.probe)
+    text = point.text if probe.reads_text else experiment.text
+    return dataclasses.replace(point, probe=probe, trainer=trainer, text=text)
+
+
+def _read_by_loss(probe: ProbeConfig, own: ProbeConfig) -> ProbeConfig:
+    terms = parse_loss(probe.loss)
+    unread = {key: getattr(own, key) for key, readers in READERS.items() if not set(readers) & set(terms)}
+    return dataclasses.replace(probe, loss="+".join(sorted(terms, key=TERMS.index)), **unread)
