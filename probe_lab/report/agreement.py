@@ -17,7 +17,7 @@ from probe_lab.metrics import Agreement, Interval, Spread, agreements, spreads
 from probe_lab.metrics.agreement import Pair
 from probe_lab.report.load import Value
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.style import METRICS, PAGE, evaluator_label, ink
+from probe_lab.report.style import METRICS, PAGE, evaluator_label, ink, number_text
 from probe_lab.report.tables import Table
 
 TITLE = "How the evaluators agree"
@@ -137,11 +137,11 @@ def _field(ax: Axes, at: tuple[int, int], found: Interval, count: int) -> None:
     defined = np.isfinite(found.estimate)
     color = ink(_MAP(_SCALE(found.estimate))) if defined else "black"
     small = defined and count <= MOST_INTERVALS
-    lines = [(f"{found.estimate:.2f}" if defined else "–", min(6.5, 54 / count), 3.0 * small)]
-    lines += [(f"[{found.lower:.2f}, {found.upper:.2f}]", 4.5, -4.5)] if small else []
+    lines = [(number_text(found.estimate), min(6.5, 54 / count), 3.0 * small)]
+    lines += [(f"[{number_text(found.lower)}, {number_text(found.upper)}]", 4.5, -4.5)] if small else []
     for text, size, raised in lines:
         ax.annotate(
-            text.replace("-", "−"),
+            text,
             at[::-1],
             (0, raised),
             textcoords="offset points",
@@ -170,7 +170,7 @@ def _pairs_table(scored: Scored) -> Table:
         TITLE,
         "Spearman's correlation of two evaluators' scores of the same images, all splits, each with its 95 % interval "
         "from a bootstrap over prompts. Left out within prompts: prompts whose seeds all have the same score from one "
-        "of the two. Click a heading to sort.",
+        "of the two.",
         ("evaluator", "with", METRICS["srcc_within"], METRICS["srcc"], "images of both", "prompts", "left out"),
         rows,
         long=True,

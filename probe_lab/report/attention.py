@@ -15,7 +15,7 @@ from torch import Tensor
 from probe_lab.metrics import within_prompt_estimate
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.pictures import frame, phrases, picture, read_sample, taps_of_kind
-from probe_lab.report.style import PAGE, evaluator_label, tap_label
+from probe_lab.report.style import PAGE, evaluator_label, number_text, tap_label
 
 QUANTILES = (0.9, 0.65, 0.35, 0.1)
 MOST_PHRASES = 4
@@ -136,7 +136,7 @@ def _draw(rows: list[Row]) -> Figure:
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for band, row in zip(bands, rows, strict=True):
         band.suptitle(
-            f"“{row.prompt}”  (rank correlation {row.correlation:+.2f})",
+            f"“{row.prompt}”  (rank correlation {number_text(row.correlation, plus=True)})",
             fontsize=7,
             x=0.01,
             ha="left",
@@ -149,7 +149,7 @@ def _draw(rows: list[Row]) -> Figure:
         for side, name in enumerate(("predicted best", "predicted worst")):
             start = side * (half + 1)
             image = row.pictures[side]
-            _tile(axes[start], image, f"score {row.scores[side]:.2f}")
+            _tile(axes[start], image, f"score {number_text(row.scores[side])}")
             axes[start].text(
                 -0.06,
                 0.5,

@@ -20,7 +20,7 @@ from probe_lab.report.load import Results, load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.page import Block, page, paragraph, section_block, table_html
 from probe_lab.report.paper import paper_tables
-from probe_lab.report.style import drawing, evaluator_label, save_figure
+from probe_lab.report.style import drawing, evaluator_label, number_text, save_figure
 from probe_lab.report.tables import Table
 
 Progress = Callable[[int, int], None]
@@ -100,7 +100,7 @@ def _write(
         _agreement(material, folder, scored),
         Block("papers", "The papers' numbers", _tables(paper_tables(material), folder)),
         _failures(material, folder),
-        Block("cells", "Cells", f'<div class="scroll">{_tables([cells_table(material)], folder)}</div>'),
+        Block("cells", "Cells", _tables([cells_table(material)], folder)),
         _environment(material, folder),
     ]
     (folder / "index.html").write_text(page(title, _lead(material), blocks), encoding="utf-8")
@@ -112,7 +112,7 @@ def _drawn(section: Section, folder: Path) -> Block:
         save_figure(figure.figure, folder / "figures", figure.name, photographic=figure.photographic)
     block = section_block(section, folder)
     parts = [paragraph(section.lead)] if section.lead else []
-    parts += [block.body, *(f'<div class="scroll">{_tables([table], folder)}</div>' for table in section.tables)]
+    parts += [block.body, _tables(list(section.tables), folder)]
     return Block(block.key, block.title, "\n".join(parts))
 
 
@@ -127,8 +127,7 @@ def _agreement(material: Material, folder: Path, evaluators: Sequence[str]) -> B
     drawn = _drawn(agreement.section(found, evaluators), folder)
     if found is None:
         return drawn
-    body = "\n".join(f'<div class="scroll">{_tables([table], folder)}</div>' for table in agreement.tables(found))
-    return Block(drawn.key, drawn.title, f"{drawn.body}\n{body}")
+    return Block(drawn.key, drawn.title, f"{drawn.body}\n{_tables(agreement.tables(found), folder)}")
 
 
 def _tables(tables: list[Table], folder: Path, captions: int | None = None) -> str:
@@ -148,7 +147,8 @@ def _environment(material: Material, folder: Path) -> Block:
     body = _tables([environment_table(material)], folder)
     config = material.results.config(next(iter(material.results.seeds(material.choice.best).values())))
     if config:
-        body += f"\n<h3>Configuration of the best probe</h3>\n<pre>{html.escape(config)}</pre>"
+        shown = f"<summary>Configuration of the best probe</summary>\n<pre>{html.escape(config)}</pre>"
+        body += f"\n<details>{shown}</details>"
     return Block("environment", "Data and environment", body)
 
 
@@ -157,16 +157,17 @@ def _lead(material: Material) -> str:
     evaluator = choice.evaluators[0]
     value = results.value(choice.best, evaluator, "srcc_within")
     number = (
-        f" ranks the seeds of an unseen prompt with SRCC {value.estimate:.2f} [{value.lower:.2f}, "
-        f"{value.upper:.2f}] "
+        f" ranks the seeds of an unseen prompt with SRCC {number_text(value.estimate)} "
+        f"[{number_text(value.lower)}, {number_text(value.upper)}] "
         f"by {evaluator_label(evaluator)}"
         if value
         else ""
     )
+    cells = f"{len(results.cells):,}".replace(",", "\u00a0")
     failed = f"; {len(results.failures)} failed" if results.failures else ""
     return (
         f"At step {choice.step} the best probe ({variant_text(choice.best, step=False)}){number}. "
-        f"{len(results.cells)} cells were trained{failed}. All numbers are of the test split unless said "
+        f"{cells} cells were trained{failed}. All numbers are of the test split unless said "
         "otherwise."
     )
 

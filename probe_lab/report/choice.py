@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from probe_lab.errors import ReportError, nearest
-from probe_lab.report.load import VARIANT, Results, Variant, variants
-from probe_lab.report.style import loss_label, model_label, tap_label
+from probe_lab.report.load import VARIANT, Results, Variant
+from probe_lab.report.style import loss_label, model_label, tap_label, tap_order
 
 BASELINES = ("prompt_only", "attention_entropy", "linear", "noisy_latent", "x0_preview", "shuffled_labels")
 """Models that every probe is compared with, in the order of the tables; any other model is a probe."""
@@ -61,7 +61,8 @@ def choose(results: Results, evaluators: Sequence[str], primary_step: int | None
 
 def probes(results: Results) -> list[str]:
     """The models that are no baselines."""
-    return [model for model in dict.fromkeys(results.cells["model"]) if model not in BASELINES]
+    models = dict.fromkeys(variant.model for variant in results.variants)
+    return [model for model in models if model not in BASELINES]
 
 
 def best_on_validation(
@@ -69,12 +70,11 @@ def best_on_validation(
 ) -> Variant | None:
     """The variant of these models (at a step; None: any) that validates best; the first one where nothing
     is defined."""
-    cells = results.cells[results.cells["model"].isin(list(models))]
-    if step is not None:
-        cells = cells[cells["step"] == step]
-    if taps is not None:
-        cells = cells[cells["taps"] == taps]
-    candidates = variants(cells)
+    candidates = [
+        variant
+        for variant in results.variants
+        if variant.model in models and step in (None, variant.step) and taps in (None, variant.taps)
+    ]
     if not candidates:
         return None
     values = [results.value(variant, evaluator, SELECTION_METRIC, "val") for variant in candidates]
@@ -82,8 +82,15 @@ def best_on_validation(
     return candidates[int(np.argmax(ranked))]
 
 
+def by_validation(rows: pd.DataFrame, evaluator: str) -> list[str]:
+    """The taps of these rows of ``means``, those that validate best (mean over their other axes) first."""
+    wanted = rows["evaluator"].eq(evaluator) & rows["metric"].eq(SELECTION_METRIC) & rows["split"].eq("val")
+    means = rows[wanted].groupby("taps")["estimate"].mean().dropna()
+    return sorted(rows["taps"].unique(), key=lambda tap: (-means.get(tap, -np.inf), tap_order(tap)))
+
+
 def steps_of(results: Results, models: Sequence[str]) -> list[int]:
-    return sorted(int(step) for step in results.cells.loc[results.cells["model"].isin(list(models)), "step"].unique())
+    return sorted({variant.step for variant in results.variants if variant.model in models})
 
 
 def main_slice(results: Results) -> pd.DataFrame:

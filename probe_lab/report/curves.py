@@ -8,7 +8,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import BASELINES, Choice, best_on_validation, main_slice, slice_text, steps_of
+from probe_lab.report.choice import (
+    BASELINES,
+    Choice,
+    best_on_validation,
+    by_validation,
+    main_slice,
+    slice_text,
+    steps_of,
+)
 from probe_lab.report.load import Results, Value
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import (
@@ -25,6 +33,7 @@ from probe_lab.report.style import (
 
 METRICS_SHOWN = ("srcc_within", "srcc")
 MOST_LINES = len(OKABE_ITO)
+MOST_TICKS = 10
 MOST_BANDS = 3  # more bands than this hide each other
 
 _EXPLANATION = """Each line is a probe on one tap ({held}), mean over training seeds. Left: rank
@@ -39,14 +48,14 @@ curve that falls steadily with later steps.{dropped}"""
 
 def section(material: Material) -> Section:
     """One figure per evaluator with two panels, or the reason why there is no curve."""
-    results, choice = material.results, material.choice
-    rows = main_slice(results)
+    choice = material.choice
+    rows = main_slice(material.results)
     steps = sorted(rows["step"].unique())
     title = "Metric over step"
     if len(steps) < 2:
         text = f"The probes were trained at one step only ({steps[0]}): a curve needs more (probe.step)."
         return Section("curves", title, "", skipped=(text,))
-    taps = _strongest_taps(results, rows, choice)
+    taps = by_validation(rows, choice.evaluators[0])[:MOST_LINES]
     everything = rows["taps"].nunique()
     dropped = f" Shown are the {len(taps)} of {everything} taps that validate best." if len(taps) < everything else ""
     bands = "" if len(taps) <= MOST_BANDS else ", drawn for the tap that validates best"
@@ -59,16 +68,6 @@ def section(material: Material) -> Section:
     )
     text = _EXPLANATION.format(held=slice_text(rows), bands=bands, dropped=dropped)
     return Section("curves", title, text, drawings, skipped)
-
-
-def _strongest_taps(results: Results, rows: pd.DataFrame, choice: Choice) -> list[str]:
-    """At most as many taps as there are colours, best first by validation (mean over steps)."""
-    wanted = rows[
-        (rows["evaluator"] == choice.evaluators[0]) & (rows["metric"] == "srcc_within") & (rows["split"] == "val")
-    ]
-    means = wanted.groupby("taps")["estimate"].mean().fillna(-np.inf)
-    order = sorted(rows["taps"].unique(), key=lambda tap: (-means.get(tap, -np.inf), tap_order(tap)))
-    return order[:MOST_LINES]
 
 
 def _draw(material: Material, rows: pd.DataFrame, taps: list[str], evaluator: str) -> Drawing:
@@ -87,7 +86,8 @@ def _draw(material: Material, rows: pd.DataFrame, taps: list[str], evaluator: st
         ax.axhline(0, color="black", lw=0.6, zorder=1)
         ax.set_xlabel(material.step_text)
         ax.set_ylabel(METRICS[metric])
-        ax.set_xticks(sorted(rows["step"].unique()))
+        steps = sorted(rows["step"].unique())
+        ax.set_xticks(steps[:: -(-len(steps) // MOST_TICKS)])
         _draw_baselines(ax, material, evaluator, metric)
     panels[0].set_title("within prompts: can it rank seeds?")
     panels[1].set_title("all images: prompt difficulty included")

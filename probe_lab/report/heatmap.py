@@ -9,11 +9,15 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import main_slice, slice_text
+from probe_lab.report.choice import by_validation, main_slice, slice_text
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.style import LIGHT, PAGE, evaluator_label, ink, tap_labels, tap_order
+from probe_lab.report.style import LIGHT, PAGE, evaluator_label, ink, number_text, tap_labels, tap_order
 
-COLUMNS = 3
+MOST_ROWS = 30
+_PANELS = ((6, 3), (12, 2))
+"""(steps, panels in a line): with more steps than that the numbers in the fields need wider panels."""
+_MOST_NUMBERS = 24
+"""Steps above which the fields hold no numbers."""
 _MAP = "cividis"  # made to look the same with and without colour blindness
 
 _EXPLANATION = """Within-prompt SRCC on the test split for every step (columns) and tap (rows), {held},
@@ -38,19 +42,21 @@ def section(material: Material) -> Section:
         name: test[test["evaluator"] == name].pivot_table("estimate", "taps", "step", dropna=False)
         for name in evaluators
     }
-    order = sorted(rows["taps"].unique(), key=tap_order)
+    strongest = by_validation(rows, evaluators[0])[:MOST_ROWS]
+    order = sorted(strongest, key=tap_order)
     columns = sorted(rows["step"].unique())
     tables = {name: table.reindex(index=order, columns=columns) for name, table in tables.items()}
     missing = any(table.isna().to_numpy().any() for table in tables.values())
     note = " Grey fields were not part of the sweep, or failed." if missing else ""
+    note += f" Shown are the {len(order)} of {taps} taps that validate best." if len(order) < taps else ""
     drawing = Drawing("heatmap", _alt(material, order), _draw(material, tables))
     return Section("heatmap", title, _EXPLANATION.format(held=slice_text(rows), missing=note), (drawing,))
 
 
 def _draw(material: Material, tables: dict[str, pd.DataFrame]) -> Figure:
-    columns = min(len(tables), COLUMNS)
+    count, steps = next(iter(tables.values())).shape
+    columns = min(len(tables), next((panels for most, panels in _PANELS if steps <= most), 1))
     lines = -(-len(tables) // columns)
-    count = len(next(iter(tables.values())))
     figure = Figure(figsize=(PAGE, lines * (0.75 + 0.24 * count)))
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     values = np.concatenate([table.to_numpy(float).ravel() for table in tables.values()])
@@ -77,12 +83,15 @@ def _panel(ax: Axes, table: pd.DataFrame, norm: Normalize) -> None:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     labels = tap_labels(table.index)
-    ax.set_xticks(range(len(table.columns)), [str(step) for step in table.columns])
+    stride = -(-len(table.columns) // _MOST_NUMBERS)
+    ax.set_xticks(range(0, len(table.columns), stride), [str(step) for step in table.columns[::stride]])
     ax.set_yticks(range(len(table.index)), [labels[tap] for tap in table.index])
+    if len(table.columns) > _MOST_NUMBERS:
+        return
     for row, column in np.argwhere(np.isfinite(values)):
         value = values[row, column]
         color = ink(image.cmap(norm(value)))
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
+        ax.text(column, row, number_text(value), ha="center", va="center", fontsize=6, color=color)
 
 
 def _alt(material: Material, taps: list[str]) -> str:

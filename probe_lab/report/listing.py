@@ -25,7 +25,6 @@ def cells_table(material: Material) -> Table:
     for cell in results.cells.to_dict("records"):
         values = [shown.get((cell["cell"], evaluator)) for evaluator in evaluators]
         described = (
-            cell["cell"],
             model_label(cell["model"]),
             cell["step"],
             tap_label(cell["taps"]),
@@ -33,13 +32,13 @@ def cells_table(material: Material) -> Table:
             extra_text(cell["extra"]) or None,
             cell["seed"],
         )
-        rows.append((*described, *values, round(float(cell["seconds"]), 1)))
-    columns = ("cell", "model", "step", "taps", "loss", "other keys", "seed")
+        rows.append((*described, *values, round(float(cell["seconds"])), cell["cell"]))
+    columns = ("model", "step", "taps", "loss", "other keys", "seed")
     return Table(
         "cells",
         "All cells",
-        "Within-prompt SRCC on the test split with its 95 % interval, per training seed. Click a heading to sort.",
-        (*columns, *(evaluator_label(name) for name in evaluators), "seconds"),
+        "Within-prompt SRCC on the test split with its 95 % interval, per training seed.",
+        (*columns, *(evaluator_label(name) for name in evaluators), "seconds", "cell"),
         tuple(rows),
         long=True,
     )
@@ -62,7 +61,7 @@ def environment_table(material: Material) -> Table:
         ("cells trained", len(results.cells)),
         ("cells failed", len(results.failures)),
         ("training seeds of the best probe", ", ".join(map(str, results.seeds(choice.best)))),
-        ("training time of all cells", f"{results.cells['seconds'].sum() / 60:.1f} min"),
+        ("training time of all cells", _duration(results.cells["seconds"].sum())),
     ]
     if material.cache:
         manifest, samples = material.cache.manifest, material.cache.samples
@@ -99,6 +98,10 @@ def _values(scores: pd.DataFrame) -> dict[tuple[str, str], Value]:
         key: Value(*found)
         for key, found in zip(zip(rows["cell"], rows["evaluator"], strict=True), numbers, strict=True)
     }
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _version(package: str) -> str:

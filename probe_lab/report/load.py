@@ -4,10 +4,12 @@ failures.json."""
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -26,6 +28,8 @@ _COLUMNS = [
 ]  # fmt: skip
 _PREDICTIONS = ["sample_id", "prompt_id", "seed", "split", "evaluator", "target", "prediction"]
 _NAMED_AXES = ("model", "step", "taps", "loss", "seed")
+_SCORED = ["evaluator", "split", "metric", "estimate", "lower", "upper", "prompts", "tied"]
+_CELLS_KEPT = 32
 
 
 @dataclass(frozen=True)
@@ -74,55 +78,59 @@ class Results:
     means: pd.DataFrame
     failures: tuple[Failure, ...]
 
-    @property
+    @cached_property
     def evaluators(self) -> list[str]:
         return list(dict.fromkeys(self.scores["evaluator"]))
 
+    @cached_property
+    def variants(self) -> dict[Variant, dict[int, str]]:
+        """Every variant, in order of its first cell, with its training seeds in ascending order and their cells."""
+        found: dict[Variant, dict[int, str]] = defaultdict(dict)
+        rows = zip(_variants(self.cells), self.cells["seed"], self.cells["cell"], strict=True)
+        for variant, seed, cell in sorted(rows, key=lambda row: int(row[1])):
+            found[variant][int(seed)] = str(cell)
+        return {variant: found[variant] for variant in dict.fromkeys(_variants(self.cells))}
+
     def value(self, variant: Variant, evaluator: str, metric: str, split: Split = "test") -> Value | None:
         """Mean over training seeds, or None when this variant was not scored so."""
-        rows = self.means[
-            of(self.means, variant)
-            & (self.means["evaluator"] == evaluator)
-            & (self.means["metric"] == metric)
-            & (self.means["split"] == split)
-        ]
-        if rows.empty:
-            return None
-        row = rows.iloc[0]
-        return Value(float(row["estimate"]), float(row["lower"]), float(row["upper"]))
+        return self._values.get((variant, evaluator, metric, split))
 
     def seeds(self, variant: Variant) -> dict[int, str]:
         """Training seed -> cell, in order of the seeds."""
-        rows = self.cells[of(self.cells, variant)].sort_values("seed")
-        return dict(zip(rows["seed"].astype(int), rows["cell"], strict=True))
+        return self.variants.get(variant, {})
 
     def predictions(self, cell: str, evaluator: str, split: Split = "test") -> pd.DataFrame:
         """sample_id, prompt_id, seed, target, prediction of one cell by sample_id (index 0…). ReportError
         if damaged."""
-        path = self.folder / cell / "predictions.parquet"
-        table = _read_parquet(path, _PREDICTIONS)
+        table = self._predictions(cell)
         rows = table[(table["evaluator"] == evaluator) & (table["split"] == split)]
         kept = rows[["sample_id", "prompt_id", "seed", "target", "prediction"]]
         return kept.sort_values("sample_id").reset_index(drop=True)
+
+    @cached_property
+    def _values(self) -> dict[tuple[Variant, str, str, str], Value]:
+        """``means`` by what it is asked for: a report looks up thousands of them."""
+        rows = self.means
+        names = (rows[name] for name in ("evaluator", "metric", "split"))
+        numbers = rows[["estimate", "lower", "upper"]].to_numpy(float).tolist()
+        keys = zip(_variants(rows), *names, strict=True)
+        return {key: Value(*found) for key, found in zip(keys, numbers, strict=True)}
+
+    @cached_property
+    def _predictions(self) -> Callable[[str], pd.DataFrame]:
+        """All predictions of a cell. The same few cells are asked for again and again, so those are kept."""
+
+        @lru_cache(maxsize=_CELLS_KEPT)
+        def read(cell: str) -> pd.DataFrame:
+            table = _read_parquet(self.folder / cell / "predictions.parquet", _PREDICTIONS)
+            return table.astype({"split": "category", "evaluator": "category"})
+
+        return read
 
     def config(self, cell: str) -> str:
         """The YAML text of a cell's configuration, "" when it has none."""
         path = self.folder / cell / "config.yaml"
         return path.read_text() if path.exists() else ""
-
-
-def of(frame: pd.DataFrame, variant: Variant) -> pd.Series[bool]:
-    """Mask of the rows that belong to one variant."""
-    mask = frame["model"] == variant.model
-    for name in VARIANT[1:]:
-        mask &= frame[name] == getattr(variant, name)
-    return mask
-
-
-def variants(frame: pd.DataFrame) -> list[Variant]:
-    """The distinct variants among the rows, in their order."""
-    rows = frame[VARIANT].drop_duplicates().itertuples(index=False, name=None)
-    return [Variant(str(m), int(s), str(t), str(lo), str(x)) for m, s, t, lo, x in rows]
 
 
 def load_results(folder: Path) -> Results:
@@ -140,12 +148,15 @@ def load_results(folder: Path) -> Results:
     table = table[table["split"] == "test"].reset_index(drop=True)
     if table.empty:
         raise ReportError(f"{path} has no rows of the test split: no cell was trained, see {folder / 'failures.json'}")
-    table["extra"] = _extras([_axes(path, axes) for axes in table["axes"]])
+    first = table.drop_duplicates("cell")
+    extras = _extras([_axes(path, axes) for axes in first["axes"]])
+    table["extra"] = table["cell"].map(dict(zip(first["cell"], extras, strict=True)))
     table = _told_apart(table.astype({"taps": str, "loss": str}).drop(columns="axes"))
     cells = table.drop_duplicates("cell")[["cell", *VARIANT, "seed"]].reset_index(drop=True)
-    metrics = {cell: _read_metrics(folder, cell) for cell in cells["cell"]}
-    cells["seconds"] = [float(metrics[cell].get("seconds") or 0.0) for cell in cells["cell"]]  # type: ignore[arg-type]
-    scores = pd.concat([table, _validation(cells, metrics)], ignore_index=True)[[*_scores_columns()]]
+    read = [_read_metrics(folder, cell) for cell in cells["cell"]]
+    cells["seconds"] = [seconds for seconds, _ in read]
+    validation = _validation(cells, [rows for _, rows in read])
+    scores = pd.concat([table, validation], ignore_index=True)[[*_scores_columns()]]
     return Results(folder, cells, scores, _mean_over_seeds(scores), _failures(folder))
 
 
@@ -159,8 +170,13 @@ def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scores_columns() -> list[str]:
-    numbers = ["estimate", "lower", "upper", "prompts", "tied"]
-    return ["cell", *VARIANT, "seed", "evaluator", "split", "metric", *numbers]
+    return ["cell", *VARIANT, "seed", *_SCORED]
+
+
+def _variants(frame: pd.DataFrame) -> list[Variant]:
+    """The variant of every row."""
+    columns = (frame[name].tolist() for name in VARIANT)
+    return [Variant(*row) for row in zip(*columns, strict=True)]
 
 
 def _mean_over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
@@ -171,28 +187,26 @@ def _mean_over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     return means.reset_index()
 
 
-def _validation(cells: pd.DataFrame, metrics: dict[str, dict[str, object]]) -> pd.DataFrame:
-    """The rows of the validation split, which only the cells' own files hold."""
-    rows = []
-    for cell in cells.to_dict("records"):
-        found = metrics[cell["cell"]]["metrics"]
-        known = {name: cell[name] for name in ("cell", *VARIANT, "seed")}
-        rows += [known | row for row in found if row["split"] == "val"]  # type: ignore[attr-defined]
-    frame = pd.DataFrame(rows, columns=_scores_columns())
+def _validation(cells: pd.DataFrame, found: list[list[dict[str, Any]]]) -> pd.DataFrame:
+    """The rows of the validation split, which only the cells' own files hold; ``found`` has a list per cell."""
+    rows = pd.DataFrame([row for part in found for row in part], columns=_SCORED)
+    known = cells[["cell", *VARIANT, "seed"]].loc[cells.index.repeat([len(part) for part in found])]
+    frame = pd.concat([known.reset_index(drop=True), rows], axis=1)
     return frame.astype({"estimate": float, "lower": float, "upper": float})
 
 
-def _read_metrics(folder: Path, cell: str) -> dict[str, object]:
+def _read_metrics(folder: Path, cell: str) -> tuple[float, list[dict[str, Any]]]:
+    """How long a cell took to train, and what it measured on the validation split."""
     path = folder / cell / "metrics.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ReportError(
             f"{path} cannot be read ({error}): run `probe-lab sweep {folder.name}` again, it trains what is missing"
         ) from error
     if not isinstance(content, dict) or "metrics" not in content:
         raise ReportError(f"{path} has no 'metrics': run `probe-lab sweep {folder.name}` again with this version")
-    return content
+    return float(content.get("seconds") or 0.0), [row for row in content["metrics"] if row["split"] == "val"]
 
 
 def _failures(folder: Path) -> tuple[Failure, ...]:
@@ -218,7 +232,7 @@ def _axes(path: Path, axes: object) -> dict[str, object]:
 
 
 def _extras(axes: list[dict[str, object]]) -> list[str]:
-    """JSON of each row's axes without what goes without saying: a key that all rows have, at its commonest
+    """JSON of each cell's axes without what goes without saying: a key that all cells have, at its commonest
     value."""
     usual = set()
     for key in dict.fromkeys(key for row in axes for key in row):

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import extra_text, probes
+from probe_lab.report.choice import by_validation, extra_text, probes
 from probe_lab.report.load import VARIANT, Results
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import (
@@ -22,6 +22,7 @@ from probe_lab.report.style import (
 
 COLUMNS = 3
 MOST_TAPS = 4
+MOST_ROWS = 24
 
 _EXPLANATION = """Within-prompt SRCC on the test split at step {step} for every objective (rows) and tap
 (colours). Dots: mean over training seeds; whiskers: 95 % interval over test prompts; small pale dots: the
@@ -42,13 +43,20 @@ def section(material: Material) -> Section:
     if not several:
         text = f"At step {choice.step} every tap has one objective: add losses to the sweep (probe.loss)."
         return Section("losses", title, "", skipped=(text,))
-    # The tap of the best probe first, then those with most objectives.
-    several.sort(key=lambda tap: (tap != choice.best.taps, -counts[tap], tap_order(tap)))
+    # The tap of the best probe first, then those with most objectives, of these the ones that validate best.
+    at_step = results.means[results.means["step"] == choice.step]
+    strength = by_validation(at_step[at_step["model"].isin(probes(results))], choice.evaluators[0])
+    several.sort(key=lambda tap: (tap != choice.best.taps, -counts[tap], strength.index(tap)))
     taps = sorted(several[:MOST_TAPS], key=tap_order)
-    rows = sorted(
-        cells.loc[cells["taps"].isin(taps), "row"].unique(), key=lambda row: ("," in row, row.count("+"), row)
-    )
+    cells = cells[cells["taps"].isin(taps)]
+    everything = _strongest_rows(results, cells, choice.evaluators[0])
+    shown = everything[:MOST_ROWS]
+    cells = cells[cells["row"].isin(shown)]
+    rows = sorted(shown, key=lambda row: ("," in row, row.count("+"), row))
     dropped = f" Shown are {len(taps)} of {len(several)} taps." if len(taps) < len(several) else ""
+    dropped += f" Shown are the {len(rows)} of {len(everything)} objectives that validate best." * (
+        len(rows) < len(everything)
+    )
     drawing = Drawing("losses", _alt(material, rows), _draw(material, cells, taps, rows))
     return Section("losses", title, _EXPLANATION.format(step=choice.step, dropped=dropped), (drawing,))
 
@@ -56,6 +64,15 @@ def section(material: Material) -> Section:
 def _rows_of(cells: pd.DataFrame) -> list[str]:
     pairs = zip(cells["loss"], cells["extra"], strict=True)
     return [loss_label(loss) + (f", {extra_text(extra)}" if extra != "{}" else "") for loss, extra in pairs]
+
+
+def _strongest_rows(results: Results, cells: pd.DataFrame, evaluator: str) -> list[str]:
+    """The objectives among these cells, those that validate best with any tap first."""
+    scores = results.scores
+    wanted = scores["evaluator"].eq(evaluator) & scores["metric"].eq("srcc_within") & scores["split"].eq("val")
+    merged = cells[["cell", "taps", "row"]].merge(scores.loc[wanted, ["cell", "estimate"]], on="cell", how="left")
+    strength = merged.groupby(["row", "taps"])["estimate"].mean().groupby("row").max().fillna(-np.inf)
+    return sorted(strength.index, key=lambda row: (-strength[row], row))
 
 
 def _draw(material: Material, cells: pd.DataFrame, taps: list[str], rows: list[str]) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def table_html(table: Table, *, caption: bool = True) -> str:
 def paragraph(text: str, style: str = "") -> str:
     """Plain text as a paragraph."""
     opening = f'<p class="{style}">' if style else "<p>"
-    return f"{opening}{html.escape(' '.join(text.split()))}</p>"
+    line = re.sub(r"[ \n]+", " ", text.strip())  # a space that does not break stays
+    return f"{opening}{html.escape(line)}</p>"
 
 
 def page(title: str, lead: str, blocks: list[Block]) -> str:
@@ -69,6 +71,7 @@ def page(title: str, lead: str, blocks: list[Block]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}</title>
+<script>document.documentElement.className = "js"</script>
 <style>
 {css}</style>
 </head>
@@ -79,6 +82,7 @@ def page(title: str, lead: str, blocks: list[Block]) -> str:
 <nav aria-label="contents">
 {contents}
 </nav>
+{paragraph("Press a heading of a table to sort by that column, again to turn the order round.", "hint")}
 </header>
 <main>
 {body}

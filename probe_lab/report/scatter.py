@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from probe_lab.report.choice import variant_text
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.style import LIGHT, MARKERS, OKABE_ITO, PAGE, evaluator_label
+from probe_lab.report.style import LIGHT, MARKERS, OKABE_ITO, PAGE, evaluator_label, number_text
 
 COLUMNS = 3
 HIGHLIGHTED = 6
@@ -56,7 +56,7 @@ def _draw(material: Material, tables: dict[str, pd.DataFrame]) -> Figure:
             material.results.value(material.choice.best, name, metric) for metric in ("srcc_within", "srcc")
         )
         numbers = [
-            f"{text} {value.estimate:.2f}"
+            f"{text} {number_text(value.estimate)}"
             for text, value in (("within", within), ("all", pooled))
             if value is not None and np.isfinite(value.estimate)
         ]

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probe_lab.report.load import Value
+from probe_lab.report.style import DASH, number_text
 
 Field = str | int | float | Value | None
 """Text, a number, an estimate with its interval, or nothing (shown as a dash, empty in CSV)."""
 
-_DASH = "–"
+_SHOWN = 50
+"""Rows of a longer table that a page shows at first, as in page.js."""
+_SHORT, _HUGE = 16, 200
+"""Rows up to which a table stays on one sheet of paper; above which only the rows on the screen are printed."""
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
     "_": r"\_", "{": r"\{", "}": r"\}",
@@ -77,16 +81,25 @@ class Table:
         return out.getvalue()
 
     def html(self, *, caption: bool = True) -> str:
-        """A ``<table class="sortable">``; cells carry the number that they sort by."""
+        """A ``<table class="sortable">`` in a box of its own; cells carry the number that they sort by.
+
+        Rows that the page does not show at first are "later", a table of many sheets of paper is "huge".
+        """
         head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
         body = "".join(self._html_row(i) for i in range(len(self.rows)))
         text = f"<b>{html.escape(self.title)}.</b>" + (f" {html.escape(self.caption)}" if caption else "")
         parts = f"<caption><div>{text}</div></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-        return f'<div class="wide"><table class="sortable">{parts}</table></div>'
+        count = len(self.rows)
+        size = " short" if count <= _SHORT else " long" if count > _SHOWN else ""
+        huge = " huge" if count > _HUGE else ""
+        name = html.escape(self.title, quote=True)
+        box = f'<div class="wide{size}" role="region" tabindex="0" aria-label="{name}">'
+        return f'{box}<table class="sortable{huge}" id="table-{self.name}">{parts}</table></div>'
 
     def _html_row(self, i: int) -> str:
         fields = "".join(self._html_field(field, column) for column, field in enumerate(self.rows[i]))
-        return ('<tr class="best">' if i == self.highlight else "<tr>") + fields + "</tr>"
+        kind = "best" if i == self.highlight else "later" if i >= _SHOWN else ""
+        return (f'<tr class="{kind}">' if kind else "<tr>") + fields + "</tr>"
 
     def save(self, folder: Path) -> tuple[Path, ...]:
         """Write ``name.md``, ``name.tex`` and ``name.csv``."""
@@ -104,25 +117,24 @@ class Table:
         match field:
             case Value():
                 if math.isnan(field.estimate):
-                    return _DASH
+                    return DASH
                 bounds = f"[{self._number(field.lower)}, {self._number(field.upper)}]"
                 return f"{self._number(field.estimate)} {bounds}"
             case float():
                 return self._number(field)
             case None:
-                return _DASH
+                return DASH
             case _:
                 return str(field)
 
     def _number(self, value: float) -> str:
-        return _DASH if math.isnan(value) else self._rounded(value).replace("-", "−")
-
-    def _rounded(self, value: float) -> str:
-        return f"{round(value, self.digits) + 0.0:.{self.digits}f}"  # adding 0.0 turns -0.0 into 0.0
+        return number_text(value, self.digits)
 
     def _latex_field(self, field: Field) -> str:
         if isinstance(field, Value) and not math.isnan(field.estimate):
-            estimate, lower, upper = (f"{v:.{self.digits}f}" for v in (field.estimate, field.lower, field.upper))
+            estimate, lower, upper = (
+                self._number(v).replace("−", "-") for v in (field.estimate, field.lower, field.upper)
+            )
             return rf"${estimate}$ {{\scriptsize$[{lower}, {upper}]$}}"
         return _latex(self._text(field))
 
