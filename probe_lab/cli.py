@@ -222,19 +222,51 @@ def report(
 def compare(
     experiment: ExperimentName,
     overrides: Overrides = None,
-    metric: Annotated[str, typer.Option(help="srcc_within, selection_gain, srcc, ktc, pcc, auc, top1, ...")] = (
-        "srcc_within"
-    ),
-    limit: Annotated[int, typer.Option(help="rows to show, 0 for all")] = 20,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="srcc_within (default), selection_gain, srcc, ktc, auc, ...; repeatable")
+    ] = None,
+    evaluator: Annotated[list[str] | None, typer.Option(help="only this one; repeatable")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="test (default) or val; repeatable")] = None,
+    where: Annotated[str, typer.Option("--filter", help="only cells for which an expression of keys holds")] = "",
+    seeds: Annotated[bool, typer.Option("--seeds", help="average the training seeds of a cell")] = False,
+    group: Annotated[list[str] | None, typer.Option(help="means per value of a key; repeatable")] = None,
+    best: Annotated[
+        list[str] | None, typer.Option(help="per value of a key the cell that is best on validation; repeatable")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="a column, key, metric or evaluator; numbers best first")] = "",
+    limit: Annotated[int | None, typer.Option(help="rows to show, 20 in a terminal; 0 for all")] = None,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="A − B with a paired interval: parts of cell names, or filters"),
+    ] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="write the table; - is standard output")] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="the same as JSON records")] = None,
+    markdown: Annotated[str | None, typer.Option(metavar="FILE", help="the same as Markdown")] = None,
 ) -> None:
-    """Print a sweep's cells as a table, best first; the MLflow UI shows the same runs.
+    """Print the cells of an experiment as a table, best first; the MLflow UI shows the same runs and names.
 
-    Example: probe-lab compare quickstart --metric selection_gain
+    Example: probe-lab compare quickstart --metric selection_gain --filter 'step in [5, 8] and loss != "mse"'
+
+    Example: probe-lab compare quickstart --best step --seeds
+
+    Example: probe-lab compare quickstart --diff 18fe4d2e 'model == "linear" and step == 8'
     """
-    from probe_lab.sweep.compare import comparison_table
+    from probe_lab.sweep.compare import Query, words
+    from probe_lab.sweep.compare.command import answer
 
+    query = Query(
+        metrics=words(metric),
+        evaluators=words(evaluator),
+        splits=words(split) or ("test",),
+        where=where,
+        seeds=seeds,
+        group=words(group),
+        best=words(best),
+        sort=sort,
+        limit=limit,
+    )
     config = load_experiment(experiment, overrides)
-    out.print(comparison_table(config.runs_folder, metric=metric, limit=limit or None))
+    answer(config.runs_folder, query, out, diff=diff, files={"csv": csv, "json": json, "markdown": markdown})
 
 
 @app.command()

@@ -6,8 +6,12 @@ import pytest
 from rich.console import Console
 from sweep_world import ACTIVATION, ATTENTION, make_experiment, write_cell
 
-from probe_lab.errors import ReportError
+from probe_lab.errors import ConfigError, ReportError
 from probe_lab.sweep import cells, compare, comparison_table
+from probe_lab.sweep.compare import Query
+
+REWARD = "shapes_reward/srcc_within"
+PARTS = ("", "/lower", "/upper")
 
 
 @pytest.fixture(scope="module")
@@ -27,28 +31,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_row_per_cell_the_best_first(runs: Path) -> None:
     table = compare(runs)
     assert list(table.columns) == [
-        "cell", "model", "step", "taps", "loss", "seed", "shapes_reward", "shapes_reward/lower",
-        "shapes_reward/upper", "shapes_binding", "shapes_binding/lower", "shapes_binding/upper",
+        "cell", "model", "step", "taps", "loss", "seed",
+        *(f"{name}/srcc_within{part}" for name in ("shapes_reward", "shapes_binding") for part in PARTS),
     ]  # fmt: skip
     assert list(zip(table["taps"], table["seed"], strict=True)) == [
         (ACTIVATION, 1), (ACTIVATION, 0), (ATTENTION, 1), (ATTENTION, 0),
     ]  # fmt: skip
-    assert table.loc[0, ["shapes_reward/lower", "shapes_reward", "shapes_reward/upper"]].tolist() == (
-        pytest.approx([0.2, 0.3, 0.4])
-    )
-    assert len(compare(runs, limit=1)) == 1
-    assert set(compare(runs, cells=[table["cell"][2]])["seed"]) == {1}
-    assert list(compare(runs, evaluator="shapes_binding").columns[6:]) == [
-        "shapes_binding", "shapes_binding/lower", "shapes_binding/upper",
-    ]  # fmt: skip
+    assert table.loc[0, [f"{REWARD}{part}" for part in PARTS]].tolist() == pytest.approx([0.3, 0.2, 0.4])
+    assert len(compare(runs, Query(limit=1))) == 1
+    assert set(compare(runs, Query(cells=[table["cell"][2]]))["seed"]) == {1}
+    assert list(compare(runs, Query(evaluators=("shapes_binding",))).columns[6:]) == [
+        f"shapes_binding/srcc_within{part}" for part in PARTS
+    ]
 
 
 def test_seeds_are_averaged(runs: Path) -> None:
-    table = compare(runs, average_seeds=True)
+    table = compare(runs, Query(seeds=True))
     assert table["taps"].tolist() == [ACTIVATION, ATTENTION]
     assert table["seeds"].tolist() == [2, 2]
-    assert table["shapes_reward"].tolist() == pytest.approx([0.25, 0.05])
-    assert table["shapes_reward/upper"].tolist() == pytest.approx([0.35, 0.15])
+    assert table[REWARD].tolist() == pytest.approx([0.25, 0.05])
+    assert table[f"{REWARD}/upper"].tolist() == pytest.approx([0.35, 0.15])
     assert "seed" not in table
 
 
@@ -61,7 +63,7 @@ def test_keys_that_differ_become_columns(runs: Path, tmp_path: Path) -> None:
         (cell,) = cells(experiment)
         (experiment.runs_folder / cell.name).mkdir(parents=True)
         write_cell(cell, experiment.runs_folder / cell.name, width / 100)
-    table = compare(experiment.runs_folder, average_seeds=True)
+    table = compare(experiment.runs_folder, Query(seeds=True))
     assert table["probe.width"].tolist() == [16, 8]
     assert table.columns[:6].tolist() == ["model", "step", "taps", "loss", "probe.width", "seeds"]
 
@@ -73,15 +75,25 @@ def test_undefined_values_are_a_dash_and_intervals_are_shown(runs: Path) -> None
     assert "0.300 [0.200, 0.400]" in shown.get()
     assert shown.get().index(ACTIVATION) < shown.get().index(ATTENTION)
     with console.capture() as shown:
-        console.print(comparison_table(runs, metric="top1"))
+        console.print(comparison_table(runs, Query(metrics=("top1",))))
     assert " - " in shown.get()
 
 
 def test_what_is_not_there_is_named(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="did you mean 'srcc_within'"):
-        compare(runs, metric="srcc_witin")
+        compare(runs, Query(metrics=("srcc_witin",)))
     with pytest.raises(ReportError, match="did you mean 'shapes_binding'"):
-        compare(runs, evaluator="shapes_bindin")
+        compare(runs, Query(evaluators=("shapes_bindin",)))
+    with pytest.raises(ReportError, match="did you mean 'test'"):
+        compare(runs, Query(splits=("tets",)))
+    with pytest.raises(ReportError, match="did you mean 'shapes_binding/srcc_within'"):
+        compare(runs, Query(sort="shapes_binding/srcc_witin"))
+    with pytest.raises(ReportError, match=r"none of the 4 finished cells .* matches 'step == 7'"):
+        compare(runs, Query(where="step == 7"))
+    with pytest.raises(ConfigError, match="did you mean 'loss'"):
+        compare(runs, Query(group=("los",)))
+    with pytest.raises(ReportError, match="give one of them"):
+        compare(runs, Query(group=("loss",), best=("step",)))
     with pytest.raises(ReportError, match="probe-lab sweep"):
         compare(tmp_path)
 

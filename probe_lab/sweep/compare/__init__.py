@@ -1,0 +1,39 @@
+"""The finished cells of an experiment side by side: what ``probe-lab compare`` prints and MLflow shows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probe_lab.sweep.compare.query import Query, words
+from probe_lab.sweep.compare.sheet import Sheet
+from probe_lab.sweep.compare.table import compared
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probe_lab.fitting import Fitting
+
+__all__ = ["Query", "Sheet", "compare", "compared", "comparison_table", "words"]
+
+
+def compare(runs_folder: Path, query: Query | None = None) -> pd.DataFrame:
+    """One row per finished cell, or as ``query`` says, the best by the first number at the top.
+
+    Columns: cell, model, step, taps (joined by "+"), loss, seed, then every config key in which the cells differ,
+    then the numbers, named as in MLflow: ``<evaluator>/<metric>``, ``…/lower`` and ``…/upper``, on the validation
+    split with ``val/`` before (NaN where a cell has none). Instead of cell and seed, rows that are means have
+    ``seeds``, or ``settings`` and ``cells``: how many they are the mean of. ``stopped`` says which cells were not
+    trained to the end, where there is such a cell.
+
+    Raises ReportError as :func:`compared` does.
+    """
+    return compared(runs_folder, query or Query()).frame
+
+
+def comparison_table(runs_folder: Path, query: Query | None = None, *, cells: Collection[str] | None = None) -> Fitting:
+    """``compare`` for a terminal; ``cells``: only these."""
+    from probe_lab.sweep.compare.terminal import sheet_table
+
+    return sheet_table(compared(runs_folder, query or Query(cells=cells)))

@@ -1,0 +1,166 @@
+"""The difference of two cells, or of two settings with several training seeds each, with a paired bootstrap."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from probe_lab.errors import ConfigError, ReportError, nearest
+from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions
+from probe_lab.sweep.compare.cells import SEED, SHOWN, Finished, Setting, finished_names, read_cells, settings
+from probe_lab.sweep.compare.configs import differing
+from probe_lab.sweep.compare.query import Query
+from probe_lab.sweep.compare.sheet import Sheet
+from probe_lab.sweep.compare.table import PARTS, chosen
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREDICTIONS = "predictions.parquet"
+RESAMPLES = 1000
+_NAME = re.compile(r"[A-Za-z0-9._+-]+")
+_KEYS = ("evaluator", "metric", "prompts", "apart")
+_NUMBERS = {"A": "A", "B": "B", "difference": "A − B"}
+
+
+def difference(runs_folder: Path, first: str, second: str, query: Query, *, resamples: int = RESAMPLES) -> Sheet:
+    """A − B per evaluator and metric, on the first of the query's splits; of a query count also ``metrics``,
+    ``evaluators`` and ``cells``.
+
+    ``first`` and ``second`` name cells: a whole name, its beginning or any part of it, or an expression as in
+    ``where``. Several cells are one side when they differ in nothing but their training seed: they are averaged in
+    every resample. Columns: evaluator, metric, ``prompts`` that the numbers rest on, ``apart`` ("yes" where the
+    interval of the difference excludes 0), and A, B and difference with their bounds.
+
+    Raises:
+        ConfigError: a filter that is none, or a metric that there is not.
+        ReportError: a side that names no cell, or cells of several settings; an evaluator or metric that not both
+            have.
+        DataError: the two sides were not tested on the same images with the same scores.
+    """
+    sides = [_side(runs_folder, wanted, query) for wanted in (first, second)]
+    a, b = (setting[0] for setting in sides)
+    split = query.splits[0]
+    metrics = _metrics(query)
+    ours, theirs = ([_predictions(cell) for cell in setting] for setting in sides)
+    rows: list[dict[str, Hashable]] = []
+    without_threshold = []
+    for evaluator in _evaluators(a, b, query):
+        threshold = _threshold(a, evaluator)
+        if threshold is None or threshold != _threshold(b, evaluator):
+            without_threshold.append(evaluator)
+            threshold = None
+        possible = [metric for metric in metrics if metric != "auc" or threshold is not None]
+        found = compare_predictions(
+            ours, theirs, possible, evaluator=evaluator, split=split, threshold=threshold, resamples=resamples
+        )
+        rows += [_row(evaluator, metric, *three) for metric, three in found.items()]
+    notes = [f"{letter}: {_told(setting)}" for letter, setting in zip("AB", sides, strict=True)]
+    if "auc" in metrics and without_threshold:
+        notes.append(f"no auc for {', '.join(without_threshold)}: the files do not hold one threshold for both")
+    return Sheet(_frame(rows), _KEYS, _NUMBERS, _title(split, resamples), (*notes, *_caution(len(rows))))
+
+
+def _title(split: str, resamples: int) -> str:
+    return (
+        f"A − B on the {split} split, 95 % intervals from {resamples} resamples of its prompts, "
+        "the same ones for A and B (apart: the interval of the difference excludes 0)"
+    )
+
+
+def _caution(rows: int) -> tuple[str, ...]:
+    return (f"of {rows} intervals of 95 %, about {round(rows / 20)} exclude 0 by chance alone",) if rows >= 10 else ()
+
+
+def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
+    names = finished_names(runs_folder, query.cells)
+    if _NAME.fullmatch(wanted):
+        cells = read_cells(runs_folder, _named(wanted, names, runs_folder))
+    else:
+        cells = chosen(read_cells(runs_folder, names), wanted, runs_folder)
+    found = settings(cells)
+    if len(found) > 1:
+        names = [name for name in SHOWN.values() if name != SEED]
+        shown = [name for name in names if len({cell.shown[name] for cell in cells}) > 1]
+        keys = [*shown, *differing([cell.config for cell in cells])] or ["the evaluators that they predict"]
+        raise ReportError(
+            f"'{wanted}' names {len(cells)} cells, which differ in {', '.join(keys)}: name more of one, such as the "
+            "digits at its end, or write a filter; only training seeds are averaged"
+        )
+    return found[0]
+
+
+def _named(wanted: str, names: Sequence[str], runs_folder: Path) -> list[str]:
+    """The cell of that name, else those that begin so, else those that hold it."""
+    whole = [name for name in names if name == wanted]
+    found = whole or [name for name in names if name.startswith(wanted)] or [name for name in names if wanted in name]
+    if not found:
+        raise ReportError(
+            f"none of the {len(names)} finished cells in {runs_folder} has '{wanted}' in its name: "
+            "`probe-lab compare EXPERIMENT --limit 0` lists them by the digits at their end"
+        )
+    return found
+
+
+def _metrics(query: Query) -> list[MetricName]:
+    for metric in query.metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"there is no metric '{metric}': {nearest(metric, METRICS)}")
+    return [cast(MetricName, metric) for metric in query.metrics or METRICS]
+
+
+def _evaluators(a: Finished, b: Finished, query: Query) -> list[str]:
+    both = [name for name in a.evaluators if name in b.evaluators]
+    if not both:
+        raise ReportError(f"A predicts {', '.join(a.evaluators)} and B {', '.join(b.evaluators)}: nothing is common")
+    for name in query.evaluators:
+        if name not in both:
+            raise ReportError(f"not both of A and B predict the evaluator '{name}': {nearest(name, both)}")
+    return list(query.evaluators or both)
+
+
+def _threshold(cell: Finished, evaluator: str) -> float | None:
+    """The score above which the cell's AUC counts an image as good, where its files say it."""
+    found = cell.content.get("thresholds", {}).get(evaluator, cell.config.get("metrics.auc_threshold"))
+    return None if found is None else float(found)
+
+
+def _predictions(cell: Finished) -> pd.DataFrame:
+    import pandas as pd
+
+    path = cell.folder / PREDICTIONS
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ReportError(f"{path} cannot be read: delete its folder and sweep again, which trains it") from error
+
+
+def _row(evaluator: str, metric: str, a: Interval, b: Interval, apart: Interval) -> dict[str, Hashable]:
+    excluded = not math.isnan(apart.lower) and (apart.lower > 0 or apart.upper < 0)
+    row: dict[str, Hashable] = {
+        "evaluator": evaluator,
+        "metric": metric,
+        "prompts": apart.prompts,
+        "apart": "yes" if excluded else "no",
+    }
+    for name, value in zip(_NUMBERS, (a, b, apart), strict=True):
+        row |= dict(zip((name + part for part in PARTS), (value.estimate, value.lower, value.upper), strict=True))
+    return row
+
+
+def _frame(rows: Sequence[dict[str, Hashable]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=[*_KEYS, *(name + part for name in _NUMBERS for part in PARTS)])
+
+
+def _told(setting: Setting) -> str:
+    ended = sum(bool(cell.stopped) for cell in setting)
+    text = setting[0].name
+    if len(setting) > 1:
+        seeds = ", ".join(str(cell.shown[SEED]) for cell in setting)
+        text += f" and {len(setting) - 1} more: training seeds {seeds}, averaged in every resample"
+    return f"{text} ({ended} of {len(setting)} stopped before the last epoch)" if ended else text

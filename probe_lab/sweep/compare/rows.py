@@ -1,0 +1,123 @@
+"""Cells to rows: alone, averaged over seeds, grouped, or the best of each value of a key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from probe_lab.errors import ReportError
+from probe_lab.sweep.compare.cells import SEED, SHOWN, Finished, Measure, Setting, keys_named, settings
+from probe_lab.sweep.compare.configs import differing
+from probe_lab.sweep.compare.query import Query
+
+Member = TypeVar("Member")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row before its numbers are looked up: what it is, and the settings that it is the mean of."""
+
+    told: dict[str, Hashable]
+    settings: tuple[Setting, ...]
+
+    def number(self, measure: Measure, part: str = "estimate") -> float:
+        """The mean over settings of the mean over their seeds; those without a value are left out."""
+        return _mean([_mean([cell.number(measure, part) for cell in setting]) for setting in self.settings])
+
+    @property
+    def cells(self) -> list[Finished]:
+        return [cell for setting in self.settings for cell in setting]
+
+    @property
+    def stopped(self) -> str:
+        """Which of its cells were not trained to the end."""
+        found = [cell.stopped for cell in self.cells]
+        if len(found) == 1:
+            return found[0]
+        return f"{sum(map(bool, found))} of {len(found)}" if any(found) else ""
+
+
+def rows_of(cells: Sequence[Finished], query: Query, chosen_by: Measure) -> list[Row]:
+    """The rows of a query in the order of the cells, those of ``best`` in that of its values.
+
+    ``chosen_by``, on the validation split, is what ``best`` looks at. ReportError for ``group`` with ``best``, and
+    where no cell has the number to choose by; ConfigError for what is no key.
+    """
+    if query.group and query.best:
+        raise ReportError(
+            f"'group' ({', '.join(query.group)}) averages and 'best' ({', '.join(query.best)}) chooses: "
+            "give one of them"
+        )
+    if query.group:
+        return _grouped(cells, keys_named(query.group, cells))
+    rows = _averaged(cells) if query.seeds else _single(cells)
+    return _best(rows, keys_named(query.best, cells), chosen_by) if query.best else rows
+
+
+def _single(cells: Sequence[Finished]) -> list[Row]:
+    keys = differing([cell.config for cell in cells])
+    return [
+        Row({"cell": cell.name, **cell.shown, **{key: cell.value(key) for key in keys}}, ((cell,),)) for cell in cells
+    ]
+
+
+def _averaged(cells: Sequence[Finished]) -> list[Row]:
+    keys = differing([cell.config for cell in cells])
+    shown = [name for name in SHOWN.values() if name != SEED]
+    rows = []
+    for setting in settings(cells):
+        first = setting[0]
+        told = {name: first.shown[name] for name in shown} | {key: first.value(key) for key in keys}
+        rows.append(Row(told | {"seeds": len(setting)}, (setting,)))
+    return rows
+
+
+def _grouped(cells: Sequence[Finished], keys: Mapping[str, str]) -> list[Row]:
+    rows = []
+    for values, members in _by_value(settings(cells), keys, lambda setting: setting[0]).items():
+        told = dict(zip(keys.values(), values, strict=True))
+        counts = {"settings": len(members), "cells": sum(len(setting) for setting in members)}
+        rows.append(Row(told | counts, tuple(members)))
+    return rows
+
+
+def _best(rows: Sequence[Row], keys: Mapping[str, str], chosen_by: Measure) -> list[Row]:
+    found = []
+    groups = _by_value(rows, keys, lambda row: row.cells[0])
+    for values in sorted(groups, key=lambda values: [in_order(value) for value in values]):
+        candidates = [row for row in groups[values] if not math.isnan(row.number(chosen_by))]
+        if candidates:
+            best = max(candidates, key=lambda row: row.number(chosen_by))  # the first of equal ones
+            found.append(Row(dict(zip(keys.values(), values, strict=True)) | best.told, best.settings))
+    if not found:
+        raise ReportError(
+            f"no cell has {chosen_by.metric} of {chosen_by.evaluator} on the validation split, by which the best of "
+            f"each {', '.join(keys.values())} is chosen: name another metric or evaluator"
+        )
+    return found
+
+
+def _by_value(
+    members: Sequence[Member], keys: Iterable[str], cell_of: Callable[[Member], Finished]
+) -> dict[tuple[Hashable, ...], list[Member]]:
+    found: dict[tuple[Hashable, ...], list[Member]] = {}
+    for member in members:
+        cell = cell_of(member)
+        found.setdefault(tuple(cell.value(key) for key in keys), []).append(member)
+    return found
+
+
+def in_order(value: object) -> tuple[int, float, str]:
+    """A sort key for values of any kind: numbers, then words, then what is not there."""
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (2, 0.0, "") if value is None else (1, 0.0, str(value))
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan

@@ -1,0 +1,67 @@
+"""What the terminal, a CSV, JSON or Markdown file all show: a table of words and of numbers with intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Form = Literal["csv", "json", "markdown"]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """``frame`` has the columns ``keys``, then of each of ``numbers`` (column -> heading) the estimate, "/lower" and
+    "/upper". ``title`` says the split, ``notes`` what a reader has to know beside."""
+
+    frame: pd.DataFrame
+    keys: tuple[str, ...]
+    numbers: Mapping[str, str]
+    title: str
+    notes: tuple[str, ...] = ()
+
+    def text(self, form: Form) -> str:
+        """The whole table as CSV, JSON (a list of records) or Markdown; full precision but in Markdown."""
+        if form == "csv":
+            return str(self.frame.to_csv(index=False))
+        if form == "json":
+            records = self.frame.astype(object).where(self.frame.notna(), None).to_dict("records")
+            return json.dumps(records, indent=1, allow_nan=False, default=_plain) + "\n"
+        return self._markdown()
+
+    def _markdown(self) -> str:
+        headings = [*self.keys, *(heading.replace("\n", " ") for heading in self.numbers.values())]
+        lines = [
+            self.title,
+            "",
+            _line(headings),
+            _line([*("---" for _ in self.keys), *("---:" for _ in self.numbers)]),
+        ]
+        for row in self.frame.to_dict("records"):
+            lines.append(_line([*(worded(row[key]) for key in self.keys), *(shown(row, n) for n in self.numbers)]))
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes), ""])
+
+
+def shown(row: Mapping[Hashable, Any], column: str) -> str:
+    """ "estimate [lower, upper]", a dash where there is none."""
+    estimate, lower, upper = (row[column + part] for part in ("", "/lower", "/upper"))
+    if estimate != estimate:
+        return "-"
+    return f"{estimate:.3f} [{lower:.3f}, {upper:.3f}]" if lower == lower else f"{estimate:.3f}"
+
+
+def worded(value: object) -> str:
+    """A key for people; nothing where a cell has none."""
+    return "" if value is None or value != value else str(value)
+
+
+def _line(fields: list[str]) -> str:
+    return f"| {' | '.join(field.replace('|', chr(92) + '|') for field in fields)} |"
+
+
+def _plain(value: Any) -> Any:
+    return value.item()
