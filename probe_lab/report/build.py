@@ -12,7 +12,21 @@ from pathlib import Path
 
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
-from probe_lab.report import activations, agreement, attention, beside, curves, heatmap, losses, scatter, selection
+from probe_lab.report import (
+    activations,
+    agreement,
+    attention,
+    beside,
+    complexity,
+    curves,
+    guide,
+    heatmap,
+    losses,
+    reliability,
+    scatter,
+    selection,
+    transfer,
+)
 from probe_lab.report.choice import choose, variant_text
 from probe_lab.report.headline import headline_tables
 from probe_lab.report.listing import cells_table, environment_table, failures_table
@@ -27,12 +41,16 @@ Progress = Callable[[int, int], None]
 """Called with (parts done, parts in all), first with 0 done."""
 
 FAMILIES: tuple[Callable[[Material], Section], ...] = (
+    guide.section,
     curves.section,
     heatmap.section,
     losses.section,
-    scatter.section,
-    attention.section,
     selection.section,
+    complexity.section,
+    scatter.section,
+    reliability.section,
+    transfer.section,
+    attention.section,
     activations.section,
 )
 

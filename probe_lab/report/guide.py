@@ -1,0 +1,328 @@
+"""Which tap should I use: the cheapest one that validates as well as the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from safetensors import SafetensorError, safe_open
+
+from probe_lab.metrics.prompts import Floats
+from probe_lab.report.choice import SELECTION_METRIC, best_on_validation, extra_text, probes
+from probe_lab.report.intervals import by_prompt, draws, value_between
+from probe_lab.report.load import Results, Value, Variant
+from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.style import (
+    GREY,
+    LIGHT,
+    METRICS,
+    OKABE_ITO,
+    PAGE,
+    evaluator_label,
+    loss_label,
+    model_label,
+    tap_labels,
+)
+from probe_lab.report.tables import Field, Table
+
+TITLE = "Which tap should I use?"
+
+_EXPLANATION = """A candidate is a step with a set of taps, in the training that validates best there (loss and other
+keys may differ). It is as good as the best when the 95 % interval of what it is behind the best includes 0: the
+difference of their within-prompt SRCC of {evaluator} on the same {prompts} validation prompts, mean over training
+seeds, from a paired bootstrap over prompts. Among those the cheapest is named: fewest denoiser calls first (the step:
+what is paid for every seed that is not finished), then the smaller array per image, then the probe with fewer
+parameters. Filled points are as good as the best, hollow ones are not; whiskers are their own 95 % intervals, which
+overlap more readily than the difference says. Everything is decided on validation prompts; the test numbers beside them
+played no part. The best of many candidates is partly lucky on validation, so look at the test column too. Few prompts
+make wide intervals, and wide intervals make cheap recommendations: with more prompts a later step may turn out
+better.{missing} Suspicious would be a recommended step 1, or candidates as good as the best at every step."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate costs, in the order in which it counts; None where it is not known."""
+
+    step: int
+    size: int | None
+    parameters: int | None
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        return self.step, self.size or 0, self.parameters or 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A step with a tap set: ``behind`` is the best one's metric minus its own, ``as_good`` whether that may be 0."""
+
+    variant: Variant
+    cost: Cost
+    validation: Value
+    behind: Value
+
+    @property
+    def as_good(self) -> bool:
+        return self.behind.lower <= 0
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.variant.step, self.variant.taps
+
+
+@dataclass(frozen=True)
+class Guide:
+    """``candidates`` in order of cost; ``pick`` is the cheapest as good as ``best``, on ``prompts`` of validation."""
+
+    candidates: tuple[Candidate, ...]
+    best: Candidate
+    pick: Candidate
+    prompts: int
+
+
+def section(material: Material) -> Section:
+    """The answer in one sentence, a figure and tables, or the reason why there is none."""
+    evaluator = material.choice.evaluators[0]
+    answers = guides(material)
+    found = answers.get(evaluator)
+    if found is None:
+        text = f"No probe has a validation {METRICS[SELECTION_METRIC]} of {evaluator_label(evaluator)}."
+        return Section("guide", TITLE, "", skipped=(text,))
+    text = _EXPLANATION.format(
+        evaluator=evaluator_label(evaluator), prompts=found.prompts, missing=_missing(found.candidates)
+    )
+    alt = (
+        f"Within-prompt SRCC on validation of {len(found.candidates)} candidates over their step, with intervals; the "
+        f"recommended one is {_place(found.pick)}, the best {_place(found.best)}."
+    )
+    drawing = Drawing("tap_guide", alt, _draw(material, found))
+    tables = (_answers(material, answers), _table(material, evaluator, found))
+    return Section("guide", TITLE, text, (drawing,), tables=tables, lead=_lead(material, evaluator, found))
+
+
+def guides(material: Material) -> dict[str, Guide]:
+    """The decision for every evaluator that a probe predicts, from validation alone."""
+    results = material.results
+    chosen = {name: candidates_of(results, name) for name in material.choice.evaluators}
+    wanted: dict[str, list[str]] = {}
+    for evaluator, candidates in chosen.items():
+        for variant in candidates:
+            for cell in results.seeds(variant).values():
+                wanted.setdefault(cell, []).append(evaluator)
+    # Cell by cell: the predictions of a cell are one file for all evaluators.
+    scores = {(cell, name): per_prompt(results, cell, name) for cell, names in wanted.items() for name in names}
+    found = {}
+    for evaluator, candidates in chosen.items():
+        columns = [
+            pd.concat([scores[cell, evaluator] for cell in results.seeds(variant).values()], axis=1).mean(axis=1)
+            for variant in candidates
+        ]
+        table = pd.concat(columns, axis=1).dropna() if columns else pd.DataFrame()
+        if len(table):
+            found[evaluator] = _guide(material, candidates, table.to_numpy(float))
+    return found
+
+
+def _guide(material: Material, chosen: Sequence[Variant], values: Floats) -> Guide:
+    """``values`` [prompts, candidates]: SRCC of every candidate in every prompt."""
+    means = values.mean(axis=0)
+    best = int(np.argmax(means))
+    resampled = draws(len(values)) @ values / len(values)
+    found = [
+        Candidate(
+            variant,
+            cost_of(material, variant),
+            value_between(float(means[i]), resampled[:, i]),
+            value_between(float(means[best] - means[i]), resampled[:, best] - resampled[:, i]),
+        )
+        for i, variant in enumerate(chosen)
+    ]
+    ordered = sorted(found, key=lambda candidate: candidate.cost.key)
+    pick = next(candidate for candidate in ordered if candidate.as_good)
+    return Guide(tuple(ordered), found[best], pick, len(values))
+
+
+def candidates_of(results: Results, evaluator: str) -> list[Variant]:
+    """Of every step and tap set, the probe that validates best by this evaluator (mean over training seeds)."""
+    models = probes(results)
+    places = results.cells[results.cells["model"].isin(models)][["step", "taps"]].drop_duplicates()
+    found = []
+    for step, taps in places.itertuples(index=False, name=None):
+        variant = best_on_validation(results, models, step, evaluator, taps)
+        value = results.value(variant, evaluator, SELECTION_METRIC, "val") if variant else None
+        if variant and value and math.isfinite(value.estimate):
+            found.append(variant)
+    return found
+
+
+def per_prompt(results: Results, cell: str, evaluator: str) -> pd.Series[float]:
+    """prompt_id -> SRCC within the prompt on validation, without the prompts whose seeds tie."""
+    prompts, ratio = by_prompt(results.predictions(cell, evaluator, "val"), "srcc_within")
+    return pd.Series(ratio.numerator, index=prompts)[~ratio.left_out]
+
+
+def cost_of(material: Material, variant: Variant) -> Cost:
+    """Step, bytes of its arrays per image in the cache, trained parameters of its first training seed."""
+    size = None
+    if material.cache:
+        manifest = material.cache.manifest
+        taps = [tap for tap in variant.taps.split("+") if tap in manifest.taps]
+        size = sum(math.prod(manifest.taps[tap]) for tap in taps) * manifest.array_dtype.itemsize
+    cell = next(iter(material.results.seeds(variant).values()))
+    return Cost(variant.step, size, parameters(material.results.folder / cell / "probe.safetensors"))
+
+
+def parameters(path: Path) -> int | None:
+    """Numbers that training sets, statistics of the data left out; None where there is no such file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    except (OSError, SafetensorError):
+        return None
+    trained = [name for name in shapes if not name.startswith("target_") and ".standardise." not in f".{name}"]
+    return sum(math.prod(shapes[name]) for name in trained)
+
+
+def _lead(material: Material, evaluator: str, found: Guide) -> str:
+    pick, best = found.pick, found.best
+    name = evaluator_label(evaluator)
+    text = f"For {name}, use {_place(pick)}: "
+    if pick is best:
+        others = [candidate for candidate in found.candidates if candidate.cost.key < pick.cost.key]
+        text += "it validates best of all" + (", and no cheaper candidate is as good." if others else ".")
+    else:
+        text += (
+            f"it is the cheapest candidate that validates as well as the best ({_place(best)}), within the 95 % "
+            f"interval of their difference."
+        )
+    test = material.results.value(pick.variant, evaluator, SELECTION_METRIC)
+    if test:
+        text += f" On unseen test prompts it ranks seeds with SRCC {_interval(test)}"
+        top = material.results.value(best.variant, evaluator, SELECTION_METRIC)
+        text += f"; the best on validation has {_interval(top)} there." if top and pick is not best else "."
+    return text + _stronger(material, evaluator, pick)
+
+
+def _stronger(material: Material, evaluator: str, pick: Candidate) -> str:
+    """A sentence on the baselines that validate better than the pick, at their own cost."""
+    found = []
+    for variant in material.choice.baselines.values():
+        value = material.results.value(variant, evaluator, SELECTION_METRIC, "val")
+        if value and value.estimate > pick.validation.estimate:
+            found.append(f"{model_label(variant.model)} at step {variant.step}")
+    return f" Baselines that validate better than it, at other costs: {', '.join(found)}." if found else ""
+
+
+def _missing(candidates: Sequence[Candidate]) -> str:
+    text = ""
+    if any(candidate.cost.size is None for candidate in candidates):
+        text += " The report was made without the cache: sizes of arrays are not known and do not count."
+    if any(candidate.cost.parameters is None for candidate in candidates):
+        text += " Cells without probe.safetensors have no number of parameters, which then does not count."
+    return text
+
+
+def _draw(material: Material, found: Guide) -> Figure:
+    figure = Figure(figsize=(PAGE, 2.7))
+    ax = figure.subplots()
+    steps = sorted({candidate.cost.step for candidate in found.candidates})
+    for step in steps:
+        here = [candidate for candidate in found.candidates if candidate.cost.step == step]
+        for i, candidate in enumerate(here):
+            at = steps.index(step) + (i - (len(here) - 1) / 2) * min(0.16, 0.7 / len(here))
+            value = candidate.validation
+            color = OKABE_ITO[0] if candidate.as_good else GREY
+            ax.vlines(at, value.lower, value.upper, color=color if candidate.as_good else LIGHT, lw=1, zorder=2)
+            face = color if candidate.as_good else "white"
+            ax.plot(at, value.estimate, "o", color=color, mfc=face, ms=4, zorder=3)
+            if candidate is found.pick:
+                ax.plot(at, value.estimate, "o", color=OKABE_ITO[1], mfc="none", ms=9, mew=1.4, zorder=4)
+            if candidate is found.best:
+                ax.plot(at, value.estimate, "k_", ms=11, mew=1.2, zorder=4)
+    ax.axhline(found.best.validation.estimate, color="black", lw=0.6, ls=":", zorder=1)
+    ax.axhline(0, color="black", lw=0.6, zorder=1)
+    ax.set_xticks(range(len(steps)), [str(step) for step in steps])
+    ax.set_xlabel(f"{material.step_text}; within a step from the smallest array to the largest")
+    ax.set_ylabel(f"{METRICS[SELECTION_METRIC]}, validation")
+    ax.grid(axis="x", visible=False)
+    marks = {
+        "as good as the best": {"marker": "o", "color": OKABE_ITO[0]},
+        "not as good": {"marker": "o", "color": GREY, "mfc": "white"},
+        f"use this: {_place(found.pick)}": {"marker": "o", "color": OKABE_ITO[1], "mfc": "none", "ms": 7, "mew": 1.4},
+        f"best: {_place(found.best)}": {"marker": "_", "color": "black", "ms": 9},
+    }
+    for label, style in marks.items():
+        ax.plot([], [], ls="", label=label, **style)  # type: ignore[arg-type]
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _answers(material: Material, answers: dict[str, Guide]) -> Table:
+    rows: list[tuple[Field, ...]] = []
+    for evaluator, found in answers.items():
+        test = [
+            material.results.value(candidate.variant, evaluator, SELECTION_METRIC)
+            for candidate in (found.pick, found.best)
+        ]
+        good = sum(candidate.as_good for candidate in found.candidates)
+        uses = (_place(found.pick), test[0], _place(found.best), test[1])
+        rows.append(
+            (evaluator_label(evaluator), *uses, found.pick.behind, f"{good} of {len(found.candidates)}", found.prompts)
+        )
+    return Table(
+        "tap_guide",
+        "What to use, for each evaluator",
+        "Chosen on validation prompts; the SRCC within prompts beside each choice is that of the test split. Behind: "
+        "the best minus the recommended one on validation. Brackets: 95 % interval from a bootstrap over prompts.",
+        ("evaluator", "use", "its test SRCC", "best on validation", "its test SRCC then", "behind", "as good",
+         "validation prompts"),
+        tuple(rows),
+    )  # fmt: skip
+
+
+def _table(material: Material, evaluator: str, found: Guide) -> Table:
+    labels = tap_labels(candidate.variant.taps for candidate in found.candidates)
+    rows: list[tuple[Field, ...]] = [
+        (
+            labels[candidate.variant.taps],
+            candidate.cost.step,
+            candidate.cost.size,
+            candidate.cost.parameters,
+            candidate.validation,
+            candidate.behind,
+            "yes" if candidate.as_good else "no",
+            material.results.value(candidate.variant, evaluator, SELECTION_METRIC),
+            _training(candidate.variant),
+        )
+        for candidate in found.candidates
+    ]
+    return Table(
+        "tap_guide_candidates",
+        f"All candidates for {evaluator_label(evaluator)}, the cheapest first",
+        "Cost: denoiser calls, then bytes of the arrays per image as the cache stores them, then trained parameters of "
+        "the probe. Behind: SRCC within prompts of the best candidate minus this one, paired, on validation; as good: "
+        "that interval includes 0. The marked row is recommended.",
+        ("taps", "step", "bytes per image", "parameters", "validation", "behind", "as good", "test", "training"),
+        tuple(rows),
+        long=True,
+        highlight=found.candidates.index(found.pick),
+    )
+
+
+def _training(variant: Variant) -> str:
+    extra = extra_text(variant.extra) if variant.extra != "{}" else ""
+    return ", ".join(part for part in (loss_label(variant.loss), extra) if part)
+
+
+def _place(candidate: Candidate) -> str:
+    step, taps = candidate.place
+    return f"step {step}, {tap_labels([taps])[taps]}"
+
+
+def _interval(value: Value) -> str:
+    return f"{value.estimate:.2f} [{value.lower:.2f}, {value.upper:.2f}]".replace("-", "−")

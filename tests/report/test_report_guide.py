@@ -1,0 +1,141 @@
+"""Which tap should I use: the cheapest that validates as well as the best, by a paired bootstrap."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy import stats
+
+from probe_lab.cache import Cache
+from probe_lab.report import guide
+from probe_lab.report.choice import choose
+from probe_lab.report.load import load_results
+from probe_lab.report.material import Material
+from probe_lab.report.style import drawing
+
+Edit = Callable[[Path, str, str, Callable[[dict[str, Any]], None]], None]
+
+
+def _material(simulated: Any, runs: Path | None = None, cache: bool = True) -> Material:
+    results = load_results(runs or simulated.runs)
+    opened = Cache(simulated.cache) if cache else None
+    return Material(results, choose(results, simulated.world.evaluators, None), opened)
+
+
+def _per_prompt(table: pd.DataFrame) -> pd.Series[float]:
+    groups = table.groupby("prompt_id")
+    return groups.apply(lambda g: stats.spearmanr(g["prediction"], g["target"]).statistic, include_groups=False)
+
+
+def test_values_and_differences_are_those_of_a_plain_bootstrap(simulated: Any) -> None:
+    material = _material(simulated)
+    found = guide.guides(material)["shapes_reward"]
+    assert found.prompts == 12
+    scores = {}
+    for candidate in found.candidates:
+        cells = material.results.seeds(candidate.variant).values()
+        seeds = [_per_prompt(material.results.predictions(c, "shapes_reward", "val")) for c in cells]
+        scores[candidate] = np.mean(seeds, axis=0)
+        assert len(seeds) == 2
+        assert candidate.validation.estimate == pytest.approx(scores[candidate].mean())
+    assert found.best is max(found.candidates, key=lambda candidate: candidate.validation.estimate)
+    rng = np.random.default_rng(3)
+    drawn = rng.integers(12, size=(4000, 12))
+    for candidate, own in scores.items():
+        differences = (scores[found.best] - own)[drawn].mean(axis=1)
+        low, high = np.percentile(differences, [2.5, 97.5])
+        assert (candidate.behind.lower, candidate.behind.upper) == pytest.approx((low, high), abs=0.03)
+
+
+def test_the_pick_is_the_cheapest_as_good_and_cost_is_steps_then_bytes(simulated: Any) -> None:
+    found = guide.guides(_material(simulated))["shapes_reward"]
+    keys = [(c.cost.step, c.cost.size) for c in found.candidates]
+    assert keys == sorted(keys)
+    assert len(found.candidates) == len(simulated.world.steps) * len(simulated.world.taps)
+    good = [candidate for candidate in found.candidates if candidate.behind.lower <= 0]
+    assert found.pick is good[0]
+    assert found.best in good
+    assert len(good) < len(found.candidates)
+    sizes = {c.variant.taps: c.cost.size for c in found.candidates}
+    assert sizes == {tap: (16 if tap.endswith("attention") else 6) * 8 * 8 * 2 for tap in simulated.world.taps}
+
+
+def test_every_place_is_represented_by_its_best_validated_training(
+    simulated: Any, runs_copy: Path, edit_metrics: Edit
+) -> None:
+    def raise_it(row: dict[str, Any]) -> None:
+        if row["metric"] == "srcc_within":
+            row["estimate"] = 0.99
+
+    tap = "up_blocks.1.attentions.0/attention"
+    edit_metrics(runs_copy, f"cnn-5-{tap.replace('/', '_')}-mse", "val", raise_it)
+    results = load_results(runs_copy)
+    losses = {(v.step, v.taps): v.loss for v in guide.candidates_of(results, "shapes_reward")}
+    assert losses[5, tap] == "mse"
+    assert losses[8, tap] == "listwise"
+
+
+def test_test_numbers_play_no_part(simulated: Any, runs_copy: Path) -> None:
+    before = guide.guides(_material(simulated))["shapes_reward"]
+    path = runs_copy / "results.parquet"
+    table = pd.read_parquet(path)
+    table["estimate"] = -table["estimate"]
+    table.to_parquet(path, index=False)
+    after = guide.guides(_material(simulated, runs_copy))["shapes_reward"]
+    assert (after.pick, after.best) == (before.pick, before.best)
+
+
+def test_section_answers_in_one_sentence_and_tables(simulated: Any) -> None:
+    material = _material(simulated)
+    found = guide.guides(material)
+    with drawing():
+        section = guide.section(material)
+    pick = found["shapes_reward"].pick
+    test = material.results.value(pick.variant, "shapes_reward", "srcc_within")
+    assert test is not None
+    assert section.lead.startswith(f"For shapes reward, use step {pick.variant.step}, ")
+    assert f"SRCC {test.estimate:.2f} [{test.lower:.2f}, {test.upper:.2f}]" in section.lead
+    answers, candidates = section.tables
+    assert [row[0] for row in answers.rows] == ["shapes reward", "shapes binding"]
+    assert answers.rows[1][2] == material.results.value(
+        found["shapes_binding"].pick.variant, "shapes_binding", "srcc_within"
+    )
+    assert candidates.highlight == found["shapes_reward"].candidates.index(pick)
+    assert [row[1] for row in candidates.rows] == sorted(row[1] for row in candidates.rows)
+    assert sum(row[6] == "yes" for row in candidates.rows) < len(candidates.rows)
+    assert "12 validation prompts" in " ".join(section.explanation.split())
+    filled = [line for line in section.drawings[0].figure.axes[0].lines if line.get_markersize() == 4]
+    assert len(filled) == len(candidates.rows)
+
+
+def test_without_a_cache_sizes_do_not_count_and_it_says_so(simulated: Any) -> None:
+    with drawing():
+        section = guide.section(_material(simulated, cache=False))
+    assert {row[2] for row in section.tables[1].rows} == {None}
+    assert "sizes of arrays are not known" in section.explanation
+    assert section.lead
+
+
+def test_parameters_leave_statistics_out(tmp_path: Path) -> None:
+    path = tmp_path / "probe.safetensors"
+    names = {"head.weight": 6, "encoder.standardise.0.mean": 4, "encoder.out.bias": 2, "target_mean": 3}
+    save_file({name: torch.zeros(size) for name, size in names.items()}, path)
+    assert guide.parameters(path) == 8
+    assert guide.parameters(tmp_path / "none") is None
+    path.write_bytes(b"broken")
+    assert guide.parameters(path) is None
+
+
+def test_an_evaluator_without_validation_is_named(simulated: Any) -> None:
+    material = _material(simulated)
+    choice = dataclasses.replace(material.choice, evaluators=("image_reward",))
+    section = guide.section(dataclasses.replace(material, choice=choice))
+    assert section.skipped == ("No probe has a validation SRCC within prompts of ImageReward.",)

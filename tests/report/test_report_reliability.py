@@ -1,0 +1,155 @@
+"""Reliability: bins, slopes and errors are those of a plain loop; what was calibrated can be undone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probe_lab.report import reliability
+from probe_lab.report.choice import choose
+from probe_lab.report.load import load_results
+from probe_lab.report.material import Material
+from probe_lab.report.style import drawing
+
+
+def _table(prompts: int, seeds: int, slope: float, noise: float, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    prediction = rng.normal(2, 1, size=prompts * seeds)
+    target = 5 + slope * (prediction - 2) + noise * rng.normal(size=len(prediction))
+    return pd.DataFrame({"prompt_id": np.repeat(np.arange(prompts), seeds), "prediction": prediction, "target": target})
+
+
+def _by_loop(table: pd.DataFrame) -> tuple[list[tuple[float, float, int]], float]:
+    """(mean prediction, mean target, images) of each tenth, and the calibration error."""
+    ordered = table.sort_values("prediction")
+    parts = [ordered.iloc[i : i + len(table) // 10] for i in range(0, len(table), len(table) // 10)]
+    bins = [(part["prediction"].mean(), part["target"].mean(), len(part)) for part in parts]
+    return bins, sum(n * abs(t - p) for p, t, n in bins) / len(table)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.floats(-2, 2), st.floats(0.01, 3))
+def test_bins_line_and_error_are_those_of_a_loop(seed: int, slope: float, noise: float) -> None:
+    table = _table(20, 4, slope, noise, seed)
+    bins, error = _by_loop(table)
+    found = reliability.bins_of(table)
+    np.testing.assert_allclose(found.prediction, [p for p, _, _ in bins])
+    np.testing.assert_allclose([value.estimate for value in found.target], [t for _, t, _ in bins])
+    assert found.size.tolist() == [n for _, _, n in bins]
+    known = reliability.calibration(table)
+    assert known.error.estimate == pytest.approx(error)
+    line = np.polyfit(table["prediction"], table["target"], 1)
+    assert [known.slope.estimate, known.intercept.estimate] == pytest.approx(list(line), abs=1e-8)
+    assert known.slope.lower <= known.slope.estimate <= known.slope.upper
+    assert known.relative.estimate == pytest.approx(error / table["target"].std(ddof=0))
+
+
+def test_intervals_are_those_of_prompts_drawn_one_by_one() -> None:
+    table = _table(30, 4, 0.7, 0.5)
+    known = reliability.calibration(table)
+    rng = np.random.default_rng(1)
+    groups = [part for _, part in table.groupby("prompt_id")]
+    edges = np.quantile(table["prediction"], np.arange(1, 10) / 10)
+    slopes, errors = [], []
+    for _ in range(1000):
+        drawn = pd.concat([groups[i] for i in rng.integers(30, size=30)])
+        slopes.append(np.polyfit(drawn["prediction"], drawn["target"], 1)[0])
+        number = np.searchsorted(edges, drawn["prediction"], side="right")
+        gaps = (drawn["target"] - drawn["prediction"]).groupby(number).sum().abs().sum()
+        errors.append(gaps / len(drawn))
+    low, high = np.percentile(slopes, [2.5, 97.5])
+    assert (known.slope.lower, known.slope.upper) == pytest.approx((low, high), abs=0.02)
+    low, high = np.percentile(errors, [2.5, 97.5])
+    assert (known.error.lower, known.error.upper) == pytest.approx((low, high), abs=0.05)
+
+
+def test_right_predictions_err_by_chance_alone_and_wrong_ones_by_more() -> None:
+    right = _table(100, 8, 1.0, 1.0).assign(target=lambda t: t["target"] - 3)
+    known = reliability.calibration(right)
+    assert known.slope.lower < 1 < known.slope.upper
+    assert known.error.estimate < 2 * known.chance
+    wide = reliability.calibration(right.assign(prediction=2 + 3 * (right["prediction"] - 2)))
+    assert wide.slope.estimate == pytest.approx(known.slope.estimate / 3)
+    assert wide.error.lower > 5 * wide.chance
+
+
+def test_equal_predictions_stay_together() -> None:
+    table = _table(10, 4, 1.0, 1.0)
+    blind = table.assign(prediction=table["prompt_id"] % 3)
+    found = reliability.bins_of(blind)
+    assert found.prediction.tolist() == [0, 1, 2]
+    assert found.size.tolist() == [16, 12, 12]
+    constant = reliability.calibration(table.assign(prediction=5.0))
+    assert constant.slope.estimate == 0
+    assert constant.error.estimate == pytest.approx(abs(table["target"].mean() - 5))
+
+
+@pytest.fixture
+def material(simulated: Any) -> Material:
+    results = load_results(simulated.runs)
+    return Material(results, choose(results, simulated.world.evaluators, None), None)
+
+
+def test_section_shows_every_evaluator_and_the_baselines(material: Material) -> None:
+    with drawing():
+        section = reliability.section(material)
+    assert section.skipped == ()
+    (table,) = section.tables
+    models = ["best probe", "prompt only", "linear probe", "decoded x0 prediction"]
+    assert [row[:2] for row in table.rows] == [(e, m) for e in ("shapes reward", "shapes binding") for m in models]
+    cells = material.results.seeds(material.choice.best).values()
+    slopes = []
+    for cell in cells:
+        rows = material.results.predictions(cell, "shapes_reward")
+        slopes.append(np.polyfit(rows["prediction"], rows["target"], 1)[0])
+    assert table.rows[0][2].estimate == pytest.approx(np.mean(slopes))
+    panels = [ax for ax in section.drawings[0].figure.axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left").split("\n")[0] for ax in panels] == ["shapes reward", "shapes binding"]
+    assert f"slope {np.mean(slopes):.2f}" in panels[0].get_title(loc="left")
+    first = material.results.predictions(next(iter(cells)), "shapes_reward")
+    shown = panels[0].lines[-1]
+    np.testing.assert_allclose(np.asarray(shown.get_xdata(), float), reliability.bins_of(first).prediction)
+    assert "Suspicious would be" in section.explanation
+
+
+def test_calibration_can_be_undone_where_it_is_stored(simulated: Any, runs_copy: Path) -> None:
+    results = load_results(runs_copy)
+    choice = choose(results, ["shapes_reward"], None)
+    for cell in results.seeds(choice.best).values():
+        targets = {"evaluators": ["other", "shapes_reward"], "mean": [0, 0.5], "std": [1, 0.1], "slope": [1, 2.0]}
+        (runs_copy / cell / "probe.json").write_text(json.dumps({"targets": targets | {"shift": [0, 0.3]}}))
+    cell = next(iter(results.seeds(choice.best).values()))
+    after = results.predictions(cell, "shapes_reward")
+    before = reliability.uncalibrated(results, cell, "shapes_reward", after)
+    assert before is not None
+    raw = (before["prediction"] - 0.5) / 0.1  # what the network said
+    np.testing.assert_allclose(0.5 + 0.1 * (0.3 + 2.0 * raw), after["prediction"])
+    assert reliability.uncalibrated(results, cell, "shapes_layout", after) is None
+    with drawing():
+        (table,) = reliability.section(Material(results, choice, None)).tables
+    rows = {row[1]: row for row in table.rows}
+    assert rows["best probe, before"][2].estimate == pytest.approx(2 * rows["best probe"][2].estimate)
+
+
+def test_constant_scores_and_missing_evaluators_are_named(material: Material, runs_copy: Path) -> None:
+    cell = next(iter(material.results.seeds(material.choice.best).values()))
+    path = runs_copy / cell / "predictions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[table["evaluator"] == "shapes_reward", "target"] = 1.0
+    table.to_parquet(path, index=False)
+    results = load_results(runs_copy)
+    choice = dataclasses.replace(material.choice, evaluators=("shapes_reward", "image_reward"))
+    section = reliability.section(Material(results, choice, None))
+    assert section.drawings == ()
+    assert section.skipped == (
+        "shapes reward: all test images have the same score.",
+        "The best probe does not predict ImageReward.",
+    )
