@@ -42,6 +42,10 @@ class ReportError(ProbeLabError):
     """There is nothing to report, or a results file is not of this version."""
 
 
+class SelectError(ProbeLabError):
+    """Candidates cannot be selected with this pipeline, probe or schedule."""
+
+
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """A ready clause with the nearest allowed name: ``did you mean 'x'? (allowed: a, b, x)``."""
     names = sorted(allowed)

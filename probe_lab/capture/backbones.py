@@ -63,7 +63,7 @@ PIXART = Family(
     mask="encoder_attention_mask",
     fixed={"use_resolution_binning": False, "clean_caption": False},
 )
-SANA = replace(PIXART, name="sana", pipelines=("SanaPipeline",))
+SANA = replace(PIXART, name="sana", pipelines=("SanaPipeline",), mixes_masks=True)
 
 # Transformers with joint attention: one sequence of image and text tokens.
 
@@ -123,6 +123,7 @@ QWEN_IMAGE = Family(
     # Guidance runs the denoiser a second time.
     guidance="true_cfg_scale",
     negative=" ",
+    mixes_masks=True,
 )
 
 FAMILIES: tuple[Family, ...] = (SD, SDXL, PIXART, SANA, SD3, FLUX, FLUX2, QWEN_IMAGE)

@@ -83,8 +83,12 @@ class PipelineCall:
 
     @property
     def rows(self) -> int:
-        """Images of the call: prompts × images per prompt."""
+        """Images that are denoised: prompts × images per prompt, until ``narrow``."""
         return self._state.rows
+
+    def narrow(self, rows: int) -> None:
+        """From the next denoiser call on it is given only so many rows."""
+        self._state.rows = rows
 
     def watch(self, stack: ExitStack) -> None:
         """Listen until ``stack`` is closed."""

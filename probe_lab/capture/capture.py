@@ -67,6 +67,7 @@ class Capture:
         self.steps = tuple(sorted(set(steps)))
         self.token_mask: Tensor | None = None
         self._mask: Tensor | None = None
+        self._kept: Tensor | None = None
         self._normalize = normalize
         self._length = tokens
         self._size = size
@@ -101,6 +102,12 @@ class Capture:
     def items(self) -> Sequence[tuple[tuple[int, Tap], Tensor]]:
         """((step, tap), tensor) of all that the last pipeline call left."""
         return list(self._tensors.items())
+
+    def narrow(self, rows: Tensor) -> None:
+        """Until the call ends, the denoiser is given only these rows of it, int64: later tensors are theirs, in this
+        order."""
+        self._kept = rows
+        self._call.narrow(len(rows))
 
     def __enter__(self) -> Self:
         if self._stack is not None:
@@ -142,6 +149,7 @@ class Capture:
 
     def _start(self) -> None:
         self._tensors = {}
+        self._kept = None
         self.token_mask = None
         if self.steps[-1] > self._call.steps:
             raise CaptureError(
@@ -176,6 +184,8 @@ class Capture:
         if self._call.step not in self.steps:
             return
         assert self._tokens is not None
+        if self._kept is not None:
+            model_output, sample = (rows[self._kept.to(rows.device)] for rows in (model_output, sample))
         for tap in self.taps:
             if tap.kind == "latent":
                 self._keep(tap, self._family.unpack(sample, self._tokens.grid))
@@ -233,7 +243,8 @@ class Capture:
     def _keep_attention(self, tap: Tap, maps: Tensor) -> None:
         assert self._tokens is not None
         if self._mask is not None:
-            maps = maps * self._mask.to(maps.device)[:, :, None]
+            mask = self._mask if self._kept is None else self._mask[self._kept]
+            maps = maps * mask.to(maps.device)[:, :, None]
         if self._normalize == "text":
             maps = maps / maps.sum(1, keepdim=True).clamp_min(1e-12)
         self._keep(tap, self._averaged(folded(self._fitted(maps), self._tokens.grid)))

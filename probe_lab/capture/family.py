@@ -64,6 +64,8 @@ class Family:
         guidance: the pipeline argument that guidance is.
         negative: the negative prompt without which the pipeline does not guide; empty where it needs none.
         fixed: further arguments of every pipeline call.
+        mixes_masks: whether, for several prompts with several images each, the pipeline repeats the masks in another
+            order than the embeddings (as of diffusers 0.42): then prompts have to be repeated instead.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Family:
     guidance: str = "guidance_scale"
     negative: str = ""
     fixed: Mapping[str, object] = field(default_factory=dict)
+    mixes_masks: bool = False
 
     def denoiser_of(self, pipe: DiffusionPipeline) -> nn.Module:
         module = getattr(pipe, self.denoiser)

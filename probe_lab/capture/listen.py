@@ -52,6 +52,20 @@ def after_method(owner: object, name: str, listener: Listener) -> Undo:
     return _listen(owner, name, lambda listened: listened.after, listener)
 
 
+def replace_method(owner: object, name: str, stand_in: Callable[..., Any]) -> Undo:
+    """Call ``stand_in(original, *arguments)`` instead of ``owner.name(*arguments)``."""
+    original, own = getattr(owner, name), vars(owner).get(name)
+    setattr(owner, name, functools.update_wrapper(functools.partial(stand_in, original), original))
+
+    def undo() -> None:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+    return undo
+
+
 def _listen(owner: object, name: str, side: Callable[[_Listened], list[Listener]], listener: Listener) -> Undo:
     listened = vars(owner).get(name)
     if not isinstance(listened, _Listened):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probe_lab.capture.backbones import family_of
 from probe_lab.capture.call import PipelineCall
+from probe_lab.capture.family import Family
 from probe_lab.capture.layout import Arguments
 from probe_lab.config import Sampling
 
@@ -47,19 +48,7 @@ def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], lengt
     found: dict[str, Tensor] = {}
 
     def receive(arguments: Arguments) -> None:
-        tokens = call.conditional(arguments["encoder_hidden_states"]).float().cpu()
-        mask = call.token_mask(arguments)
-        assert mask is not None  # prompts were given
-        pooled = family.pooled(arguments)
-        beyond = length - mask.shape[1] if length else 0
-        # At once, and not of all prompts at the end: FLUX has 8 MB of text per prompt, nearly all of it padding.
-        found["tokens"], found["token_mask"] = F.pad(tokens, (0, 0, 0, beyond)), F.pad(mask, (0, beyond))
-        if pooled is not None:
-            found["embedding"] = call.conditional(pooled).float().cpu()
-        elif family.ends_in_summary:
-            found["embedding"] = tokens[torch.arange(len(tokens)), mask.sum(1) - 1]
-        else:
-            found["embedding"] = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        found.update(text_of(call, family, arguments, length))
         raise _Read
 
     call = PipelineCall(
@@ -77,4 +66,27 @@ def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], lengt
             pipe(**family.call_options(sampling, prompts))
         except _Read:
             pipe.maybe_free_model_hooks()  # as the pipeline itself does at its end, with offloaded parts
+    return found
+
+
+def text_of(call: PipelineCall, family: Family, arguments: Arguments, length: int = 0) -> dict[str, Tensor]:
+    """``embedding``, ``tokens`` and ``token_mask`` of each image of a call, as ``encode_prompts`` has them per prompt.
+
+    ``arguments`` are those of its first denoiser call. ``token_mask`` is missing where nothing tells padding from text.
+    """
+    # At once, and not of all prompts at the end: FLUX has 8 MB of text per prompt, nearly all of it padding.
+    tokens = call.conditional(arguments["encoder_hidden_states"]).float().cpu()
+    mask = call.token_mask(arguments)
+    known = torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask
+    beyond = length - known.shape[1] if length else 0
+    found = {"tokens": F.pad(tokens, (0, 0, 0, beyond))}
+    if mask is not None:
+        found["token_mask"] = F.pad(mask, (0, beyond))
+    pooled = family.pooled(arguments)
+    if pooled is not None:
+        found["embedding"] = call.conditional(pooled).float().cpu()
+    elif family.ends_in_summary:
+        found["embedding"] = tokens[torch.arange(len(tokens)), known.sum(1) - 1]
+    else:
+        found["embedding"] = (tokens * known[..., None]).sum(1) / known.sum(1, keepdim=True).clamp_min(1)
     return found

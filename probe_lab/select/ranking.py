@@ -1,0 +1,58 @@
+"""From predicted scores of several evaluators to the candidates that go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from probe_lab.errors import SelectError, nearest
+from probe_lab.probes import Probe
+
+By = str | Mapping[str, float] | Literal["pareto"]
+"""An evaluator; weights of several, whose standardised predictions are added; or the Pareto front of all."""
+
+
+def check_by(by: By, probe: Probe) -> None:
+    """SelectError for an evaluator that the probe does not predict."""
+    names = [by] if isinstance(by, str) else list(by)
+    for name in names:
+        if name != "pareto" and name not in probe.spec.evaluators:
+            raise SelectError(
+                f"'{name}' is not predicted by the probe: {nearest(name, [*probe.spec.evaluators, 'pareto'])}"
+            )
+
+
+def order(scores: Tensor, by: By, probe: Probe) -> Tensor:
+    """Positions of the candidates of one prompt, the best first, of ``scores`` [n, E] in the evaluators' units.
+
+    ``pareto``: those that no other one beats in all evaluators come first, then those that only they beat, and so on;
+    within a front, the larger sum of standardised scores.
+    """
+    names = list(probe.spec.evaluators)
+    standard = probe.standardised(scores)
+    if by == "pareto":
+        return _best_first(standard.sum(1), _fronts(standard))
+    if isinstance(by, str):
+        return _best_first(standard[:, names.index(by)])
+    return _best_first(sum((weight * standard[:, names.index(name)] for name, weight in by.items()), torch.zeros(1)))
+
+
+def _best_first(value: Tensor, front: Tensor | None = None) -> Tensor:
+    """Stable: of equals the first candidate is the better one."""
+    places = torch.argsort(value, descending=True, stable=True)
+    return places if front is None else places[torch.argsort(front[places], stable=True)]
+
+
+def _fronts(scores: Tensor) -> Tensor:
+    """Which Pareto front each row of ``scores`` [n, E] is on, 0 the best; int64 [n]."""
+    beats = (scores[:, None] >= scores[None]).all(2) & (scores[:, None] > scores[None]).any(2)
+    front = torch.full((len(scores),), -1)
+    level = 0
+    while (front < 0).any():
+        left = front < 0
+        front[left & ~(beats & left[:, None]).any(0)] = level
+        level += 1
+    return front

@@ -1,0 +1,127 @@
+"""One call of a pipeline in which candidates are selected."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from probe_lab.capture.call import PipelineCall
+from probe_lab.capture.capture import Capture
+from probe_lab.capture.family import Family
+from probe_lab.capture.layout import Arguments
+from probe_lab.capture.taps import Tap
+from probe_lab.capture.text import text_of
+from probe_lab.probes import Inputs
+from probe_lab.select.ranking import By, order
+from probe_lab.select.rows import NarrowedRows
+from probe_lab.select.schedule import Cut
+
+
+class Running:
+    """Watches the call that ``run`` makes: captures at every cut, asks its probe, and narrows the rows.
+
+    Afterwards ``kept`` holds the rows of the call that were finished, int64 [prompts, keep], each prompt's best first;
+    ``scores`` what was predicted, float32 [prompts, candidates, E].
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        family: Family,
+        *,
+        prompts: int,
+        candidates: int,
+        cuts_of: Callable[[int], tuple[Cut, ...]],
+        by: By,
+        layout: Mapping[str, Any],
+        on_cut: Callable[[int, Tensor], None],
+    ) -> None:
+        self._pipe, self._family = pipe, family
+        self._prompts, self._candidates = prompts, candidates
+        self._cuts_of, self._by, self._layout, self._on_cut = cuts_of, by, layout, on_cut
+        self._cuts: dict[int, Cut] = {}
+        self._text: dict[str, Tensor] = {}
+        self._narrowed = NarrowedRows(pipe, family.denoiser_of(pipe), prompts * candidates)
+        self._call = PipelineCall(
+            pipe,
+            family,
+            on_begin=lambda: None,
+            on_start=lambda: None,
+            before_denoiser=self._before_denoiser,
+            after_denoiser=lambda succeeded: None,
+            before_step=self._before_step,
+        )
+        self.kept = torch.arange(prompts * candidates).view(prompts, candidates)
+        self.scores = torch.empty(0)
+        self._capture: Capture
+        self.denoised = 0
+        self.steps = 0
+
+    def run(self, options: Mapping[str, Any]) -> Any:
+        """The pipeline's output, of the kept rows."""
+        self.steps = self._steps_of(options)
+        self._cuts = {cut.step: cut for cut in self._cuts_of(self.steps)}
+        taps = dict.fromkeys(tap for cut in self._cuts.values() for tap in cut.probe.spec.taps)
+        capture = Capture(self._pipe, taps or ["latent"], self._cuts, **self._layout)
+        with ExitStack() as stack:
+            self._narrowed.watch(stack)  # first: what is captured later has the kept rows only
+            self._capture = stack.enter_context(capture)
+            self._call.watch(stack)
+            output = self._pipe(**options)
+        return self._only_kept(output) if options.get("output_type") == "latent" else output
+
+    def _steps_of(self, options: Mapping[str, Any]) -> int:
+        for name in ("timesteps", "sigmas"):
+            if options.get(name) is not None:
+                return len(options[name])
+        usual = inspect.signature(self._pipe.__call__).parameters["num_inference_steps"].default
+        return int(options.get("num_inference_steps", usual))
+
+    def _only_kept(self, output: Any) -> Any:
+        """Latents are given as the loop left them, with all rows."""
+        rows = self.kept.flatten()
+        if isinstance(output, tuple):
+            return (output[0][rows.to(output[0].device)], *output[1:])
+        output.images = output.images[rows.to(output.images.device)]
+        return output
+
+    def _before_denoiser(self, arguments: Arguments) -> None:
+        self.denoised += self._call.rows
+        if self._call.step == 1 and any(cut.probe.spec.needs_text for cut in self._cuts.values()):
+            text = text_of(self._call, self._family, arguments, self._layout["tokens"])
+            self._text = {name: rows[:: self._candidates] for name, rows in text.items()}
+
+    def _before_step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor) -> None:
+        cut = self._cuts.get(self._call.step)
+        if cut is None:
+            return
+        active = self.kept.flatten()
+        scores = cut.probe.predict(self._inputs(cut, active))
+        if not self.scores.numel():
+            self.scores = torch.full((self._prompts, self._candidates, scores.shape[1]), torch.nan)
+        self.scores.view(-1, scores.shape[1])[active] = scores
+        by_prompt = scores.view(self._prompts, -1, scores.shape[1])
+        best = [order(rows, self._by, cut.probe)[: cut.keep] for rows in by_prompt]
+        self.kept = self.kept.gather(1, torch.stack(best))
+        rows = self.kept.flatten()
+        self._narrowed.keep(rows)
+        self._capture.narrow(rows)
+        self._call.narrow(len(rows))
+        self._on_cut(cut.step, self.kept % self._candidates)
+
+    def _inputs(self, cut: Cut, rows: Tensor) -> Inputs:
+        """What the probe of a cut reads of the candidates that are left."""
+        return Inputs(
+            features={tap: self._capture[cut.step, Tap.parse(tap)].float() for tap in cut.probe.spec.taps},
+            step=torch.full((len(rows),), cut.probe.spec.step),
+            prompt=rows // self._candidates,
+            text=self._text.get("embedding"),
+            tokens=self._text.get("tokens"),
+            token_mask=self._text.get("token_mask"),
+        )
