@@ -12,7 +12,7 @@ from rich.markup import escape
 from typer.exceptions import TyperException
 
 from probe_lab import __version__
-from probe_lab.config import load_experiment
+from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import ProbeLabError
 from probe_lab.progress import progress
 
@@ -194,14 +194,20 @@ def report(
         list[str] | None, typer.Option(help="another swept experiment to show side by side with this one; repeatable")
     ] = None,
 ) -> None:
-    """Draw the figures and tables of a finished sweep, and one HTML page with all of them.
+    """Draw the figures and tables of a finished sweep, and one HTML page with all of them; or, with `paper.exhibit`,
+    one table or figure of a paper beside its published numbers.
 
     Example: probe-lab report quickstart_sd3 --beside quickstart
+
+    Example: probe-lab report paper/dp_table_prediction
     """
     from probe_lab.report import build_report
     from probe_lab.tracking import log_report
 
     config = load_experiment(experiment, overrides)
+    if config.paper.exhibit:
+        _exhibit(config)
+        return
     with progress("report", "parts") as update:
         page = build_report(
             runs=config.runs_folder,
@@ -214,6 +220,24 @@ def report(
             others={other.name: other.runs_folder for other in map(load_experiment, beside or [])},
             on_progress=update,
         )
+    log_report(config, config.report_folder)
+    out.print(f"report: {page}")
+
+
+def _exhibit(config: Experiment) -> None:
+    from probe_lab.report.papers import build_exhibit
+    from probe_lab.tracking import log_report
+
+    page = build_exhibit(
+        config.paper.exhibit,
+        runs=config.runs_folder,
+        out=config.report_folder,
+        title=config.name,
+        evaluators=config.probe_evaluators,
+        primary_step=config.probe.step,
+        model=config.backbone.label,
+        steps=config.sampling.steps,
+    )
     log_report(config, config.report_folder)
     out.print(f"report: {page}")
 

@@ -338,7 +338,9 @@ class Schema:
 
     @property
     def report_folder(self) -> Path:
-        return Path(self.reports) / self.name
+        exhibit = self.paper.exhibit
+        own = exhibit in ("", self.name)  # an exhibit of another experiment must not replace its report
+        return Path(self.reports) / (self.name if own else f"{self.name}_{exhibit}")
 
     @property
     def probe_evaluators(self) -> list[str]:
