@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from probe_lab.errors import ReportError
-from probe_lab.sweep.compare.difference import difference
 from probe_lab.sweep.compare.query import Query
 from probe_lab.sweep.compare.sheet import Form, Sheet
 from probe_lab.sweep.compare.table import compared
@@ -35,7 +34,12 @@ def answer(
     wanted = {form: target for form, target in files.items() if target}
     limit = query.limit if query.limit is not None else (0 if wanted else ROWS)
     query = dataclasses.replace(query, limit=limit or None)
-    sheet = difference(runs_folder, *diff, query) if diff else compared(runs_folder, query)
+    if diff:
+        from probe_lab.sweep.compare.difference import difference  # its metrics take seconds to import
+
+        sheet = difference(runs_folder, *diff, query)
+    else:
+        sheet = compared(runs_folder, query)
     for form, target in wanted.items():
         _write(sheet, form, target, console)
     if not wanted:

@@ -12,25 +12,14 @@ import yaml
 
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError
+from probe_lab.sweep.identity import IRRELEVANT
 
 CONFIG = "config.yaml"
 Flat = Mapping[str, Hashable]
 """Dotted keys and plain values; a list is a tuple."""
 
 _SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)
-_ELSEWHERE = (
-    "name",
-    "runs",
-    "reports",
-    "tracking",
-    "workers",
-    "engine",
-    "halving",
-    "sweep",
-    "capture",
-    "evaluators",
-    "probe.evaluators",
-)
+_ELSEWHERE = (*IRRELEVANT, "evaluators", "probe.evaluators")
 """Sections and keys that do not say what a cell is; which evaluators it predicts is seen in its columns."""
 _COLUMNS = {"probe.model", "probe.step", "probe.taps", "probe.loss", "trainer.seed", "cache.root"}
 """Keys that have a column of their own under a shorter name, and where the cache lies."""
