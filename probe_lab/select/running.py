@@ -18,6 +18,7 @@ from probe_lab.capture.layout import Arguments
 from probe_lab.capture.taps import Tap
 from probe_lab.capture.text import text_of
 from probe_lab.probes import Inputs
+from probe_lab.select.conformal import is_decided
 from probe_lab.select.ranking import By, order
 from probe_lab.select.rows import NarrowedRows
 from probe_lab.select.schedule import Cut
@@ -26,7 +27,7 @@ from probe_lab.select.schedule import Cut
 class Running:
     """Watches the call that ``run`` makes: captures at every cut, asks its probe, and narrows the rows.
 
-    Afterwards ``kept`` holds the rows of the call that were finished, int64 [prompts, keep], each prompt's best first;
+    Afterwards ``kept`` holds, for each prompt, the rows of the call that were finished, int64, the best first;
     ``scores`` what was predicted, float32 [prompts, candidates, E].
     """
 
@@ -37,13 +38,14 @@ class Running:
         *,
         prompts: int,
         candidates: int,
+        keep: int,
         cuts_of: Callable[[int], tuple[Cut, ...]],
         by: By,
         layout: Mapping[str, Any],
-        on_cut: Callable[[int, Tensor], None],
+        on_cut: Callable[[int, list[Tensor]], None],
     ) -> None:
         self._pipe, self._family = pipe, family
-        self._prompts, self._candidates = prompts, candidates
+        self._prompts, self._candidates, self._keep = prompts, candidates, keep
         self._cuts_of, self._by, self._layout, self._on_cut = cuts_of, by, layout, on_cut
         self._cuts: dict[int, Cut] = {}
         self._text: dict[str, Tensor] = {}
@@ -57,7 +59,7 @@ class Running:
             after_denoiser=lambda succeeded: None,
             before_step=self._before_step,
         )
-        self.kept = torch.arange(prompts * candidates).view(prompts, candidates)
+        self.kept = list(torch.arange(prompts * candidates).view(prompts, candidates))
         self.scores = torch.empty(0)
         self._capture: Capture
         self.denoised = 0
@@ -85,7 +87,7 @@ class Running:
 
     def _only_kept(self, output: Any) -> Any:
         """Latents are given as the loop left them, with all rows."""
-        rows = self.kept.flatten()
+        rows = torch.cat(self.kept)
         if isinstance(output, tuple):
             return (output[0][rows.to(output[0].device)], *output[1:])
         output.images = output.images[rows.to(output.images.device)]
@@ -101,19 +103,28 @@ class Running:
         cut = self._cuts.get(self._call.step)
         if cut is None:
             return
-        active = self.kept.flatten()
+        active = torch.cat(self.kept)
         scores = cut.probe.predict(self._inputs(cut, active))
         if not self.scores.numel():
             self.scores = torch.full((self._prompts, self._candidates, scores.shape[1]), torch.nan)
         self.scores.view(-1, scores.shape[1])[active] = scores
-        by_prompt = scores.view(self._prompts, -1, scores.shape[1])
-        best = [order(rows, self._by, cut.probe)[: cut.keep] for rows in by_prompt]
-        self.kept = self.kept.gather(1, torch.stack(best))
-        rows = self.kept.flatten()
+        by_prompt = scores.split([len(rows) for rows in self.kept])
+        self.kept = [self._best(cut, *both) for both in zip(self.kept, by_prompt, strict=True)]
+        rows = torch.cat(self.kept)
         self._narrowed.keep(rows)
         self._capture.narrow(rows)
         self._call.narrow(len(rows))
-        self._on_cut(cut.step, self.kept % self._candidates)
+        self._on_cut(cut.step, [left % self._candidates for left in self.kept])
+
+    def _best(self, cut: Cut, rows: Tensor, scores: Tensor) -> Tensor:
+        """Those of one prompt's ``rows`` that go on; as few as in the end where their lead is beyond doubt."""
+        keep = cut.keep
+        if cut.width is not None:
+            assert isinstance(self._by, str)
+            column = cut.probe.spec.evaluators.index(self._by)
+            if is_decided(scores[:, column], float(cut.width[column]), self._keep):
+                keep = self._keep
+        return rows[order(scores, self._by, cut.probe)[:keep]]
 
     def _inputs(self, cut: Cut, rows: Tensor) -> Inputs:
         """What the probe of a cut reads of the candidates that are left."""

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from probe_lab.capture.backbones import BUILT_IN
 from probe_lab.capture.family import Family
 from probe_lab.errors import SelectError
 from probe_lab.probes import Probe, load_probe
+from probe_lab.select.conformal import half_widths
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,36 @@ class Cut:
     step: int
     keep: int
     probe: Probe
+    width: Tensor | None = None
+    """Half the conformal interval of each evaluator, [E]; None where nothing is accepted early."""
 
 
-def single_cut(probe: Probe, keep: int, step: int | None, ratio: float | None, steps: int) -> tuple[Cut, ...]:
+@dataclass(frozen=True)
+class Reader:
+    """A probe, and the folder of its cell where it was given by that."""
+
+    probe: Probe
+    cell: Path | None = None
+
+    @classmethod
+    def of(cls, given: Probe | Path | str) -> Reader:
+        return cls(given) if isinstance(given, Probe) else cls(load_probe(Path(given)), Path(given))
+
+    def cut(self, step: int, keep: int, accept: float) -> Cut:
+        """``accept`` > 0: with intervals of that level."""
+        if not accept:
+            return Cut(step, keep, self.probe)
+        if self.cell is None:
+            raise SelectError(
+                f"accept={accept} needs the validation predictions of the probe: give the folder of its cell instead "
+                "of the probe"
+            )
+        return Cut(step, keep, self.probe, half_widths(self.cell, self.probe.spec.evaluators, accept))
+
+
+def single_cut(
+    reader: Reader, keep: int, step: int | None, ratio: float | None, steps: int, accept: float
+) -> tuple[Cut, ...]:
     """One cut: at ``step`` (diffusers' ``cutoff_step_index``), at ``ratio`` of all steps, or where the probe was
     trained."""
     if step is not None and ratio is not None:
@@ -34,16 +64,11 @@ def single_cut(probe: Probe, keep: int, step: int | None, ratio: float | None, s
                 f"cutoff_step_ratio={ratio} is not allowed: give a share of the steps above 0 and below 1"
             )
         step = max(1, round(ratio * steps))
-    return (Cut(probe.spec.step if step is None else step, keep, probe),)
-
-
-def loaded(probe: Probe | Path | str) -> Probe:
-    """A probe, or that of a trained cell's folder."""
-    return probe if isinstance(probe, Probe) else load_probe(Path(probe))
+    return (reader.cut(reader.probe.spec.step if step is None else step, keep, accept),)
 
 
 def progressive(
-    schedule: Sequence[Mapping[str, int]], probes: Sequence[Probe], candidates: int, keep: int
+    schedule: Sequence[Mapping[str, int]], readers: Sequence[Reader], candidates: int, keep: int, accept: float
 ) -> tuple[Cut, ...]:
     """Several cuts, from ``[{step: 2, keep: 6}, …]`` and a probe for each of the steps.
 
@@ -51,7 +76,7 @@ def progressive(
         SelectError: steps that do not rise, numbers that do not fall, a last one that is not ``keep``, or a step
             without a probe.
     """
-    by_step = {probe.spec.step: probe for probe in probes}
+    by_step = {reader.probe.spec.step: reader for reader in readers}
     cuts: list[Cut] = []
     left, last = candidates, 0
     for entry in schedule:
@@ -68,20 +93,11 @@ def progressive(
                 f"no probe was trained at step {step} of the schedule: there are some of "
                 f"{', '.join(map(str, sorted(by_step)))}"
             )
-        cuts.append(Cut(step, number, by_step[step]))
+        cuts.append(by_step[step].cut(step, number, accept))
         left, last = number, step
     if left != keep:
         raise SelectError(f"the schedule ends with {left} candidates and keep={keep}: let its last cut keep {keep}")
     return tuple(cuts)
-
-
-def denoised(cuts: Sequence[Cut], candidates: int, steps: int) -> int:
-    """Denoiser calls of one prompt, counted per image: Σ candidates left × steps made with them."""
-    total, left, last = 0, candidates, 0
-    for cut in cuts:
-        total += left * (cut.step - last)
-        left, last = cut.keep, cut.step
-    return total + left * (steps - last)
 
 
 def check_probe(cut: Cut, family: Family, steps: int) -> None:

@@ -17,7 +17,7 @@ from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import Probe
 from probe_lab.select.ranking import By, check_by
 from probe_lab.select.running import Running
-from probe_lab.select.schedule import Cut, check_probe, loaded, progressive, single_cut
+from probe_lab.select.schedule import Cut, Reader, check_probe, progressive, single_cut
 
 SCHEDULERS = (
     "DDIMScheduler",
@@ -69,9 +69,12 @@ class ProbeSelect:
         cutoff_step_index: choose after so many denoiser calls, instead of where the probe was trained.
         cutoff_step_ratio: the same as a share of the steps.
         schedule: ``[{"step": 2, "keep": 6}, {"step": 5, "keep": 1}]``: several cuts, a probe trained at each.
+        accept: where several cuts are made, a prompt's choice is final as soon as the conformal intervals of this
+            level, from the probe's validation prompts, part the best from the rest; 0: never before the last cut. Needs
+            a cell's folder as ``probe`` and an evaluator as ``by``.
         by: an evaluator (default: the probe's first), weights of several, or ``pareto``.
         normalize, tokens, size: as the probe's cache was captured, see ``Capture``.
-        on_cut: told after each cut the step and the candidates that go on, int64 [prompts, kept].
+        on_cut: told after each cut the step and, for each prompt, the candidates that go on, int64.
 
     Raises:
         SelectError: numbers, a probe, a scheduler or generators that do not fit together.
@@ -89,24 +92,28 @@ class ProbeSelect:
         cutoff_step_ratio: float | None = None,
         schedule: Sequence[Mapping[str, int]] | None = None,
         by: By | None = None,
+        accept: float = 0.0,
         normalize: Normalize = "all",
         tokens: int = 0,
         size: int = 0,
-        on_cut: Callable[[int, Tensor], None] | None = None,
+        on_cut: Callable[[int, list[Tensor]], None] | None = None,
     ) -> None:
-        several = isinstance(probe, Sequence) and not isinstance(probe, str)
-        self.probes = [loaded(one) for one in probe] if several else [loaded(probe)]  # type: ignore[union-attr,arg-type]
+        given = [probe] if isinstance(probe, Probe | Path | str) else list(probe)
+        self._readers = [Reader.of(one) for one in given]
+        self.probes = [reader.probe for reader in self._readers]
         self.by: By = by or self.probes[0].spec.evaluators[0]
         self._pipe, self._family = pipe, family_of(pipe)
         self._candidates, self._keep = candidates, keep
         self._cutoff = (cutoff_step_index, cutoff_step_ratio)
-        self._schedule = schedule
+        self._schedule, self._accept = schedule, accept
         self._layout: dict[str, Any] = {"normalize": normalize, "tokens": tokens, "size": size}
         self._on_cut = on_cut or (lambda step, rows: None)
         if not 1 <= keep <= candidates:
             raise SelectError(f"keep={keep} of candidates={candidates} is not allowed: keep at least 1 and at most all")
         for one in self.probes:
             check_by(self.by, one)
+        if accept and self.by not in self.probes[0].spec.evaluators:
+            raise SelectError(f"accept={accept} compares intervals of one evaluator and by is {self.by}: name one")
 
     def __call__(
         self,
@@ -125,6 +132,7 @@ class ProbeSelect:
             self._family,
             prompts=len(prompts),
             candidates=self._candidates,
+            keep=self._keep,
             cuts_of=self._cuts,
             by=self.by,
             layout=self._layout,
@@ -134,8 +142,8 @@ class ProbeSelect:
         kept = running.kept
         return Selection(
             output=output,
-            kept=tuple(tuple(row % self._candidates for row in rows) for rows in kept.tolist()),
-            seeds=tuple(tuple(generators[row].initial_seed() for row in rows) for rows in kept.tolist()),
+            kept=tuple(tuple(row % self._candidates for row in rows.tolist()) for rows in kept),
+            seeds=tuple(tuple(generators[row].initial_seed() for row in rows.tolist()) for rows in kept),
             scores=running.scores,
             evaluators=self.probes[0].spec.evaluators,
             denoiser_calls=running.denoised,
@@ -145,9 +153,9 @@ class ProbeSelect:
     def _cuts(self, steps: int) -> tuple[Cut, ...]:
         """What is done in a call of so many steps."""
         if self._schedule is not None:
-            cuts = progressive(self._schedule, self.probes, self._candidates, self._keep)
+            cuts = progressive(self._schedule, self._readers, self._candidates, self._keep, self._accept)
         else:
-            cuts = single_cut(self.probes[0], self._keep, *self._cutoff, steps)
+            cuts = single_cut(self._readers[0], self._keep, *self._cutoff, steps, self._accept)
         for cut in cuts:
             check_probe(cut, self._family, steps)
         return cuts

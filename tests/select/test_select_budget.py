@@ -1,0 +1,101 @@
+"""Schedules for a budget, and split-conformal intervals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probe_lab.errors import SelectError
+from probe_lab.select.budget import best_plan, calls_of, kept, plans
+from probe_lab.select.conformal import half_width, is_decided
+
+
+def follow(plan: tuple[tuple[int, int], ...], scores: dict[int, list[float]], candidates: int) -> list[int]:
+    """One prompt, one candidate at a time."""
+    left = list(range(candidates))
+    for step, keep in plan:
+        left = sorted(left, key=lambda one: (-scores[step][one], left.index(one)))[:keep]
+    return left
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), candidates=st.integers(2, 6), prompts=st.integers(1, 4))
+def test_plans_are_followed_and_counted(seed: int, candidates: int, prompts: int) -> None:
+    rng = np.random.default_rng(seed)
+    predictions = {step: rng.integers(0, 4, (prompts, 6)).astype(float) for step in (2, 5, 9)}
+    for plan in plans([2, 5, 9], candidates, 1):
+        found = kept(plan, predictions, candidates)
+        for prompt in range(prompts):
+            scores = {step: list(values[prompt]) for step, values in predictions.items()}
+            assert found[prompt].tolist() == follow(plan, scores, candidates)
+        left = dict(plan)
+        number, calls = candidates, 0
+        for step in range(1, 13):
+            calls += number
+            number = left.get(step, number)
+        assert calls_of(plan, candidates, 12) == calls
+
+
+def test_every_plan_is_tried_once() -> None:
+    found = list(plans([2, 5, 9], 5, 2, most_cuts=3))
+    expected = set()
+    for numbers in itertools.product([*range(2, 6)], repeat=3):
+        cuts, left = [], 5
+        for step, number in zip((2, 5, 9), numbers, strict=True):
+            if number < left:
+                cuts.append((step, number))
+                left = number
+        if left == 2:
+            expected.add(tuple(cuts))
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_the_best_plan_is_the_best_of_those_that_are_cheap_enough() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(200, 8))
+    noise = {2: 2.0, 5: 1.0, 10: 0.3}
+    predictions = {step: target + rng.normal(size=target.shape) * width for step, width in noise.items()}
+    found = best_plan(predictions, target, candidates=8, keep=1, steps=25, budget=80)
+    scores = {
+        plan: np.take_along_axis(target, kept(plan, predictions, 8), 1).mean()
+        for plan in plans([2, 5, 10], 8, 1)
+        if calls_of(plan, 8, 25) <= 80
+    }
+    assert found.score == pytest.approx(max(scores.values()))
+    assert found.calls <= 80
+    assert len(found.plan) > 1  # a rough look first leaves calls for a good one
+    assert found.schedule == [{"step": step, "keep": keep} for step, keep in found.plan]
+    with pytest.raises(SelectError, match=r"budget=30.*the cheapest takes 39"):
+        best_plan(predictions, target, candidates=8, keep=1, steps=25, budget=30)
+    with pytest.raises(SelectError, match=r"9 candidates.*8 seeds"):
+        best_plan(predictions, target, candidates=9, keep=1, steps=25, budget=300)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
+def test_intervals_hold_as_often_as_they_say(level: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    held = 0
+    for _ in range(2000):
+        errors = torch.randn(20, generator=generator).exp()  # nothing is assumed of their law
+        width = half_width(torch.zeros(19), errors[:19], level)
+        held += float(errors[19]) <= width
+    assert level - 0.03 <= held / 2000 <= level + 1 / 20 + 0.03
+
+
+def test_too_few_pairs_promise_nothing() -> None:
+    assert half_width(torch.zeros(5), torch.ones(5), 0.9) == math.inf
+
+
+def test_a_clear_lead_is_a_decision() -> None:
+    scores = torch.tensor([0.1, 0.9, 0.2, 0.8])
+    assert is_decided(scores, 0.29, keep=2)
+    assert not is_decided(scores, 0.31, keep=2)
+    assert not is_decided(scores, 0.06, keep=1)
+    assert is_decided(scores, math.inf, keep=4)
