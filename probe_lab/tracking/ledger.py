@@ -1,0 +1,123 @@
+"""What has been logged, and where: ``runs/<experiment>/.tracking/logged.jsonl``.
+
+It saves questions to the store, and where it says that all is logged, the import of MLflow. The first line names the
+store and the parent run, one line per cell follows as soon as its run has ended, and the last says that the sweep's
+logging came to its end. Without that line the process was killed, and the store is asked about every cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from probe_lab.tracking.backlog import FOLDER, write_whole
+from probe_lab.tracking.entries import Status
+
+_FILE = "logged.jsonl"
+_SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A cell's run, how it ended and the ``digest`` of what it shows; none where an earlier version logged it."""
+
+    run: str
+    status: Status
+    digest: str = ""
+
+    def shows(self, digest: str) -> bool:
+        return self.status == "FINISHED" and self.digest in ("", digest)
+
+
+@dataclass
+class Ledger:
+    """The cells logged at ``uri``, below the run ``parent``. ``closed`` is the parent's last status, empty while a
+    sweep is being logged or after it was killed."""
+
+    runs: Path
+    uri: str = ""
+    parent: str = ""
+    closed: str = ""
+    cells: dict[str, Logged] = field(default_factory=dict)
+
+    @staticmethod
+    def read(runs: Path, uri: str) -> Ledger:
+        """The ledger of a runs folder; an empty one where there is none, or where it is about another store."""
+        ledger = Ledger(runs, uri)
+        with suppress(OSError, ValueError, KeyError, TypeError):  # torn or foreign: what was read so far is true
+            for line in (runs / FOLDER / _FILE).read_text().splitlines():
+                content = json.loads(line)
+                if content.get("uri", uri) != uri:
+                    break
+                ledger._take(content)
+        return ledger
+
+    def _take(self, content: dict[str, Any]) -> None:
+        if "parent" in content:
+            self.parent = content["parent"]
+        elif "cell" in content:
+            self.cells[content["cell"]] = Logged(content["run"], content["status"], content["digest"])
+        self.closed = content.get("closed", "")
+
+    def open(self, parent: str) -> None:
+        """Begin to log below this parent; what was logged below another one is forgotten."""
+        if parent != self.parent:
+            self.cells.clear()
+        self.parent, self.closed = parent, ""
+        self._write()
+
+    def add(self, cell: str, logged: Logged) -> None:
+        """A cell's run has ended."""
+        if self.cells.get(cell) != logged:
+            self.cells[cell] = logged
+            with open(self.runs / FOLDER / _FILE, "a") as file:
+                file.write(f"{json.dumps({'cell': cell, **asdict(logged)})}\n")
+
+    def close(self, status: Status) -> None:
+        """The parent run has ended, and everything is logged."""
+        self.closed = status
+        self._write()
+
+    def complete(self, cells: Iterable[str]) -> bool:
+        """Whether the last sweep came to its end and logged these cells as they are now, into an SQLite file that
+        still holds them. A server is taken at its word."""
+        if self.closed != "FINISHED" or not (database_of(self.uri) is None or self._in_database()):
+            return False
+        return all(name in self.cells and self.cells[name].shows(digest_of(self.runs / name)) for name in cells)
+
+    def _in_database(self) -> bool:
+        database = database_of(self.uri)
+        assert database is not None
+        alive = "SELECT COUNT(*) FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+        with (
+            suppress(OSError, sqlite3.Error),
+            closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection,
+        ):
+            return bool(connection.execute(alive, (self.parent,)).fetchone()[0])
+        return False
+
+    def _write(self) -> None:
+        lines: list[dict[str, Any]] = [{"uri": self.uri, "parent": self.parent}]
+        lines += [{"cell": name, **asdict(logged)} for name, logged in self.cells.items()]
+        if self.closed:
+            lines.append({"closed": self.closed})
+        write_whole(self.runs / FOLDER / _FILE, "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def digest_of(cell_folder: Path) -> str:
+    """Of a cell's ``metrics.json``: another training has another one. Empty where there is none."""
+    try:
+        return hashlib.sha256((cell_folder / "metrics.json").read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
+
+
+def database_of(uri: str) -> Path | None:
+    """The file of an SQLite address; None for any other."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None

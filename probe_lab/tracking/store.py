@@ -1,0 +1,276 @@
+"""The only file that imports MLflow: the runs of one experiment in one store.
+
+Every call may raise whatever MLflow, its database or its server raises. A store that raised is left alone, and the
+next one, which finds the ledger open, asks for every cell before it makes a run: so no cell has two.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from probe_lab.config import Experiment
+from probe_lab.tracking.entries import Status
+from probe_lab.tracking.ledger import Ledger, Logged, database_of
+from probe_lab.tracking.server import answers
+from probe_lab.tracking.values import TAG_LENGTH, CellValues
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+CELL, ERROR, DIGEST = "cell", "error", "probe_lab.digest"
+ROLE = "probe_lab.role"
+"""Tag of every run: "sweep" for the parent, "cell" for the others."""
+_PARENT = "mlflow.parentRunId"
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Set where the user has not: no calls home, no chatter, and no retries but ours, which never make a run twice."""
+
+
+class RefusedError(Exception):
+    """The store does not take these values, now or later."""
+
+
+class Store:
+    """The parent run of an experiment and the runs below it."""
+
+    def __init__(self, uri: str, experiment: Experiment, ledger: Ledger) -> None:
+        """Find or make the experiment and its parent run, and end what a killed sweep left running."""
+        self._uri, self._ledger = uri, ledger
+        self._client = _client(uri)
+        self._files = True
+        found = self._client.get_experiment_by_name(experiment.name)
+        self._experiment = str(found.experiment_id) if found is not None else self._new_experiment(experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(self._experiment)
+        known = found is not None and bool(ledger.parent) and self._is_alive(ledger.parent)
+        self._in_doubt = found is not None and not (known and ledger.closed)
+        if self._in_doubt:
+            self._end_running()
+        self.parent = ledger.parent if known else ""
+        if not self.parent and found is not None:
+            self.parent = next((run.info.run_id for run in self._search(f"tags.`{ROLE}` = 'sweep'", 1)), "")
+        self._runs = not self.parent
+        tags = {"experiment": experiment.to_yaml()[:TAG_LENGTH]}
+        if self.parent:
+            self._tag(self.parent, tags)
+        else:
+            tags |= {ROLE: "sweep", "mlflow.note.content": f"All cells of the experiment {experiment.name}."}
+            run = self._client.create_run(self._experiment, tags=tags, run_name=f"sweep {experiment.name}")
+            self.parent = run.info.run_id
+        self._ended = cast(Status | None, ledger.closed or None)
+        ledger.open(self.parent)
+
+    def resume(self) -> None:
+        """The parent runs (again)."""
+        if not self._runs:
+            self._client.update_run(self.parent, "RUNNING")
+            self._ledger.open(self.parent)
+        self._runs, self._ended = True, None
+
+    def leave(self) -> None:
+        """The last call: the ledger says that all is logged, and a parent that was made only to add to it has ended."""
+        if self._runs:
+            self.end("KILLED")
+        elif self._ended:
+            self._ledger.close(self._ended)
+
+    def log_cell(self, name: str, tags: Mapping[str, str], values: CellValues) -> None:
+        """Log a finished cell, unless its run shows these values already. An earlier run of it is deleted.
+
+        RefusedError for what the store does not take at all: then the run has FAILED.
+        """
+        known = self._known(name)
+        if known is not None and known.shows(values.digest):
+            self._ledger.add(name, known)
+            return
+        self._delete(known)
+        run = self._child(name, {**values.tags, **tags, DIGEST: values.digest}, values.start)
+        try:
+            self._log_values(run, values)
+        except Exception as error:
+            if getattr(error, "error_code", "") not in _REFUSALS:
+                raise
+            self._tag(run, {ERROR: str(error)[:TAG_LENGTH]})
+            self._finish(name, run, Logged(run, "FAILED", values.digest))
+            raise RefusedError(one_line(error)) from error
+        self._finish(name, run, Logged(run, "FINISHED", values.digest), values.end)
+
+    def log_failure(self, name: str, tags: Mapping[str, str], error: str) -> None:
+        """Log a cell that could not be trained as a FAILED run with its error as a tag, unless it has a finished
+        run."""
+        known = self._known(name)
+        if known is None or known.status != "FINISHED":
+            self._delete(known)
+            run = self._child(name, {**tags, ERROR: error[:TAG_LENGTH]})
+            self._finish(name, run, Logged(run, "FAILED"))
+
+    def log_report(self, folder: Path) -> Iterator[None]:
+        """Attach a report's files to the parent, below ``report/``; yields after each."""
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            below = Path("report", path.parent.relative_to(folder)).as_posix()
+            self._attach(self.parent, [path], below)
+            yield
+
+    def end(self, status: Status) -> None:
+        """Close the parent run."""
+        states = [logged.status for logged in self._ledger.cells.values()]
+        counts = {f"cells.{state.lower()}": str(states.count(state)) for state in ("FINISHED", "FAILED")}
+        self._tag(self.parent, counts)
+        self._client.set_terminated(self.parent, status)
+        self._runs, self._ended = False, status
+
+    def _new_experiment(self, experiment: Experiment) -> str:
+        """Artifacts of an SQLite file lie beside it."""
+        database = database_of(self._uri)
+        location = (database.parent.resolve() / "mlruns" / experiment.name).as_uri() if database else None
+        return str(self._client.create_experiment(experiment.name, artifact_location=location))
+
+    def _is_alive(self, run: str) -> bool:
+        try:
+            return bool(self._client.get_run(run).info.lifecycle_stage == "active")
+        except Exception as error:
+            if getattr(error, "error_code", "") in _ABSENT:
+                return False
+            raise
+
+    def _end_running(self) -> None:
+        for run in list(self._search("attributes.status = 'RUNNING'")):
+            if CELL in run.data.tags:
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _known(self, cell: str) -> Logged | None:
+        """The run of a cell: the ledger's, or the store's newest, where others are deleted."""
+        if cell in self._ledger.cells or not self._in_doubt:
+            return self._ledger.cells.get(cell)
+        runs = list(self._search(f"tags.`{CELL}` = '{cell}'"))
+        for run in runs[1:]:
+            self._client.delete_run(run.info.run_id)
+        found = (Logged(run.info.run_id, run.info.status, run.data.tags.get(DIGEST, "")) for run in runs)
+        return next(found, None)
+
+    def _search(self, condition: str, most: int = 1000) -> Iterator[Any]:
+        """The experiment's runs for which this holds, the newest first."""
+        token = None
+        while True:
+            order = ["attributes.start_time DESC"]
+            page = self._client.search_runs([self._experiment], condition, 1, most, order, token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _child(self, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
+        own = {ROLE: "cell", CELL: name, _PARENT: self.parent}
+        short = {key: value[:TAG_LENGTH] for key, value in tags.items()}
+        run = self._client.create_run(self._experiment, start_time=start, tags={**short, **own}, run_name=name)
+        return str(run.info.run_id)
+
+    def _delete(self, known: Logged | None) -> None:
+        if known is not None:
+            try:
+                self._client.delete_run(known.run)
+            except Exception as error:
+                if getattr(error, "error_code", "") not in (*_REFUSALS, *_ABSENT):  # somebody did
+                    raise
+
+    def _finish(self, name: str, run: str, logged: Logged, end: int | None = None) -> None:
+        self._client.set_terminated(run, logged.status, end)
+        self._ledger.add(name, logged)
+
+    def _log_values(self, run: str, values: CellValues) -> None:
+        """MLflow cuts the batch where a store's limits are (100 parameters, 1000 values in all)."""
+        from mlflow.entities import Metric, Param
+
+        params = [Param(key, value) for key, value in values.params.items()]
+        metrics = [Metric(name, value, values.end, step) for name, value, step in values.metrics]
+        self._attach(run, values.files)  # first: it reads the run, which is quick while that is empty
+        self._client.log_batch(run, metrics=metrics, params=params)
+
+    def _attach(self, run: str, files: Sequence[Path], below: str | None = None) -> None:
+        """A server may refuse files and take everything else, so this warns on its own, once."""
+        try:
+            for path in files if self._files else ():
+                self._client.log_artifact(run, str(path), below)
+        except Exception as error:  # the classes of every artifact store
+            if not answers(self._uri):
+                raise
+            self._files = False
+            _log.warning("the tracking server takes no files, runs are logged without: %s", one_line(error))
+
+    def _tag(self, run: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _client(uri: str) -> MlflowClient:
+    """A client that keeps quiet. SQLite files get their folder."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    database = database_of(uri)
+    if database is not None and not database.exists():
+        _make(database)
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _make(database: Path) -> None:
+    """MLflow makes its tables by some seventy migrations, and a file that was left between two of them is good for
+    nothing. So they run in another file, which need not reach the disk each time, and which is then renamed."""
+    import mlflow
+    from sqlalchemy import Engine, event
+
+    def hasten(connection: Any, record: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    aside = database.with_name(f"{database.name}.{secrets.token_hex(4)}")
+    event.listen(Engine, "connect", hasten)
+    try:
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{aside}")
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another process was faster
+            os.link(aside, database)
+    finally:
+        event.remove(Engine, "connect", hasten)
+        aside.unlink(missing_ok=True)
+
+
+class Machine:
+    """Load and memory of this machine, sampled into a run by MLflow's own monitor until it is stopped."""
+
+    def __init__(self, uri: str, run: str) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri)
+        self._monitor.start()
+
+    def stop(self) -> None:
+        with suppress(Exception):  # a store that is gone takes nothing more
+            self._monitor.finish()
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,100 @@
+"""From a cell's files to what a run shows: parameters, metrics, tags, times and attached files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from probe_lab.tracking.ledger import digest_of
+
+_FILES = ("config.yaml", "metrics.json", "predictions.parquet")
+_FILE_BYTES = 5_000_000
+PARAM_LENGTH, TAG_LENGTH = 6000, 5000
+"""What MLflow's stores take at most."""
+
+
+@dataclass(frozen=True)
+class CellValues:
+    """What the run of a finished cell shows. ``metrics`` are (name, value, step); times in milliseconds since 1970,
+    ``end`` that of ``metrics.json``, so that logging a cell again says the same."""
+
+    params: Mapping[str, str]
+    metrics: tuple[tuple[str, float, int], ...]
+    tags: Mapping[str, str]
+    files: tuple[Path, ...]
+    digest: str
+    start: int
+    end: int
+
+
+def read_cell(folder: Path) -> CellValues:
+    """The values of a finished cell. OSError, ValueError, KeyError or TypeError when its files are damaged."""
+    content = json.loads((folder / "metrics.json").read_bytes())
+    path = folder / "config.yaml"
+    config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.exists() else {}
+    end = int((folder / "metrics.json").stat().st_mtime * 1000)
+    files = (folder / name for name in _FILES)
+    return CellValues(
+        params={allowed(key): str(value)[:PARAM_LENGTH] for key, value in _flat(config)},
+        metrics=tuple((allowed(name), value, step) for name, value, step in _metrics(content)),
+        tags={**place_tags(config), **_stopped(content)},
+        files=tuple(file for file in files if file.exists() and file.stat().st_size <= _FILE_BYTES),
+        digest=digest_of(folder),
+        start=end - int(content.get("seconds", 0) * 1000),
+        end=end,
+    )
+
+
+def place_tags(config: Mapping[str, Any]) -> dict[str, str]:
+    """Tags for what a cell reads: its backbone and its cache."""
+    if not {"backbone", "cache"} <= set(config):
+        return {}
+    backbone, cache = config["backbone"], config["cache"]
+    label = backbone["name"] or f"{backbone['family']}:{backbone['path']}"
+    return {"backbone": label, "cache": cache["name"] or config["name"]}
+
+
+def _stopped(content: Mapping[str, Any]) -> dict[str, str]:
+    """A cell that successive halving ended before its last epoch says so."""
+    return {"stopped": json.dumps(content["stopped"])} if content.get("stopped") else {}
+
+
+def allowed(name: str) -> str:
+    """MLflow refuses the "@" of labelled evaluators in names of metrics and parameters."""
+    return name.replace("@", ":")
+
+
+def _metrics(content: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """The history per epoch, then final metrics ("val/..." on the validation split)."""
+    for row in content.get("history", []):
+        for key, value in row.items():
+            if key != "epoch" and _is_number(value):
+                yield key, float(value), int(row["epoch"])
+    for entry in content["metrics"]:
+        name = f"{entry['evaluator']}/{entry['metric']}"
+        if entry["split"] != "test":
+            name = f"{entry['split']}/{name}"
+        for key, suffix in {"estimate": "", "lower": "/lower", "upper": "/upper"}.items():
+            if _is_number(entry.get(key)):
+                yield name + suffix, float(entry[key]), 0
+    if _is_number(content.get("seconds")):
+        yield "seconds", float(content["seconds"]), 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a config, without the sweep (each cell states its own point)."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif prefix + key != "sweep":
+            yield prefix + key, value

@@ -1,0 +1,143 @@
+"""Processes that are killed while they log, and what the same command makes of it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tracking_world import FINISHED, experiment_in, finish, play, runs_of, statuses
+
+from probe_lab.config import Experiment
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from tracking_world import experiment_in, play
+from probe_lab.tracking.ledger import Ledger
+from probe_lab.tracking.store import Store
+
+count = {count}
+def dying(owner, name, before):
+    method = getattr(owner, name)
+    def replaced(*args, **named):
+        global count
+        count += 1
+        if count < 2:
+            return method(*args, **named)
+        if not before:
+            method(*args, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, replaced)
+
+dying({owner}, {name!r}, {before})
+play(experiment_in(Path({root!r}), {uri!r}, {experiment!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "before", "count"),
+    [
+        ("Store", "_child", False, 0),
+        ("Store", "_attach", False, 0),
+        ("Ledger", "add", True, 0),
+        ("Store", "end", True, 1),
+    ],
+    ids=["after create", "after files", "before the ledger", "before the end"],
+)
+def test_a_killed_process_leaves_nothing_twice_or_running(
+    experiment: Experiment, owner: str, name: str, before: bool, count: int
+) -> None:
+    finish(experiment, 0, 1, 2)
+    root = Path(experiment.runs).parent
+    program = PROGRAM.format(
+        tests=str(Path(__file__).parent),
+        owner=owner,
+        name=name,
+        before=before,
+        count=count,
+        root=str(root),
+        uri=experiment.tracking.uri,
+        experiment=experiment.name,
+    )
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (parent,), children = runs_of(experiment)
+    assert parent.info.status == "RUNNING"
+    assert children
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+    for run in runs_of(experiment)[1]:
+        assert run.data.metrics["shapes_reward/srcc"] == pytest.approx(int(run.data.tags["seed"]) / 10)
+
+
+def test_runs_that_another_process_left_running_are_ended(experiment: Experiment) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(experiment.tracking.uri)
+    number = client.create_experiment(experiment.name)
+    client.create_run(number, tags={"cell": "gone", "seed": "9", "mlflow.parentRunId": "x"})
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], {**FINISHED, "9": "KILLED"})
+
+
+def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import os, signal\n"
+        "from alembic.operations import Operations\n"
+        "from pathlib import Path\n"
+        "from tracking_world import experiment_in, play\n"
+        "Operations.create_index = lambda *args, **named: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"play(experiment_in(Path({str(tmp_path)!r}), {experiment.tracking.uri!r}))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+
+
+def test_ctrl_c_in_a_real_process_ends_the_parent_as_killed(experiment: Experiment) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where the tests run in the background
+        "from pathlib import Path\n"
+        "from tracking_world import experiment_in, finish, run_of\n"
+        "from probe_lab.sweep import cells\n"
+        "from probe_lab.tracking import track\n"
+        f"experiment = experiment_in(Path({str(Path(experiment.runs).parent)!r}), {experiment.tracking.uri!r}, "
+        f"{experiment.name!r})\n"
+        "runs = [run_of(cell) for cell in cells(experiment)]\n"
+        "with track(experiment, experiment.runs_folder, runs) as tracker:\n"
+        "    finish(experiment, 0)\n"
+        "    tracker.log_cell(runs[0])\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        _until_there_is(experiment.runs_folder / ".tracking" / "logged.jsonl")
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        process.stdout.close()
+    finally:
+        process.kill()
+    assert statuses(experiment) == (["KILLED"], {"0": "FINISHED"})
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+
+
+def _until_there_is(path: Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)

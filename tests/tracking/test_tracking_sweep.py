@@ -1,0 +1,254 @@
+"""Sweeps in an SQLite file: what a run shows, reruns, failures, interrupts and reports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_world import make_experiment
+from tracking_world import FINISHED, SEEDS, experiment_in, finish, play, run_of, runs_of, statuses
+
+from probe_lab.config import Experiment
+from probe_lab.sweep import cells, run_sweep
+from probe_lab.tracking import log_report, store, track, tracking_uri
+from probe_lab.tracking.ledger import Ledger
+
+
+def test_a_sweep_is_a_parent_run_with_a_child_per_cell(experiment: Experiment, database: Path) -> None:
+    import mlflow
+
+    finish(experiment, 0, 1, 2)
+    run_sweep(experiment)
+    (parent,), children = runs_of(experiment)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["cells.finished"] == "3"
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    by_cell = {run.data.tags["cell"]: run for run in children}
+    assert set(by_cell) == {cell.name for cell in cells(experiment)} == {run.info.run_name for run in children}
+    (cell,) = (cell for cell in cells(experiment) if cell.experiment.trainer.seed == 2)
+    run = by_cell[cell.name]
+    assert run.info.status == "FINISHED"
+    assert (run.info.end_time - run.info.start_time) == 500
+    expected = {"model": "cnn", "step": "5", "loss": "listwise", "seed": "2", "trainer.seed": "2"}
+    assert expected.items() <= run.data.tags.items()
+    assert {"backbone": "tiny-sd", "cache": experiment.name}.items() <= run.data.tags.items()
+    assert "stopped" not in run.data.tags
+    assert run.data.tags["taps"] == "up_blocks.1.attentions.0/attention"
+    assert run.data.params["trainer.seed"] == "2"
+    assert run.data.params["probe.taps"] == "['up_blocks.1.attentions.0/attention']"
+    assert run.data.params["data.split.train"] == "0.8"
+    metrics = run.data.metrics
+    assert metrics["shapes_reward/srcc_within"] == pytest.approx(0.2)
+    assert metrics["shapes_reward/srcc_within/lower"] == pytest.approx(0.1)
+    assert metrics["shapes_binding/srcc/upper"] == pytest.approx(0.3)
+    assert metrics["val/shapes_binding/srcc"] == pytest.approx(0.2)
+    assert "shapes_reward/top1" not in metrics
+    assert not any(name.startswith("system/") for name in parent.data.metrics)
+    client = mlflow.MlflowClient(tracking_uri(experiment))
+    history = client.get_metric_history(run.info.run_id, "val_srcc_within")
+    assert [(point.step, point.value) for point in history] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    files = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert files == {"config.yaml", "metrics.json", "predictions.parquet"}
+    assert str(database.parent) in run.info.artifact_uri.replace("%20", " ")
+    assert not Path("mlruns").exists()
+
+
+def test_labelled_evaluators_are_tracked_under_names_that_mlflow_allows(tmp_path: Path, database: Path) -> None:
+    labelled = "clip_score@large"
+    experiment = make_experiment(
+        tmp_path,
+        {"trainer.seed": [0]},
+        name="labelled",
+        tracking={"uri": f"sqlite:///{database}"},
+        evaluators=[labelled],
+        scoring={"models": {labelled: {"checkpoint": "weights.pt"}}},
+    )
+    play(experiment)
+    _, (run,) = runs_of(experiment)
+    assert "clip_score:large/srcc_within" in run.data.metrics
+    assert run.data.params["scoring.models.clip_score:large.checkpoint"] == "weights.pt"
+
+
+def test_a_long_history_is_logged_whole_and_a_stopped_cell_says_so(experiment: Experiment) -> None:
+    import mlflow
+
+    finish(experiment, 0, 1, 2)
+    (cell, *_) = cells(experiment)
+    path = experiment.runs_folder / cell.name / "metrics.json"
+    content = json.loads(path.read_text())
+    content["history"] = [{"epoch": e, "train_loss": 1 / (e + 1), "val_srcc_within": e / 900} for e in range(900)]
+    content["stopped"] = {"epoch": 900, "rung": 3}
+    path.write_text(json.dumps(content))
+    play(experiment)
+    run = {run.data.tags["cell"]: run for run in runs_of(experiment)[1]}[cell.name]
+    assert run.info.status == "FINISHED"
+    assert json.loads(run.data.tags["stopped"]) == content["stopped"]
+    client = mlflow.MlflowClient(tracking_uri(experiment))
+    points = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in points] == list(range(900))
+
+
+def test_a_rerun_adds_nothing_and_does_not_even_open_mlflow(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = experiment_in(tmp_path, experiment.tracking.uri, experiment.name, {"trainer.seed": [0, 1]})
+    play(two)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_client", lambda uri: pytest.fail("MLflow was opened"))
+        play(two)
+    # A new cell goes under the same parent.
+    play(experiment)
+    (parent,), children = runs_of(experiment)
+    assert len(children) == 3
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    # Without the ledger MLflow is asked, and answers the same.
+    shutil.rmtree(experiment.runs_folder / ".tracking")
+    play(experiment)
+    (again,), more = runs_of(experiment)
+    assert again.info.run_id == parent.info.run_id
+    assert {run.info.run_id for run in more} == {run.info.run_id for run in children}
+
+
+def test_a_cell_that_was_trained_again_replaces_its_run(experiment: Experiment) -> None:
+    play(experiment)
+    cell = cells(experiment)[1]
+    path = experiment.runs_folder / cell.name / "metrics.json"
+    path.write_text(path.read_text().replace('"estimate": 0.1', '"estimate": 0.7'))
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+    run = {run.data.tags["cell"]: run for run in runs_of(experiment)[1]}[cell.name]
+    assert run.data.metrics["shapes_reward/srcc"] == pytest.approx(0.7)
+
+
+def test_a_deleted_database_is_filled_again(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    experiment = experiment_in(tmp_path, f"sqlite:///{path}")
+    play(experiment)
+    path.rename(tmp_path / "moved.db")
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+
+
+def test_another_store_gets_everything(experiment: Experiment, tmp_path: Path) -> None:
+    play(experiment)
+    other = experiment_in(tmp_path, f"sqlite:///{tmp_path}/other.db", experiment.name)
+    play(other)
+    assert statuses(other) == statuses(experiment) == (["FINISHED"], FINISHED)
+
+
+def test_a_failed_cell_and_its_later_success(experiment: Experiment) -> None:
+    play(experiment, {1: "ValueError: bad"})
+    (parent,), children = runs_of(experiment)
+    assert parent.info.status == "FINISHED"
+    assert sorted(run.info.status for run in children) == ["FAILED", "FINISHED", "FINISHED"]
+    (failed,) = (run for run in children if run.info.status == "FAILED")
+    expected = {"error": "ValueError: bad", "seed": "1", "backbone": "tiny-sd", "cache": experiment.name}
+    assert expected.items() <= failed.data.tags.items()
+    assert parent.data.tags["cells.failed"] == "1"
+    play(experiment)
+    (parent,), children = runs_of(experiment)
+    assert [run.info.status for run in children] == ["FINISHED"] * 3
+    assert not any("error" in run.data.tags for run in children)
+    assert parent.data.tags["cells.finished"] == "3"
+    assert parent.data.tags["cells.failed"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "KILLED"), (RuntimeError("a bug"), "FAILED"), (SystemExit(1), "KILLED")],
+    ids=["interrupt", "error", "exit"],
+)
+def test_no_run_stays_running(experiment: Experiment, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)):
+        play(experiment, {1: error})
+    (parent,), children = runs_of(experiment)
+    assert parent.info.status == status
+    assert [run.info.status for run in children] == ["FINISHED"]
+    # Continued, it is the same parent and it ends well.
+    play(experiment)
+    (again,), children = runs_of(experiment)
+    assert (again.info.run_id, again.info.status) == (parent.info.run_id, "FINISHED")
+    assert len(children) == 3
+
+
+def test_an_unreadable_cell_is_one_warning_and_the_others_are_tracked(
+    experiment: Experiment, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(experiment, 0, 1, 2)
+    cell = cells(experiment)[0]
+    (experiment.runs_folder / cell.name / "metrics.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        play(experiment)
+    assert [cell.name in record.getMessage() for record in caplog.records if "probe_lab" in record.name] == [True]
+    assert statuses(experiment) == (["FINISHED"], {"1": "FINISHED", "2": "FINISHED"})
+
+
+def test_an_empty_address_switches_tracking_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_client", lambda uri: pytest.fail("MLflow was opened"))
+    experiment = experiment_in(tmp_path, "")
+    play(experiment)
+    log_report(experiment, tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    experiment = experiment_in(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    play(experiment)
+    assert not list(tmp_path.glob("*.db"))
+    assert not (experiment.runs_folder / ".tracking").exists()
+
+
+def test_a_new_database_and_its_use_are_silent(tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    finish(experiment, 0, 1, 2)
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from tracking_world import experiment_in\n"
+        "from probe_lab.sweep import run_sweep\n"
+        f"run_sweep(experiment_in(Path({str(tmp_path)!r}), {experiment.tracking.uri!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert [line for line in done.stderr.splitlines() if not line.startswith("tracking: ")] == []  # its progress
+    assert statuses(experiment)[1] != {}
+
+
+def test_a_report_is_attached_to_the_sweep(experiment: Experiment, tmp_path: Path) -> None:
+    import mlflow
+
+    play(experiment)
+    report = tmp_path / "report"
+    (report / "figures").mkdir(parents=True)
+    (report / "index.html").write_text("<html>")
+    (report / "figures" / "step.png").write_bytes(b"png")
+    log_report(experiment, report)
+    (parent,), children = runs_of(experiment)
+    assert parent.info.status == "FINISHED"
+    assert len(children) == 3
+    client = mlflow.MlflowClient(tracking_uri(experiment))
+    listed = [item.path for item in client.list_artifacts(parent.info.run_id, "report")]
+    assert listed == ["report/figures", "report/index.html"]
+    assert [item.path for item in client.list_artifacts(parent.info.run_id, "report/figures")] == [
+        "report/figures/step.png"
+    ]
+    assert Ledger.read(experiment.runs_folder, experiment.tracking.uri).complete(c.name for c in cells(experiment))
+
+
+def test_the_machine_is_sampled_into_the_parent_when_asked(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    tracking = {"uri": experiment.tracking.uri, "system_metrics": True}
+    asked = make_experiment(tmp_path, SEEDS, name=experiment.name, tracking=tracking)
+    plan = cells(asked)
+    with track(asked, asked.runs_folder, [run_of(cell) for cell in plan]):
+        for _ in range(200):
+            (parent,) = runs_of(asked)[0] or [None]
+            if parent is not None and any(name.startswith("system/") for name in parent.data.metrics):
+                break
+    (parent,), _ = runs_of(asked)
+    assert parent.info.status == "FINISHED"
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= set(parent.data.metrics)
