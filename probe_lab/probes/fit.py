@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from probe_lab.cache import Cache
@@ -21,7 +20,7 @@ from probe_lab.config import Experiment
 from probe_lab.data import Batch, ProbeDataModule, ResidentArrays
 from probe_lab.errors import ProbeError
 from probe_lab.losses import parse_loss
-from probe_lab.probes.baselines import KINDS, Predictor, Preview, closed_form, previewed, shuffled, taps_of
+from probe_lab.probes.baselines import KINDS, Predictor, Preview, closed_form, previewed, shuffled
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.memory import Reduction
@@ -34,6 +33,7 @@ from probe_lab.probes.outputs import (
     write_cell,
 )
 from probe_lab.probes.probe import Probe
+from probe_lab.probes.reading import data_of, streamed, taps_of
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.training import Trained, seeded, train_probe
 
@@ -88,11 +88,10 @@ def train_cell(
     require_writable(folder)
     asked, experiment = experiment, reduction.applied(experiment)
     with seeded(experiment.trainer.seed):
-        data = _data(experiment, cache, resident, rank=0, world_size=1)
+        alone = resident is not None or experiment.trainer.devices == 1
+        data = data_of(experiment if alone else streamed(experiment), cache, resident)  # ranks have their own arrays
         training = Training(with_trainer, progress, go_on)
-        fitted = _fit(experiment, cache, data, resident, preview, training)
-        if getattr(rank_zero_only, "rank", 0) != 0:  # another process of this training writes the files
-            return
+        fitted = _fit(experiment, cache, data, preview, training)
         table = _predictions(experiment, cache, data, fitted)
     thresholds = dict(zip(experiment.probe_evaluators, data.statistics().target_median.tolist(), strict=True))
     if experiment.metrics.auc_threshold is not None:
@@ -107,6 +106,7 @@ def train_cell(
         "seed": experiment.trainer.seed,
         "seconds": 0.0,
         "metrics": metric_entries(table, thresholds),
+        "thresholds": thresholds,
         "history": fitted.history,
     }
     if fitted.stopped:
@@ -145,42 +145,10 @@ def config_hash(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _data(
-    experiment: Experiment,
-    cache: Cache,
-    resident: ResidentArrays | None,
-    rank: int | None = None,
-    world_size: int | None = None,
-) -> ProbeDataModule:
-    probe = experiment.probe
-    taps = taps_of(probe.model, probe.taps)
-    if not taps and probe.model == "prompt_only":
-        # The data module makes batches of arrays; a probe that reads none is given the smallest.
-        taps = [min(cache.manifest.taps, key=lambda tap: int(np.prod(cache.manifest.taps[tap])))]
-        resident = None
-    return ProbeDataModule(
-        cache,
-        step=probe.step,
-        taps=taps,
-        evaluators=experiment.probe_evaluators,
-        batch_prompts=experiment.data.batch_prompts,
-        fractions=experiment.data.split,
-        residency=experiment.data.residency,
-        seed=experiment.trainer.seed,
-        oversample=probe.oversample,
-        text_encoder=experiment.text.encoder if probe.reads_text else None,
-        num_workers=experiment.data.num_workers,
-        resident=resident,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
 def _fit(
     experiment: Experiment,
     cache: Cache,
     data: ProbeDataModule,
-    resident: ResidentArrays | None,
     preview: Preview | None,
     training: Training,
 ) -> Fitted:
@@ -193,13 +161,11 @@ def _fit(
     labels = None
     if config.model == "shuffled_labels":
         labels = shuffled(cache, evaluators, experiment.data.split, experiment.trainer.seed)
-    shared = data if experiment.trainer.devices == 1 else _data(experiment, cache, resident)
     go_on = training.go_on if config.model == "cnn" else None  # what baselines are for needs them whole
     trained = train_probe(
         spec,
         experiment,
         data,
-        shared=shared,
         labels=labels,
         with_trainer=training.with_trainer,
         progress=training.progress,
