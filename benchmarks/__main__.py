@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("reading", "memory", "capture", "capture_memory", "workers", "scoring", "hps", "demo", "study")
+NAMES = ("reading", "memory", "capture", "capture_memory", "workers", "scoring", "hps", "demo", "tracking", "study")
 RESULTS = Path(__file__).parent / "results"
 
 
