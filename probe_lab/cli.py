@@ -169,18 +169,26 @@ def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
 def sweep(
     experiment: ExperimentName,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells, what they read and how long they take, and stop")
+    ] = False,
 ) -> None:
     """Train every cell of the experiment's sweep. Finished cells are skipped, a failing one does not stop the others.
 
     Exit code 1 when a cell failed: the same command tries it again.
 
     Example: probe-lab sweep quickstart trainer.max_epochs=20
+
+    Example: probe-lab sweep quickstart sweep.select='step in [5, 8] and loss != "mse"' --dry-run
     """
     from probe_lab.sweep import run_sweep
+    from probe_lab.sweep.plan import plan_sweep
 
     config = load_experiment(experiment, overrides)
-    summary = run_sweep(config, dry_run=dry_run)
+    if dry_run:
+        out.print(plan_sweep(config).table)
+        return
+    summary = run_sweep(config)
     out.print(escape(summary.text))
     if summary.failed:
         raise typer.Exit(1)

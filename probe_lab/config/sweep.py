@@ -55,11 +55,11 @@ def overridden(own: object, change: object) -> object:
     """A file's sweep and one of the overrides, as one: options alone change a file's, a sweep with grids replaces all
     but its sets."""
     said, grids = _parts(own)
+    new, others = _parts(change)
+    sets = {**(said.get("sets") or {}), **(new.get("sets") or {})}
     if isinstance(change, dict) and change and set(change) <= set(_OPTIONS):
-        sets = {**(said.get("sets") or {}), **(change.get("sets") or {})}
-        return {**said, **change, "sets": sets, "grids": grids}
-    new, grids = _parts(change)
-    return {**new, "sets": {**(said.get("sets") or {}), **(new.get("sets") or {})}, "grids": grids}
+        return {**said, **new, "sets": sets, "grids": grids}
+    return {**new, "sets": sets, "grids": others}
 
 
 def _parts(content: object) -> tuple[dict[str, Any], list[Any]]:
@@ -71,6 +71,8 @@ def _parts(content: object) -> tuple[dict[str, Any], list[Any]]:
     if not isinstance(content, dict):
         raise ConfigError(f"'sweep' holds '{content!s}': it is a mapping, or a list of mappings, from key to values")
     said = {key: content[key] for key in _OPTIONS if key in content}
+    if not isinstance(said.get("sets") or {}, dict):
+        raise ConfigError(f"'sweep.sets' holds '{said['sets']!s}': it is a mapping from a name to a list of taps")
     axes = {key: axis for key, axis in content.items() if key not in _WORDS}
     if "grids" not in content:
         return said, [axes] if axes else []
@@ -150,9 +152,7 @@ def _seeded(grids: tuple[Grid, ...], seeds: object) -> tuple[Grid, ...]:
     return tuple({_SEED: axis, **grid, **({_SEED: axis} if _SEED in grid else {})} for grid in grids or ({},))
 
 
-def _sets(content: object) -> Mapping[str, tuple[str, ...]]:
-    if not isinstance(content, dict):
-        raise ConfigError(f"'sweep.sets' holds '{content!s}': it is a mapping from a name to a list of taps")
+def _sets(content: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
     for name, taps in content.items():
         if not isinstance(taps, list) or not taps or not all(isinstance(tap, str) for tap in taps):
             raise ConfigError(f"the set '{name}' in sweep.sets holds '{taps}': write a list of taps or patterns")

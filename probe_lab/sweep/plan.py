@@ -1,0 +1,119 @@
+"""What a sweep will do, before it does it: its cells, what they read, and how long they will take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import RenderableType
+
+from probe_lab.cache import Manifest
+from probe_lab.cache.manifest import manifest_path
+from probe_lab.config import Experiment
+from probe_lab.sweep.adopt import adoptable
+from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
+from probe_lab.sweep.needs import require_arrays
+from probe_lab.sweep.rate import rate_of
+from probe_lab.sweep.results import is_finished, read_metrics
+
+State = Literal["pending", "finished", "stopped", "elsewhere"]
+"""A ``pending`` cell will be trained, one that is finished ``elsewhere`` copied; ``stopped`` by successive halving."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that read the same arrays of one cache, which is loaded once. ``bytes`` of all samples is None before
+    there is a cache; ``seconds`` are what one worker needs for those that are pending."""
+
+    cache: Path
+    arrays: tuple[str, ...]
+    bytes: int | None
+    cells: tuple[Cell, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The cells of a sweep in the order of the file, with their states by name, and in groups by what they read.
+
+    ``seconds`` pass on the clock, by ``basis``; ``left_out`` cells of the grids are not chosen by ``sweep.select``;
+    ``bytes`` are of the distinct arrays.
+    """
+
+    cells: tuple[Cell, ...]
+    states: Mapping[str, State]
+    groups: tuple[Group, ...]
+    bytes: int | None
+    workers: int
+    seconds: float
+    basis: str
+    left_out: int
+
+    def count(self, state: State) -> int:
+        """How many cells are in a state."""
+        return sum(found == state for found in self.states.values())
+
+    @property
+    def table(self) -> RenderableType:
+        """For a terminal: a line per set of taps and what is trained on it, then the totals."""
+        from probe_lab.sweep.listing import plan_listing
+
+        return plan_listing(self)
+
+
+def plan_sweep(experiment: Experiment) -> SweepPlan:
+    """Lay out a sweep and look at what is there; nothing is trained or written.
+
+    Raises:
+        ConfigError, SweepError: as in ``lay_out``.
+        CacheError: the cache is there and lacks a step or a tap, see ``require_arrays``.
+        ReportError: a finished cell whose files are damaged.
+    """
+    layout, folder = lay_out(experiment), experiment.runs_folder
+    caches = {str(cell.experiment.cache_folder): cell.experiment.cache_folder for cell in layout.cells}
+    manifests = {place: Manifest.load(path) for place, path in caches.items() if manifest_path(path).exists()}
+    require_arrays([cell for cell in layout.cells if str(cell.experiment.cache_folder) in manifests])
+    found = {cell.name: read_metrics(folder / cell.name) for cell in layout.cells if is_finished(folder / cell.name)}
+    missing = [cell for cell in layout.cells if cell.name not in found]
+    taken = adoptable(missing, folder)
+    states = {cell.name: _state(cell, found, taken, halves=experiment.halving.first > 0) for cell in layout.cells}
+    samples = {cell.name: _samples(cell, manifests) for cell in layout.cells}
+    rate = rate_of(found, samples, folder)
+    groups = []
+    for (place, *arrays), cells in group_by_arrays(layout.cells).items():
+        seconds = sum(rate.seconds(cell, samples[cell.name]) for cell in cells if states[cell.name] == "pending")
+        size = _bytes(manifests[place], arrays) if place in manifests else None
+        groups.append(Group(caches[place], tuple(arrays), size, tuple(cells), seconds))
+    distinct = {(str(group.cache), key) for group in groups for key in group.arrays}
+    workers = max(1, min(experiment.workers, sum(state == "pending" for state in states.values())))
+    return SweepPlan(
+        cells=layout.cells,
+        states=states,
+        groups=tuple(groups),
+        bytes=sum(_bytes(manifests[place], [key]) for place, key in distinct if place in manifests) or None,
+        workers=workers,
+        seconds=sum(group.seconds for group in groups) / workers,
+        basis=rate.basis,
+        left_out=layout.left_out,
+    )
+
+
+def _state(cell: Cell, found: Mapping[str, Any], taken: Collection[str], *, halves: bool) -> State:
+    if cell.name not in found:
+        return "elsewhere" if cell.name in taken else "pending"
+    if found[cell.name].get("stopped", {}).get("by") != "halving":
+        return "finished"
+    return "stopped" if halves else "pending"  # a sweep without halving trains it whole
+
+
+def _samples(cell: Cell, manifests: Mapping[str, Manifest]) -> int:
+    manifest, prompts = manifests.get(str(cell.experiment.cache_folder)), cell.experiment.prompts
+    return prompts.count * prompts.seeds if manifest is None else manifest.count
+
+
+def _bytes(manifest: Manifest, arrays: Collection[str]) -> int:
+    values = sum(math.prod(manifest.shape(key)) for key in arrays)
+    return values * manifest.count * manifest.array_dtype.itemsize

@@ -1,0 +1,100 @@
+"""How long cells will take: by the rate of those that were trained before, else by a rough constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from probe_lab.config import Model
+from probe_lab.errors import ReportError
+from probe_lab.sweep.grid import Cell
+from probe_lab.sweep.normalise import CLOSED_FORM
+from probe_lab.sweep.results import METRICS, read_metrics
+
+ROUGH: Mapping[Model, float] = {
+    "cnn": 4e-4,
+    "noisy_latent": 4e-4,
+    "shuffled_labels": 4e-4,
+    "prompt_only": 4e-5,
+    "linear": 3e-4,
+    "attention_entropy": 1e-4,
+    "x0_preview": 3e-3,
+}
+"""Seconds per sample and epoch (per sample, where there are no epochs): tiny backbones, one core of a laptop."""
+_EARLIER = 20
+"""So many cells of earlier sweeps tell the rate, where none of this one has been trained."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds per sample and epoch. ``by_taps`` are of a model and its taps, ``by_model`` of a model; where neither is
+    known, ``factor`` times the constant. ``basis`` says where that comes from."""
+
+    by_taps: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    by_model: Mapping[str, float] = field(default_factory=dict)
+    factor: float = 1.0
+    basis: str = ""
+
+    def seconds(self, cell: Cell, samples: int) -> float:
+        """What training a cell on a cache of so many samples will take one worker."""
+        probe = cell.experiment.probe
+        rate = self.by_taps.get((probe.model, "+".join(probe.taps)))
+        if rate is None:
+            rate = self.by_model.get(probe.model, self.factor * ROUGH[probe.model])
+        return rate * samples * epochs_of(cell)
+
+
+def epochs_of(cell: Cell) -> int:
+    """How often a cell's training sees its samples."""
+    return 1 if cell.experiment.probe.model in CLOSED_FORM else cell.experiment.trainer.max_epochs
+
+
+def rate_of(found: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int], runs_folder: Path) -> Rate:
+    """The rate of finished cells, ``found`` by name with their metrics and ``samples``; else of the latest others in
+    ``runs_folder``; else a constant."""
+    told = f"the {len(found)} finished cells" if len(found) > 1 else "the one finished cell"
+    measured = [(metrics, samples[name]) for name, metrics in found.items()]
+    if not measured:
+        measured = _earlier(runs_folder)
+        told = f"{len(measured)} cell{'s' if len(measured) > 1 else ''} trained earlier in {runs_folder}"
+    if not measured:
+        rough = f"{ROUGH['cnn'] * 1e3:g} ms per sample and epoch of a cnn"
+        return Rate(basis=f"a rough constant ({rough}): nothing is trained yet in {runs_folder}")
+    return _summed_up(measured, f"the rate of {told}")
+
+
+def _summed_up(measured: Sequence[tuple[Mapping[str, Any], int]], basis: str) -> Rate:
+    by_taps: dict[tuple[str, str], list[float]] = {}
+    by_model: dict[str, list[float]] = {}
+    factors = []
+    for metrics, samples in measured:
+        model, taps = metrics["model"], "+".join(metrics["taps"])
+        rate = metrics["seconds"] / max(samples * max(len(metrics["history"]), 1), 1)
+        by_taps.setdefault((model, taps), []).append(rate)
+        by_model.setdefault(model, []).append(rate)
+        factors.append(rate / ROUGH.get(model, rate or 1.0))
+    return Rate(
+        {key: median(rates) for key, rates in by_taps.items()},
+        {key: median(rates) for key, rates in by_model.items()},
+        median(factors),
+        basis,
+    )
+
+
+def _earlier(runs_folder: Path) -> list[tuple[Mapping[str, Any], int]]:
+    """Metrics and samples of the latest cells of a runs folder, whatever they were trained for."""
+    files = sorted(runs_folder.glob(f"*/{METRICS}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    found: list[tuple[Mapping[str, Any], int]] = []
+    for file in files[:_EARLIER]:
+        try:
+            prompts = yaml.load((file.parent / "config.yaml").read_bytes(), Loader=loader)["prompts"]
+            found.append((read_metrics(file.parent), prompts["count"] * prompts["seeds"]))
+        except (OSError, ReportError):  # being written, or damaged: an estimate does without
+            continue
+    return found
