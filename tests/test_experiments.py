@@ -1,6 +1,7 @@
 """Every experiment file of the repository runs: all its stages, with one fast step of each.
 
-Those of the papers, whose models are too large for that, are laid out and planned.
+Those on the papers' own models, which are too large for that, are laid out and planned. Those of a paper's table or
+figure share one world, and are swept and rendered by the commands that they are for.
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from probe_lab.capture.architectures import Weightless, absent
 from probe_lab.capture.backbones import located
 from probe_lab.capture.generate import generate
 from probe_lab.capture.paper_runs import row
+from probe_lab.cli import app
 from probe_lab.config import EXPERIMENTS, Experiment, load_experiment
+from probe_lab.config.schema import EXHIBITS
 from probe_lab.evaluators.run import score_cache
+from probe_lab.losses import TERMS
 from probe_lab.report import build_report
 from probe_lab.report.paper import PUBLISHED
 from probe_lab.sweep import cells, run_sweep
 
-PAPER = sorted((EXPERIMENTS / "paper").glob("*.yaml"))
-FILES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(PAPER))
+EXHIBITED = sorted(path for path in (EXPERIMENTS / "paper").glob("*.yaml") if path.stem in EXHIBITS)
+PAPER = sorted(set((EXPERIMENTS / "paper").glob("*.yaml")) - set(EXHIBITED))
+FILES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(PAPER) - set(EXHIBITED))
 PAGE = Path("docs/paper_runs.md")
 
 
@@ -65,14 +71,93 @@ def test_an_experiment_runs(path: Path, tmp_path: Path) -> None:
     assert page.exists()
 
 
-@pytest.mark.parametrize("path", [*FILES, *PAPER], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FILES, *EXHIBITED, *PAPER], ids=lambda path: path.stem)
 def test_the_whole_sweep_of_an_experiment_can_be_laid_out(path: Path) -> None:
     experiment = load_experiment(path)
+    assert experiment.name == path.stem
     plan = cells(experiment)
     assert len({cell.name for cell in plan}) == len(plan) > 0
     for cell in plan:
-        assert cell.experiment.probe.step in experiment.capture.steps
-        assert set(cell.experiment.probe.taps) <= set(experiment.capture.taps)
+        filled = _filling(cell.experiment, experiment)
+        assert cell.experiment.probe.step in filled.capture.steps
+        assert set(cell.experiment.probe.taps) <= set(filled.capture.taps)
+
+
+def _filling(cell: Experiment, experiment: Experiment) -> Experiment:
+    """The experiment that generates the cache which a cell reads: its own, or the one of the cache's name."""
+    name = cell.cache_folder.name
+    if name == experiment.name:
+        return experiment
+    filling = load_experiment(name)
+    for section in ("seed", "backbone", "prompts", "sampling"):
+        assert getattr(cell, section) == getattr(filling, section), section
+    return filling
+
+
+def test_the_loss_study_crosses_losses_backbones_and_training_seeds() -> None:
+    found = {
+        (cell.experiment.probe.loss, cell.experiment.backbone.name, cell.experiment.trainer.seed)
+        for cell in cells(load_experiment("loss_study"))
+    }
+    losses = [*sorted(set(TERMS) - {"infonce"}), "listwise+infonce", "mse+listwise"]
+    backbones = ("tiny-sd", "tiny-sd3")
+    assert found == {(loss, backbone, seed) for loss in losses for backbone in backbones for seed in range(3)}
+
+
+def test_every_exhibit_has_its_file() -> None:
+    assert {path.stem for path in EXHIBITED} == set(EXHIBITS)
+
+
+@pytest.mark.parametrize("path", EXHIBITED, ids=lambda path: path.stem)
+def test_an_exhibit_is_of_the_world_of_shapes_full(path: Path) -> None:
+    experiment, whole = load_experiment(path), load_experiment("shapes_full")
+    assert experiment.paper.exhibit == experiment.name == path.stem
+    for section in ("seed", "backbone", "prompts", "sampling", "capture", "evaluators", "data", "trainer"):
+        assert getattr(experiment, section) == getattr(whole, section), section
+    assert experiment.cache_folder == whole.cache_folder
+    plan, known = cells(experiment), {cell.name for cell in cells(whole)}
+    assert len(plan) <= 12
+    assert known & {cell.name for cell in plan}  # what the whole study has trained is found again
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that make a world in miniature of the exhibits' own, generated and scored."""
+    folder = tmp_path_factory.mktemp("exhibits")
+    overrides = [
+        "prompts.count=24",
+        "prompts.seeds=3",
+        "sampling.steps=15",
+        "cache.shard_size=72",
+        f"cache.root={folder}/cache",
+        "data.split={train: 0.4, val: 0.3, test: 0.3}",
+        "trainer.max_epochs=1",
+        "tracking.uri=",
+        "workers=1",
+        f"runs={folder}/runs",
+        f"reports={folder}/reports",
+    ]
+    experiment = load_experiment(EXHIBITED[0], overrides)
+    generate(experiment, lambda done, total: None, lambda plan: None)
+    score_cache(experiment.cache_folder, experiment.evaluators)
+    return overrides
+
+
+@pytest.mark.parametrize("path", EXHIBITED, ids=lambda path: path.stem)
+def test_an_exhibit_is_swept_and_rendered(path: Path, small_world: list[str]) -> None:
+    """Cells that an earlier exhibit has trained are taken over."""
+    for verb in ("sweep", "report"):
+        result = CliRunner().invoke(app, [verb, f"paper/{path.stem}", *small_world])
+        assert result.exit_code == 0, result.output
+    experiment = load_experiment(path, small_world)
+    assert (experiment.report_folder / "index.html").exists()
+    assert {cell.name for cell in cells(experiment)} <= {found.name for found in experiment.runs_folder.iterdir()}
+
+
+def test_an_exhibit_of_another_experiment_leaves_its_report_alone() -> None:
+    experiment = load_experiment("paper/diffusion_probe_sdxl", ["paper.exhibit=dp_table_prediction"])
+    assert experiment.report_folder == Path("reports/diffusion_probe_sdxl_dp_table_prediction")
+    assert experiment.runs_folder == Path("runs/diffusion_probe_sdxl")
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
