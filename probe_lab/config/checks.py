@@ -63,8 +63,7 @@ def check(experiment: Experiment) -> None:
     for key, side in {"sampling.height": sampling.height, "sampling.width": sampling.width}.items():
         if side % 8:
             raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
-    if trainer.devices > 1:
-        raise ConfigError(f"'trainer.devices' is {trainer.devices}: a probe is trained on one device so far")
+    _check_devices(experiment)
     if experiment.halving.factor < 2:
         raise ConfigError(f"'halving.factor' is {experiment.halving.factor}: of 2 or more cells one goes on")
     if experiment.engine.address and experiment.engine.name != "ray":
@@ -81,6 +80,26 @@ def check(experiment: Experiment) -> None:
     if not (experiment.backbone.name or (experiment.backbone.family and experiment.backbone.path)):
         raise ConfigError("'backbone' is empty: name a built-in one, tiny-sd for instance, or {family: ..., path: ...}")
     parse_loss(probe.loss)
+
+
+def _check_devices(experiment: Experiment) -> None:
+    trainer, engine = experiment.trainer, experiment.engine
+    share, rest = divmod(experiment.data.batch_prompts, trainer.devices)
+    if rest:
+        raise ConfigError(
+            f"'data.batch_prompts' is {experiment.data.batch_prompts} and 'trainer.devices' {trainer.devices}: every "
+            "device takes the same share of a batch, so make it a multiple"
+        )
+    if trainer.devices > 1 and share < 2 and "infonce" in parse_loss(experiment.probe.loss):
+        raise ConfigError(
+            f"'data.batch_prompts' is {experiment.data.batch_prompts} for {trainer.devices} devices, and infonce "
+            "compares the prompts of one device: give it at least 2 for each"
+        )
+    if engine.name == "ray" and trainer.accelerator == "gpu" and trainer.devices > max(engine.gpus, 1):
+        raise ConfigError(
+            f"'trainer.devices' is {trainer.devices} and a Ray worker reserves 'engine.gpus' {engine.gpus:g}: "
+            f"set engine.gpus={trainer.devices}"
+        )
 
 
 def _check_prompts(prompts: Prompts) -> None:

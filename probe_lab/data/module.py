@@ -171,8 +171,7 @@ class ProbeDataModule(LightningDataModule):
         if len(groups) // world_size < math.ceil(most / self._batch_prompts):
             raise DataError(
                 f"the {len(groups)} prompts of the {split} split cannot be shared evenly by {world_size} "
-                f"ranks in batches of {self._batch_prompts}: use fewer devices, or data.batch_prompts of at "
-                "least 2"
+                f"ranks in batches of {self._batch_prompts}: use fewer devices, or larger data.batch_prompts"
             )
         return BatchStream(
             groups,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,13 +12,17 @@ from torch import Tensor
 from probe_lab.probes.inputs import Inputs
 
 
-def randomly_shifted(inputs: Inputs, grid: tuple[int, int]) -> Inputs:
-    """All taps moved together by −1, 0 or 1 cells of ``grid`` in each direction, one draw for the whole
-    batch.
+def random_shift() -> Tensor:
+    """Cells down and right, each −1, 0 or 1; int64 [2] on the CPU."""
+    return torch.randint(-1, 2, (2,))
+
+
+def randomly_shifted(inputs: Inputs, grid: tuple[int, int], draw: Callable[[], Tensor] = random_shift) -> Inputs:
+    """All taps moved together by as many cells of ``grid`` as ``draw`` says, one draw for the whole batch.
 
     Never mirrored: "left of" would no longer be true.
     """
-    down, right = torch.randint(-1, 2, (2,)).tolist()
+    down, right = draw().tolist()
     return shifted(inputs, grid, down, right)
 
 

@@ -15,7 +15,7 @@ from probe_lab.errors import ProbeError
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.ridge import Moments, fit_ridge
-from probe_lab.probes.spec import ATTENTION, Kind, ProbeSpec
+from probe_lab.probes.spec import Kind, ProbeSpec
 from probe_lab.probes.training import prepared, train_batches
 
 Preview = Callable[[Tensor, list[str], Sequence[str]], Tensor]
@@ -36,28 +36,6 @@ class Predictor(Protocol):
     """Raw scores ``[B, E]`` of a batch."""
 
     def __call__(self, batch: Batch) -> Tensor: ...
-
-
-def taps_of(model: Model, taps: Sequence[str]) -> list[str]:
-    """The taps that a model reads when an experiment names ``taps``.
-
-    Raises:
-        ProbeError: ``attention_entropy`` without any attention tap.
-    """
-    if model == "noisy_latent":
-        return ["latent"]
-    if model == "x0_preview":
-        return ["x0"]
-    if model == "prompt_only":
-        return []
-    if model == "attention_entropy":
-        found = [tap for tap in taps if tap.endswith(ATTENTION)]
-        if not found:
-            raise ProbeError(
-                f"attention_entropy reads attention and probe.taps is {list(taps)}: name a tap that ends in {ATTENTION}"
-            )
-        return found
-    return list(taps)
 
 
 def closed_form(spec: ProbeSpec, data: ProbeDataModule) -> Probe:

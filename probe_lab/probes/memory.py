@@ -35,11 +35,15 @@ def within_memory(experiment: Experiment, train: Callable[[Reduction], None]) ->
         try:
             return train(tried)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or experiment.data.batch_prompts < 2 ** (tried.times + 1):
+            if not is_out_of_memory(error) or _prompts_of_a_rank(experiment) < 2 ** (tried.times + 1):
                 raise
             tried = Reduction(tried.times + 1, " ".join(str(error).split())[:300] or type(error).__name__)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # outside the handler: its traceback keeps tensors alive
+
+
+def _prompts_of_a_rank(experiment: Experiment) -> int:
+    return experiment.data.batch_prompts // experiment.trainer.devices
 
 
 def is_out_of_memory(error: BaseException) -> bool:

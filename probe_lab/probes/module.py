@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric, MeanSquaredError
 from probe_lab.config import Trainer
 from probe_lab.data import Batch
 from probe_lab.metrics import SelectionGain, WithinPromptSpearman
-from probe_lab.probes.augment import randomly_shifted
+from probe_lab.probes.augment import random_shift, randomly_shifted
 from probe_lab.probes.encoder import CNNEncoder
 from probe_lab.probes.flat import FlatWeights
 from probe_lab.probes.inputs import Inputs
@@ -98,7 +98,7 @@ class ProbeModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs = Inputs.of(batch)
         if isinstance(self.probe.encoder, CNNEncoder):
-            inputs = randomly_shifted(inputs, self.probe.encoder.grid)
+            inputs = randomly_shifted(inputs, self.probe.encoder.grid, self.draw_shift)
         targets = self._targets(batch)
         output = self.probe(inputs)
         loss = self.objective.scored(output.prediction, self.probe.standardised(targets), batch.group, self.epoch)
@@ -107,6 +107,10 @@ class ProbeModule(LightningModule):
             loss = loss + self.objective.contrast(embedding, text, batch.group)
         self.train_loss.update(loss.detach())
         return loss
+
+    def draw_shift(self) -> Tensor:
+        """By how many cells the next training batch is moved, see ``randomly_shifted``."""
+        return random_shift()
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         self.zero_weights_grad()

@@ -1,27 +1,24 @@
-"""Trains a probe with the Lightning trainer, quietly and reproducibly."""
+"""Trains a probe reproducibly: with the Lightning trainer, the loop of a sweep, or by several processes."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from probe_lab.config import Experiment
 from probe_lab.config import Trainer as Settings
 from probe_lab.data import Batch, ProbeDataModule
-from probe_lab.losses import parse_loss
+from probe_lab.probes.distributed import Job, fit_on_ranks
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.loop import fit
-from probe_lab.probes.module import Epoch, GoOn, Monitor, ProbeModule, Stop
-from probe_lab.probes.objective import Objective
+from probe_lab.probes.module import Epoch, GoOn, Stop
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
+from probe_lab.probes.trainer import fit_by_trainer, module_of, objective_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ def train_probe(
     experiment: Experiment,
     data: ProbeDataModule,
     *,
-    shared: ProbeDataModule | None = None,
     labels: Tensor | None = None,
     with_trainer: bool = True,
     progress: bool = False,
@@ -48,49 +44,27 @@ def train_probe(
 
     ``prompt_only`` is always trained with the squared error: within a prompt it has nothing to rank. After a
     pure ranking loss the predictions are calibrated on the training split, see ``Probe.calibrate``.
-    ``labels`` ``[samples, E]`` replace the scores in training, validation and calibration. With several
-    devices, ``shared`` is the data module of which each process reads its part. The same ``trainer.seed``
+    ``labels`` ``[samples, E]`` replace the scores in training, validation and calibration. The same ``trainer.seed``
     gives the same probe; the random state of the caller is left as it was. ``with_trainer`` trains through Lightning's
-    ``Trainer``, else ``loop.fit`` does the same with less around it; ``go_on`` is asked after each epoch.
+    ``Trainer``, else ``loop.fit`` does the same with less around it; ``go_on`` is asked after each epoch. Several
+    devices are processes that each read their part of the cache, see ``fit_on_ranks``; ``data`` is all of it.
     """
-    settings = experiment.trainer
-    blind = spec.kind == "prompt_only"
-    terms = ("mse",) if blind else parse_loss(experiment.probe.loss)
-    objective = Objective.of(experiment.probe, terms, settings.max_epochs)
-    monitor: Monitor = "mse" if blind else "srcc_within"
+    settings, objective = experiment.trainer, objective_of(spec.kind, experiment)
     with seeded(settings.seed):
         probe = prepared(spec, data)
-        module = ProbeModule(
-            probe, objective, settings, ema=experiment.probe.ema, monitor=monitor, labels=labels, go_on=go_on
-        )
-        if with_trainer:
-            _fit_by_trainer(module, settings, shared or data, progress)
+        if settings.devices > 1:
+            job = Job.of(probe, experiment, data.cache, labels=labels, asks=go_on is not None, progress=progress)
+            trained = Trained(probe, *fit_on_ranks(probe, job, go_on))
         else:
-            fit(module, data, device_of(settings))
-        probe = module.finish().cpu()
+            module = module_of(probe, experiment, labels=labels, go_on=go_on)
+            if with_trainer:
+                fit_by_trainer(module, settings, data, progress=progress)
+            else:
+                fit(module, data, device_of(settings))
+            trained = Trained(module.finish().cpu(), module.history, module.stopped)
         if not objective.scaled:
-            _calibrate(probe, data, labels)
-    return Trained(probe, module.history, module.stopped)
-
-
-def _fit_by_trainer(module: ProbeModule, settings: Settings, data: ProbeDataModule, progress: bool) -> None:
-    with _quiet():
-        trainer = Trainer(
-            max_epochs=settings.max_epochs,
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            strategy=settings.strategy,
-            gradient_clip_val=settings.gradient_clip or None,
-            accumulate_grad_batches=settings.accumulate,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-            num_sanity_val_steps=0,
-            inference_mode=False,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(module, datamodule=data)
+            _calibrate(trained.probe, data, labels)
+    return trained
 
 
 def device_of(settings: Settings) -> torch.device:
@@ -129,19 +103,3 @@ def _calibrate(probe: Probe, data: ProbeDataModule, labels: Tensor | None) -> No
 def train_batches(data: ProbeDataModule) -> Iterator[Batch]:
     """The training split once, in cache order."""
     yield from data.predict_dataloader()[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's banners are of no use where hundreds of cells are trained; errors still come through."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -37,13 +37,15 @@ def local_engine(
     cells are trained to their end, None: all.
 
     A worker holds the arrays of one group at a time and trains the group's cells one after the other; when
-    every group is taken, idle workers help with the largest. A worker that dies costs the cell that it was
-    training. However the block ends, no worker is left.
+    every group is taken, idle workers help with the largest. Where cells are trained on several devices, a worker
+    counts as so many. A worker that dies costs the cell that it was training. However the block ends, no worker is
+    left.
 
     Raises:
         SweepError: workers cannot be started.
     """
-    pool = _Pool(cells, folder, min(workers, len(cells)), trainer, rungs)
+    together = max((cell.experiment.trainer.devices for cell in cells), default=1)
+    pool = _Pool(cells, folder, min(max(1, workers // together), len(cells)), together, trainer, rungs)
     try:
         pool.start()
         yield pool.run()
@@ -55,7 +57,7 @@ def local_engine(
 class _Worker:
     process: BaseProcess
     pipe: connection.Connection
-    card: str = ""
+    cards: Sequence[str] = ()
     ready: bool = False
     cell: Cell | None = None
     group: tuple[str, ...] | None = None
@@ -65,7 +67,13 @@ class _Pool:
     """The workers, and the cells that none of them has yet."""
 
     def __init__(
-        self, cells: Sequence[Cell], folder: Path, workers: int, trainer: CellTrainer, rungs: Rungs | None
+        self,
+        cells: Sequence[Cell],
+        folder: Path,
+        workers: int,
+        together: int,
+        trainer: CellTrainer,
+        rungs: Rungs | None,
     ) -> None:
         self._waiting = group_by_arrays(cells)
         self._size = workers
@@ -74,6 +82,7 @@ class _Pool:
         self._rungs = rungs
         self._on_cpu = all(cell.experiment.trainer.accelerator == "cpu" for cell in cells)
         self._cards = [] if self._on_cpu else visible_cards()
+        self._together = together
         self._folder = folder
         self._workers: list[_Worker] = []
         self._false_starts = 0
@@ -162,19 +171,19 @@ class _Pool:
         process = context.Process(target=work, args=(theirs, *self._arguments))
         if isinstance(context, SpawnContext):
             resource_tracker.ensure_running()  # its own start would let Ctrl-C through
-        card = self._free_card()
+        cards = self._free_cards()
         limits = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))  # read when numeric libraries are imported
-        if card:
-            limits["CUDA_VISIBLE_DEVICES"] = card
+        if cards:
+            limits["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
         with environment(limits), _interrupts_held():
             process.start()
         theirs.close()  # so that the pipe ends with the worker
-        return _Worker(process, ours, card)
+        return _Worker(process, ours, cards)
 
-    def _free_card(self) -> str:
-        """The GPU that the fewest workers use; "" without any."""
-        used = [worker.card for worker in self._workers]
-        return min(self._cards, key=used.count, default="")
+    def _free_cards(self) -> list[str]:
+        """The GPUs that the fewest workers use, as many as one training takes; none without any."""
+        used = [card for worker in self._workers for card in worker.cards]
+        return sorted(self._cards, key=used.count)[: self._together]
 
     def stop(self) -> None:
         """End every worker: idle ones by themselves, busy ones by a signal."""

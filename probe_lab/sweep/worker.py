@@ -70,21 +70,24 @@ class ProbeTrainer:
             for evaluator in evaluators:
                 cache.scores(evaluator)
         import probe_lab.probes.fit  # noqa: F401  # here, so that workers that are forked have it
+        from probe_lab.probes.distributed import require_devices
 
         for cell in cells:
+            if cell.experiment.engine.name == "local":
+                require_devices(cell.experiment.trainer)
             encoder = cell.experiment.text.encoder
             if cell.experiment.probe.reads_text and encoder != BACKBONE:
                 _require_no_maps(cell.experiment.probe, encoder)
                 Cache(cell.experiment.cache_folder).require_text(encoder)
 
     def load(self, cell: Cell, workers: int) -> ResidentArrays | None:
-        """The cell's arrays, or None where they are to be streamed."""
+        """The cell's arrays, or None where they are to be streamed, or each process of a training loads its own."""
         from probe_lab.cache import Cache
         from probe_lab.data import load_resident
         from probe_lab.data.resident import fits_in_memory
 
         cache, residency = Cache(cell.experiment.cache_folder), cell.experiment.data.residency
-        if not cell.arrays or residency == "stream":
+        if not cell.arrays or residency == "stream" or cell.experiment.trainer.devices > 1:
             return None
         if residency == "auto" and not fits_in_memory(cache, cell.arrays, workers):
             return None

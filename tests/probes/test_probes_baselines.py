@@ -15,7 +15,8 @@ from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, prompt_groups
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Inputs, Probe, ProbeSpec
-from probe_lab.probes.baselines import closed_form, shuffled, taps_of
+from probe_lab.probes.baselines import closed_form, shuffled
+from probe_lab.probes.reading import taps_of
 from probe_lab.probes.ridge import PENALTIES, Moments, fit_ridge, ridge
 
 

@@ -1,0 +1,95 @@
+"""What a probe reads: the data module of an experiment, whole, or the part of one of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from probe_lab.cache import Cache
+from probe_lab.config import Experiment, Model
+from probe_lab.data import ProbeDataModule, ResidentArrays
+from probe_lab.data.resident import fits_in_memory
+from probe_lab.errors import ProbeError
+from probe_lab.probes.spec import ATTENTION
+
+
+def taps_of(model: Model, taps: Sequence[str]) -> list[str]:
+    """The taps that a model reads when an experiment names ``taps``.
+
+    Raises:
+        ProbeError: ``attention_entropy`` without any attention tap.
+    """
+    if model == "noisy_latent":
+        return ["latent"]
+    if model == "x0_preview":
+        return ["x0"]
+    if model == "prompt_only":
+        return []
+    if model == "attention_entropy":
+        found = [tap for tap in taps if tap.endswith(ATTENTION)]
+        if not found:
+            raise ProbeError(
+                f"attention_entropy reads attention and probe.taps is {list(taps)}: name a tap that ends in {ATTENTION}"
+            )
+        return found
+    return list(taps)
+
+
+def data_of(
+    experiment: Experiment,
+    cache: Cache,
+    resident: ResidentArrays | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ProbeDataModule:
+    """The batches of one of ``world_size`` processes, each with its share of ``data.batch_prompts``.
+
+    Raises:
+        DataError: a step or tap that the cache lacks, an empty split.
+        ScoreError: an evaluator without scores.
+    """
+    probe, taps = experiment.probe, _read(experiment, cache)
+    return ProbeDataModule(
+        cache,
+        step=probe.step,
+        taps=taps,
+        evaluators=experiment.probe_evaluators,
+        batch_prompts=experiment.data.batch_prompts // world_size,
+        fractions=experiment.data.split,
+        residency=experiment.data.residency,
+        seed=experiment.trainer.seed,
+        oversample=probe.oversample,
+        text_encoder=experiment.text.encoder if probe.reads_text else None,
+        num_workers=experiment.data.num_workers,
+        resident=None if probe.model == "prompt_only" else resident,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def _read(experiment: Experiment, cache: Cache) -> list[str]:
+    """Taps in the batches of a probe."""
+    taps = taps_of(experiment.probe.model, experiment.probe.taps)
+    if not taps and experiment.probe.model == "prompt_only":
+        # The data module makes batches of arrays; a probe that reads none is given the smallest.
+        return [min(cache.manifest.taps, key=lambda tap: int(np.prod(cache.manifest.taps[tap])))]
+    return taps
+
+
+def streamed(experiment: Experiment) -> Experiment:
+    """The experiment without arrays that stay in memory."""
+    return replace(experiment, data=replace(experiment.data, residency="stream"))
+
+
+def decided(experiment: Experiment, cache: Cache) -> Experiment:
+    """The experiment with one residency for all of its processes: if each looked for itself at the memory that is
+    free, they might disagree, and with that on the order of the samples."""
+    if experiment.data.residency != "auto":
+        return experiment
+    keys = [f"{experiment.probe.step}/{tap}" for tap in _read(experiment, cache)]
+    if not fits_in_memory(cache, keys, experiment.trainer.devices):
+        return streamed(experiment)
+    return replace(experiment, data=replace(experiment.data, residency="memory"))
