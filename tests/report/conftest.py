@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from PIL import Image, ImageDraw
 
 from probe_lab.cache import CacheWriter, Manifest, write_scores
 from probe_lab.metrics import evaluate
+from probe_lab.report import build_report
+
+sys.path.insert(0, str(Path(__file__).parent))  # chromium.py
 
 ATTENTION = "up_blocks.1.attentions.0/attention"
 TAPS = ("down_blocks.1.attentions.0/attention", ATTENTION, "up_blocks.1/activation")
@@ -272,6 +276,18 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
     """One experiment for the whole session: do not write to it."""
     folder, world = tmp_path_factory.mktemp("simulated"), World()
     return Simulated(write_runs(folder / "runs" / "quick", world), write_cache(folder / "cache", world), world)
+
+
+@pytest.fixture(scope="session")
+def report(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its report, for the whole session too."""
+    out = tmp_path_factory.mktemp("reports") / "quick"
+    evaluators = ("shapes_reward", "shapes_binding")
+    page = build_report(
+        runs=simulated.runs, cache=simulated.cache, out=out, title="A <quick> look", evaluators=evaluators
+    )
+    assert page == out / "index.html"
+    return out
 
 
 @pytest.fixture

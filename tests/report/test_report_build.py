@@ -58,16 +58,6 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-@pytest.fixture(scope="module")
-def report(simulated: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("reports") / "quick"
-    page = build_report(
-        runs=simulated.runs, cache=simulated.cache, out=out, title="A <quick> look", evaluators=EVALUATORS
-    )
-    assert page == out / "index.html"
-    return out
-
-
 def _write(simulated: Any, out: Path, **options: Any) -> Page:
     arguments = {"runs": simulated.runs, "cache": None, "out": out, "title": "t", "evaluators": EVALUATORS}
     return Page(build_report(**(arguments | options)).read_text())
@@ -163,6 +153,17 @@ def test_what_is_missing_is_stated(simulated: Any, tmp_path: Path) -> None:
     assert page.text.count("Not shown: The report was made without the cache") == 2
     assert "Not shown: Score over compute" in page.text
     assert not (tmp_path / "r" / "figures" / "attention.png").exists()
+
+
+def test_the_first_sentence_has_real_minus_signs(
+    simulated: Any, runs_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "FAMILIES", ())
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    table.loc[table["metric"] == "srcc_within", ["estimate", "lower", "upper"]] = [-0.5, -0.75, -0.0001]
+    table.to_parquet(runs_copy / "results.parquet")
+    page = _write(simulated, tmp_path / "r", runs=runs_copy)
+    assert "with SRCC −0.50 [−0.75, 0.00] by shapes reward" in page.text
 
 
 def test_failures_are_listed(simulated: Any, runs_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

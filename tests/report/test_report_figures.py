@@ -84,6 +84,28 @@ def test_heatmap_shows_the_means(material: Material) -> None:
     assert shown[labels.index("up 1.0 attn"), 3] == pytest.approx(field["estimate"].item())
 
 
+def _many(runs: Path, taps: int) -> Material:
+    """The experiment with the listwise probes of one tap repeated as many taps, the first ones the best."""
+    results = load_results(runs)
+    means = results.means[results.means["taps"].eq(ATTENTION) & results.means["loss"].eq("listwise")]
+    means = means[means["model"] == "cnn"]
+    copies = [means.assign(taps=f"blocks.{i}/activation", estimate=means["estimate"] - 0.001 * i) for i in range(taps)]
+    many = dataclasses.replace(results, means=pd.concat(copies))
+    return Material(many, choose(results, ["shapes_reward"], None), None)
+
+
+def test_of_many_taps_those_that_validate_best_are_shown(simulated: Any) -> None:
+    material = _many(simulated.runs, 45)
+    section = heatmap.section(material)
+    labels = [label.get_text() for label in section.drawings[0].figure.axes[0].get_yticklabels()]
+    assert labels == [f"blocks {i} act" for i in range(heatmap.MOST_ROWS)]
+    assert "Shown are the 30 of 45 taps that validate best." in section.explanation
+    lines = curves.section(material).drawings[0].figure.axes[0].lines
+    named = {str(line.get_label()) for line in lines}
+    assert {f"blocks {i} act" for i in range(curves.MOST_LINES)} <= named
+    assert "blocks 7 act" not in named
+
+
 def test_losses_have_a_row_per_objective(material: Material) -> None:
     (drawn,) = losses.section(material).drawings
     rows = [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()]

@@ -106,6 +106,31 @@ def test_predictions_are_of_one_split_and_evaluator(simulated: Any) -> None:
     assert test["sample_id"].is_monotonic_increasing
 
 
+def test_predictions_of_a_cell_are_read_once(runs_copy: Path) -> None:
+    results = load_results(runs_copy)
+    cell = results.cells["cell"].iloc[0]
+    first = results.predictions(cell, "shapes_reward")
+    (runs_copy / cell / "predictions.parquet").unlink()
+    pd.testing.assert_frame_equal(results.predictions(cell, "shapes_reward"), first)
+    assert not results.predictions(cell, "shapes_binding", "val").empty
+    with pytest.raises(ReportError, match="cannot be read"):
+        load_results(runs_copy).predictions(cell, "shapes_reward")
+
+
+def test_variants_are_in_order_of_their_cells_with_their_seeds_in_order(runs_copy: Path) -> None:
+    table = pd.read_parquet(runs_copy / "results.parquet").sort_values("seed", ascending=False, kind="stable")
+    table.to_parquet(runs_copy / "results.parquet")
+    results = load_results(runs_copy)
+    assert next(iter(results.variants)).taps == results.cells["taps"].iloc[0]
+    assert sum(map(len, results.variants.values())) == len(results.cells)
+    for variant, seeds in results.variants.items():
+        assert list(seeds) == sorted(seeds)
+        for seed, cell in seeds.items():
+            row = results.cells[results.cells["cell"] == cell].iloc[0]
+            expected = (variant.model, variant.step, variant.loss, seed)
+            assert (row["model"], row["step"], row["loss"], row["seed"]) == expected
+
+
 def test_failures(runs_copy: Path) -> None:
     (runs_copy / "failures.json").write_text('[{"cell": "a", "error": "b"}]')
     assert load_results(runs_copy).failures == (Failure("a", "b"),)

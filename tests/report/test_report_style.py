@@ -13,6 +13,7 @@ from probe_lab.report.style import (
     drawing,
     evaluator_label,
     loss_label,
+    number_text,
     save_figure,
     tap_label,
     tap_labels,
@@ -65,6 +66,12 @@ def test_other_names() -> None:
     assert evaluator_label("clip_score@large") == "CLIPScore (large)"
     assert evaluator_label("clip_score@b_16@0a1b") == "CLIPScore (b_16, 0a1b)"
     assert loss_label("listwise+infonce") == "listwise + InfoNCE"
+
+
+def test_numbers_have_a_real_minus_and_no_negative_zero() -> None:
+    numbers = [-0.5, 0.126, -0.001, float("nan")]
+    assert [number_text(value) for value in numbers] == ["−0.50", "0.13", "0.00", "–"]
+    assert [number_text(value, 3, plus=True) for value in numbers] == ["−0.500", "+0.126", "−0.001", "–"]
 
 
 def test_saved_figures_are_reproducible_and_leave_no_settings(tmp_path: Path) -> None:

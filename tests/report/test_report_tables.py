@@ -24,6 +24,17 @@ TABLE = Table(
 )
 
 
+def test_a_page_shows_the_first_rows_of_a_long_table() -> None:
+    def made(rows: int) -> str:
+        return Table("t", "T", "", ("a", "b"), tuple((str(i), i) for i in range(rows))).html()
+
+    assert made(16).count("later") == made(50).count("later") == 0
+    assert made(51).count('<tr class="later"><th scope="row">50</th>') == 1
+    assert made(300).count("later") == 250
+    assert [" short" in made(n) for n in (16, 17)] == [True, False]
+    assert [" huge" in made(n) for n in (200, 201)] == [False, True]
+
+
 def test_markdown() -> None:
     lines = TABLE.markdown().splitlines()
     assert lines[0] == "**Results & more.** 95 % of x_0 < 1."
