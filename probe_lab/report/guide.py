@@ -33,15 +33,16 @@ from probe_lab.report.tables import Field, Table
 TITLE = "Which tap should I use?"
 
 _EXPLANATION = """A candidate is a step with a set of taps, in the training that validates best there (loss and other
-keys may differ). It is as good as the best when the 95 % interval of what it is behind the best includes 0: the
-difference of their within-prompt SRCC of {evaluator} on the same {prompts} validation prompts, mean over training
-seeds, from a paired bootstrap over prompts. Among those the cheapest is named: fewest denoiser calls first (the step:
-what is paid for every seed that is not finished), then the smaller array per image, then the probe with fewer
-parameters. Filled points are as good as the best, hollow ones are not; whiskers are their own 95 % intervals, which
-overlap more readily than the difference says. Everything is decided on validation prompts; the test numbers beside them
-played no part. The best of many candidates is partly lucky on validation, so look at the test column too. Few prompts
-make wide intervals, and wide intervals make cheap recommendations: with more prompts a later step may turn out
-better.{missing} Suspicious would be a recommended step 1, or candidates as good as the best at every step."""
+keys may differ). It is as good as the best when the 95 % interval of what it is behind the best includes 0 and its own
+interval does not: the difference of their within-prompt SRCC of {evaluator} on the same {prompts} validation prompts,
+mean over training seeds, from a paired bootstrap over prompts. Among those the cheapest is named: fewest denoiser calls
+first (the step: what is paid for every seed that is not finished), then the smaller array per image, then the probe
+with fewer parameters. Filled points are as good as the best, hollow ones are not; whiskers are their own 95 %
+intervals, which overlap more readily than the difference says. Everything is decided on validation prompts; the test
+numbers beside them played no part. The best of many candidates is partly lucky on validation, so look at the test
+column too. Few prompts make wide intervals, and wide intervals make cheap recommendations: with more prompts a later
+step may turn out better.{missing} Suspicious would be a recommended step 1, or candidates as good as the best at every
+step."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A step with a tap set: ``behind`` is the best one's metric minus its own, ``as_good`` whether that may be 0."""
+    """A step with a tap set: ``behind`` is the best one's metric minus its own.
+
+    ``as_good``: that may be 0, and the metric itself may not (with few prompts, everything is near everything).
+    """
 
     variant: Variant
     cost: Cost
@@ -68,7 +72,7 @@ class Candidate:
 
     @property
     def as_good(self) -> bool:
-        return self.behind.lower <= 0
+        return self.behind.lower <= 0 < self.validation.lower
 
     @property
     def place(self) -> tuple[int, str]:
@@ -77,7 +81,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Guide:
-    """``candidates`` in order of cost; ``pick`` is the cheapest as good as ``best``, on ``prompts`` of validation."""
+    """``candidates`` in order of cost; ``pick`` is the cheapest as good as ``best`` on ``prompts`` of validation.
+
+    ``pick`` is the best itself where no candidate is known to rank better than chance.
+    """
 
     candidates: tuple[Candidate, ...]
     best: Candidate
@@ -143,7 +150,7 @@ def _guide(material: Material, chosen: Sequence[Variant], values: Floats) -> Gui
         for i, variant in enumerate(chosen)
     ]
     ordered = sorted(found, key=lambda candidate: candidate.cost.key)
-    pick = next(candidate for candidate in ordered if candidate.as_good)
+    pick = next((candidate for candidate in ordered if candidate.as_good), found[best])
     return Guide(tuple(ordered), found[best], pick, len(values))
 
 
@@ -192,7 +199,9 @@ def _lead(material: Material, evaluator: str, found: Guide) -> str:
     pick, best = found.pick, found.best
     name = evaluator_label(evaluator)
     text = f"For {name}, use {_place(pick)}: "
-    if pick is best:
+    if not pick.as_good:
+        text += "it validates best, but no candidate is known to rank better than chance; more prompts would tell."
+    elif pick is best:
         others = [candidate for candidate in found.candidates if candidate.cost.key < pick.cost.key]
         text += "it validates best of all" + (", and no cheaper candidate is as good." if others else ".")
     else:

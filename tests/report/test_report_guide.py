@@ -60,12 +60,27 @@ def test_the_pick_is_the_cheapest_as_good_and_cost_is_steps_then_bytes(simulated
     keys = [(c.cost.step, c.cost.size) for c in found.candidates]
     assert keys == sorted(keys)
     assert len(found.candidates) == len(simulated.world.steps) * len(simulated.world.taps)
-    good = [candidate for candidate in found.candidates if candidate.behind.lower <= 0]
+    good = [candidate for candidate in found.candidates if candidate.behind.lower <= 0 < candidate.validation.lower]
     assert found.pick is good[0]
     assert found.best in good
     assert len(good) < len(found.candidates)
     sizes = {c.variant.taps: c.cost.size for c in found.candidates}
     assert sizes == {tap: (16 if tap.endswith("attention") else 6) * 8 * 8 * 2 for tap in simulated.world.taps}
+
+
+def test_what_may_be_chance_is_not_recommended(simulated: Any) -> None:
+    material = _material(simulated)
+    chosen = guide.candidates_of(material.results, "shapes_reward")[:3]
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(40, 3)) * 0.3
+    noise -= noise.mean(axis=0)
+    weak = guide._guide(material, chosen, noise + np.array([0.0, 0.02, 0.01]))
+    assert not any(candidate.as_good for candidate in weak.candidates)
+    assert weak.pick is weak.best
+    assert "no candidate is known to rank better than chance" in guide._lead(material, "shapes_reward", weak)
+    strong = guide._guide(material, chosen, noise + np.array([0.0, 0.5, 0.5]))
+    assert not next(c for c in strong.candidates if c.variant == chosen[0]).as_good
+    assert strong.pick.as_good
 
 
 def test_every_place_is_represented_by_its_best_validated_training(
