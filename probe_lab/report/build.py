@@ -87,7 +87,7 @@ def build_report(
     material = Material(results, choice, opened, others or {})
     if opened is not None:
         _require_same_samples(results, opened, next(iter(results.seeds(choice.best).values())))
-    with _replacing(out) as folder, drawing():
+    with replacing(out) as folder, drawing():
         names = tuple(scored) or choice.evaluators
         _write(material, folder, title, others or {}, names, on_progress or (lambda done, total: None))
     return out / "index.html"
@@ -204,7 +204,7 @@ def _require_same_samples(results: Results, cache: Cache, cell: str) -> None:
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its place when the block ends well, and is removed when it
     does not."""
     if out.exists() and not (out.is_dir() and ((out / "index.html").exists() or not any(out.iterdir()))):

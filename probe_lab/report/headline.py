@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from probe_lab.metrics import paired_difference
+from probe_lab.errors import DataError
+from probe_lab.metrics import compare_predictions
 from probe_lab.report.choice import BASELINES, variant_text
+from probe_lab.report.intervals import RESAMPLES
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Material
 from probe_lab.report.style import METRICS, evaluator_label, model_label
@@ -43,23 +43,15 @@ def _row(results: Results, variant: Variant, evaluator: str, name: str, differen
 
 
 def _difference(results: Results, best: Variant, other: Variant, evaluator: str) -> Value | None:
-    """Paired over prompts; every training seed of the best with the same one of the other, else with its
-    first."""
-    others = results.seeds(other)
-    found = []
-    for seed, cell in results.seeds(best).items():
-        ours = results.predictions(cell, evaluator)
-        theirs = results.predictions(others.get(seed, next(iter(others.values()))), evaluator)
-        both = ours.merge(theirs[["sample_id", "prediction"]], on="sample_id", suffixes=("", "_other"))
-        if both.empty:
-            return None
-        found.append(
-            paired_difference(
-                both["prediction"], both["prediction_other"], both["target"], both["prompt_id"], "srcc_within"
-            )
+    """Paired over prompts, training seeds averaged in every resample; None where the two were not tested alike."""
+    try:
+        found = compare_predictions(
+            results.tables(best), results.tables(other), ["srcc_within"], evaluator=evaluator, resamples=RESAMPLES
         )
-    mean = np.mean([(d.estimate, d.lower, d.upper) for d in found], axis=0)
-    return Value(*(float(number) for number in mean))
+    except DataError:  # one does not predict this evaluator, or another split or scoring was swept
+        return None
+    difference = found["srcc_within"][2]
+    return Value(difference.estimate, difference.lower, difference.upper)
 
 
 def _caption(material: Material, evaluator: str) -> str:
@@ -72,7 +64,8 @@ def _caption(material: Material, evaluator: str) -> str:
         "baseline with "
         "several variants by the same rule. Brackets: 95 % interval from a bootstrap over prompts (mean "
         "of the bounds "
-        f"over training seeds). {_tested(material, evaluator, seeds)}"
+        "over training seeds; of the differences: the same prompts drawn for both, training seeds averaged in every "
+        f"resample). {_tested(material, evaluator, seeds)}"
     )
     absent = [model_label(name) for name in BASELINES if name not in choice.baselines]
     if absent:

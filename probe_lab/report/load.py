@@ -29,7 +29,8 @@ _COLUMNS = [
 _PREDICTIONS = ["sample_id", "prompt_id", "seed", "split", "evaluator", "target", "prediction"]
 _NAMED_AXES = ("model", "step", "taps", "loss", "seed")
 _SCORED = ["evaluator", "split", "metric", "estimate", "lower", "upper", "prompts", "tied"]
-_CELLS_KEPT = 32
+_CELLS_KEPT = 256
+"""Cells whose predictions stay in memory, under a megabyte each."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,10 @@ class Results:
         kept = rows[["sample_id", "prompt_id", "seed", "target", "prediction"]]
         return kept.sort_values("sample_id").reset_index(drop=True)
 
+    def tables(self, variant: Variant) -> list[pd.DataFrame]:
+        """The whole predictions.parquet of every training seed, in order of the seeds. ReportError if damaged."""
+        return [self._predictions(cell) for cell in self.seeds(variant).values()]
+
     @cached_property
     def _values(self) -> dict[tuple[Variant, str, str, str], Value]:
         """``means`` by what it is asked for: a report looks up thousands of them."""
@@ -118,7 +123,7 @@ class Results:
 
     @cached_property
     def _predictions(self) -> Callable[[str], pd.DataFrame]:
-        """All predictions of a cell. The same few cells are asked for again and again, so those are kept."""
+        """All predictions of a cell. The same cells are asked for again and again, so the last ones are kept."""
 
         @lru_cache(maxsize=_CELLS_KEPT)
         def read(cell: str) -> pd.DataFrame:
@@ -245,7 +250,8 @@ def _extras(axes: list[dict[str, object]]) -> list[str]:
 
 def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
-        table = pq.read_table(path, partitioning=None)
+        with pq.ParquetFile(path) as file:
+            table = file.read(use_threads=False)  # small files, and many of them
     except (OSError, pa.ArrowException) as error:
         raise ReportError(f"{path} cannot be read ({error}): run `probe-lab sweep` again") from error
     missing = [name for name in columns if name not in table.column_names]

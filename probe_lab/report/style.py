@@ -55,7 +55,10 @@ _LOSSES = {
     "pairwise": "RankNet",
     "listnet": "ListNet",
     "listmle": "ListMLE",
+    "lambdarank": "LambdaRank",
+    "margin": "hinge",
     "pearson": "Pearson",
+    "spearman": "Spearman",
 }
 METRICS = {
     "srcc": "SRCC, all images",

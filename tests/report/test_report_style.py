@@ -66,6 +66,7 @@ def test_other_names() -> None:
     assert evaluator_label("clip_score@large") == "CLIPScore (large)"
     assert evaluator_label("clip_score@b_16@0a1b") == "CLIPScore (b_16, 0a1b)"
     assert loss_label("listwise+infonce") == "listwise + InfoNCE"
+    assert [loss_label(name) for name in ("margin", "lambdarank", "spearman")] == ["hinge", "LambdaRank", "Spearman"]
 
 
 def test_numbers_have_a_real_minus_and_no_negative_zero() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.errors import ReportError, nearest
-from probe_lab.report.build import _replacing as replacing
+from probe_lab.report.build import replacing
 from probe_lab.report.choice import choose
 from probe_lab.report.listing import environment_table
 from probe_lab.report.load import load_results
