@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Generator, Iterable
 
 import pandas as pd
 import torch
@@ -15,6 +15,8 @@ from probe_lab.cache import IMAGES, CacheWriter, Manifest
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import has_patterns
 from probe_lab.capture.sampling import png, sample_images, sample_tensors
+from probe_lab.capture.text import ENCODER, encode_prompts
+from probe_lab.capture.truncation import token_limits, truncated
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
 
@@ -24,14 +26,21 @@ def fill_shards(
     pipe: DiffusionPipeline,
     writer: CacheWriter,
     shards: Iterable[int],
-    advance: Callable[[int], None],
-) -> None:
-    """Generate and store ``shards``; ``advance(images)`` after every batch."""
+) -> Generator[int]:
+    """Generate and store ``shards``; yields the images of every batch, while a shard's last ones are not stored yet."""
     with capture_of(experiment, pipe) as capture:
         for shard in shards:
             samples = writer.samples_of(shard)
-            arrays, images, mask = _run(experiment, pipe, capture, samples, advance)
+            arrays, images, mask = yield from _run(experiment, pipe, capture, samples)
             writer.write_shard(shard, arrays, images, mask)
+
+
+def fill_text(experiment: Experiment, pipe: DiffusionPipeline, writer: CacheWriter) -> None:
+    """Encode and store the text of all prompts."""
+    prompts = writer.samples.drop_duplicates("prompt_id")["prompt"].tolist()
+    text = encode_prompts(pipe, experiment.sampling, prompts, length=experiment.capture.tokens)
+    cut = torch.tensor(truncated(token_limits(pipe, experiment.sampling), prompts))
+    writer.write_text(ENCODER, text | {"truncated": cut})
 
 
 def capture_of(experiment: Experiment, pipe: DiffusionPipeline) -> Capture:
@@ -45,9 +54,8 @@ def _run(
     pipe: DiffusionPipeline,
     capture: Capture,
     samples: pd.DataFrame,
-    advance: Callable[[int], None],
-) -> tuple[dict[str, Tensor], list[bytes], Tensor | None]:
-    """Arrays by cache key, PNG images and token mask of some samples, in their order."""
+) -> Generator[int, None, tuple[dict[str, Tensor], list[bytes], Tensor | None]]:
+    """Arrays by cache key, PNG images and token mask of some samples, in their order; yields images of each batch."""
     arrays: dict[str, Tensor] = {}
     images: list[bytes] = []
     masks: list[Tensor] = []
@@ -64,7 +72,7 @@ def _run(
         if capture.token_mask is not None:
             masks.append(capture.token_mask[: len(batch)])
             _require_shape("token_mask", masks[-1], masks[0])
-        advance(len(batch))
+        yield len(batch)
     return arrays, images, torch.cat(masks) if masks else None
 
 

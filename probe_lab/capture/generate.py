@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
-import torch
 
 from probe_lab.cache import Cache, CacheWriter, Manifest, require_same
 from probe_lab.capture.family import has_patterns
@@ -13,9 +12,8 @@ from probe_lab.capture.fill import manifest_of
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, make_plan
 from probe_lab.capture.prompts import sample_table
-from probe_lab.capture.text import ENCODER, encode_prompts
-from probe_lab.capture.truncation import token_limits, truncated
-from probe_lab.capture.workers import Crew, Job, devices_of, on_device, shared_cores
+from probe_lab.capture.text import ENCODER
+from probe_lab.capture.workers import Crew, Filler, Job, LocalFiller, devices_of, on_device, shared_cores
 from probe_lab.config import Experiment
 
 
@@ -23,43 +21,50 @@ def generate(experiment: Experiment, on_progress: Callable[[int, int], None], an
     """Fill the experiment's cache; what complete shards hold is not generated again.
 
     ``announce`` is given the plan before the first image; ``on_progress(images done, images in all)`` follows.
-    With ``workers`` > 1 as many processes (one per card at most) share the shards and the cores; on the CPU, the cache
-    does not depend on how many.
+    With ``workers`` > 1 as many processes (one per card at most) share the shards and the cores; with ``engine.name``
+    ray they are actors of its cluster, and what a lost one generated is generated again. On the CPU, the cache does not
+    depend on how many, nor on where.
 
     Raises:
         CacheError: another experiment's cache lies there, the disk cannot hold the plan, or a tensor overflows.
         CaptureError: a tap or a step that the backbone or the schedule lacks, or a worker died.
+        ConfigError: a Ray cluster that is not there, or on which no worker finds a place.
     """
     samples = sample_table(experiment)
     if is_complete(experiment, samples):
         on_progress(len(samples), len(samples))
         return
     _refuse_another(experiment, samples)
-    devices = devices_of(experiment, samples["shard"].nunique())
+    shards = samples["shard"].nunique()
+    if experiment.engine.name == "ray":
+        from probe_lab.capture.ray import ray_filler
+
+        with ray_filler(experiment, shards) as filler:
+            _generate(experiment, samples, filler, on_progress, announce)
+        return
+    devices = devices_of(experiment, shards)
     # The further processes start first: they load their models while this one makes the plan.
     with shared_cores(len(devices)), Crew(experiment, devices[1:]) as crew:
-        _generate(on_device(experiment, devices[0]), samples, crew, on_progress, announce)
+        first = on_device(experiment, devices[0])
+        pipe = load_pipeline(first.backbone, first.sampling)
+        _generate(first, samples, LocalFiller(first, pipe, crew), on_progress, announce)
 
 
 def _generate(
     experiment: Experiment,
     samples: pd.DataFrame,
-    crew: Crew,
+    filler: Filler,
     on_progress: Callable[[int, int], None],
     announce: Callable[[Plan], None],
 ) -> None:
-    pipe = load_pipeline(experiment.backbone, experiment.sampling)
-    plan = make_plan(experiment, pipe, samples, crew.size)
+    plan = filler.plan(samples)
     announce(plan)
     if not (experiment.cache_folder / "manifest.json").exists():
         plan.require_space(experiment.cache_folder)  # before anything is written
     writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, plan.shapes, samples), samples)
     pending = writer.pending()
     plan.require_space(experiment.cache_folder, len(pending) / samples["shard"].nunique())
-    prompts = samples.drop_duplicates("prompt_id")["prompt"].tolist()
-    text = encode_prompts(pipe, experiment.sampling, prompts, length=experiment.capture.tokens)
-    cut = torch.tensor(truncated(token_limits(pipe, experiment.sampling), prompts))
-    writer.write_text(ENCODER, text | {"truncated": cut})
+    filler.fill_text(writer)
 
     done = len(samples) - sum(len(writer.samples_of(shard)) for shard in pending)
 
@@ -69,7 +74,7 @@ def _generate(
         on_progress(done, len(samples))
 
     advance(0)
-    crew.fill(pipe, writer, Job(plan.shapes, samples, pending), advance)
+    filler.fill(writer, Job(plan.shapes, samples, pending), advance)
 
 
 def plan_generation(experiment: Experiment) -> Plan:

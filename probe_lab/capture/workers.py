@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.sharedctypes import Synchronized
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 
 from probe_lab.cache import CacheWriter
-from probe_lab.capture.fill import fill_shards, manifest_of
+from probe_lab.capture.fill import fill_shards, fill_text, manifest_of
 from probe_lab.capture.pipelines import load_pipeline
+from probe_lab.capture.plan import Plan, make_plan
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError, ProbeLabError
 
@@ -32,6 +33,19 @@ Event = int | ProbeLabError
 """What a process reports: images done, the error that ended it, or ``DONE`` when no shard is left."""
 
 DONE, NOTHING = 0, -1
+
+
+class Filler(Protocol):
+    """Processes that generate together, wherever they are."""
+
+    def plan(self, samples: pd.DataFrame) -> Plan:
+        """What all samples will take."""
+
+    def fill_text(self, writer: CacheWriter) -> None:
+        """Store the text of all prompts."""
+
+    def fill(self, writer: CacheWriter, job: Job, advance: Callable[[int], None]) -> None:
+        """Fill the shards of ``job``; ``advance(images)`` after every batch, below 0 for images that were lost."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +162,10 @@ class Crew:
                 else:
                     advance(event)
 
-        def mine(images: int) -> None:
-            advance(images)
-            receive(wait=False)
-
-        fill_shards(self._experiment, pipe, writer, _free(job.shards, self._taken), mine)
+        with contextlib.closing(fill_shards(self._experiment, pipe, writer, _free(job.shards, self._taken))) as batches:
+            for images in batches:
+                advance(images)
+                receive(wait=False)
         receive(wait=True)
         for process in self._processes:
             process.join()  # in their own time: a process that is stopped while it ends leaves semaphores behind
@@ -170,6 +183,24 @@ class Crew:
                     ) from None
                 if not wait:
                     return NOTHING
+
+
+@dataclass(frozen=True)
+class LocalFiller:
+    """This process with its pipeline, and the further ones of its crew."""
+
+    experiment: Experiment
+    pipe: DiffusionPipeline
+    crew: Crew
+
+    def plan(self, samples: pd.DataFrame) -> Plan:
+        return make_plan(self.experiment, self.pipe, samples, self.crew.size)
+
+    def fill_text(self, writer: CacheWriter) -> None:
+        fill_text(self.experiment, self.pipe, writer)
+
+    def fill(self, writer: CacheWriter, job: Job, advance: Callable[[int], None]) -> None:
+        self.crew.fill(self.pipe, writer, job, advance)
 
 
 def _free(shards: Sequence[int], taken: Synchronized[int]) -> Iterator[int]:
@@ -205,7 +236,8 @@ def _work(
             pipe = load_pipeline(experiment.backbone, experiment.sampling)
             job = jobs.get()
             writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, job.shapes, job.samples), job.samples)
-            fill_shards(experiment, pipe, writer, _free(job.shards, taken), report)
+            for images in fill_shards(experiment, pipe, writer, _free(job.shards, taken)):
+                report(images)
     except ProbeLabError as error:
         events.put(error)
     else:

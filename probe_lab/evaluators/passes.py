@@ -56,10 +56,10 @@ def score_here(
                 for members in together:
                     yield from _score_chunk(chunk, members, scoring.batch_size * _BATCHES)
                     if takes_turns:
-                        _release(members)
+                        release(members)
     finally:
         if not scoring.resident:
-            _release(evaluators)
+            release(evaluators)
 
 
 def score_apart(
@@ -93,7 +93,7 @@ def _score_chunk(chunk: Chunk, members: Sequence[Evaluator], size: int) -> Itera
         yield Part(chunk.ids[here], scores)
 
 
-def _release(evaluators: Sequence[Evaluator]) -> None:
+def release(evaluators: Sequence[Evaluator]) -> None:
     """All of them: the first of a family has its model, but each may have a head of its own."""
     for each in evaluators:
         each.release()

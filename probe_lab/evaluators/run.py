@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import scores_path, stems
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
-from probe_lab.config import Scoring
+from probe_lab.config import Engine, Scoring
 from probe_lab.errors import ConfigError, ScoreError, nearest
 from probe_lab.evaluators.base import Evaluator, available, create
 from probe_lab.evaluators.ledger import Ledger
@@ -60,6 +60,7 @@ def score_cache(
     scoring: Scoring | None = None,
     overwrite: bool = False,
     workers: int = 0,
+    engine: Engine | None = None,
     on_progress: Progress | None = None,
 ) -> ScoreSummary:
     """Write ``scores/<evaluator>.parquet``, whole or not at all, with every sample of the complete shards.
@@ -69,11 +70,13 @@ def score_cache(
     another name, see ``Ledger``. Names that were imported, or kept, are left as they are.
 
     Evaluators with a model run in this process, one model in memory at a time unless ``scoring.resident``. If none has
-    one, ``workers`` > 1 spawns that many processes, which score whole shards. A broken image has no score and is
-    logged as a warning. ``on_progress(done, total)`` counts images, those of before included.
+    one, ``workers`` > 1 spawns that many processes, which score whole shards. With the ``engine`` ray all of them run
+    in up to ``workers`` actors, shard by shard, and a lost actor's shard is scored again. A broken image has no score
+    and is logged as a warning. ``on_progress(done, total)`` counts images, those of before included.
 
     Raises:
-        ConfigError: an unknown evaluator, or an entry of ``scoring.models`` for one.
+        ConfigError: an unknown evaluator, an entry of ``scoring.models`` for one, or a Ray cluster that is not there
+            or has no place for a worker.
         ScoreError: no complete shard, a prompt that cannot be scored, or a score that is not finite.
         CacheError: the images of a shard cannot be read.
     """
@@ -88,7 +91,8 @@ def score_cache(
     ledgers = [Ledger(cache, each, overwrite=overwrite) for each in asked]
     scored = tuple(each.name for each in ledgers if len(each.pending))
     try:
-        _score(cache, ledgers, scoring, workers, on_progress or (lambda done, total: None))
+        parts = _parts(cache, ledgers, scoring, workers, engine or Engine())
+        _score(cache, ledgers, parts, on_progress or (lambda done, total: None))
     finally:
         for ledger in ledgers:
             ledger.save()
@@ -138,8 +142,8 @@ def _require_images(cache: Cache) -> None:
         raise ScoreError(f"the cache {cache.folder} has no complete shard to score: run `probe-lab generate` first")
 
 
-def _score(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int, on_progress: Progress) -> None:
-    """Score what is pending, and save from time to time."""
+def _score(cache: Cache, ledgers: Sequence[Ledger], found: Generator[Part], on_progress: Progress) -> None:
+    """Enter what is found, and save from time to time."""
     total = len(cache.complete_samples)
     by_name = {each.name: each for each in ledgers}
     done = total * len(ledgers) - sum(len(each.pending) for each in ledgers)
@@ -147,7 +151,7 @@ def _score(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: i
     warned: set[int] = set()
     saved = time.monotonic()
     # Closed at once: after an error, nobody prepares further images.
-    with closing(_parts(cache, ledgers, scoring, workers)) as parts:
+    with closing(found) as parts:
         for part in parts:
             for sample in sorted(set(part.unreadable) - warned):
                 _log.warning("the image of sample %d cannot be decoded: it gets no score", sample)
@@ -168,8 +172,13 @@ def _enter(part: Part, ledgers: Mapping[str, Ledger]) -> int:
     return len(part.scores) * (len(part.ids) + len(part.unreadable))
 
 
-def _parts(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int) -> Generator[Part]:
+def _parts(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int, engine: Engine) -> Generator[Part]:
     """One pass for each set of evaluators that lack the same samples: usually one, and no image is decoded twice."""
+    if engine.name == "ray":
+        from probe_lab.evaluators.ray import score_on_ray
+
+        yield from score_on_ray(cache, list(_passes(ledgers)), scoring, workers, engine)
+        return
     for members, ids in _passes(ledgers):
         if workers > 1 and not any(each.has_model for each in members):
             yield from score_apart(cache, [each.name for each in members], ids, scoring, workers)
