@@ -123,6 +123,7 @@ def score(
             scoring=config.scoring,
             overwrite=overwrite,
             workers=config.workers,
+            engine=config.engine,
             on_progress=update,
         )
     out.print(escape(f"{summary.text} ({folder / 'scores'})"))
