@@ -155,8 +155,12 @@ def _engine(
     """What trains the cells, and gives their outcomes as they come."""
     if not pending:
         return contextlib.nullcontext(iter(()))
-    folder, rungs = experiment.runs_folder, rungs_of(experiment.halving, pending)
-    return local_engine(pending, folder, workers=experiment.workers, trainer=trainer, rungs=rungs)
+    folder, rungs, workers = experiment.runs_folder, rungs_of(experiment.halving, pending), experiment.workers
+    if experiment.engine.name == "ray":
+        from probe_lab.sweep.ray import ray_engine
+
+        return ray_engine(pending, folder, engine=experiment.engine, workers=workers, trainer=trainer, rungs=rungs)
+    return local_engine(pending, folder, workers=workers, trainer=trainer, rungs=rungs)
 
 
 def _failure(outcome: Outcome) -> Failure:
