@@ -153,4 +153,6 @@ def _primary_step(results: Results, wanted: int | None) -> int:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, dict):  # a section, such as the backbone
+        return ":".join(str(part) for part in value.values() if part)
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from probe_lab.config.keys import leaf_keys
 from probe_lab.errors import ReportError
+from probe_lab.report.origin import Origin, origin_of
 
 Split = Literal["val", "test"]
 
@@ -27,7 +29,9 @@ _COLUMNS = [
     "metric", "estimate", "lower", "upper", "prompts", "tied", "axes",
 ]  # fmt: skip
 _PREDICTIONS = ["sample_id", "prompt_id", "seed", "split", "evaluator", "target", "prediction"]
-_NAMED_AXES = ("model", "step", "taps", "loss", "seed")
+_NAMED_AXES = ("probe.model", "probe.step", "probe.taps", "probe.loss", "trainer.seed")
+_PLAIN_SECTIONS = ("probe", "trainer")
+"""Their keys are called by their last part even where another section has one like it."""
 _SCORED = ["evaluator", "split", "metric", "estimate", "lower", "upper", "prompts", "tied"]
 _CELLS_KEPT = 256
 """Cells whose predictions stay in memory, under a megabyte each."""
@@ -64,13 +68,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that a report needs of one experiment.
+    """Everything that a report needs of one experiment, on the images of one origin.
 
     ``cells``: one row per trained cell (cell, VARIANT, seed, seconds). ``scores``: one row per cell ×
     evaluator × split (val, test) × metric (cell, VARIANT, seed, evaluator, split, metric, estimate, lower,
     upper, prompts, tied). ``means``: the same averaged over training seeds, with ``seeds``, their number.
     The mean of the bounds is reported as the interval: it is that of a typical training run, over prompts,
-    and does not shrink with the number of seeds.
+    and does not shrink with the number of seeds. ``failures``: those of the whole experiment. ``elsewhere``: the same
+    of the experiment's cells of other origins, whose numbers are of other images.
     """
 
     folder: Path
@@ -78,6 +83,8 @@ class Results:
     scores: pd.DataFrame
     means: pd.DataFrame
     failures: tuple[Failure, ...]
+    origin: Origin
+    elsewhere: tuple[Results, ...] = ()
 
     @cached_property
     def evaluators(self) -> list[str]:
@@ -134,12 +141,12 @@ class Results:
 
     def config(self, cell: str) -> str:
         """The YAML text of a cell's configuration, "" when it has none."""
-        path = self.folder / cell / "config.yaml"
-        return path.read_text() if path.exists() else ""
+        return _config(self.folder, cell)
 
 
 def load_results(folder: Path) -> Results:
-    """Read the folder ``runs/<experiment>`` of a sweep.
+    """Read the folder ``runs/<experiment>`` of a sweep: the origin with most cells (of several such, that of the first
+    cell), the others ``elsewhere``.
 
     Raises ReportError when there is no results.parquet, when a file lacks a column or cannot be read, or
     when a cell of the table has lost its metrics.json.
@@ -154,24 +161,45 @@ def load_results(folder: Path) -> Results:
     if table.empty:
         raise ReportError(f"{path} has no rows of the test split: no cell was trained, see {folder / 'failures.json'}")
     first = table.drop_duplicates("cell")
-    extras = _extras([_axes(path, axes) for axes in first["axes"]])
-    table["extra"] = table["cell"].map(dict(zip(first["cell"], extras, strict=True)))
+    axes = _short([_axes(path, axes) for axes in first["axes"]])
+    origins: dict[Origin, dict[str, dict[str, object]]] = defaultdict(dict)
+    for cell, its in zip(first["cell"], axes, strict=True):
+        origins[origin_of(_config(folder, cell))][cell] = its
+    failures = _failures(folder)
+    parts = [_part(folder, table, origin, cells, failures) for origin, cells in origins.items()]
+    main = max(parts, key=lambda part: len(part.cells))
+    return replace(main, elsewhere=tuple(part for part in parts if part is not main))
+
+
+def _part(
+    folder: Path,
+    table: pd.DataFrame,
+    origin: Origin,
+    axes: dict[str, dict[str, object]],
+    failures: tuple[Failure, ...],
+) -> Results:
+    """The results of some cells, the keys of ``axes``. What all of them share goes without saying among them."""
+    table = table[table["cell"].isin(axes)].reset_index(drop=True)
+    table["extra"] = table["cell"].map(dict(zip(axes, _extras(list(axes.values())), strict=True)))
     table = _told_apart(table.astype({"taps": str, "loss": str}).drop(columns="axes"))
     cells = table.drop_duplicates("cell")[["cell", *VARIANT, "seed"]].reset_index(drop=True)
     read = [_read_metrics(folder, cell) for cell in cells["cell"]]
     cells["seconds"] = [seconds for seconds, _ in read]
     validation = _validation(cells, [rows for _, rows in read])
     scores = pd.concat([table, validation], ignore_index=True)[[*_scores_columns()]]
-    return Results(folder, cells, scores, _mean_over_seeds(scores), _failures(folder))
+    return Results(folder, cells, scores, _mean_over_seeds(scores), failures, origin)
 
 
 def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
     """Cells of one variant and training seed differ in a key outside the sweep (``train`` with overrides adds such):
     the later ones get their own variant, named by the hash that ends the cell's name."""
     cells = table.drop_duplicates("cell")
-    later = set(cells.loc[cells.duplicated([*VARIANT, "seed"]), "cell"])
-    named = (table["extra"] + " cell " + table["cell"].str[-8:]).str.strip()
-    return table.assign(extra=table["extra"].where(~table["cell"].isin(later), named))
+    later = cells[cells.duplicated([*VARIANT, "seed"])]
+    named = {
+        cell: json.dumps(json.loads(extra) | {"cell": cell[-8:]})
+        for cell, extra in zip(later["cell"], later["extra"], strict=True)
+    }
+    return table.assign(extra=table["cell"].map(named).fillna(table["extra"]))
 
 
 def _scores_columns() -> list[str]:
@@ -214,6 +242,11 @@ def _read_metrics(folder: Path, cell: str) -> tuple[float, list[dict[str, Any]]]
     return float(content.get("seconds") or 0.0), [row for row in content["metrics"] if row["split"] == "val"]
 
 
+def _config(folder: Path, cell: str) -> str:
+    path = folder / cell / "config.yaml"
+    return path.read_text() if path.exists() else ""
+
+
 def _failures(folder: Path) -> tuple[Failure, ...]:
     path = folder / "failures.json"
     if not path.exists():
@@ -227,13 +260,26 @@ def _failures(folder: Path) -> tuple[Failure, ...]:
 
 
 def _axes(path: Path, axes: object) -> dict[str, object]:
-    """The swept keys that have no column of their own, under the last part of their name."""
+    """The swept keys that have no column of their own."""
     try:
         content = json.loads(str(axes)) if axes else {}
-        found = {key.rpartition(".")[2]: value for key, value in content.items()}
+        return {key: content[key] for key in sorted(content.keys() - set(_NAMED_AXES))}
     except (ValueError, AttributeError) as error:
         raise ReportError(f"{path} has the axes {axes!r}, which is no JSON object: run the sweep again") from error
-    return {key: found[key] for key in sorted(found) if key not in _NAMED_AXES}
+
+
+def _short(axes: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Keys under the last part of their name where that says which is meant, else under the whole name."""
+    swept = dict.fromkeys(key for row in axes for key in row)
+    ends = Counter(key.rpartition(".")[2] for key in (*swept, *_NAMED_AXES))
+    known = Counter(key.rpartition(".")[2] for key in leaf_keys())
+
+    def name(key: str) -> str:
+        end = key.rpartition(".")[2]
+        return end if ends[end] == 1 and (key.split(".")[0] in _PLAIN_SECTIONS or known[end] <= 1) else key
+
+    names = {key: name(key) for key in swept}
+    return [{names[key]: value for key, value in row.items()} for row in axes]
 
 
 def _extras(axes: list[dict[str, object]]) -> list[str]:

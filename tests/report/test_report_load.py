@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pandas as pd
 import pytest
 
 from probe_lab.errors import ReportError
+from probe_lab.report.choice import variant_text
 from probe_lab.report.load import Failure, Variant, load_results
+from probe_lab.report.origin import Origin
 
 
 def test_missing_results_name_the_command(tmp_path: Path) -> None:
@@ -84,6 +87,66 @@ def test_other_axes_tell_variants_apart(runs_copy: Path) -> None:
     cells = load_results(runs_copy).cells
     assert set(cells.loc[cells["model"] == "linear", "extra"]) == {'{"oversample": 0.5}'}
     assert set(cells.loc[cells["model"] != "linear", "extra"]) == {"{}"}
+
+
+def test_keys_that_end_alike_keep_their_whole_names(runs_copy: Path) -> None:
+    """The seed of the images is not that of the training, and a bare "name" would not say of what."""
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    swept: dict[str, object] = {"seed": 2, "cache.name": "b", "sampling.width": 64, "trainer.devices": 2}
+    own = {"probe.model": "linear", "probe.step": 5, "probe.taps": "middle", "probe.loss": "mse", "trainer.seed": 0}
+    linear = table["model"] == "linear"
+    table.loc[linear, "axes"] = json.dumps(swept | own)
+    table.to_parquet(runs_copy / "results.parquet")
+    cells = load_results(runs_copy).cells
+    (extra,) = set(cells.loc[cells["model"] == "linear", "extra"])
+    assert json.loads(extra) == {"cache.name": "b", "sampling.width": 64, "seed": 2, "devices": 2}
+    table.loc[linear, "axes"] = json.dumps({"probe.width": 32})
+    table.loc[table["model"] == "prompt_only", "axes"] = json.dumps({"probe.width": 32, "sampling.width": 64})
+    table.to_parquet(runs_copy / "results.parquet")
+    cells = load_results(runs_copy).cells
+    assert {json.dumps({"probe.width": 32}), json.dumps({"probe.width": 32, "sampling.width": 64})} <= set(
+        cells["extra"]
+    )
+    table["axes"] = [json.dumps({"probe.width": 32 if one else 64}) for one in linear]
+    table.to_parquet(runs_copy / "results.parquet")
+    cells = load_results(runs_copy).cells
+    assert set(cells.loc[cells["model"] == "linear", "extra"]) == {'{"width": 32}'}
+
+
+def test_cells_that_differ_outside_the_sweep_are_told_apart(runs_copy: Path) -> None:
+    """`train` with an override adds such a cell; it must not become another training seed of the first."""
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    linear = table[table["model"] == "linear"]
+    name = linear["cell"].iloc[0]
+    other = f"{name}-0123abcd"
+    shutil.copytree(runs_copy / name, runs_copy / other)
+    pd.concat([table, linear.assign(cell=other)]).to_parquet(runs_copy / "results.parquet")
+    found = [variant for variant in load_results(runs_copy).variants if variant.model == "linear"]
+    assert [variant_text(variant, step=False).partition(", cell")[2] for variant in found] == ["", " 0123abcd"]
+
+
+def test_cells_of_two_backbones_are_never_one(runs_copy: Path) -> None:
+    """Of one variant by all that the table says; only their configurations tell which images they are of."""
+    moved = sorted(path.parent.name for path in runs_copy.glob("cnn-5-*listwise-1/config.yaml"))
+    for path in runs_copy.glob("*/config.yaml"):
+        name, cache = ("tiny-sd3", "other") if path.parent.name in moved else ("tiny-sd", "")
+        text = f"name: quick\nbackbone:\n  name: {name}\ncache:\n  root: a\n  name: '{cache}'\nevaluators:\n- x\n"
+        path.write_text(text)
+    results = load_results(runs_copy)
+    (other,) = results.elsewhere
+    assert (results.origin, other.origin) == (Origin("tiny-sd", "quick"), Origin("tiny-sd3", "other"))
+    assert sorted(other.cells["cell"]) == moved
+    assert not set(results.scores["cell"]) & set(moved)
+    everything = pd.read_parquet(runs_copy / "results.parquet")
+    assert len(results.cells) + len(other.cells) == everything["cell"].nunique()
+    variant = Variant("cnn", 5, "up_blocks.1/activation", "listwise", "{}")
+    rows = everything.query("model == 'cnn' and step == 5 and loss == 'listwise' and taps == 'up_blocks.1/activation'")
+    rows = rows[rows["metric"].eq("srcc_within") & rows["evaluator"].eq("shapes_reward")].set_index("seed")
+    for part, seed in ((results, 0), (other, 1)):
+        value = part.value(variant, "shapes_reward", "srcc_within")
+        assert value is not None
+        assert value.estimate == pytest.approx(rows.loc[seed, "estimate"])
+        assert list(part.seeds(variant)) == [seed]
 
 
 def test_the_usual_value_of_a_swept_key_goes_without_saying(runs_copy: Path) -> None:

@@ -1,0 +1,50 @@
+"""Where the images of a cell come from: cells of different backbones or caches are never averaged or compared."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import yaml
+
+_STATED = ("name", "backbone", "cache")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The backbone and the name of the cache that cells were trained on; "" where they do not say."""
+
+    backbone: str = ""
+    cache: str = ""
+
+
+def origin_of(config: str) -> Origin:
+    """What the YAML text of a cell's configuration says."""
+    sections = re.split(r"^(?=\S)", config, flags=re.MULTILINE)
+    return _read("".join(part for part in sections if part.partition(":")[0] in _STATED))
+
+
+def origin_names(origins: Sequence[Origin]) -> list[str]:
+    """A name for each: its backbone, with the cache where that is not enough."""
+    counts = Counter(origin.backbone for origin in origins)
+    return [
+        origin.backbone
+        if origin.backbone and counts[origin.backbone] == 1
+        else f"{origin.backbone} ({origin.cache})"
+        if origin.backbone
+        else origin.cache or "unknown backbone"
+        for origin in origins
+    ]
+
+
+@lru_cache(maxsize=256)  # the cells of a sweep say the same few things
+def _read(text: str) -> Origin:
+    stated = yaml.safe_load(text) or {}
+    backbone, cache = stated.get("backbone") or {}, stated.get("cache") or {}
+    if isinstance(backbone, str):
+        backbone = {"name": backbone}
+    label = backbone.get("name") or ":".join(filter(None, (backbone.get("family"), backbone.get("path"))))
+    return Origin(label, str(cache.get("name") or stated.get("name") or ""))
