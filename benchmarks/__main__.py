@@ -9,7 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("reading", "memory", "capture", "capture_memory", "workers", "scoring", "hps", "demo", "tracking", "study")
+NAMES = (
+    "reading",
+    "memory",
+    "capture",
+    "capture_memory",
+    "workers",
+    "scoring",
+    "hps",
+    "demo",
+    "report",
+    "tracking",
+    "study",
+)
 RESULTS = Path(__file__).parent / "results"
 
 
