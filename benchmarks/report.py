@@ -3,7 +3,8 @@
 `python -m benchmarks.report [--small] [--keep FOLDER] [--json FILE]`. The cells differ in step, taps, loss, dropout,
 model and training seed; each has the files of a trained one, with predictions of 64 validation and 64 test prompts
 of 8 seeds; none has weights, so nothing is applied to another step or tap. Writing them is not timed. Where the load
-average is above the number of cores, the seconds of processor say more than those of the clock. `--keep` leaves everything in an empty folder, the page in FOLDER/reports.
+average is above the number of cores, the seconds of processor say more than those of the clock. `--keep` leaves
+everything in an empty folder, the page in FOLDER/reports.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def measure(size: str, folder: Path) -> dict[str, object]:
 def table(result: dict[str, object]) -> str:
     return (
         f"report: {result['cells']} cells of {result['evaluators']} evaluators in {result['seconds']:.1f} s "
-        f"({result['cpu_seconds']:.1f} s of processor, load average {result['load_average']:.1f}; at most {AT_MOST:.0f} s), "
+        f"({result['cpu_seconds']:.1f} s of processor, load average {result['load_average']:.1f}; "
+        f"at most {AT_MOST:.0f} s), "
         f"page of {result['page_mib']:.1f} MiB, {result['peak_mib']:.0f} MiB of memory"
     )
 
