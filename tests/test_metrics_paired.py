@@ -125,6 +125,27 @@ def test_tables_are_laid_side_by_side_whatever_their_order() -> None:
     assert found == expected
 
 
+def test_several_settings_at_once_are_each_two_of_them() -> None:
+    """One, two and three trainings; percentiles of the difference of two rows are the interval of those two alone."""
+    sizes = {"a": 1, "b": 2, "c": 3}
+    _, target, prompt = world()
+    sides = {name: [table(row, target, prompt) for row in world(n, noise=n)[0]] for name, n in sizes.items()}
+    names: list[metrics.MetricName] = ["srcc_within", "selection_gain", "srcc"]
+    found = metrics.resample_predictions(sides, names, evaluator="e", resamples=30, seed=7)
+    for one, other in (("a", "b"), ("c", "a"), ("b", "c")):
+        expected = metrics.compare_predictions(sides[one], sides[other], names, evaluator="e", resamples=30, seed=7)
+        for name in names:
+            values = found[one][name] - found[other][name]
+            assert values.shape == (31,)
+            assert values[0] == expected[name][2].estimate
+            lower, upper = np.percentile(values[1:], [2.5, 97.5])
+            assert (lower, upper) == pytest.approx((expected[name][2].lower, expected[name][2].upper))
+    with pytest.raises(DataError, match="no cell"):
+        metrics.resample_predictions({"a": sides["a"], "b": []}, names, evaluator="e")
+    with pytest.raises(ConfigError, match="pass threshold="):
+        metrics.resample_predictions(sides, ["auc"], evaluator="e")
+
+
 def test_tables_of_other_images_scores_or_evaluators_are_refused() -> None:
     a, target, prompt = world()
     one = table(a[0], target, prompt)

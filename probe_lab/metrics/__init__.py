@@ -18,7 +18,12 @@ from probe_lab.metrics.online import (
     global_metrics,
     within_prompt_metrics,
 )
-from probe_lab.metrics.paired import compare_predictions, paired_difference, paired_differences
+from probe_lab.metrics.paired import (
+    compare_predictions,
+    paired_difference,
+    paired_differences,
+    resample_predictions,
+)
 from probe_lab.metrics.selection import SelectionPoint, selection_gain_curve
 from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric, within_prompt_estimate
 
@@ -43,6 +48,7 @@ __all__ = [
     "global_metrics",
     "paired_difference",
     "paired_differences",
+    "resample_predictions",
     "selection_gain_curve",
     "spreads",
     "within_prompt_estimate",

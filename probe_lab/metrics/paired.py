@@ -12,8 +12,8 @@ trainings would differ is not in its width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from probe_lab.metrics.within import WITHIN_METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 def paired_difference(
@@ -80,11 +82,7 @@ def paired_differences(
     Raises :class:`~probe_lab.errors.ConfigError` for a metric that is none, and for ``auc`` without its
     ``threshold``; :class:`~probe_lab.errors.DataError` and :class:`~probe_lab.errors.ScoreError` as ``evaluate`` does.
     """
-    for name in metrics:
-        if name not in METRICS:
-            raise ConfigError(f"there is no metric '{name}': {nearest(name, METRICS)}")
-    if "auc" in metrics and threshold is None:
-        raise ConfigError("the metric 'auc' needs the score above which a target is positive: pass threshold=")
+    _require_possible(metrics, threshold)
     sides = [
         [prompt_table(row, target, prompt) for row in np.atleast_2d(np.asarray(predictions, np.float64))]
         for predictions in (prediction_a, prediction_b)
@@ -92,8 +90,7 @@ def paired_differences(
     if not all(sides):
         raise DataError("a side of the difference has no predictions: pass arrays [n], or [S, n] with S ≥ 1")
     table = sides[0][0]
-    whole = np.ones((1, len(table.size)))  # first the prompts as they are, then the resamples
-    draws = np.concatenate([whole, resample(len(table.size), resamples, seed)])
+    draws = _draws(len(table.size), resamples, seed)
     a, b = (_mean_statistics(tables, metrics, draws, threshold) for tables in sides)
     tied = int(table.tied.sum())
 
@@ -128,18 +125,7 @@ def compare_predictions(
     """
     if not a or not b:
         raise DataError("a side of the difference has no cell: pass at least one table of predictions on each")
-    parts = [_part(table, evaluator, split) for table in (*a, *b)]
-    first = parts[0]
-    for part in parts[1:]:
-        if not first.index.equals(part.index):
-            common = len(first.index.intersection(part.index))
-            raise DataError(
-                f"the {split} splits hold {len(first)} and {len(part)} images, {common} of them the same: "
-                "compare cells of one cache and one data.split"
-            )
-        if not np.array_equal(first["target"], part["target"]):
-            raise DataError(f"the scores of {evaluator} are not those of one scoring: sweep again what is older")
-    predictions = np.stack([part["prediction"].to_numpy(np.float64) for part in parts])
+    first, predictions = _aligned([*a, *b], evaluator, split)
     return paired_differences(
         predictions[: len(a)],
         predictions[len(a) :],
@@ -151,6 +137,65 @@ def compare_predictions(
         seed=seed,
         confidence=confidence,
     )
+
+
+def resample_predictions(
+    settings: Mapping[_Name, Sequence[pd.DataFrame]],
+    metrics: Sequence[MetricName],
+    *,
+    evaluator: str,
+    split: str = "test",
+    threshold: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[_Name, dict[MetricName, Floats]]:
+    """Several settings at once, for whoever needs all their differences: setting -> metric -> ``[1 + resamples]``.
+
+    The first value is that of the prompts as they are, the others are those of the resamples, the same ones for all
+    settings; training seeds are averaged in each. ``settings`` holds tables as in :func:`compare_predictions`, which
+    the percentiles of a difference of two settings equal.
+
+    Raises what :func:`compare_predictions` raises.
+    """
+    _require_possible(metrics, threshold)
+    tables = [table for side in settings.values() for table in side]
+    if not all(settings.values()) or not tables:
+        raise DataError("a setting has no cell: pass at least one table of predictions for each")
+    first, predictions = _aligned(tables, evaluator, split)
+    target, prompt = first["target"].to_numpy(), first["prompt_id"].to_numpy()
+    rows = iter(predictions)
+    sides = {name: [prompt_table(next(rows), target, prompt) for _ in side] for name, side in settings.items()}
+    draws = _draws(len(next(iter(sides.values()))[0].size), resamples, seed)
+    return {name: dict(_mean_statistics(side, metrics, draws, threshold)) for name, side in sides.items()}
+
+
+def _require_possible(metrics: Sequence[MetricName], threshold: float | None) -> None:
+    for name in metrics:
+        if name not in METRICS:
+            raise ConfigError(f"there is no metric '{name}': {nearest(name, METRICS)}")
+    if "auc" in metrics and threshold is None:
+        raise ConfigError("the metric 'auc' needs the score above which a target is positive: pass threshold=")
+
+
+def _aligned(tables: Sequence[pd.DataFrame], evaluator: str, split: str) -> tuple[pd.DataFrame, Floats]:
+    """The rows of the first table in order of their samples, and the predictions ``[T, n]`` of all."""
+    parts = [_part(table, evaluator, split) for table in tables]
+    first = parts[0]
+    for part in parts[1:]:
+        if not first.index.equals(part.index):
+            common = len(first.index.intersection(part.index))
+            raise DataError(
+                f"the {split} splits hold {len(first)} and {len(part)} images, {common} of them the same: "
+                "compare cells of one cache and one data.split"
+            )
+        if not np.array_equal(first["target"], part["target"]):
+            raise DataError(f"the scores of {evaluator} are not those of one scoring: sweep again what is older")
+    return first, np.stack([part["prediction"].to_numpy(np.float64) for part in parts])
+
+
+def _draws(prompts: int, resamples: int, seed: int) -> Floats:
+    """``[1 + resamples, prompts]``: first the prompts as they are, then the resamples."""
+    return np.concatenate([np.ones((1, prompts)), resample(prompts, resamples, seed)])
 
 
 def _part(table: pd.DataFrame, evaluator: str, split: str) -> pd.DataFrame:
