@@ -98,7 +98,8 @@ def score(
 ) -> None:
     """Score the cached images with the experiment's evaluators, or import scores. The same command resumes.
 
-    Prompts are encoded too, where `text.encoder` is an evaluator.
+    Prompts are encoded too, where `text.encoder` is an evaluator, and the previews that `probe.scalars` name are
+    scored.
 
     Example: probe-lab score quickstart evaluators=[shapes_reward,shapes_layout]
 
@@ -127,6 +128,20 @@ def score(
             on_progress=update,
         )
     out.print(escape(f"{summary.text} ({folder / 'scores'})"))
+    _score_previews(config, overwrite)
+
+
+def _score_previews(config: Experiment, overwrite: bool) -> None:
+    from probe_lab.sweep.previews import asked_previews
+
+    asked = asked_previews(config)
+    if not asked:
+        return
+    from probe_lab.capture.previews import score_previews
+
+    with progress("previews", "scores") as update:
+        for line in score_previews(config, asked, overwrite=overwrite, on_progress=update):
+            out.print(escape(f"{line} ({config.cache_folder / 'previews'})"))
 
 
 def _import(folder: Path, source: Path | None, evaluator: str | None, column: str, overwrite: bool) -> None:

@@ -67,13 +67,23 @@ def text_path(folder: Path, encoder: str) -> Path:
     return folder / "text" / f"{encoder}.safetensors"
 
 
-def scores_path(folder: Path, evaluator: str) -> Path:
-    return folder / "scores" / f"{evaluator}.parquet"
+def scores_folder(folder: Path, step: int | None = None) -> Path:
+    """Of the scores of finished images, or of those of the previews at a step."""
+    return folder / "scores" if step is None else folder / "previews" / str(step)
 
 
-def partial_path(folder: Path, evaluator: str) -> Path:
+def preview_steps(folder: Path) -> list[int]:
+    """Steps whose previews have been scored."""
+    return sorted(int(path.name) for path in (folder / "previews").glob("*") if path.name.isdigit())
+
+
+def scores_path(folder: Path, evaluator: str, step: int | None = None) -> Path:
+    return scores_folder(folder, step) / f"{evaluator}.parquet"
+
+
+def partial_path(folder: Path, evaluator: str, step: int | None = None) -> Path:
     """What an interrupted scoring has so far; no evaluator's name ends like this one."""
-    return folder / "scores" / f"{evaluator}.partial"
+    return scores_folder(folder, step) / f"{evaluator}.partial"
 
 
 def complete_shards(folder: Path) -> list[int]:

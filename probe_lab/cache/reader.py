@@ -19,6 +19,7 @@ from probe_lab.cache.layout import (
     TOKEN_MASK,
     complete_shards,
     images_path,
+    scores_folder,
     shard_path,
     stems,
     text_path,
@@ -198,6 +199,14 @@ class Cache:
     def score_metadata(self, evaluator: str) -> dict[str, str]:
         """What `write_scores` was told: version, checkpoint, preprocessing. Errors as in `scores`."""
         return read_score_metadata(self.folder, evaluator)
+
+    def previewed(self, step: int) -> list[str]:
+        """Names of the evaluators that have scored the previews of a step."""
+        return stems(scores_folder(self.folder, step), ".parquet")
+
+    def preview_scores(self, evaluator: str, step: int) -> npt.NDArray[np.float32]:
+        """As `scores`, of the pictures that the predicted x₀ of a step decodes to."""
+        return read_scores(self.folder, evaluator, len(self.samples), step)
 
     def _require_images(self) -> None:
         if not self.manifest.has_images:

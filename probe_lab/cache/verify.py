@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from probe_lab.cache.files import leftovers
-from probe_lab.cache.layout import SAMPLES, complete_shards, scores_path, stems, text_path
+from probe_lab.cache.layout import SAMPLES, complete_shards, preview_steps, scores_folder, scores_path, stems, text_path
 from probe_lab.cache.manifest import Manifest
 from probe_lab.cache.problems import Problem, problem, runs
 from probe_lab.cache.samples import read_samples, sample_problems
@@ -49,8 +49,9 @@ def verify(folder: Path | str) -> list[Problem]:
         problems += shard_problems(folder, manifest, shard, ids)
     for encoder in stems(folder / "text", ".safetensors"):
         problems += _text_problems(folder, encoder, samples.prompts if samples else None)
-    for evaluator in stems(folder / "scores", ".parquet"):
-        problems += _score_problems(folder, evaluator, samples, complete)
+    for step in (None, *preview_steps(folder)):
+        for evaluator in stems(scores_folder(folder, step), ".parquet"):
+            problems += _score_problems(folder, evaluator, step, samples, complete)
     for path, abandoned in leftovers(folder):
         if abandoned:
             problems.append(problem(folder, path, "left by a killed writer: `probe-lab generate` removes it"))
@@ -94,10 +95,12 @@ def _text_problems(folder: Path, encoder: str, prompts: int | None) -> Iterator[
             yield problem(folder, path, f"{name} has the shape {tuple(tensor.shape)} for {prompts} prompts: {again}")
 
 
-def _score_problems(folder: Path, evaluator: str, samples: _Samples | None, complete: list[int]) -> Iterator[Problem]:
-    path = scores_path(folder, evaluator)
+def _score_problems(
+    folder: Path, evaluator: str, step: int | None, samples: _Samples | None, complete: list[int]
+) -> Iterator[Problem]:
+    path = scores_path(folder, evaluator, step)
     try:
-        table = read_score_table(folder, evaluator)
+        table = read_score_table(folder, evaluator, step)
     except ScoreError as error:
         yield problem(folder, path, str(error))
         return
@@ -116,4 +119,5 @@ def _score_problems(folder: Path, evaluator: str, samples: _Samples | None, comp
     wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())}
     for first, last in runs(sorted(wanted - set(ids.tolist()) - unreadable_images(metadata))):
         what = f"sample {first} has" if first == last else f"samples {first} to {last} have"
-        yield problem(folder, path, f"{what} no score: run `probe-lab score` with evaluators=[{evaluator}]", first)
+        key = "evaluators=[" if step is None else f"probe.step={step} and probe.scalars=[preview:"
+        yield problem(folder, path, f"{what} no score: run `probe-lab score` with {key}{evaluator}]", first)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
+from PIL.Image import Image
 from torch import Tensor
 
 from probe_lab.capture.pipelines import load_pipeline
-from probe_lab.config import Experiment
+from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators import Evaluator, available, create, score_all
 
 Previewer = Callable[[Tensor, list[str], Sequence[str]], Tensor]
 """(x0 [n, C, h, w], prompts, evaluators) -> scores, float32 [n, evaluators]."""
+_LATENTS_AT_ONCE = 2**16
+"""Places of latents that are decoded together: four pictures of 1024 × 1024, at most 64 small ones."""
 
 
-def preview_scorer(experiment: Experiment, batch_size: int = 64) -> Previewer:
+def preview_scorer(experiment: Experiment) -> Previewer:
     """A function that decodes clean latents with the backbone's autoencoder and scores the pictures.
 
     Raises:
@@ -29,28 +32,56 @@ def preview_scorer(experiment: Experiment, batch_size: int = 64) -> Previewer:
     """
     # Decoded outside a pipeline call, where nothing would bring an offloaded autoencoder back.
     pipe = load_pipeline(experiment.backbone, replace(experiment.sampling, offload="none"))
+    return previewer(pipe, experiment.scoring)
 
-    @torch.no_grad()
+
+def previewer(pipe: DiffusionPipeline, scoring: Scoring | None = None, evaluators: Iterable[str] = ()) -> Previewer:
+    """The same with a pipeline that is there. ``evaluators`` are made now, others when they are first needed; all stay.
+
+    ScoreError as in ``preview_evaluator``.
+    """
+    made = {name: preview_evaluator(name, scoring) for name in evaluators}
+
     def score(x0: Tensor, prompts: list[str], evaluators: Sequence[str]) -> Tensor:
-        judges = [_judge(name, experiment) for name in evaluators]
+        for name in evaluators:
+            if name not in made:
+                made[name] = preview_evaluator(name, scoring)
+        judges = [made[name] for name in evaluators]
+        size = min(64, max(1, _LATENTS_AT_ONCE // (x0.shape[-2] * x0.shape[-1])))
         parts: list[Tensor] = []
-        for start in range(0, len(x0), batch_size):
-            pixels = decoded(pipe.vae, x0[start : start + batch_size].to(pipe.vae.device, pipe.vae.dtype))
-            images = pipe.image_processor.postprocess(pixels, output_type="pil")
-            scores = score_all(judges, images, prompts[start : start + batch_size])
+        for start in range(0, len(x0), size):
+            images = pictures(pipe, x0[start : start + size])
+            scores = score_all(judges, images, prompts[start : start + size])
             parts.append(torch.stack([scores[name] for name in evaluators], 1))
         return torch.cat(parts)
 
     return score
 
 
-def _judge(name: str, experiment: Experiment) -> Evaluator:
+def preview_evaluator(name: str, scoring: Scoring | None = None) -> Evaluator:
+    """An evaluator that can score new pictures. ScoreError for one whose scores were imported."""
     if name.partition("@")[0] not in available():
         raise ScoreError(
-            f"x0_preview scores pictures of its own, and the scores of '{name}' were imported: leave x0_preview out, "
-            "or name evaluators that can run in probe.evaluators"
+            f"previews are pictures of their own, and the scores of '{name}' were imported: leave x0_preview or "
+            f"preview:{name} out, or name evaluators that can run"
         )
-    return create(name, experiment.scoring)
+    return create(name, scoring)
+
+
+@torch.no_grad()
+def pictures(pipe: DiffusionPipeline, x0: Tensor) -> list[Image]:
+    """What the pipeline would make of clean latents [n, C, h, w]."""
+    vae = pipe.vae
+    # As the pipelines do: such an autoencoder gives nan in float16.
+    too_narrow = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
+    if too_narrow:
+        vae.to(torch.float32)
+    try:
+        pixels = decoded(vae, x0.to(pipe._execution_device, vae.dtype))
+    finally:
+        if too_narrow:
+            vae.to(torch.float16)
+    return cast(list[Image], pipe.image_processor.postprocess(pixels, output_type="pil"))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from probe_lab.config.schema import EXHIBITS, Experiment, Prompts
+from probe_lab.data.scalars import PREVIEW, evaluator_of
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
 
@@ -73,6 +74,11 @@ def check(experiment: Experiment) -> None:
     for evaluator in probe.evaluators:
         if evaluator not in experiment.evaluators:
             raise ConfigError(f"'probe.evaluators' names '{evaluator}': {nearest(evaluator, experiment.evaluators)}")
+    for place, scalar in enumerate(probe.scalars):
+        if not scalar.startswith(PREVIEW) or not evaluator_of(scalar):
+            raise ConfigError(f"'probe.scalars' names '{scalar}': write {PREVIEW}EVALUATOR, {PREVIEW}shapes_reward say")
+        if scalar in probe.scalars[:place]:
+            raise ConfigError(f"'probe.scalars' names '{scalar}' twice: once is enough")
     exhibit = experiment.paper.exhibit
     if exhibit and exhibit not in EXHIBITS:
         raise ConfigError(f"'paper.exhibit' is '{exhibit}': {nearest(exhibit, EXHIBITS)}")

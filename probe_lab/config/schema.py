@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 
+from probe_lab.data.scalars import evaluator_of
 from probe_lab.data.splits import SplitFractions
 from probe_lab.losses import parse_loss
 
@@ -179,6 +180,8 @@ class ProbeConfig:
 
     ``evaluators`` empty means all of the experiment's. ``temperature``, ``margin`` and ``alignment`` are τ_max, α_max
     (in standard deviations of the target) and λ of Probe-Select; ``ema`` 0 switches the moving average off.
+    ``scalars`` are read beside the taps by ``cnn`` and ``linear``: ``preview:<evaluator>`` is that evaluator's score of
+    the picture that the predicted x₀ of the step decodes to.
     """
 
     model: Model = "cnn"
@@ -198,6 +201,12 @@ class ProbeConfig:
     nce_temperature: float = 0.1
     ema: float = 0.99
     oversample: float = 0.0
+    scalars: list[str] = field(default_factory=list)
+
+    @property
+    def previews(self) -> list[str]:
+        """The evaluators whose scores of the preview are ``scalars``."""
+        return [evaluator_of(scalar) for scalar in self.scalars]
 
     @property
     def reads_text(self) -> bool:

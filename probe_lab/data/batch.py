@@ -15,7 +15,8 @@ class Batch:
     `features` maps a tap string to float32 [B, C, H, W]. `targets` are raw scores, float32 [B, E], in the
     order of the evaluators asked for. `group` (prompt ids), `sample_id` and `step` are int64 [B]. With a text
     encoder, `text` is its prompt embedding, float32 [B, D], `tokens` float32 [B, L, D] and `token_mask` bool
-    [B, L] (True: a real token); each is None where the encoder did not store it.
+    [B, L] (True: a real token); each is None where the encoder did not store it. `scalars` are raw values,
+    float32 [B, S], in the order asked for; None where none were.
     """
 
     features: dict[str, Tensor]
@@ -26,6 +27,7 @@ class Batch:
     text: Tensor | None = None
     tokens: Tensor | None = None
     token_mask: Tensor | None = None
+    scalars: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sample_id)
@@ -45,4 +47,5 @@ class Batch:
             text=None if self.text is None else move(self.text),
             tokens=None if self.tokens is None else move(self.tokens),
             token_mask=None if self.token_mask is None else move(self.token_mask),
+            scalars=None if self.scalars is None else move(self.scalars),
         )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from probe_lab.cache import Cache
@@ -16,6 +17,7 @@ from probe_lab.data.batch import Batch
 from probe_lab.data.groups import prompt_groups
 from probe_lab.data.loader import Layout, Progress, TrainLoader
 from probe_lab.data.resident import ResidentArrays, ResidentSource, fits_in_memory, load_resident
+from probe_lab.data.scalars import scalar_table
 from probe_lab.data.source import ShardSource, Source
 from probe_lab.data.splits import SPLITS, Split, SplitFractions
 from probe_lab.data.statistics import Statistics, compute_statistics
@@ -47,10 +49,12 @@ class ProbeDataModule(LightningDataModule):
     `oversample` > 0 repeats training groups of low mean score (first evaluator) in place of high ones, see
     `order.repeats`; a group that is drawn twice may be twice in a batch.
 
+    `scalars` are read beside the arrays, see `scalars.PREVIEW`.
+
     `rank` and `world_size` are those of torch.distributed unless given. `resident` shares loaded arrays.
     Resident arrays are read in this process, without workers. ConfigError for impossible values; DataError
     for a step or tap that the cache lacks and for a split that should have prompts and has none; ScoreError
-    for an evaluator without scores; CacheError for a text encoder that the cache lacks.
+    for an evaluator or scalar without scores; CacheError for a text encoder that the cache lacks.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class ProbeDataModule(LightningDataModule):
         seed: int = 0,
         oversample: float = 0.0,
         text_encoder: str | None = None,
+        scalars: Sequence[str] = (),
         num_workers: int = 0,
         resident: ResidentArrays | None = None,
         rank: int | None = None,
@@ -86,6 +91,7 @@ class ProbeDataModule(LightningDataModule):
         self._num_workers = num_workers
         self._rank, self._world_size = rank, world_size
         self._text = None if text_encoder is None else TextTable.load(cache, text_encoder)
+        self._scalars = scalar_table(cache, step, scalars) if scalars else None
         self._groups = prompt_groups(cache, self.evaluators, fractions)
         for split in SPLITS:
             if fractions.of(split) > 0:
@@ -145,6 +151,15 @@ class ProbeDataModule(LightningDataModule):
             self._statistics = compute_statistics(everything, self.taps, groups.targets)
         return self._statistics
 
+    def scalars_of(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+        """(scalars float32 [n, S], raw targets [n, E], number of the prompt int64 [n], from 0) of a split, which reads
+        no arrays. Only where there are scalars."""
+        assert self._scalars is not None
+        groups = self._groups[split]
+        sizes = torch.from_numpy(groups.start).diff()
+        prompt = torch.arange(len(groups)).repeat_interleave(sizes)
+        return self._scalars[torch.from_numpy(groups.sample_id)], torch.from_numpy(groups.targets), prompt
+
     def state_dict(self) -> dict[str, Any]:
         """Where training is inside its epoch; Lightning stores it in checkpoints."""
         return self._progress.state_dict()
@@ -182,6 +197,7 @@ class ProbeDataModule(LightningDataModule):
             shuffle=shuffle,
             oversample=self._oversample,
             text=self._text,
+            scalars=self._scalars,
             rank=rank,
             world_size=world_size,
         )

@@ -36,6 +36,7 @@ class BatchStream(IterableDataset[Batch]):
         shuffle: bool = False,
         oversample: float = 0.0,
         text: TextTable | None = None,
+        scalars: Tensor | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -48,6 +49,7 @@ class BatchStream(IterableDataset[Batch]):
         self._shuffle = shuffle
         self._oversample = oversample
         self._text = text
+        self._scalars = scalars
         self._bounds = batch_bounds(len(groups), batch_prompts, rank, world_size)
         # Tensors, so that a batch is a few index_select calls.
         self._targets = torch.from_numpy(groups.targets)
@@ -108,15 +110,17 @@ class BatchStream(IterableDataset[Batch]):
 
     def _batch(self, features: dict[str, Tensor], index: Tensor, prompt: Tensor) -> Batch:
         text, tokens, token_mask = self._text.rows(prompt) if self._text else (None, None, None)
+        samples = self._sample_id.index_select(0, index)
         return Batch(
             features=features,
             targets=self._targets.index_select(0, index),
             group=prompt.clone(),  # not a view: a worker would send the whole epoch's ids with each batch
-            sample_id=self._sample_id.index_select(0, index),
+            sample_id=samples,
             step=torch.full((len(index),), self._step, dtype=torch.int64),
             text=text,
             tokens=tokens,
             token_mask=token_mask,
+            scalars=None if self._scalars is None else self._scalars.index_select(0, samples),
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from probe_lab.cache.layout import partial_path, scores_path
 from probe_lab.cache.scores import (
     UNREADABLE_IMAGES,
     read_partial_scores,
+    read_score_metadata,
+    read_scores,
     unreadable_images,
     write_partial_scores,
     write_scores,
@@ -21,6 +25,7 @@ from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Evaluator
 
 NONE = "none"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _AGAIN = "overwrite"
 """Metadata of a partial file that scores again what is scored: only the same command continues it."""
 
@@ -33,22 +38,33 @@ class Ledger:
     becomes ``<evaluator>@<first 8 digits of its checkpoint's hash>.parquet``, and comes back with its checkpoint. (Of
     two files, 8 digits of each: ``aesthetic@1a2b3c4d-5e6f7a8b``.)
 
+    With a ``step`` they are those of the previews there, and depend on ``made_by`` too.
+
     Attributes:
         scores: float32 [n] by sample_id, NaN where there is none.
         unreadable: samples whose image cannot be decoded.
         notes: what became of the scores of another checkpoint, a line each.
     """
 
-    def __init__(self, cache: Cache, evaluator: Evaluator, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        evaluator: Evaluator,
+        *,
+        overwrite: bool = False,
+        step: int | None = None,
+        made_by: Mapping[str, str] = _NOTHING,
+    ) -> None:
         self.evaluator = evaluator
         self.name = evaluator.name
         self.notes: list[str] = []
         self._cache = cache
         self._overwrite = overwrite
+        self._step = step
         self._wanted = cache.complete_samples["sample_id"].to_numpy()
-        self._metadata = evaluator.metadata()
-        self._former = _read(cache, self.name)
-        self._kept = _read(cache, self._kept_name(self._metadata))
+        self._metadata = evaluator.metadata() | dict(made_by)
+        self._former = self._read(self.name)
+        self._kept = self._read(self._kept_name(self._metadata))
         self.scores: NDArray[np.float32] = np.full(len(cache.samples), np.nan, dtype=np.float32)
         self.unreadable: set[int] = set()
         self._finished = self._changed = self._is_back = False
@@ -82,7 +98,7 @@ class Ledger:
             self._finish()
         elif self._changed:
             metadata = self._metadata | ({_AGAIN: "true"} if self._overwrite else {})
-            write_partial_scores(self._cache.folder, self.name, self.scores, metadata=metadata)
+            write_partial_scores(self._cache.folder, self.name, self.scores, metadata=metadata, step=self._step)
             self._changed = False
 
     def _start(self) -> None:
@@ -93,7 +109,7 @@ class Ledger:
                     self.scores[:], self._changed = known[0], known is not self._former
                     self._finished, self._is_back = known is self._former, known is self._kept
                     self.unreadable = unreadable_images(known[1]) if self._finished else set()
-        partial = read_partial_scores(self._cache.folder, self.name, len(self.scores))
+        partial = read_partial_scores(self._cache.folder, self.name, len(self.scores), self._step)
         if partial is not None and self._is_mine(partial[1]) and (not self._overwrite or _AGAIN in partial[1]):
             self.scores = np.where(np.isnan(self.scores), partial[0], self.scores)
         if len(self._open()):
@@ -108,21 +124,21 @@ class Ledger:
             self._keep_former()
             broken = {UNREADABLE_IMAGES: ",".join(map(str, sorted(self.unreadable)))} if self.unreadable else {}
             ids = self._wanted[~np.isnan(self.scores[self._wanted])]
-            folder = self._cache.folder
-            write_scores(folder, self.name, ids, self.scores[ids], metadata=self._metadata | broken)
+            metadata = self._metadata | broken
+            write_scores(self._cache.folder, self.name, ids, self.scores[ids], metadata=metadata, step=self._step)
             if self._kept is not None:
-                scores_path(folder, self._kept_name(self._metadata)).unlink(missing_ok=True)
+                self._path(self._kept_name(self._metadata)).unlink(missing_ok=True)
             self._finished, self._changed = True, False
-        partial_path(self._cache.folder, self.name).unlink(missing_ok=True)
+        partial_path(self._cache.folder, self.name, self._step).unlink(missing_ok=True)
 
     def _keep_former(self) -> None:
         """Before the file is replaced: a copy of it under its own name, if another checkpoint made it."""
         if self._former is None:
             return
-        former, folder = self._former[1], self._cache.folder
+        former = self._former[1]
         digest = former.get("checkpoint_sha256", NONE)
         if digest not in (NONE, self._metadata["checkpoint_sha256"]):
-            write_atomic(scores_path(folder, self._kept_name(former)), scores_path(folder, self.name).read_bytes())
+            write_atomic(self._path(self._kept_name(former)), self._path(self.name).read_bytes())
             back = "those of this checkpoint are back" if self._is_back else "another checkpoint is used"
             self.notes.append(f"{self.name}: {back}, the former scores are kept as {self._kept_name(former)}")
         self._former = None
@@ -130,13 +146,16 @@ class Ledger:
     def _kept_name(self, metadata: dict[str, str]) -> str:
         return f"{self.name}@{'-'.join(each[:8] for each in metadata.get('checkpoint_sha256', NONE).split())}"
 
+    def _path(self, name: str) -> Path:
+        return scores_path(self._cache.folder, name, self._step)
+
     def _is_mine(self, metadata: dict[str, str]) -> bool:
         return self._metadata.items() <= metadata.items()
 
-
-def _read(cache: Cache, name: str) -> tuple[NDArray[np.float32], dict[str, str]] | None:
-    """Scores and metadata of a finished file, or None: there is none, or it is damaged and will be replaced."""
-    try:
-        return cache.scores(name), cache.score_metadata(name)
-    except ScoreError:
-        return None
+    def _read(self, name: str) -> tuple[NDArray[np.float32], dict[str, str]] | None:
+        """Scores and metadata of a finished file, or None: there is none, or it is damaged and will be replaced."""
+        folder, count = self._cache.folder, len(self._cache.samples)
+        try:
+            return read_scores(folder, name, count, self._step), read_score_metadata(folder, name, self._step)
+        except ScoreError:
+            return None

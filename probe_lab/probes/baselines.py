@@ -11,6 +11,7 @@ from torch import Tensor
 from probe_lab.cache import Cache
 from probe_lab.config import Model
 from probe_lab.data import Batch, ProbeDataModule, SplitFractions, prompt_groups
+from probe_lab.data.scalars import stored_previews
 from probe_lab.errors import ProbeError
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
@@ -45,10 +46,11 @@ def closed_form(spec: ProbeSpec, data: ProbeDataModule) -> Probe:
 
     @torch.no_grad()
     def moments(batches: Iterable[Batch]) -> Moments:
-        parts = ((probe.encoder(Inputs.of(b)), probe.standardised(b.targets)) for b in batches)
+        parts = ((probe.features(Inputs.of(b)), probe.standardised(b.targets)) for b in batches)
         return Moments.of(parts, probe.head.in_features, len(spec.evaluators))  # type: ignore[arg-type]
 
-    weight, bias = fit_ridge(moments(train_batches(data)), moments(data.val_dataloader()))
+    free = len(spec.scalars)
+    weight, bias = fit_ridge(moments(train_batches(data)), moments(data.val_dataloader()), free)
     probe.head.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})
     return probe
 
@@ -69,12 +71,15 @@ def shuffled(cache: Cache, evaluators: Sequence[str], fractions: SplitFractions,
     return labels
 
 
-def previewed(cache: Cache, evaluators: Sequence[str], preview: Preview | None) -> Predictor:
-    """The evaluators' scores of the decoded x₀ prediction.
+def previewed(cache: Cache, step: int, evaluators: Sequence[str], preview: Preview | None) -> Predictor:
+    """The evaluators' scores of the decoded x₀ prediction: those in the cache, or else what ``preview`` says.
 
     Raises:
-        ProbeError: no ``preview`` was given, so nothing can decode.
+        ProbeError: they are not in the cache and no ``preview`` was given, so nothing can decode.
     """
+    stored = stored_previews(cache, step, evaluators)
+    if stored is not None:
+        return lambda batch: stored[batch.sample_id.cpu()]
     if preview is None:
         raise ProbeError("x0_preview decodes latents and was given no preview: pass one to train_cell")
     prompts = cache.samples["prompt"]

@@ -101,13 +101,14 @@ def load_probe(folder: Path) -> Probe:
 def _spec(path: Path, values: Any) -> ProbeSpec:
     names = {field.name for field in dataclasses.fields(ProbeSpec)}
     if isinstance(values, dict):
-        values = {"text_encoder": BACKBONE} | values  # there was no other when older probes were trained
+        values = {"text_encoder": BACKBONE, "scalars": ()} | values  # there were no others when older ones were trained
     if not isinstance(values, dict) or set(values) != names:
         wrong = sorted(set(values) ^ names) if isinstance(values, dict) else ["spec"]
         raise ProbeError(f"{path} lacks or has too much: {', '.join(wrong)}; train the cell again")
     try:
         taps = {tap: (int(c), int(h), int(w)) for tap, (c, h, w) in values["taps"].items()}
-        return ProbeSpec(**values | {"taps": taps, "evaluators": tuple(values["evaluators"])})
+        lists = {name: tuple(values[name]) for name in ("evaluators", "scalars")}
+        return ProbeSpec(**values | {"taps": taps} | lists)
     except (TypeError, ValueError, AttributeError) as error:
         raise ProbeError(f"{path} has a value of another type ({error}): train the cell again") from error
 

@@ -154,7 +154,7 @@ def _fit(
 ) -> Fitted:
     config, evaluators = experiment.probe, experiment.probe_evaluators
     if config.model == "x0_preview":
-        return Fitted(previewed(cache, evaluators, preview))
+        return Fitted(previewed(cache, config.step, evaluators, preview))
     spec = _spec(experiment, cache, evaluators, next(iter(data.val_dataloader())))
     if spec.kind in ("linear", "attention_entropy"):
         return _fitted(Trained(closed_form(spec, data), [], ""))
@@ -205,4 +205,5 @@ def _spec(experiment: Experiment, cache: Cache, evaluators: Sequence[str], batch
         backbone=cache.manifest.backbone,
         cache=cache.manifest.name,
         text_encoder=experiment.text.encoder,
+        scalars=tuple(config.scalars),
     )

@@ -1,25 +1,84 @@
-"""From the embedding u to one standardised score per evaluator."""
+"""From the embedding u, and the scalars beside it, to one standardised score per evaluator."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from probe_lab.probes.inputs import LIMIT
+from probe_lab.probes.ridge import FREE, Moments, ridge
 from probe_lab.probes.spec import ProbeSpec
 
 
 class MLPHead(nn.Module):
-    """SiLU, dropout, and one hidden layer: ``[B, embedding]`` to ``[B, E]``."""
+    """SiLU, dropout, and one hidden layer: ``[B, embedding]`` to ``[B, E]``.
+
+    With scalars the hidden layer reads them too, without dropout, and the last one starts at zero: what ``Direct`` says
+    of them is the prediction that training begins with.
+    """
 
     def __init__(self, spec: ProbeSpec) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.SiLU(),
             nn.Dropout(spec.dropout),
-            nn.Linear(spec.embedding, spec.embedding),
+            nn.Linear(spec.embedding + len(spec.scalars), spec.embedding),
             nn.SiLU(),
             nn.Linear(spec.embedding, len(spec.evaluators)),
         )
+        if spec.scalars:
+            nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        prediction: Tensor = self.layers(embedding)
+    def forward(self, embedding: Tensor, scalars: Tensor | None = None) -> Tensor:
+        """``scalars`` ``[B, S]`` standardised."""
+        hidden = self.layers[:2](embedding)
+        prediction: Tensor = self.layers[2:](hidden if scalars is None else torch.cat([hidden, scalars], dim=1))
         return prediction
+
+
+class Scalars(nn.Module):
+    """Standardises raw scalars ``[B, S]`` by training statistics, which are buffers."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("std", torch.ones(count))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def fit(self, scalars: Tensor) -> None:
+        """Take the statistics of ``scalars`` ``[n, S]``; one that never changes is only centred."""
+        std, mean = torch.std_mean(scalars.double(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-7, std, 1.0))
+
+    def forward(self, scalars: Tensor) -> Tensor:
+        return ((scalars.float() - self.mean) / self.std).clamp(-LIMIT, LIMIT)
+
+
+class Direct(nn.Linear):
+    """The straight way from standardised scalars ``[B, S]`` to predictions ``[B, E]``, beside the head.
+
+    A strong scalar, such as the score of a preview, is half the answer: least squares find its slope from few samples,
+    and the rest of the probe learns what it lacks.
+    """
+
+    @torch.no_grad()
+    def fit(self, scalars: Tensor, target: Tensor, prompt: Tensor) -> None:
+        """Start at the least-squares solution for standardised scalars ``[n, S]`` and targets ``[n, E]``.
+
+        Of differences within prompts, as far as there are any: a scalar that knows which prompts are hard says nothing
+        of which candidate is best.
+        """
+        apart = [values - _means(values, prompt)[prompt] for values in (scalars.double(), target.double())]
+        x, y = apart if len(prompt) > int(prompt.max()) + 1 else (scalars, target)
+        weight, _ = ridge(Moments.of([(x, y)], *reversed(self.weight.shape)), FREE)
+        self.weight.copy_(weight.T)
+        self.bias.copy_(target.double().mean(dim=0) - scalars.double().mean(dim=0) @ weight)
+
+
+def _means(values: Tensor, prompt: Tensor) -> Tensor:
+    """Of each prompt ``[P, F]``."""
+    sums = values.new_zeros(int(prompt.max()) + 1, values.shape[1]).index_add_(0, prompt, values)
+    return sums / torch.bincount(prompt)[:, None]

@@ -23,7 +23,7 @@ class Inputs:
     int64, 1-based. Text comes once per prompt, ``prompt`` ``[B]`` int64 saying which row is whose: ``text``
     ``[P, D]``, ``tokens`` ``[P, L, D]`` and ``token_mask`` ``[P, L]`` bool (False: padding). All may be None
     where the probe does not need them. Without a mask, tokens whose attention is zero everywhere count as
-    padding.
+    padding. ``scalars`` are raw numbers ``[B, S]``, in the order of the spec's.
     """
 
     features: Mapping[str, Tensor]
@@ -32,19 +32,21 @@ class Inputs:
     text: Tensor | None = None
     tokens: Tensor | None = None
     token_mask: Tensor | None = None
+    scalars: Tensor | None = None
 
     @classmethod
     def of(cls, batch: Batch) -> Inputs:
         """Of a batch of the data module, whose text is repeated for every sample of a prompt."""
         if batch.text is None:
-            return cls(batch.features, batch.step)
+            return cls(batch.features, batch.step, scalars=batch.scalars)
         prompts, prompt = torch.unique(batch.group, return_inverse=True)
         first = torch.empty_like(prompts).scatter_(0, prompt, torch.arange(len(prompt), device=prompt.device))
 
         def once(values: Tensor | None) -> Tensor | None:
             return None if values is None else values.index_select(0, first)
 
-        return cls(batch.features, batch.step, prompt, once(batch.text), once(batch.tokens), once(batch.token_mask))
+        text = (once(batch.text), once(batch.tokens), once(batch.token_mask))
+        return cls(batch.features, batch.step, prompt, *text, batch.scalars)
 
     def spread(self, values: Tensor) -> Tensor:
         """``[P, …]`` to ``[B, …]``."""

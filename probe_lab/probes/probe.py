@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from probe_lab.errors import ProbeError, nearest
 from probe_lab.probes.encoder import CNNEncoder
 from probe_lab.probes.features import AttentionEntropy, PooledFeatures, PromptEncoder
-from probe_lab.probes.heads import MLPHead
+from probe_lab.probes.heads import Direct, MLPHead, Scalars
 from probe_lab.probes.inputs import Inputs, Standardise
 from probe_lab.probes.spec import ProbeSpec
 
@@ -38,10 +38,12 @@ class Probe(nn.Module):
         self.head: nn.Module
         if spec.kind in ("linear", "attention_entropy"):
             self.encoder = PooledFeatures(spec) if spec.kind == "linear" else AttentionEntropy(spec)
-            self.head = nn.Linear(self.encoder.size, len(spec.evaluators))
+            self.head = nn.Linear(self.encoder.size + len(spec.scalars), len(spec.evaluators))
         else:
             self.encoder = CNNEncoder(spec) if spec.kind == "cnn" else PromptEncoder(spec)
             self.head = MLPHead(spec)
+        self.scalars = Scalars(len(spec.scalars)) if spec.scalars else None
+        self.direct = Direct(len(spec.scalars), len(spec.evaluators)) if spec.scalars and spec.kind == "cnn" else None
         self.align_embedding = nn.Linear(spec.embedding, spec.embedding) if spec.aligned else None
         self.align_text = nn.Linear(spec.text_dim, spec.embedding) if spec.aligned else None
         for name, value in {"mean": 0.0, "std": 1.0, "median": 0.0, "slope": 1.0, "shift": 0.0}.items():
@@ -64,13 +66,30 @@ class Probe(nn.Module):
         self.target_std.copy_(torch.where(std > 0, std, 1.0))
         self.target_median.copy_(median)
 
+    def fit_scalars(self, scalars: Tensor, target: Tensor, prompt: Tensor) -> None:
+        """Set the units of the scalars from the training split, raw values ``[n, S]``, and start a head that is trained
+        by gradient where they tell the raw ``target`` ``[n, E]`` of a prompt's samples apart best by themselves.
+        ``prompt`` ``[n]`` counts from 0."""
+        assert self.scalars is not None
+        self.scalars.fit(scalars)
+        if self.direct is not None:
+            self.direct.fit(self.scalars(scalars), self.standardised(target), prompt)
+
     def standardised(self, target: Tensor) -> Tensor:
         """Raw scores ``[B, E]`` in standard deviations of the training split."""
         return (target - self.target_mean) / self.target_std
 
     def forward(self, inputs: Inputs) -> Output:
-        embedding = self.encoder(inputs)
-        return Output(self.head(embedding), embedding)
+        if self.direct is None or self.scalars is None:
+            embedding = self.features(inputs)
+            return Output(self.head(embedding), embedding)
+        embedding, scalars = self.encoder(inputs), self.scalars(inputs.scalars)
+        return Output(self.head(embedding, scalars) + self.direct(scalars), embedding)
+
+    def features(self, inputs: Inputs) -> Tensor:
+        """What a head reads that has one way only: ``[B, F]``, where there are scalars with them at the end."""
+        features: Tensor = self.encoder(inputs)
+        return features if self.scalars is None else torch.cat([features, self.scalars(inputs.scalars)], dim=1)
 
     def alignment(self, output: Output, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Embedding and pooled text in their common space for InfoNCE, ``[B, embedding]`` each.
@@ -121,6 +140,9 @@ class Probe(nn.Module):
             given = tuple(inputs.features[tap].shape[1:])
             if given != shape:
                 raise ProbeError(f"tap '{tap}' has the shape {given} and the probe was trained on {shape}")
+        if self.spec.scalars and (inputs.scalars is None or inputs.scalars.shape[1:] != (len(self.spec.scalars),)):
+            had = "none" if inputs.scalars is None else f"those of shape {tuple(inputs.scalars.shape)}"
+            raise ProbeError(f"the probe reads {', '.join(self.spec.scalars)} and was given {had}: pass Inputs.scalars")
         wanted = {
             "text": (inputs.text, self.spec.needs_text),
             "tokens": (inputs.tokens, self.spec.needs_tokens),

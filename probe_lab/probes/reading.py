@@ -63,6 +63,7 @@ def data_of(
         seed=experiment.trainer.seed,
         oversample=probe.oversample,
         text_encoder=experiment.text.encoder if probe.reads_text else None,
+        scalars=probe.scalars,
         num_workers=experiment.data.num_workers,
         resident=None if probe.model == "prompt_only" else resident,
         rank=rank,

@@ -11,6 +11,9 @@ from torch import Tensor
 PENALTIES = tuple(10.0**power for power in range(-4, 5))
 """Tried on the validation split, per sample and for features of unit variance."""
 
+FREE = 1e-3
+"""The penalty on features that are to be free: they may say the same, and then share their weight."""
+
 
 class Moments:
     """Sums over samples of x, y, x·xᵀ, x·yᵀ and y², in float64; enough for any ridge regression and its
@@ -45,11 +48,11 @@ class Moments:
         return (squares + 2 * mixed) / self.count
 
 
-def ridge(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
+def ridge(moments: Moments, penalty: float, free: int = 0) -> tuple[Tensor, Tensor]:
     """``weight`` ``[F, E]`` and ``bias`` ``[E]`` with the smallest Σ|y − xw − b|² / n + penalty · Σ (σ w)².
 
     σ is the standard deviation of a feature: the penalty is on features of unit variance, and the bias is
-    free. A feature that never changes has weight 0.
+    free; so, but for ``FREE``, are the last ``free`` features. A feature that never changes has weight 0.
     """
     n = moments.count
     mean_x, mean_y = moments.x / n, moments.y / n
@@ -59,15 +62,16 @@ def ridge(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
     varies = (variance > 1e-10).double()
     matrix = covariance / torch.outer(scale, scale) * torch.outer(varies, varies)
     mixed = (moments.xy / n - torch.outer(mean_x, mean_y)) * (varies / scale)[:, None]
-    identity = torch.eye(len(mean_x), dtype=torch.float64)
-    weight = torch.linalg.solve(matrix + penalty * identity, mixed) / scale[:, None]
+    penalties = torch.full_like(mean_x, penalty)
+    penalties[len(mean_x) - free :] = min(penalty, FREE)
+    weight = torch.linalg.solve(matrix + penalties.diag(), mixed) / scale[:, None]
     return weight, mean_y - mean_x @ weight
 
 
-def fit_ridge(train: Moments, val: Moments) -> tuple[Tensor, Tensor]:
+def fit_ridge(train: Moments, val: Moments, free: int = 0) -> tuple[Tensor, Tensor]:
     """Weight and bias of ``ridge`` on ``train``, each target with the penalty of the smallest error on
     ``val``."""
-    fits = [ridge(train, penalty) for penalty in PENALTIES]
+    fits = [ridge(train, penalty, free) for penalty in PENALTIES]
     errors = torch.stack([val.error(weight, bias) for weight, bias in fits])
     best = errors.argmin(dim=0).tolist()
     weight = torch.stack([fits[index][0][:, target] for target, index in enumerate(best)], dim=1)

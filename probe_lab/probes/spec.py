@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from probe_lab.data.scalars import evaluator_of
 from probe_lab.errors import ProbeError
 
 Kind = Literal["cnn", "prompt_only", "linear", "attention_entropy"]
@@ -22,6 +23,7 @@ class ProbeSpec:
     1-based, of ``total_steps``. ``text_dim`` is the width of the pooled text embedding and ``token_dim`` that
     of the token embeddings, ``tokens`` their number; 0 where the probe was built without. ``dropout`` acts in
     training only. ``aligned`` probes have a text projection (InfoNCE).
+    ``scalars`` are the numbers that it reads beside its taps, such as ``preview:<evaluator>``.
     ``text_encoder`` says whose embeddings these are: the backbone's, or an evaluator's by its name.
 
     Raises:
@@ -45,6 +47,7 @@ class ProbeSpec:
     backbone: str = ""
     cache: str = ""
     text_encoder: str = "backbone"
+    scalars: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.taps and self.kind != "prompt_only":
@@ -56,6 +59,8 @@ class ProbeSpec:
                 f"a {self.kind} probe (probe.text={self.text}) needs {lacking} embeddings and has none: "
                 "set probe.text=none and a loss without infonce, or generate with a backbone that has them"
             )
+        if self.scalars and self.kind not in ("cnn", "linear"):
+            raise ProbeError(f"a {self.kind} probe reads no scalars: remove {', '.join(self.scalars)}")
         if self.kind == "attention_entropy" and len(self.attention_taps) != len(self.taps):
             raise ProbeError(f"attention_entropy reads attention only: remove {self.other_taps} from its taps")
         counts = {tap: self.taps[tap][0] for tap in self.attention_taps}
@@ -76,6 +81,11 @@ class ProbeSpec:
     @property
     def other_taps(self) -> list[str]:
         return [tap for tap in self.taps if not tap.endswith(ATTENTION)]
+
+    @property
+    def previews(self) -> tuple[str, ...]:
+        """The evaluators whose scores of the decoded preview are the scalars, in their order."""
+        return tuple(evaluator_of(scalar) for scalar in self.scalars)
 
     @property
     def needs_text(self) -> bool:

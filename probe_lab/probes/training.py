@@ -80,6 +80,8 @@ def prepared(spec: ProbeSpec, data: ProbeDataModule) -> Probe:
     statistics = data.statistics()
     probe.standardise_features(statistics.feature_mean, statistics.feature_std)
     probe.standardise_targets(statistics.target_mean, statistics.target_std, statistics.target_median)
+    if spec.scalars:
+        probe.fit_scalars(*data.scalars_of("train"))
     return probe
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.data.scalars import scalar_table
 from probe_lab.data.text import TextTable
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
@@ -56,6 +57,9 @@ def refusal(spec: ProbeSpec, cache: Cache, step: int, reads: Mapping[str, str]) 
         ours, theirs = spec.taps[tap][0], manifest.taps[other][0]
         if ours != theirs:
             return f"another number of {'tokens' if other.endswith(ATTENTION) else 'channels'} ({theirs}, not {ours})"
+    lacking = [name for name in spec.previews if name not in cache.previewed(step)]
+    if lacking:
+        return f"that cache has no scores of {', '.join(lacking)} for the previews at step {step}"
     return _text_refusal(spec, cache)
 
 
@@ -89,7 +93,11 @@ def predict_at(
         arrays = {tap: read_samples(cache, f"{step}/{tap}", ids) for tap in taps}
         prompts = torch.from_numpy(cache.samples["prompt_id"].to_numpy()[ids])
         for job, parts in zip(jobs, found, strict=True):
-            parts.append(job.probe.predict(_inputs(job, arrays, step, prompts, text)))
+            inputs = _inputs(job, arrays, step, prompts, text)
+            if job.probe.spec.scalars:
+                scalars = scalar_table(cache, step, job.probe.spec.scalars)
+                inputs = replace(inputs, scalars=scalars[torch.from_numpy(ids)])
+            parts.append(job.probe.predict(inputs))
     width = [len(job.probe.spec.evaluators) for job in jobs]
     return [torch.cat([torch.empty(0, w), *parts]).numpy() for w, parts in zip(width, found, strict=True)]
 

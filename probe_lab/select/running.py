@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +15,7 @@ from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import Family
 from probe_lab.capture.layout import Arguments
+from probe_lab.capture.preview import Previewer
 from probe_lab.capture.taps import Tap
 from probe_lab.capture.text import text_of
 from probe_lab.probes import Inputs
@@ -27,6 +28,8 @@ from probe_lab.select.schedule import Cut
 class Running:
     """Watches the call that ``run`` makes: captures at every cut, asks its probe, and narrows the rows.
 
+    Previews that a probe reads are decoded and scored by ``preview``, of the candidates that its cut still finds.
+
     Afterwards ``kept`` holds, for each prompt, the rows of the call that were finished, int64, the best first;
     ``scores`` what was predicted, float32 [prompts, candidates, E].
     """
@@ -36,20 +39,23 @@ class Running:
         pipe: DiffusionPipeline,
         family: Family,
         *,
-        prompts: int,
+        prompts: Sequence[str],
         candidates: int,
         keep: int,
         cuts_of: Callable[[int], tuple[Cut, ...]],
         by: By,
         layout: Mapping[str, Any],
+        preview: Previewer,
         on_cut: Callable[[int, list[Tensor]], None],
     ) -> None:
         self._pipe, self._family = pipe, family
         self._prompts, self._candidates, self._keep = prompts, candidates, keep
         self._cuts_of, self._by, self._layout, self._on_cut = cuts_of, by, layout, on_cut
-        self._cuts: dict[int, Cut] = {}
+        self._preview = preview
+        self._cuts: tuple[Cut, ...] = ()
         self._text: dict[str, Tensor] = {}
-        self._narrowed = NarrowedRows(pipe, family.denoiser_of(pipe), prompts * candidates)
+        rows = len(prompts) * candidates
+        self._narrowed = NarrowedRows(pipe, family.denoiser_of(pipe), rows)
         self._call = PipelineCall(
             pipe,
             family,
@@ -59,7 +65,7 @@ class Running:
             after_denoiser=lambda succeeded: None,
             before_step=self._before_step,
         )
-        self.kept = list(torch.arange(prompts * candidates).view(prompts, candidates))
+        self.kept = list(torch.arange(rows).view(len(prompts), candidates))
         self.scores = torch.empty(0)
         self._capture: Capture
         self.denoised = 0
@@ -68,9 +74,9 @@ class Running:
     def run(self, options: Mapping[str, Any]) -> Any:
         """The pipeline's output, of the kept rows."""
         self.steps = self._steps_of(options)
-        self._cuts = {cut.step: cut for cut in self._cuts_of(self.steps)}
-        taps = dict.fromkeys(tap for cut in self._cuts.values() for tap in cut.probe.spec.taps)
-        capture = Capture(self._pipe, taps or ["latent"], self._cuts, **self._layout)
+        self._cuts = self._cuts_of(self.steps)
+        taps = dict.fromkeys(tap for cut in self._cuts for tap in _read(cut))
+        capture = Capture(self._pipe, taps or ["latent"], [cut.step for cut in self._cuts], **self._layout)
         with ExitStack() as stack:
             self._narrowed.watch(stack)  # first: what is captured later has the kept rows only
             self._capture = stack.enter_context(capture)
@@ -95,25 +101,31 @@ class Running:
 
     def _before_denoiser(self, arguments: Arguments) -> None:
         self.denoised += self._call.rows
-        if self._call.step == 1 and any(cut.probe.spec.needs_text for cut in self._cuts.values()):
+        if self._call.step == 1 and any(cut.probe.spec.needs_text for cut in self._cuts):
             text = text_of(self._call, self._family, arguments, self._layout["tokens"])
             self._text = {name: rows[:: self._candidates] for name, rows in text.items()}
 
     def _before_step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor) -> None:
-        cut = self._cuts.get(self._call.step)
-        if cut is None:
+        here = [cut for cut in self._cuts if cut.step == self._call.step]
+        if not here:
             return
-        active = torch.cat(self.kept)
-        scores = cut.probe.predict(self._inputs(cut, active))
-        if not self.scores.numel():
-            self.scores = torch.full((self._prompts, self._candidates, scores.shape[1]), torch.nan)
-        self.scores.view(-1, scores.shape[1])[active] = scores
-        by_prompt = scores.split([len(rows) for rows in self.kept])
-        self.kept = [self._best(cut, *both) for both in zip(self.kept, by_prompt, strict=True)]
+        captured = torch.cat(self.kept)
+        for cut in here:
+            self._choose(cut, captured)
         rows = torch.cat(self.kept)
         self._narrowed.keep(rows)
         self._capture.narrow(rows)
         self._call.narrow(len(rows))
+
+    def _choose(self, cut: Cut, captured: Tensor) -> None:
+        """Ask the probe of a cut; ``captured`` are the rows of the call that the tensors of this step are of."""
+        active = torch.cat(self.kept)
+        scores = cut.probe.predict(self._inputs(cut, active, captured))
+        if not self.scores.numel():
+            self.scores = torch.full((len(self._prompts), self._candidates, scores.shape[1]), torch.nan)
+        self.scores.view(-1, scores.shape[1])[active] = scores
+        by_prompt = scores.split([len(rows) for rows in self.kept])
+        self.kept = [self._best(cut, *both) for both in zip(self.kept, by_prompt, strict=True)]
         self._on_cut(cut.step, [left % self._candidates for left in self.kept])
 
     def _best(self, cut: Cut, rows: Tensor, scores: Tensor) -> Tensor:
@@ -126,13 +138,26 @@ class Running:
                 keep = self._keep
         return rows[order(scores, self._by, cut.probe)[:keep]]
 
-    def _inputs(self, cut: Cut, rows: Tensor) -> Inputs:
+    def _inputs(self, cut: Cut, rows: Tensor, captured: Tensor) -> Inputs:
         """What the probe of a cut reads of the candidates that are left."""
+        places = (captured[None] == rows[:, None]).int().argmax(1)
+        found = {tap: self._capture[cut.step, Tap.parse(tap)][places] for tap in _read(cut)}
+        prompt = rows // self._candidates
+        scalars = None
+        if cut.probe.spec.scalars:
+            texts = [self._prompts[place] for place in prompt.tolist()]
+            scalars = self._preview(found["x0"], texts, cut.probe.spec.previews)
         return Inputs(
-            features={tap: self._capture[cut.step, Tap.parse(tap)].float() for tap in cut.probe.spec.taps},
+            features={tap: found[tap].float() for tap in cut.probe.spec.taps},
             step=torch.full((len(rows),), cut.probe.spec.step),
-            prompt=rows // self._candidates,
+            prompt=prompt,
             text=self._text.get("embedding"),
             tokens=self._text.get("tokens"),
             token_mask=self._text.get("token_mask"),
+            scalars=scalars,
         )
+
+
+def _read(cut: Cut) -> list[str]:
+    """The taps that a cut needs: its probe's, and what previews are decoded from."""
+    return list(dict.fromkeys([*cut.probe.spec.taps, *(["x0"] if cut.probe.spec.scalars else [])]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,30 +71,44 @@ def single_cut(
 def progressive(
     schedule: Sequence[Mapping[str, int]], readers: Sequence[Reader], candidates: int, keep: int, accept: float
 ) -> tuple[Cut, ...]:
-    """Several cuts, from ``[{step: 2, keep: 6}, …]`` and a probe for each of the steps.
+    """Several cuts, from ``[{step: 2, keep: 6}, …]`` and a probe for each.
+
+    Several may be at one step. Its probes then take turns, in the order given, but those that read previews come last:
+    what they read is costly, and made only of the candidates that the others left. Where a step has more probes than
+    cuts, the first ones are not asked.
 
     Raises:
-        SelectError: steps that do not rise, numbers that do not fall, a last one that is not ``keep``, or a step
-            without a probe.
+        SelectError: steps that fall, numbers that do not, a last one that is not ``keep``, or a step with fewer probes
+            than cuts.
     """
-    by_step = {reader.probe.spec.step: reader for reader in readers}
+    by_step: dict[int, list[Reader]] = {}
+    for reader in sorted(readers, key=lambda reader: bool(reader.probe.spec.scalars)):
+        by_step.setdefault(reader.probe.spec.step, []).append(reader)
+    times = Counter(entry.get("step", 0) for entry in schedule)
     cuts: list[Cut] = []
     left, last = candidates, 0
     for entry in schedule:
         if set(entry) != {"step", "keep"}:
             raise SelectError(f"a cut of the schedule is {dict(entry)}: write {{step: STEP, keep: NUMBER}}")
         step, number = entry["step"], entry["keep"]
-        if step <= last or not 0 < number < left:
+        if step < max(last, 1) or not 0 < number < left:
             raise SelectError(
-                f"the schedule keeps {number} at step {step} after {left} were left at step {last}: steps have to rise "
-                "and numbers to fall"
+                f"the schedule keeps {number} at step {step} after {left} were left at step {last}: numbers have to "
+                "fall, and steps must not"
             )
         if step not in by_step:
             raise SelectError(
                 f"no probe was trained at step {step} of the schedule: there are some of "
                 f"{', '.join(map(str, sorted(by_step)))}"
             )
-        cuts.append(by_step[step].cut(step, number, accept))
+        if len(by_step[step]) < times[step]:
+            raise SelectError(
+                f"the schedule has {times[step]} cuts at step {step}, where {len(by_step[step])} probe was trained: "
+                "give one for each, the same one would choose the same twice"
+            )
+        reader = by_step[step][-times[step]]
+        cuts.append(reader.cut(step, number, accept))
+        times[step] -= 1
         left, last = number, step
     if left != keep:
         raise SelectError(f"the schedule ends with {left} candidates and keep={keep}: let its last cut keep {keep}")

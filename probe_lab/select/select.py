@@ -13,6 +13,8 @@ from torch import Tensor
 
 from probe_lab.capture.backbones import family_of
 from probe_lab.capture.capture import Normalize
+from probe_lab.capture.preview import previewer
+from probe_lab.config import Scoring
 from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import Probe
 from probe_lab.select.ranking import By, check_by
@@ -69,16 +71,19 @@ class ProbeSelect:
         cutoff_step_index: choose after so many denoiser calls, instead of where the probe was trained.
         cutoff_step_ratio: the same as a share of the steps.
         schedule: ``[{"step": 2, "keep": 6}, {"step": 5, "keep": 1}]``: several cuts, a probe trained at each.
+            With two cuts at one step and two probes of it, the one without previews thins out the candidates first.
         accept: where several cuts are made, a prompt's choice is final as soon as the conformal intervals of this
             level, from the probe's validation prompts, part the best from the rest; 0: never before the last cut. Needs
             a cell's folder as ``probe`` and an evaluator as ``by``.
         by: an evaluator (default: the probe's first), weights of several, or ``pareto``.
+        scoring: how evaluators run whose scores of previews a probe reads (its ``scalars``).
         normalize, tokens, size: as the probe's cache was captured, see ``Capture``.
         on_cut: told after each cut the step and, for each prompt, the candidates that go on, int64.
 
     Raises:
         SelectError: numbers, a probe, a scheduler or generators that do not fit together.
         CaptureError: a pipeline or a tap that cannot be read.
+        ConfigError, ScoreError: an evaluator of previews that cannot run.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class ProbeSelect:
         schedule: Sequence[Mapping[str, int]] | None = None,
         by: By | None = None,
         accept: float = 0.0,
+        scoring: Scoring | None = None,
         normalize: Normalize = "all",
         tokens: int = 0,
         size: int = 0,
@@ -107,6 +113,7 @@ class ProbeSelect:
         self._cutoff = (cutoff_step_index, cutoff_step_ratio)
         self._schedule, self._accept = schedule, accept
         self._layout: dict[str, Any] = {"normalize": normalize, "tokens": tokens, "size": size}
+        self._preview = previewer(pipe, scoring, {name for one in self.probes for name in one.spec.previews})
         self._on_cut = on_cut or (lambda step, rows: None)
         if not 1 <= keep <= candidates:
             raise SelectError(f"keep={keep} of candidates={candidates} is not allowed: keep at least 1 and at most all")
@@ -130,12 +137,13 @@ class ProbeSelect:
         running = Running(
             self._pipe,
             self._family,
-            prompts=len(prompts),
+            prompts=prompts,
             candidates=self._candidates,
             keep=self._keep,
             cuts_of=self._cuts,
             by=self.by,
             layout=self._layout,
+            preview=self._preview,
             on_cut=self._on_cut,
         )
         output = running.run({**options, **self._rows_of(prompts, options), "generator": generators})

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe_lab.config import Choice, Experiment, Value
-from probe_lab.errors import SweepError
+from probe_lab.errors import ConfigError, SweepError
 from probe_lab.sweep.axes import Points, Settings, value_at
 from probe_lab.sweep.identity import IRRELEVANT, cell_name, identity
-from probe_lab.sweep.normalise import normalised
+from probe_lab.sweep.normalise import READ_SCALARS, normalised
 from probe_lab.sweep.taps import TapNames
 
 _SHOWN = 8
@@ -58,6 +58,12 @@ def lay_out(experiment: Experiment) -> Layout:
         ConfigError: a value is of a wrong type or impossible, alone or together with the other axes.
         SweepError: an axis that cannot change a result or names nothing, two cells with one name, or no cell is left.
     """
+    own = experiment.probe
+    if own.scalars and own.model not in READ_SCALARS and not experiment.sweep:
+        raise ConfigError(
+            f"'probe.scalars' is [{', '.join(own.scalars)}] and 'probe.model' {own.model}: only "
+            f"{' and '.join(READ_SCALARS)} read scalars, so empty them (probe.scalars=[])"
+        )
     swept = tuple(dict.fromkeys(key for grid in experiment.sweep for key in grid))
     for key in swept:
         if key.split(".")[0] in (*IRRELEVANT, "scoring"):

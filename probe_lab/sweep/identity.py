@@ -21,6 +21,7 @@ _LATER: Mapping[str, tuple[str, ...]] = {
     "metrics": ("auc_threshold",),
 }
 """Keys that came after the first cells were named: they count only where they are set."""
+    "probe": ("scalars",),
 _TAPS_IN_NAME = 64
 
 
@@ -41,8 +42,8 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     Left out: where files lie and what runs are called, the capture list (the cell states what it reads),
     and what only changes speed (``sampling.batch_size``, ``device`` and ``offload``, ``cache.shard_size``,
     ``data.residency`` and ``num_workers``, ``trainer.accelerator``; of ``scoring`` all but dtype and the models of
-    the evaluators that the cell predicts, and of its text encoder). ``scoring``, ``text`` and the keys of ``_LATER``
-    are left out too where nothing is set, so that cells from before these keys keep their names.
+    the evaluators that the cell predicts or reads, and of its text encoder). ``scoring``, ``text`` and the keys of
+    ``_LATER`` are left out too where nothing is set, so that cells from before these keys keep their names.
     """
     content = {
         entry.name: _plain(getattr(experiment, entry.name))
@@ -81,7 +82,7 @@ def _plain(value: Any) -> Any:
 def _of_evaluators(experiment: Experiment) -> dict[str, Any]:
     """What decides, of ``scoring`` and ``text``, the scores and texts that a cell reads, where it is set."""
     scoring, encoder = experiment.scoring, experiment.text.encoder
-    read = {*experiment.probe_evaluators, encoder}
+    read = {*experiment.probe_evaluators, *experiment.probe.previews, encoder}
     models = {name: dataclasses.asdict(model) for name, model in scoring.models.items() if name in read}
     found: dict[str, Any] = {}
     if models or scoring.dtype != Scoring().dtype:

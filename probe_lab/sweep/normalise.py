@@ -10,6 +10,7 @@ from probe_lab.losses import TERMS, Term, parse_loss
 
 CLOSED_FORM: tuple[Model, ...] = ("linear", "attention_entropy", "x0_preview")
 """Models that are not trained by gradient."""
+READ_SCALARS: tuple[Model, ...] = ("cnn", "linear")
 _TAPS: Mapping[Model, tuple[str, ...]] = {
     "noisy_latent": ("latent",),
     "x0_preview": ("x0",),
@@ -34,6 +35,7 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
       captured one, if that was not captured), and always learns with ``mse``.
     - ``linear``, ``attention_entropy`` and ``x0_preview`` are not trained by gradient: beside model, step,
       taps and evaluators, their probe and trainer keys are those of the experiment itself.
+    - Only ``cnn`` and ``linear`` have scalars.
     - What no term of the loss reads (``READERS``) is that of the experiment itself: ``mse`` has no temperature.
     - What reads no text has the text encoder of the experiment itself.
     - Terms of a loss are in the order of ``losses.TERMS``.
@@ -42,8 +44,15 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
     if probe.model in CLOSED_FORM:
         own, trainer = experiment.probe, experiment.trainer
         probe = dataclasses.replace(
-            own, model=probe.model, step=probe.step, evaluators=probe.evaluators, taps=probe.taps
+            own,
+            model=probe.model,
+            step=probe.step,
+            evaluators=probe.evaluators,
+            taps=probe.taps,
+            scalars=probe.scalars,
         )
+    if probe.model not in READ_SCALARS:
+        probe = dataclasses.replace(probe, scalars=[])
     if probe.model in _TAPS:
         probe = dataclasses.replace(probe, taps=list(_TAPS[probe.model]))
     if probe.model == "attention_entropy":

@@ -67,6 +67,9 @@ class ProbeTrainer:
             cache = Cache(folder)
             for key in arrays:
                 cache.read(key, cache.shards[0] if cache.shards else 0, slice(0, 0))
+        from probe_lab.sweep.previews import require_previews
+
+        require_previews(cells)
             for evaluator in evaluators:
                 cache.scores(evaluator)
         import probe_lab.probes.fit  # noqa: F401  # here, so that workers that are forked have it
@@ -93,13 +96,17 @@ class ProbeTrainer:
             return None
         return load_resident(cache, cell.arrays)
 
+        from probe_lab.data.scalars import stored_previews
     def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None, go_on: GoOn | None) -> None:
         from probe_lab.cache import Cache
         from probe_lab.probes.fit import train_cell
         from probe_lab.probes.memory import Reduction, within_memory
 
-        preview = self._preview(cell.experiment) if cell.experiment.probe.model == "x0_preview" else None
-        cache = Cache(cell.experiment.cache_folder)
+        cache, experiment = Cache(cell.experiment.cache_folder), cell.experiment
+        decodes = experiment.probe.model == "x0_preview" and (
+            stored_previews(cache, experiment.probe.step, experiment.probe_evaluators) is None
+        )
+        preview = self._preview(experiment) if decodes else None
 
         def train(reduction: Reduction) -> None:
             train_cell(

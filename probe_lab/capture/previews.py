@@ -1,0 +1,180 @@
+"""Scores of the previews of a whole cache, made once: what a probe with ``preview:<evaluator>`` reads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probe_lab.cache import Cache
+from probe_lab.capture.preview import Previewer, preview_evaluator, preview_scorer
+from probe_lab.config import Experiment
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators.ledger import Ledger
+from probe_lab.evaluators.run import SAVE_EVERY
+from probe_lab.processes import begin_worker
+
+Progress = Callable[[int, int], None]
+MADE_BY = "1"
+"""Raised whenever a latent may decode to another picture."""
+_AT_ONCE = 128
+"""Samples of one job."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Previews of neighbouring rows of one shard, which these evaluators have not scored."""
+
+    step: int
+    evaluators: tuple[str, ...]
+    ids: NDArray[np.int64]
+
+
+def score_previews(
+    experiment: Experiment,
+    asked: Mapping[int, Sequence[str]],
+    *,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> list[str]:
+    """Write ``previews/<step>/<evaluator>.parquet`` for every step and its evaluators, each whole or not at all.
+
+    The predicted x₀ of every sample of the complete shards is decoded once per step, and all of its evaluators see the
+    picture. What is there by the same evaluator (version, checkpoint, preprocessing) and decoder is not made again
+    unless ``overwrite``; an interrupted call is continued by the same one. ``experiment.workers`` processes share
+    the cores where nothing runs on a card and no evaluator has a model. ``on_progress(done, total)`` counts scores.
+
+    Returns:
+        What was done, a line for people per step, and what became of former scores.
+
+    Raises:
+        CacheError: there is no such cache, or no ``x0`` of a step in it.
+        ConfigError, ScoreError: an evaluator that is not there, or whose scores were imported; a score that is not
+            finite; or a process that died.
+    """
+    cache = Cache(experiment.cache_folder)
+    ledgers = {
+        (step, name): Ledger(
+            cache,
+            preview_evaluator(name, experiment.scoring),
+            overwrite=overwrite,
+            step=step,
+            made_by={"preview": MADE_BY, "decoder": f"{cache.manifest.backbone} {experiment.sampling.dtype}"},
+        )
+        for step, names in asked.items()
+        for name in dict.fromkeys(names)
+    }
+    pending = {place for place, ledger in ledgers.items() if len(ledger.pending)}
+    for step, _ in pending:
+        cache.read(f"{step}/x0", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
+    try:
+        _score(experiment, cache, ledgers, on_progress or (lambda done, total: None))
+    finally:
+        for ledger in ledgers.values():
+            ledger.save()
+    lines = []
+    for step, names in asked.items():
+        made = [name for name in names if (step, name) in pending]
+        before = [name for name in names if (step, name) not in pending]
+        told = [f"{what}: {', '.join(which)}" for what, which in (("scored", made), ("scored before", before)) if which]
+        lines.append(f"previews at step {step}: {'; '.join(told)}")
+    return [*lines, *(note for ledger in ledgers.values() for note in ledger.notes)]
+
+
+def _score(
+    experiment: Experiment, cache: Cache, ledgers: Mapping[tuple[int, str], Ledger], on_progress: Progress
+) -> None:
+    total = len(cache.complete_samples) * len(ledgers)
+    done = total - sum(len(ledger.pending) for ledger in ledgers.values())
+    on_progress(done, total)
+    work = list(_work(cache, ledgers))
+    if not work:
+        return
+    alone = not experiment.sampling.on_cpu or any(ledger.evaluator.has_model for ledger in ledgers.values())
+    saved = time.monotonic()
+    found = _here(experiment, cache, work) if alone else _apart(experiment, cache, work)
+    for part, scores in found:
+        for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
+            ledgers[part.step, name].add(part.ids.tolist(), values)
+        done += scores.numel()
+        on_progress(done, total)
+        if time.monotonic() - saved > SAVE_EVERY:
+            for ledger in ledgers.values():
+                ledger.save()
+            saved = time.monotonic()
+
+
+def _work(cache: Cache, ledgers: Mapping[tuple[int, str], Ledger]) -> Iterator[_Work]:
+    """What is not scored, the samples that the same evaluators lack together."""
+    shards = cache.samples["shard"].to_numpy()
+    for step in dict.fromkeys(step for step, _ in ledgers):
+        lacks = {name: set(ledger.pending.tolist()) for (at, name), ledger in ledgers.items() if at == step}
+        sets: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for sample in sorted(set().union(*lacks.values())):
+            names = tuple(name for name, samples in lacks.items() if sample in samples)
+            sets.setdefault((int(shards[sample]), names), []).append(sample)
+        for (_, names), samples in sets.items():
+            for start in range(0, len(samples), _AT_ONCE):
+                yield _Work(step, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
+
+
+def _here(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Iterator[tuple[_Work, Tensor]]:
+    preview = preview_scorer(experiment)
+    for part in work:
+        yield part, _scored(preview, cache, part)
+
+
+def _apart(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Iterator[tuple[_Work, Tensor]]:
+    workers = min(experiment.workers, len(work))
+    if workers == 1:
+        yield from _here(experiment, cache, work)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # spawn: a forked child would inherit torch's thread pools in an unknown state.
+    context = multiprocessing.get_context("spawn")
+    told = pickle.dumps(experiment)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
+        jobs = {pool.submit(_job, told, cache, part): part for part in work}
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], torch.from_numpy(job.result())
+        except BrokenProcessPool as error:
+            raise ScoreError("a scoring process died (killed, or out of memory): run the same command again") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    begin_worker()
+    torch.set_num_threads(threads)
+
+
+def _job(experiment: bytes, cache: Cache, part: _Work) -> NDArray[np.float32]:
+    """A numpy array: a tensor would travel as a file descriptor."""
+    found: NDArray[np.float32] = _scored(_loaded(experiment), cache, part).numpy()
+    return found
+
+
+@lru_cache(maxsize=1)
+def _loaded(experiment: bytes) -> Previewer:
+    """Loaded once in a process, whatever jobs it gets."""
+    return preview_scorer(pickle.loads(experiment))
+
+
+def _scored(preview: Previewer, cache: Cache, part: _Work) -> Tensor:
+    rows = cache.samples.iloc[part.ids]
+    places = rows["row"].to_numpy()
+    first, last = int(places.min()), int(places.max())
+    x0 = cache.read(f"{part.step}/x0", int(rows["shard"].iloc[0]), slice(first, last + 1))
+    return preview(x0[torch.from_numpy(places - first)].float(), rows["prompt"].tolist(), part.evaluators).float()

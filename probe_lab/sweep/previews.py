@@ -1,0 +1,88 @@
+"""Which scores of previews an experiment's cells read, and whether their cache holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from probe_lab.cache import Cache, Manifest
+from probe_lab.config import Experiment
+from probe_lab.data.scalars import scalar_table
+from probe_lab.errors import ScoreError
+from probe_lab.sweep.grid import Cell, cells, single_cell
+from probe_lab.sweep.needs import require_arrays
+from probe_lab.sweep.normalise import READ_SCALARS
+
+Asked = Mapping[int, Sequence[str]]
+"""Step -> the evaluators that are to score its previews."""
+
+
+def asked_previews(experiment: Experiment) -> Asked:
+    """What the cells of an experiment, and its own probe where it can be made, read of the experiment's cache.
+
+    Raises:
+        ConfigError, SweepError: as in ``lay_out``.
+        CacheError: the cache has no ``x0`` of such a step; with the ``probe-lab generate`` command.
+    """
+    if not experiment.probe.scalars and not any(key.startswith("probe") for grid in experiment.sweep for key in grid):
+        return {}
+    reading = [cell for cell in cells(experiment) if cell.experiment.probe.scalars]
+    here = [cell for cell in reading if cell.experiment.cache_folder == experiment.cache_folder]
+    if here:
+        _require_x0(here)
+    probe = experiment.probe
+    if experiment.sweep and probe.model in READ_SCALARS and probe.scalars:
+        held = f"{probe.step}/x0" in Manifest.load(experiment.cache_folder).keys()
+        here += cells(single_cell(experiment)) if held else ()
+    return _by_step(here)
+
+
+def require_previews(cells: Sequence[Cell]) -> None:
+    """Refuse cells whose cache lacks a score of a preview that they read.
+
+    Raises:
+        ScoreError: it was not made, or not for all samples; with the ``probe-lab score`` command.
+        CacheError: it cannot be made, there is no ``x0`` of that step.
+    """
+    by_cache: dict[Path, list[Cell]] = {}
+    for cell in cells:
+        if cell.experiment.probe.scalars:
+            by_cache.setdefault(cell.experiment.cache_folder, []).append(cell)
+    for folder, reading in by_cache.items():
+        cache, seen = Cache(folder), set()
+        for cell in reading:
+            probe = cell.experiment.probe
+            place = (probe.step, *probe.scalars)
+            if place in seen:
+                continue
+            seen.add(place)
+            try:
+                scalar_table(cache, probe.step, probe.scalars)
+            except ScoreError as error:
+                _require_x0([cell])
+                asked = cell.experiment.asked or (cell.experiment.name,)
+                missing = ", ".join(probe.scalars)
+                raise ScoreError(
+                    f"{folder} does not hold {missing} at step {probe.step}, which {cell.name} reads: run "
+                    f"`{shlex.join(['probe-lab', 'score', *asked])}`"
+                ) from error
+
+
+def _require_x0(reading: Sequence[Cell]) -> None:
+    """As if the cells read the array that previews are decoded from."""
+    require_arrays([dataclasses.replace(cell, experiment=_with_x0(cell.experiment)) for cell in reading])
+
+
+def _with_x0(experiment: Experiment) -> Experiment:
+    taps = list(dict.fromkeys([*experiment.probe.taps, "x0"]))
+    return dataclasses.replace(experiment, probe=dataclasses.replace(experiment.probe, taps=taps))
+
+
+def _by_step(reading: Sequence[Cell]) -> Asked:
+    found: dict[int, dict[str, None]] = {}
+    for cell in reading:
+        probe = cell.experiment.probe
+        found.setdefault(probe.step, {}).update(dict.fromkeys(probe.previews))
+    return {step: tuple(names) for step, names in sorted(found.items())}
