@@ -199,6 +199,8 @@ def _cell_run(cell: Cell) -> CellRun:
     probe = cell.experiment.probe
     tags = {
         **{key: "+".join(value) if isinstance(value, list) else str(value) for key, value in cell.axes.items()},
+        "backbone": cell.experiment.backbone.label,
+        "cache": cell.experiment.cache_folder.name,
         "model": probe.model,
         "step": str(probe.step),
         "taps": "+".join(probe.taps),
