@@ -18,10 +18,10 @@ _LATER: Mapping[str, tuple[str, ...]] = {
     "prompts": ("column", "per_image", "revision", "shuffle", "split"),
     "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
     "trainer": ("accumulate", "patience"),
+    "probe": ("scalars",),
     "metrics": ("auc_threshold",),
 }
 """Keys that came after the first cells were named: they count only where they are set."""
-    "probe": ("scalars",),
 _TAPS_IN_NAME = 64
 
 

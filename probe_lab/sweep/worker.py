@@ -67,11 +67,11 @@ class ProbeTrainer:
             cache = Cache(folder)
             for key in arrays:
                 cache.read(key, cache.shards[0] if cache.shards else 0, slice(0, 0))
+            for evaluator in evaluators:
+                cache.scores(evaluator)
         from probe_lab.sweep.previews import require_previews
 
         require_previews(cells)
-            for evaluator in evaluators:
-                cache.scores(evaluator)
         import probe_lab.probes.fit  # noqa: F401  # here, so that workers that are forked have it
         from probe_lab.probes.distributed import require_devices
 
@@ -96,9 +96,9 @@ class ProbeTrainer:
             return None
         return load_resident(cache, cell.arrays)
 
-        from probe_lab.data.scalars import stored_previews
     def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None, go_on: GoOn | None) -> None:
         from probe_lab.cache import Cache
+        from probe_lab.data.scalars import stored_previews
         from probe_lab.probes.fit import train_cell
         from probe_lab.probes.memory import Reduction, within_memory
 
