@@ -16,7 +16,7 @@ from probe_lab.errors import SweepError
 from probe_lab.processes import environment, start_context, visible_cards
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
-from probe_lab.sweep.results import is_finished
+from probe_lab.sweep.results import is_finished, was_stopped
 from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, Rung, work
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -160,8 +160,9 @@ class _Pool:
                 raise SweepError(f"worker processes end {how} before they are ready: see their messages above")
         if cell is None:
             return None
-        if is_finished(self._folder / cell.name):  # it died between the last file and its message
-            return Outcome(cell.name, 0.0)
+        final = self._folder / cell.name
+        if is_finished(final) and (self._rungs is not None or not was_stopped(final)):
+            return Outcome(cell.name, 0.0)  # it died between the last file and its message
         hint = "; out of memory? lower workers, or set data.residency=stream" if code == -signal.SIGKILL else ""
         return Outcome(cell.name, 0.0, f"its worker process ended {how}{hint}")
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
-import time
-import traceback
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Engine
 from probe_lab.engines import Cluster, Ended, Pool, Said, ray_cluster, require_gpus, same_file, token_in
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
-from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, one_line, train_whole
+from probe_lab.sweep.worker import CellTrainer, CellWorker, GoOn, Outcome, one_line
 
 
 @contextlib.contextmanager
@@ -46,7 +40,7 @@ def ray_engine(
         cluster = stack.enter_context(ray_cluster(engine))
         shared = [stack.enter_context(token_in(folder)), *(same_file(path) for path in manifests if path.exists())]
         beside = min(workers, len(cells), cluster.places_on_one())
-        make = partial(CellWorker, trainer, folder, beside, _Asking(cluster, rungs) if rungs else None)
+        make = partial(CellActor, trainer, folder, beside, _Asking(cluster, rungs) if rungs else None)
         pool = stack.enter_context(Pool(cluster, make, min(workers, len(cells)), shared))
         yield _outcomes(pool, cells)
 
@@ -59,41 +53,14 @@ def _outcomes(pool: Pool, cells: Sequence[Cell]) -> Iterator[Outcome]:
             yield Outcome(event.task.name, 0.0, one_line(event.error))
 
 
-class CellWorker:
-    """Trains cells in an actor; ``beside`` of them may share a machine."""
+class CellActor:
+    """A ``CellWorker`` of the pool."""
 
-    def __init__(self, trainer: CellTrainer, folder: Path, beside: int, go_on: _Asking | None) -> None:
-        self._trainer, self._folder, self._beside, self._go_on = trainer, folder, beside, go_on
-        self._loaded: tuple[Path, tuple[str, ...]] | None = None
-        self._arrays: Any = None
+    def __init__(self, trainer: CellTrainer, folder: Path, beside: int, go_on: GoOn | None) -> None:
+        self._worker = CellWorker(trainer, folder, beside, go_on)
 
     def do(self, task: Cell) -> Iterator[Outcome]:
-        """The outcome of one cell, whatever goes wrong in it."""
-        started = time.monotonic()
-        error = trace = ""
-        try:
-            self._load(task)
-            self._train(task)
-        except Exception as failure:  # whatever it is, the other cells go on
-            error, trace = one_line(failure), traceback.format_exc()
-        yield Outcome(task.name, time.monotonic() - started, error, trace)
-
-    def _load(self, cell: Cell) -> None:
-        wanted = (cell.experiment.cache_folder, cell.arrays)
-        if wanted != self._loaded:
-            self._loaded = self._arrays = None  # freed before the next group is loaded
-            self._arrays = self._trainer.load(cell, self._beside)
-            self._loaded = wanted
-
-    def _train(self, cell: Cell) -> None:
-        """In a folder of this attempt alone: a node that was taken for lost may still be at the same cell."""
-        aside, final = self._folder / PARTIAL / secrets.token_hex(4), self._folder / cell.name
-        try:
-            train_whole(self._trainer, cell, aside, self._arrays, self._go_on)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(aside / cell.name, final)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        yield self._worker.outcome(task)
 
 
 class _Asking:

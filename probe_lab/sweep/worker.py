@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 import traceback
@@ -17,6 +18,7 @@ from probe_lab.config import BACKBONE, Experiment, ProbeConfig
 from probe_lab.errors import ConfigError
 from probe_lab.processes import begin_worker
 from probe_lab.sweep.grid import Cell
+from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.results import METRICS
 
 if TYPE_CHECKING:
@@ -58,15 +60,12 @@ class ProbeTrainer:
         ConfigError for tokens that are not those of the attention maps beside them."""
         from probe_lab.cache import Cache
 
-        needed: dict[Path, tuple[dict[str, None], dict[str, None]]] = {}
+        require_arrays(cells)
+        needed: dict[Path, dict[str, None]] = {}
         for cell in cells:
-            arrays, evaluators = needed.setdefault(cell.experiment.cache_folder, ({}, {}))
-            arrays |= dict.fromkeys(cell.arrays)
-            evaluators |= dict.fromkeys(cell.experiment.probe_evaluators)
-        for folder, (arrays, evaluators) in needed.items():
+            needed.setdefault(cell.experiment.cache_folder, {}).update(dict.fromkeys(cell.experiment.probe_evaluators))
+        for folder, evaluators in needed.items():
             cache = Cache(folder)
-            for key in arrays:
-                cache.read(key, cache.shards[0] if cache.shards else 0, slice(0, 0))
             for evaluator in evaluators:
                 cache.scores(evaluator)
         from probe_lab.sweep.previews import require_previews
@@ -180,21 +179,9 @@ def work(
 
     torch.set_num_threads(threads)
     pipe.send(Ready())
-    loaded: tuple[Path, tuple[str, ...]] | None = None
-    shared: Any = None
+    worker = CellWorker(trainer, folder, workers, go_on if halving else None)
     while (cell := _next_cell(pipe)) is not None:
-        started = time.monotonic()
-        error = trace = ""
-        try:
-            wanted = (cell.experiment.cache_folder, cell.arrays)
-            if wanted != loaded:
-                loaded = shared = None  # freed before the next group is loaded
-                shared = trainer.load(cell, workers)
-                loaded = wanted
-            train_whole(trainer, cell, folder, shared, go_on if halving else None)
-        except Exception as failure:  # whatever it is, the other cells go on
-            error, trace = one_line(failure), traceback.format_exc()
-        pipe.send(Outcome(cell.name, time.monotonic() - started, error, trace))
+        pipe.send(worker.outcome(cell))
 
 
 def _next_cell(pipe: connection.Connection) -> Cell | None:
@@ -205,19 +192,47 @@ def _next_cell(pipe: connection.Connection) -> Cell | None:
     return cell
 
 
-def train_whole(trainer: CellTrainer, cell: Cell, folder: Path, shared: Any, go_on: GoOn | None) -> None:
-    """Train a cell aside and rename its folder once it is complete."""
-    aside, final = folder / PARTIAL / cell.name, folder / cell.name
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        trainer.train(cell, aside, shared, go_on)
-        if not (aside / METRICS).exists():
-            raise RuntimeError(f"training {cell.name} wrote no {METRICS}")
-        shutil.rmtree(final, ignore_errors=True)  # a folder without metrics, from outside a sweep
-        os.replace(aside, final)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+class CellWorker:
+    """Trains cells one after the other; those with the same arrays share one copy. ``beside`` workers are on this
+    machine."""
+
+    def __init__(self, trainer: CellTrainer, folder: Path, beside: int, go_on: GoOn | None) -> None:
+        self._trainer, self._folder, self._beside, self._go_on = trainer, folder, beside, go_on
+        self._loaded: tuple[Path, tuple[str, ...]] | None = None
+        self._shared: Any = None
+
+    def outcome(self, cell: Cell) -> Outcome:
+        """Of the training of one cell, whatever goes wrong in it."""
+        started = time.monotonic()
+        error = trace = ""
+        try:
+            self._load(cell)
+            self._train(cell)
+        except Exception as failure:  # whatever it is, the other cells go on
+            error, trace = one_line(failure), traceback.format_exc()
+        return Outcome(cell.name, time.monotonic() - started, error, trace)
+
+    def _load(self, cell: Cell) -> None:
+        wanted = (cell.experiment.cache_folder, cell.arrays)
+        if wanted != self._loaded:
+            self._loaded = self._shared = None  # freed before the next group is loaded
+            self._shared = self._trainer.load(cell, self._beside)
+            self._loaded = wanted
+
+    def _train(self, cell: Cell) -> None:
+        """In a folder of this attempt alone (a node that was taken for lost may still be at the same cell), which gets
+        the cell's name once it is complete."""
+        attempt = self._folder / PARTIAL / secrets.token_hex(4)
+        aside, final = attempt / cell.name, self._folder / cell.name
+        aside.mkdir(parents=True)
+        try:
+            self._trainer.train(cell, aside, self._shared, self._go_on)
+            if not (aside / METRICS).exists():
+                raise RuntimeError(f"training {cell.name} wrote no {METRICS}")
+            shutil.rmtree(final, ignore_errors=True)  # a folder without metrics, or a cell that halving had stopped
+            os.replace(aside, final)
+        finally:
+            shutil.rmtree(attempt, ignore_errors=True)
 
 
 def one_line(error: BaseException) -> str:

@@ -92,3 +92,13 @@ def test_a_cell_of_another_experiment_is_copied_unless_it_was_stopped(tmp_path: 
         first.runs_folder / by_seed[3] / "metrics.json"
     ).read_bytes()
     assert not (second.runs_folder / ".partial").exists()
+
+
+def test_a_worker_that_dies_over_a_stopped_cell_has_not_finished_it(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, {"trainer.seed": [3, 0]}, halving={"first": 1}, workers=1)
+    run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {}))
+    whole = dataclasses.replace(experiment, halving=Halving())
+    summary = run_sweep(whole, trainer=FakeTrainer(tmp_path / "log", {0: "kill"}))
+    by_seed = {cell.experiment.trainer.seed: cell.name for cell in cells(experiment)}
+    assert [failure.cell for failure in summary.failed] == [by_seed[0]]
+    assert summary.done == ()
