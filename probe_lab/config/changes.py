@@ -44,7 +44,7 @@ def changed_unchecked(experiment: Experiment, changes: Mapping[str, Any]) -> Exp
             OmegaConf.update(update, key, _one_of_a_list(key, value), force_add=True)
         changed = dataclasses.replace(merged(content, update, origin=origin), asked=experiment.asked)
     else:
-        changed = dataclasses.replace(experiment, sweep=(), select="", sets={})
+        changed = dataclasses.replace(experiment, sweep=(), only="", sets={})
     return with_values(changed, {key: typed(key, value, origin) for key, value in simple.items()})
 
 

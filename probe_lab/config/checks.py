@@ -10,7 +10,7 @@ from probe_lab.losses import parse_loss
 
 def check(experiment: Experiment) -> None:
     """ConfigError for the first value that is out of its limits or does not fit another one."""
-    sampling, probe, trainer = experiment.sampling, experiment.probe, experiment.trainer
+    sampling, probe, trainer, select = experiment.sampling, experiment.probe, experiment.trainer, experiment.select
     positive = {
         "prompts.count": experiment.prompts.count,
         "prompts.seeds": experiment.prompts.seeds,
@@ -31,6 +31,8 @@ def check(experiment: Experiment) -> None:
         "trainer.learning_rate": trainer.learning_rate,
         "trainer.accumulate": trainer.accumulate,
         "engine.cpus": experiment.engine.cpus,
+        "select.candidates": select.candidates,
+        "select.keep": select.keep,
         "workers": experiment.workers,
     }
     for key, value in positive.items():
@@ -41,7 +43,11 @@ def check(experiment: Experiment) -> None:
             raise ConfigError(
                 f"'{key}' names step {step}: steps are 1 to {sampling.steps} (sampling.steps), 1 is the first call"
             )
-    for key, share in {"probe.ema": probe.ema, "probe.dropout": probe.dropout}.items():
+    for key, share in {
+        "probe.ema": probe.ema,
+        "probe.dropout": probe.dropout,
+        "select.accept": select.accept,
+    }.items():
         if not 0 <= share < 1:
             raise ConfigError(f"'{key}' is {share}: it must be at least 0 and below 1")
     for key, amount in {
@@ -54,6 +60,7 @@ def check(experiment: Experiment) -> None:
         "trainer.weight_decay": trainer.weight_decay,
         "trainer.patience": trainer.patience,
         "halving.first": experiment.halving.first,
+        "select.budget": select.budget,
         "engine.gpus": experiment.engine.gpus,
         "data.num_workers": experiment.data.num_workers,
         "capture.tokens": experiment.capture.tokens,
@@ -79,6 +86,14 @@ def check(experiment: Experiment) -> None:
             raise ConfigError(f"'probe.scalars' names '{scalar}': write {PREVIEW}EVALUATOR, {PREVIEW}shapes_reward say")
         if scalar in probe.scalars[:place]:
             raise ConfigError(f"'probe.scalars' names '{scalar}' twice: once is enough")
+    if select.keep > select.candidates:
+        raise ConfigError(
+            f"'select.keep' is {select.keep} and 'select.candidates' {select.candidates}: keep at most all of them"
+        )
+    if select.schedule and select.budget:
+        raise ConfigError(
+            f"'select.schedule' and 'select.budget' ({select.budget}) both say when to choose: leave one of them out"
+        )
     exhibit = experiment.paper.exhibit
     if exhibit and exhibit not in EXHIBITS:
         raise ConfigError(f"'paper.exhibit' is '{exhibit}': {nearest(exhibit, EXHIBITS)}")

@@ -69,7 +69,7 @@ def merged(content: DictConfig, changes: DictConfig, *, origin: str, default_nam
     except OmegaConfBaseException as error:
         raise not_valid("", origin, error) from error
     values = {f.name: getattr(schema, f.name) for f in fields(Schema)}
-    values |= {"sweep": sweep.grids, "select": sweep.select, "sets": sweep.sets}
+    values |= {"sweep": sweep.grids, "only": sweep.select, "sets": sweep.sets}
     return Experiment(**values | {"name": schema.name or default_name})
 
 

@@ -220,8 +220,8 @@ class ProbeConfig:
 class Trainer:
     """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches.
 
-    ``accumulate`` takes a step only after so many batches, with the mean of their gradients. ``patience`` ends a training
-    after so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are processes that
+    ``accumulate`` takes a step only after so many batches, with the mean of their gradients. ``patience`` ends a
+    training after so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are processes that
     share one training (``strategy`` ddp).
     """
 
@@ -257,6 +257,24 @@ class Halving:
     first: int = 0
     factor: int = 3
     by: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Select:
+    """How ``select`` spends denoiser calls: ``candidates`` start for every prompt and ``keep`` of them are finished.
+
+    They are chosen where the probe was trained, or by the cuts of ``schedule``, ``{step: 2, keep: 6}`` each; a
+    ``budget`` of denoiser calls per prompt finds the schedule, 0 leaves it. ``by`` is an evaluator, weights of several
+    (``a=0.7,b=0.3``) or ``pareto``, empty the first that the probe predicts. ``accept`` is the level of the conformal
+    intervals that may end a choice before the last cut, 0: none does.
+    """
+
+    candidates: int = 5
+    keep: int = 1
+    schedule: list[dict[str, int]] = field(default_factory=list)
+    budget: int = 0
+    by: str = ""
+    accept: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -330,6 +348,7 @@ class Schema:
     trainer: Trainer = field(default_factory=Trainer)
     metrics: Metrics = field(default_factory=Metrics)
     halving: Halving = field(default_factory=Halving)
+    select: Select = field(default_factory=Select)
     engine: Engine = field(default_factory=Engine)
     paper: Paper = field(default_factory=Paper)
     tracking: Tracking = field(default_factory=Tracking)
@@ -361,12 +380,12 @@ class Schema:
 class Experiment(Schema):
     """One experiment file with its overrides. ``sweep`` is a union of grids, each a mapping from key to values.
 
-    ``select`` chooses among their cells, ``sets`` are named lists of taps; a file writes both within ``sweep``.
+    ``only`` chooses among their cells (``sweep.select`` in a file), ``sets`` are named lists of taps (``sweep.sets``).
     ``asked`` is what the command line said, the file and its overrides, to repeat in messages.
     """
 
     sweep: tuple[Grid, ...] = ()
-    select: str = ""
+    only: str = ""
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     asked: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
@@ -375,7 +394,7 @@ class Experiment(Schema):
         keys = Schema(**{f.name: getattr(self, f.name) for f in fields(Schema)})
         content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(keys)))
         grids = [{key: _plain(axis) for key, axis in grid.items()} for grid in self.sweep]
-        further = {"select": self.select, "sets": {name: list(taps) for name, taps in self.sets.items()}}
+        further = {"select": self.only, "sets": {name: list(taps) for name, taps in self.sets.items()}}
         said = {key: value for key, value in further.items() if value}
         content["sweep"] = said | {"grids": grids} if said else grids
         return content

@@ -88,7 +88,7 @@ def _grid(content: object) -> Grid:
     if not isinstance(content, dict):
         raise ConfigError(f"'sweep' holds '{content!s}': it is a mapping, or a list of mappings, from key to values")
     for key in content:
-        if key not in known_keys():
+        if key in _WORDS or key not in known_keys():  # `select` is also a section of an experiment
             raise ConfigError(f"unknown key '{key!s}' in sweep: {_suggested(str(key))}")
     grid = {str(key): _axis(str(key), axis) for key, axis in content.items()}
     for key, axis in grid.items():
@@ -108,7 +108,7 @@ def _suggested(key: str) -> str:
 def require_option(text: str) -> None:
     """ConfigError for an override ``sweep.KEY=VALUE`` whose KEY is none of the options."""
     key, _, value = text.removeprefix("sweep.").partition("=")
-    if key in known_keys():
+    if key not in _OPTIONS and key in known_keys():
         raise ConfigError(
             f"'{text}' sets one axis of a sweep: write a sweep, 'sweep={{{key}: {value}}}', or choose among the file's "
             f"cells, 'sweep.select={key} in {value}'"

@@ -82,13 +82,13 @@ def lay_out(experiment: Experiment) -> Layout:
             _require_same(cell, found.setdefault(cell.name, cell))
     if not found:
         raise SweepError("there is no cell to train: attention_entropy reads attention taps, and probe.taps has none")
-    chosen = _chosen(experiment.select, found.values(), swept)
+    chosen = _chosen(experiment.only, found.values(), swept)
     return Layout(chosen, len(found) - len(chosen))
 
 
 def single_cell(experiment: Experiment) -> Experiment:
     """The experiment without its sweep: one cell, the one that its ``probe`` section describes."""
-    return dataclasses.replace(experiment, sweep=(), select="")
+    return dataclasses.replace(experiment, sweep=(), only="")
 
 
 def group_by_arrays(found: Sequence[Cell]) -> dict[tuple[str, ...], list[Cell]]:

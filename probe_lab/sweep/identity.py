@@ -12,7 +12,10 @@ from typing import Any
 from probe_lab.config import BACKBONE, Experiment, ProbeConfig, Scoring
 from probe_lab.config.schema import Schema
 
-IRRELEVANT = ("name", "runs", "reports", "tracking", "workers", "engine", "halving", "paper", "sweep", "capture")
+IRRELEVANT = (
+    *("name", "runs", "reports", "tracking", "workers", "engine"),
+    *("halving", "select", "paper", "sweep", "capture"),
+)
 """Keys that change no result."""
 _LATER: Mapping[str, tuple[str, ...]] = {
     "prompts": ("column", "per_image", "revision", "shuffle", "split"),

@@ -52,7 +52,7 @@ def test_options_beside_one_grid_or_several() -> None:
     one = experiment_of({"select": "step == 1", "sets": {"a": ["x0"]}, "probe.step": [1, 5]})
     several = experiment_of({"select": "step == 1", "sets": {"a": ["x0"]}, "grids": [{"probe.step": [1, 5]}]})
     assert one == several
-    assert (one.sweep, one.select, one.sets) == (({"probe.step": (1, 5)},), "step == 1", {"a": ("x0",)})
+    assert (one.sweep, one.only, one.sets) == (({"probe.step": (1, 5)},), "step == 1", {"a": ("x0",)})
     assert experiment_of({}).sweep == experiment_of([]).sweep == experiment_of(None).sweep == ()
     assert experiment_of({"select": "step == 5"}).sweep == ()
 
@@ -69,24 +69,24 @@ def test_seeds_are_an_axis_of_every_grid() -> None:
 def test_options_of_the_overrides_leave_the_grids_of_a_file(write) -> None:
     select = 'step in [5,10] and "attention" in taps'
     chosen = load_experiment(write(GRIDS), [f"sweep.select={select}", "sweep.seeds=2", "sweep.sets.a=[x0]"])
-    assert chosen.select == select
+    assert chosen.only == select
     assert chosen.sets == {"a": ("x0",)}
     assert chosen.sweep == (
         {"trainer.seed": (0, 1), "probe.step": (1, 5)},
         {"trainer.seed": (0, 1), "probe.loss": ("mse", "listwise")},
     )
     again = load_experiment(write(ONE), ['sweep.select="attention" in taps', "sweep.sets.b=[x0]"])
-    assert (again.sweep, again.select) == (({"probe.step": (1, 5)},), '"attention" in taps')
+    assert (again.sweep, again.only) == (({"probe.step": (1, 5)},), '"attention" in taps')
     assert again.sets == {"joint": ("x0", "latent"), "b": ("x0",)}
-    assert load_experiment(write(ONE), ["sweep.select="]).select == ""
+    assert load_experiment(write(ONE), ["sweep.select="]).only == ""
 
 
 def test_a_sweep_of_the_overrides_replaces_all_but_the_sets(write) -> None:
     found = load_experiment(write(ONE), ["sweep={probe.taps: [joint]}", "sweep.select=step == 5"])
-    assert (found.sweep, found.select) == (({"probe.taps": ("joint",)},), "step == 5")
+    assert (found.sweep, found.only) == (({"probe.taps": ("joint",)},), "step == 5")
     assert found.sets == {"joint": ("x0", "latent")}
     assert load_experiment(write(ONE), ["sweep=[]"]).sweep == ()
-    assert load_experiment(write(ONE), ["sweep=[]"]).select == ""
+    assert load_experiment(write(ONE), ["sweep=[]"]).only == ""
 
 
 def test_references_within_a_sweep_are_followed(write) -> None:
@@ -134,8 +134,8 @@ def test_an_axis_or_a_slip_as_an_override_is_told_apart(write) -> None:
         load_experiment(write(GRIDS), ["sweep.sedes=3"])
 
 
-def test_neither_select_nor_sets_are_keys_of_an_experiment(write) -> None:
-    for key in ("select", "sets", "asked"):
+def test_what_an_experiment_holds_beside_its_keys_is_no_key(write) -> None:
+    for key in ("only", "sets", "asked"):
         with pytest.raises(ConfigError, match=f"unknown key '{key}' in the overrides"):
             load_experiment(write(GRIDS), [f"{key}=x"])
 

@@ -1,0 +1,51 @@
+"""The section ``select``: how selection spends denoiser calls, and that no cell depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from probe_lab.config import Select, load_experiment
+from probe_lab.errors import ConfigError
+from probe_lab.probes.fit import config_hash
+from probe_lab.sweep.identity import cell_name
+
+SAID = [
+    "select.candidates=10",
+    "select.schedule=[{step: 2, keep: 6}, {step: 4, keep: 1}]",
+    "select.by=shapes_reward=0.7,shapes_binding=0.3",
+]
+
+
+def test_a_file_may_state_how_it_selects() -> None:
+    found = load_experiment("smoke", SAID)
+    schedule = [{"step": 2, "keep": 6}, {"step": 4, "keep": 1}]
+    assert found.select == Select(10, 1, schedule, by="shapes_reward=0.7,shapes_binding=0.3")
+    assert load_experiment("smoke").select == Select()
+
+
+def test_no_cell_depends_on_it() -> None:
+    plain, other = load_experiment("smoke"), load_experiment("smoke", SAID)
+    assert cell_name(plain) == cell_name(other)
+    assert config_hash(plain) == config_hash(other)
+    changed = replace(plain, probe=replace(plain.probe, width=16))
+    assert cell_name(plain) != cell_name(changed)
+    assert config_hash(plain) != config_hash(changed)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["select.keep=9"], "'select.keep' is 9 and 'select.candidates' 5"),
+        (["select.candidates=0"], "'select.candidates' is 0: it must be greater than 0"),
+        (["select.accept=1.0"], "'select.accept' is 1.0: it must be at least 0 and below 1"),
+        (["select.budget=-1"], "'select.budget' is -1: it must not be negative"),
+        (["select.candidate=3"], "did you mean 'candidates'"),
+        (["select.schedule=[{step: 1, keep: x}]"], "'select.schedule.*'x'"),
+        (["select.schedule=[{step: 1, keep: 1}]", "select.budget=30"], "'select.budget' .30. both say when to choose"),
+    ],
+)
+def test_impossible_ones_are_refused(said: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_experiment("smoke", said)
