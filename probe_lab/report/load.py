@@ -199,7 +199,8 @@ def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
         cell: json.dumps(json.loads(extra) | {"cell": cell[-8:]})
         for cell, extra in zip(later["cell"], later["extra"], strict=True)
     }
-    return table.assign(extra=table["cell"].map(named).fillna(table["extra"]))
+    pairs = zip(table["cell"], table["extra"], strict=True)
+    return table.assign(extra=[named.get(cell, extra) for cell, extra in pairs])
 
 
 def _scores_columns() -> list[str]:

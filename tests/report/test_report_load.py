@@ -169,6 +169,16 @@ def test_predictions_are_of_one_split_and_evaluator(simulated: Any) -> None:
     assert test["sample_id"].is_monotonic_increasing
 
 
+def test_a_table_of_the_types_that_a_sweep_writes_is_read(runs_copy: Path) -> None:
+    before = load_results(runs_copy)
+    words = ["cell", "model", "taps", "loss", "evaluator", "split", "metric", "axes"]
+    table = pd.read_parquet(runs_copy / "results.parquet").astype(dict.fromkeys(words, "string"))
+    table.to_parquet(runs_copy / "results.parquet")
+    after = load_results(runs_copy)
+    assert after.variants == before.variants
+    assert set(after.cells["extra"]) == {"{}"}
+
+
 def test_predictions_of_a_cell_are_read_once(runs_copy: Path) -> None:
     results = load_results(runs_copy)
     cell = results.cells["cell"].iloc[0]
