@@ -1,0 +1,108 @@
+"""``probe.scalars`` in configs and sweeps: what ``score`` is asked for, what is refused, and what keeps its name."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from probe_lab.cache import Cache, write_scores
+from probe_lab.config import Experiment, load_experiment
+from probe_lab.errors import CacheError, ConfigError, ScoreError
+from probe_lab.sweep import cells, run_sweep
+from probe_lab.sweep.previews import asked_previews, require_previews
+
+REWARD, BINDING = "preview:shapes_reward", "preview:shapes_binding"
+SMALL = ["prompts.count=12", "prompts.seeds=3", "sampling.steps=4", "cache.shard_size=18", "data.batch_prompts=3"]
+NONE = "sweep=[]"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small real cache of the steps 2 and 3, with scores and without previews."""
+    from probe_lab.capture.generate import generate
+    from probe_lab.evaluators.run import score_cache
+
+    folder = tmp_path_factory.mktemp("previews")
+    experiment = asking(folder, NONE)
+    generate(experiment, lambda done, total: None, lambda plan: None)
+    score_cache(experiment.cache_folder, experiment.evaluators)
+    return folder
+
+
+def asking(folder: Path, *overrides: str) -> Experiment:
+    places = [f"cache.root={folder}", f"runs={folder}/runs", "tracking.uri=", "workers=1", "capture.steps=[2,3]"]
+    return load_experiment("smoke", [*places, *SMALL, *overrides])
+
+
+def test_names_of_cells_without_scalars_stay(tmp_path: Path) -> None:
+    plain, reading = asking(tmp_path, NONE), asking(tmp_path, NONE, f"probe.scalars=[{REWARD}]")
+    assert cells(plain)[0].name != cells(reading)[0].name
+    old = OmegaConf.to_container(OmegaConf.create(plain.to_yaml()))
+    assert isinstance(old, dict)
+    assert old["probe"]["scalars"] == []  # type: ignore[index]
+    setting = "scoring.models={shapes_reward: {checkpoint: other}}"
+    assert cells(asking(tmp_path, NONE, setting, "probe.evaluators=[shapes_binding]"))[0].name == (
+        cells(asking(tmp_path, NONE, "probe.evaluators=[shapes_binding]"))[0].name
+    )
+    previewing = [NONE, "probe.evaluators=[shapes_binding]", f"probe.scalars=[{REWARD}]"]
+    assert cells(asking(tmp_path, *previewing, setting))[0].name != cells(asking(tmp_path, *previewing))[0].name
+
+
+@pytest.mark.parametrize(
+    ("scalars", "words"),
+    [
+        ("[shapes_reward]", "names 'shapes_reward': write preview:EVALUATOR"),
+        ("['preview:']", "names 'preview:': write"),
+        (f"[{REWARD},{REWARD}]", "twice"),
+    ],
+)
+def test_impossible_scalars_are_refused(tmp_path: Path, scalars: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        asking(tmp_path, f"probe.scalars={scalars}")
+
+
+def test_models_without_scalars(tmp_path: Path) -> None:
+    """Alone they are refused; in a sweep, what they do not read makes no second cell."""
+    with pytest.raises(ConfigError, match=r"'probe.model' x0_preview: only cnn and linear read scalars"):
+        cells(asking(tmp_path, NONE, "probe.model=x0_preview", f"probe.scalars=[{REWARD}]"))
+    models = "[cnn, linear, x0_preview, prompt_only]"
+    found = cells(asking(tmp_path, f"sweep={{probe.model: {models}, probe.scalars: [[], ['{REWARD}']]}}"))
+    read = [(cell.experiment.probe.model, len(cell.experiment.probe.scalars)) for cell in found]
+    both = [("cnn", 0), ("cnn", 1), ("linear", 0), ("linear", 1)]
+    assert sorted(read) == sorted([*both, ("x0_preview", 0), ("prompt_only", 0)])
+
+
+def test_score_is_asked_for_what_cells_read(root: Path) -> None:
+    sweep = f"sweep={{probe.step: [2, 3], probe.scalars: [[], ['{REWARD}'], ['{REWARD}', '{BINDING}']]}}"
+    both = ("shapes_reward", "shapes_binding")
+    assert asked_previews(asking(root, sweep)) == {2: both, 3: both}
+    assert asked_previews(asking(root, NONE)) == {}
+    assert asked_previews(asking(root, NONE, f"probe.scalars=[{BINDING}]", "probe.step=3")) == {3: both[1:]}
+    # The own probe of a sweep too, where it can be.
+    own = [f"sweep={{probe.scalars: [['{REWARD}']]}}", f"probe.scalars=[{BINDING}]"]
+    assert asked_previews(asking(root, *own)) == {2: both}
+    assert asked_previews(asking(root, *own, "sweep={probe.step: [3]}", "probe.step=1")) == {3: both[:1]}
+    with pytest.raises(CacheError, match=r"lacks step 4.*probe-lab generate"):
+        asked_previews(asking(root, NONE, f"probe.scalars=[{REWARD}]", "probe.step=4"))
+
+
+def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> None:
+    overrides = [NONE, f"probe.scalars=[{REWARD}]", "probe.step=3"]
+    experiment = asking(root, *overrides)
+    with pytest.raises(ScoreError, match=rf"does not hold {REWARD} at step 3.*reads: run `") as caught:
+        run_sweep(experiment)
+    command = shlex.split(str(caught.value).split("`")[1])
+    assert command[:3] == ["probe-lab", "score", "smoke"]
+    assert asked_previews(load_experiment(command[2], command[3:])) == {3: ("shapes_reward",)}
+    cache = Cache(experiment.cache_folder)
+    with pytest.raises(CacheError, match="lacks step 4"):
+        require_previews(cells(asking(root, NONE, f"probe.scalars=[{REWARD}]", "probe.step=4")))
+    ids = np.arange(len(cache.samples))
+    write_scores(cache.folder, "shapes_reward", ids, np.random.default_rng(0).random(len(ids)), metadata={}, step=3)
+    for model in ("cnn", "linear"):
+        trained = run_sweep(asking(root, *overrides, f"probe.model={model}"))
+        assert len(trained.done) == 1
