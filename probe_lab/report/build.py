@@ -19,6 +19,7 @@ from probe_lab.report import (
     beside,
     complexity,
     curves,
+    elsewhere,
     guide,
     heatmap,
     losses,
@@ -26,11 +27,12 @@ from probe_lab.report import (
     scatter,
     selection,
     transfer,
+    which_loss,
 )
 from probe_lab.report.choice import choose, variant_text
 from probe_lab.report.headline import headline_tables
 from probe_lab.report.listing import cells_table, environment_table, failures_table
-from probe_lab.report.load import Results, load_results
+from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.page import Block, page, paragraph, section_block, table_html
 from probe_lab.report.paper import paper_tables
@@ -44,6 +46,7 @@ FAMILIES: tuple[Callable[[Material], Section], ...] = (
     guide.section,
     curves.section,
     heatmap.section,
+    which_loss.section,
     losses.section,
     selection.section,
     complexity.section,
@@ -74,19 +77,24 @@ def build_report(
     images or tensors are left out, and the page says so); ``evaluators`` empty means all in the results,
     and the first one decides which probe is best; ``primary_step`` None means the step of the baselines,
     else 5, else the median step; ``others`` are runs folders of experiments, by name, that are shown side by
-    side with this one; ``scored`` are the evaluators whose agreement is shown, empty: ``evaluators``. An
-    existing report in ``out`` is replaced once the new one is complete: a failure leaves it as it was.
+    side with this one; ``scored`` are the evaluators whose agreement is shown, empty: ``evaluators``. Where cells
+    were trained on several caches, the report is of those of ``cache`` (None: of the one with most cells), the others
+    have a part each. An existing report in ``out`` is replaced once the new one is complete: a failure leaves it as
+    it was.
 
     Raises ReportError when there are no results or they are of another version, when ``cache`` is not the
     one that the probes were trained on, or when ``out`` holds something else or cannot be written;
     CacheError for a damaged cache, ScoreError for a damaged file of scores.
     """
     results = load_results(runs)
-    choice = choose(results, evaluators, primary_step)
     opened = Cache(cache) if cache is not None else None
-    material = Material(results, choice, opened, others or {})
     if opened is not None:
-        _require_same_samples(results, opened, next(iter(results.seeds(choice.best).values())))
+        results = elsewhere.on_cache(results, opened)
+    choice = choose(results, evaluators, primary_step)
+    material = Material(results, choice, opened, others or {})
+    best = next(iter(results.seeds(choice.best).values()))
+    if opened is not None and not elsewhere.same_samples(results, opened, best):
+        raise elsewhere.of_another_cache(results, opened)
     with replacing(out) as folder, drawing():
         names = tuple(scored) or choice.evaluators
         _write(material, folder, title, others or {}, names, on_progress or (lambda done, total: None))
@@ -111,6 +119,7 @@ def _write(
     for i, section in enumerate(FAMILIES, start=1):
         on_progress(i, total)
         blocks.append(_drawn(section(material), folder))
+    blocks += [_part(part, folder) for part in elsewhere.parts(material)]
     if others:
         blocks.insert(1, _beside(material, folder, title, others))
     on_progress(total - 1, total)
@@ -132,6 +141,12 @@ def _drawn(section: Section, folder: Path) -> Block:
     parts = [paragraph(section.lead)] if section.lead else []
     parts += [block.body, _tables(list(section.tables), folder)]
     return Block(block.key, block.title, "\n".join(parts))
+
+
+def _part(part: elsewhere.Part, folder: Path) -> Block:
+    drawn = [_drawn(section, folder) for section in part.sections]
+    body = "\n".join(f"<h3>{html.escape(block.title)}</h3>\n{block.body}" for block in drawn)
+    return Block(part.key, part.title, f"{paragraph(part.lead)}\n{body}")
 
 
 def _beside(material: Material, folder: Path, title: str, others: Mapping[str, Path]) -> Block:
@@ -181,26 +196,14 @@ def _lead(material: Material) -> str:
         if value
         else ""
     )
-    cells = f"{len(results.cells):,}".replace(",", "\u00a0")
+    count = sum(len(part.cells) for part in (results, *results.elsewhere))
+    cells = f"{count:,}".replace(",", "\u00a0")
     failed = f"; {len(results.failures)} failed" if results.failures else ""
     return (
         f"At step {choice.step} the best probe ({variant_text(choice.best, step=False)}){number}. "
         f"{cells} cells were trained{failed}. All numbers are of the test split unless said "
-        "otherwise."
-    )
-
-
-def _require_same_samples(results: Results, cache: Cache, cell: str) -> None:
-    """ReportError unless the predictions speak of this cache's samples."""
-    evaluator = results.scores.loc[results.scores["cell"] == cell, "evaluator"].iloc[0]
-    predicted = results.predictions(cell, evaluator)
-    known = predicted.merge(cache.samples, on=["sample_id", "prompt_id", "seed"])
-    if len(known) != len(predicted):
-        raise ReportError(
-            f"the cache {cache.folder} is not the one that {results.folder} was trained on (their samples "
-            "differ): "
-            "give the report that cache, or run the sweep again"
-        )
+        f"otherwise. {elsewhere.statement(results)}"
+    ).strip()
 
 
 @contextmanager

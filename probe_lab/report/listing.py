@@ -63,6 +63,10 @@ def environment_table(material: Material) -> Table:
         ("training seeds of the best probe", ", ".join(map(str, results.seeds(choice.best)))),
         ("training time of all cells", _duration(results.cells["seconds"].sum())),
     ]
+    rows += [
+        (f"cells on other images, {part.origin.backbone}", f"{len(part.cells)}, cache {part.origin.cache}")
+        for part in results.elsewhere
+    ]
     if material.cache:
         manifest, samples = material.cache.manifest, material.cache.samples
         prompts = samples.drop_duplicates("prompt_id")["split"].value_counts()

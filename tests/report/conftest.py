@@ -290,6 +290,37 @@ def report(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
+STUDIED = ("mse", "listwise", "listwise+infonce", "pairwise")
+HOME = World(steps=(5,), taps=(ATTENTION,), losses=STUDIED, baselines=("linear",))
+AWAY = World(prompts=45, steps=(5,), taps=("transformer_blocks.3/attention",), losses=STUDIED, baselines=())
+
+
+def write_two_backbones(folder: Path) -> Simulated:
+    """One sweep over two backbones with other prompts each, as experiments/loss_study.yaml; the cache of the first."""
+    runs, away = write_runs(folder / "runs" / "study", HOME), write_runs(folder / "away", AWAY)
+    for home, backbone, cache in ((runs, "tiny-sd", "cache"), (away, "tiny-sd3", "other")):
+        table = pd.read_parquet(home / "results.parquet")
+        swept = {"backbone": {"name": backbone, "family": "", "path": ""}, "cache.name": cache, "seed": len(backbone)}
+        table["axes"] = [json.dumps(json.loads(axes) | swept) for axes in table["axes"]]
+        table.to_parquet(home / "results.parquet", index=False)
+        text = f"name: study\nbackbone:\n  name: {backbone}\ncache:\n  root: caches\n  name: {cache}\n"
+        for path in home.glob("*/config.yaml"):
+            path.write_text(text)
+    for path in away.glob("*/predictions.parquet"):
+        frame = pd.read_parquet(path)
+        frame.assign(seed=frame["seed"] + 7000).to_parquet(path, index=False)
+        path.parent.rename(runs / path.parent.name)
+    tables = [pd.read_parquet(home / "results.parquet") for home in (runs, away)]
+    pd.concat(tables).sort_values("cell", ascending=False).to_parquet(runs / "results.parquet", index=False)
+    return Simulated(runs, write_cache(folder / "cache", HOME), HOME)
+
+
+@pytest.fixture(scope="session")
+def two_backbones(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """Do not write to it."""
+    return write_two_backbones(tmp_path_factory.mktemp("two"))
+
+
 @pytest.fixture
 def runs_copy(simulated: Simulated, tmp_path: Path) -> Path:
     """A copy of the runs that a test may change."""

@@ -67,6 +67,7 @@ def test_every_figure_is_there_in_both_forms_and_small(report: Path) -> None:
     families = {"curve_shapes_reward", "curve_shapes_binding", "heatmap", "losses", "scatter", "attention"}
     families |= {"selection_shapes_reward", "selection_shapes_binding", "activations", "agreement"}
     families |= {"tap_guide", "complexity", "reliability", "transfer_evaluator"}
+    families |= {"which_loss_shapes_reward", "which_loss_shapes_binding"}
     files = {path.name: path.stat().st_size for path in (report / "figures").iterdir()}
     assert set(files) == {f"{name}{suffix}" for name in families for suffix in (".pdf", ".png")}
     assert min(files.values()) > 5_000
@@ -77,7 +78,7 @@ def test_every_figure_is_there_in_both_forms_and_small(report: Path) -> None:
 
 def test_page_is_well_formed_and_needs_no_network(report: Path) -> None:
     page = Page((report / "index.html").read_text())
-    assert len(page.images) == 14
+    assert len(page.images) == 16
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
     assert all(len(image["alt"]) > 40 for image in page.images)
     assert all(resource.startswith("data:") for resource in page.resources)
@@ -88,7 +89,7 @@ def test_page_is_well_formed_and_needs_no_network(report: Path) -> None:
 
 def test_page_explains_every_figure_and_states_how_the_best_was_chosen(report: Path) -> None:
     page = Page((report / "index.html").read_text())
-    assert page.text.count("Suspicious would be") == 12
+    assert page.text.count("Suspicious would be") == 13
     assert "chosen on the validation split" in page.text
     assert "Not comparable, for orientation only" in page.text
     assert "No cell failed." in page.text

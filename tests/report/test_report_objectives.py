@@ -1,0 +1,201 @@
+"""Which loss: its numbers against loops over prompts, its recommendation from validation alone, its words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from probe_lab.metrics import compare_predictions
+from probe_lab.report.intervals import RESAMPLES
+from probe_lab.report.load import Results, load_results
+from probe_lab.report.objectives import METRICS, Objective, Outcome, Pair, Study, study, verdict
+
+EVALUATORS = ("shapes_reward", "shapes_binding")
+LOSSES = {"mse", "listwise", "listwise+infonce", "pairwise"}
+Array = npt.NDArray[np.float64]
+
+
+def parts_of(runs: Path) -> list[Results]:
+    results = load_results(runs)
+    return [results, *results.elsewhere]
+
+
+@pytest.fixture(scope="module")
+def found(two_backbones: Any) -> Study:
+    result = study(parts_of(two_backbones.runs), EVALUATORS, 5)
+    assert result is not None
+    return result
+
+
+def tables(runs: Path, backbone: str, loss: str) -> list[pd.DataFrame]:
+    cells = sorted(
+        path.parent for path in runs.glob(f"cnn-*-{loss}-[01]/config.yaml") if f"name: {backbone}\n" in path.read_text()
+    )
+    assert len(cells) == 2
+    return [pd.read_parquet(cell / "predictions.parquet") for cell in cells]
+
+
+def per_prompt(table: pd.DataFrame, evaluator: str) -> Array:
+    """[prompts]: SRCC of the seeds of every test prompt."""
+    rows = table[(table["evaluator"] == evaluator) & (table["split"] == "test")]
+    return np.array([spearmanr(part["prediction"], part["target"]).statistic for _, part in rows.groupby("prompt_id")])
+
+
+def test_every_pair_is_what_two_cells_compare_to(found: Study, two_backbones: Any) -> None:
+    assert [(pair.origin, pair.evaluator) for pair in found.pairs] == [
+        (origin, evaluator) for origin in ("tiny-sd", "tiny-sd3") for evaluator in EVALUATORS
+    ]
+    assert {one.loss for one in found.objectives} == LOSSES
+    assert (found.seeds, found.left_out) == ((2, 2), ())
+    for pair in found.pairs:
+        sides = {loss: tables(two_backbones.runs, pair.origin, loss) for loss in LOSSES}
+        assert pair.prompts == {"tiny-sd": 12, "tiny-sd3": 9}[pair.origin]
+        for one in found.objectives:
+            for other in found.references.values():
+                expected = compare_predictions(
+                    sides[one.loss], sides[other.loss], [*METRICS], evaluator=pair.evaluator, resamples=RESAMPLES
+                )
+                for metric in METRICS:
+                    for value, interval in (
+                        (pair.value(one, metric), expected[metric][0]),
+                        (pair.minus(one, other, metric), expected[metric][2]),
+                    ):
+                        numbers = (value.estimate, value.lower, value.upper)
+                        assert numbers == pytest.approx((interval.estimate, interval.lower, interval.upper))
+
+
+def test_summary_equals_loops_over_prompts(found: Study, two_backbones: Any) -> None:
+    """Evaluators of a backbone share the prompts drawn, backbones are drawn independently."""
+    resampled: dict[str, list[Array]] = {loss: [] for loss in LOSSES}
+    for i, (origin, prompts) in enumerate((("tiny-sd", 12), ("tiny-sd3", 9))):
+        draws = np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
+        draws = np.roll(draws, i, axis=0)
+        for loss in LOSSES:
+            for evaluator in EVALUATORS:
+                values = np.mean([per_prompt(t, evaluator) for t in tables(two_backbones.runs, origin, loss)], axis=0)
+                resampled[loss].append(np.array([values.mean(), *(values[draw].mean() for draw in draws)]))
+    means = {loss: np.mean(values, axis=0) for loss, values in resampled.items()}
+    ranks = {loss: [] for loss in LOSSES}
+    apart = dict.fromkeys(LOSSES, 0)
+    for k in range(4):
+        order = sorted(LOSSES, key=lambda loss: -resampled[loss][k][0])
+        for loss in LOSSES:
+            ranks[loss].append(1 + order.index(loss))
+            gap = resampled[order[0]][k] - resampled[loss][k]
+            apart[loss] += bool(np.percentile(gap[1:], 2.5) > 0)
+    assert sum(apart.values()) > 0
+    for one in found.objectives:
+        values = means[one.loss]
+        value = found.value(one, "srcc_within")
+        expected = (values[0], *np.percentile(values[1:], [2.5, 97.5]))
+        assert (value.estimate, value.lower, value.upper) == pytest.approx(expected)
+        gap = values - means["mse"]
+        value = found.minus(one, found.references["mse"], "srcc_within")
+        assert (value.estimate, value.lower, value.upper) == pytest.approx(
+            (gap[0], *np.percentile(gap[1:], [2.5, 97.5]))
+        )
+        assert found.rank(one) == pytest.approx(np.mean(ranks[one.loss]))
+        assert found.apart(one) == apart[one.loss]
+
+
+def test_recommended_by_validation_of_all_pairs_never_by_test(
+    found: Study, two_backbones: Any, tmp_path: Path, edit_metrics: Callable[..., None]
+) -> None:
+    worst = found.objectives[-1]
+    runs = Path(shutil.copytree(two_backbones.runs, tmp_path / "study"))
+
+    def praised(row: dict[str, Any]) -> None:
+        row["estimate"] = 0.99
+
+    edit_metrics(runs, f"cnn-5-*-{worst.loss}-", "val", praised)
+    again = study(parts_of(runs), EVALUATORS, 5)
+    assert again is not None
+    assert again.recommended == worst
+    assert again.validation(worst) == pytest.approx(0.99)
+    before, after = (one.value(worst, "srcc_within") for one in (found, again))
+    assert (after.estimate, after.lower, after.upper) == pytest.approx((before.estimate, before.lower, before.upper))
+    assert f"Train with {worst.label}" in verdict(again)
+    means = [found.validation(one) for one in found.objectives]
+    assert means == sorted(means, reverse=True)
+
+
+def test_a_loss_that_one_backbone_lacks_is_left_out(two_backbones: Any, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(two_backbones.runs, tmp_path / "study"))
+    table = pd.read_parquet(runs / "results.parquet")
+    gone = table["cell"].str.contains("transformer_blocks") & (table["loss"] == "listwise")
+    table[~gone].to_parquet(runs / "results.parquet")
+    less = study(parts_of(runs), EVALUATORS, 5)
+    assert less is not None
+    assert {one.loss for one in less.objectives} == LOSSES - {"listwise"}
+    assert less.left_out == ("listwise",)
+    assert list(less.references) == ["mse"]
+    assert "Probe-Select" not in verdict(less)
+
+
+def test_losses_are_compared_at_the_same_other_keys(two_backbones: Any, tmp_path: Path) -> None:
+    """A grid over dropout of one loss is no loss of its own; settings that only some losses have are."""
+    runs = Path(shutil.copytree(two_backbones.runs, tmp_path / "study"))
+    original = pd.read_parquet(runs / "results.parquet")
+    cell = "cnn-5-up_blocks.1.attentions.0_attention-mse-0"
+    shutil.copytree(runs / cell, runs / "more")
+    own = original[original["cell"] == cell]
+    axes = json.loads(own["axes"].iloc[0]) | {"probe.dropout": 0.4}
+    added = pd.concat([original, own.assign(cell="more", axes=json.dumps(axes))])
+    added.to_parquet(runs / "results.parquet")
+    found = study(parts_of(runs)[:1], EVALUATORS, 5)
+    assert found is not None
+    assert {(one.loss, one.extra) for one in found.objectives} == {(loss, "{}") for loss in LOSSES}
+    some = added["loss"].str.contains("listwise") & added["cell"].str.contains("attentions")
+    warm = [json.dumps(json.loads(text) | {"probe.temperature": 0.5}) for text in added["axes"]]
+    added.assign(axes=added["axes"].where(~some, pd.Series(warm, index=added.index))).to_parquet(
+        runs / "results.parquet"
+    )
+    found = study(parts_of(runs)[:1], EVALUATORS, 5)
+    assert found is not None
+    assert sorted(one.label for one in found.objectives) == [
+        "MSE", "MSE, dropout 0.4", "RankNet", "listwise + InfoNCE, temperature 0.5", "listwise, temperature 0.5"
+    ]  # fmt: skip
+
+
+def test_one_loss_is_no_choice(two_backbones: Any, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(two_backbones.runs, tmp_path / "study"))
+    table = pd.read_parquet(runs / "results.parquet")
+    table[table["loss"] == "mse"].to_parquet(runs / "results.parquet")
+    assert study(parts_of(runs), EVALUATORS, 5) is None
+
+
+def made(values: dict[str, tuple[float, float]], width: float = 0.01) -> Study:
+    """One pair of the given (validation, test) SRCC, whose resamples all losses share but for ``width``."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(scale=0.05, size=1000)
+    outcomes = {}
+    for loss, (validation, test) in values.items():
+        rows = np.concatenate([[test], test + common + rng.normal(scale=width, size=1000)])
+        outcomes[Objective(loss, "{}")] = Outcome(
+            validation, dict.fromkeys(METRICS, rows), dict.fromkeys(METRICS, (test,))
+        )
+    order = tuple(sorted(outcomes, key=lambda one: -outcomes[one].validation))
+    references = {one.loss: one for one in order if one.loss in ("listwise", "mse")}
+    return Study(order, references, (Pair("tiny-sd", "shapes_reward", "step 5", 100, outcomes),), (), (1, 1))
+
+
+def test_the_verdict_says_what_is_apart_and_what_is_not() -> None:
+    text = verdict(made({"mse": (0.1, 0.1), "listwise": (0.3, 0.301), "spearman": (0.4, 0.305)}))
+    assert text.startswith("Train with Spearman: of 3 losses it ranks the seeds of validation prompts best (mean over")
+    assert "not told apart from listwise (the Probe-Select loss; difference 0.004 [−0.0" in text
+    assert "] more than MSE (the loss of Diffusion Probe), and it is apart from the best there in 0 of 1 case." in text
+    assert text.endswith("Not told apart from it on average: listwise.")
+    text = verdict(made({"mse": (0.5, 0.1), "listwise": (0.3, 0.4), "spearman": (0.4, 0.3)}))
+    assert text.startswith("Train with MSE (the loss of Diffusion Probe): of 3")
+    assert "0.300 [0.27" in text
+    assert "] less than listwise (the Probe-Select loss), and it is apart from the best there in 1 of 1 case." in text
+    assert text.endswith("All others are told apart from it. On average Spearman and listwise are ahead of it.")
