@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...]`: every measurement of the README, as tables and as `benchmarks/results/*.json`.
 
-`study` reads what `probe-lab sweep shapes_full` left and is passed over where there is nothing.
+`study` and `losses` read what `probe-lab sweep shapes_full` and `sweep loss_study` left and are passed over where there
+is nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ NAMES = (
     "report",
     "tracking",
     "study",
+    "losses",
 )
+SWEPT = {"study": "runs/shapes_full", "losses": "runs/loss_study"}
+"""Benchmarks that read the results of a sweep."""
 RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     chosen = sys.argv[1:] or [
-        name for name in NAMES if name != "study" or Path("runs/shapes_full/results.parquet").exists()
+        name for name in NAMES if name not in SWEPT or Path(SWEPT[name], "results.parquet").exists()
     ]
     unknown = [name for name in chosen if name not in NAMES]
     if unknown:
