@@ -72,6 +72,10 @@ def check(experiment: Experiment) -> None:
         if side % 8:
             raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
     _check_devices(experiment)
+    if trainer.strategy == "ddp" and trainer.devices == 1:
+        raise ConfigError(
+            "'trainer.strategy' is ddp and 'trainer.devices' is 1: set devices to 2 or more, or leave auto"
+        )
     if experiment.halving.factor < 2:
         raise ConfigError(f"'halving.factor' is {experiment.halving.factor}: of 2 or more cells one goes on")
     if experiment.engine.address and experiment.engine.name != "ray":

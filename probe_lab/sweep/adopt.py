@@ -7,33 +7,58 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
+from probe_lab.errors import ReportError
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.results import is_finished, was_stopped
+from probe_lab.sweep.results import cannot_write, is_finished, was_stopped
 from probe_lab.sweep.worker import PARTIAL
 
 
 def adoptable(cells: Sequence[Cell], folder: Path) -> dict[str, Path]:
     """Those of ``cells`` that lie finished in a folder beside ``folder``, by name, and where.
 
-    A cell's name says everything that decides its result, its cache included (see ``identity``), so the same name is
-    the same cell. One that successive halving stopped is not taken.
+    A cell's name says everything that decides its result but where its cache lies (see ``identity``), so the same name
+    and the same cache are the same cell. One that successive halving stopped is not taken.
     """
     if not folder.parent.is_dir():
         return {}
     neighbours = [path for path in sorted(folder.parent.iterdir()) if path.is_dir() and path != folder]
-    places = {cell.name: [path / cell.name for path in neighbours] for cell in cells}
-    usable = {name: [path for path in found if _is_whole(path)] for name, found in places.items()}
-    return {name: found[0] for name, found in usable.items() if found}
+    found = {cell.name: next((path for path in neighbours if _is_it(path / cell.name, cell)), None) for cell in cells}
+    return {name: path / name for name, path in found.items() if path is not None}
 
 
-def _is_whole(cell_folder: Path) -> bool:
-    return is_finished(cell_folder) and not was_stopped(cell_folder)
+def _is_it(cell_folder: Path, cell: Cell) -> bool:
+    """Whether there is the cell, whole, and of the very same cache: its name says no more than the cache's name."""
+    if not is_finished(cell_folder):
+        return False
+    try:
+        config = yaml.safe_load((cell_folder / "config.yaml").read_bytes())
+        place = Path(config["cache"]["root"]) / (config["cache"]["name"] or config["name"])
+        same = place.resolve() == cell.experiment.cache_folder.resolve()
+        return same and not was_stopped(cell_folder)
+    except (
+        OSError,
+        ReportError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+    ):  # its own sweep will say so
+        return False
 
 
 def adopt(found: Mapping[str, Path], folder: Path) -> None:
-    """Copy finished cells into ``folder``, each whole or not at all."""
-    for name, path in found.items():
-        aside = folder / PARTIAL / name
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(path, aside)
-        os.replace(aside, folder / name)
+    """Copy finished cells into ``folder``, each whole or not at all.
+
+    Raises:
+        SweepError: the folder cannot be written.
+    """
+    try:
+        for name, path in found.items():
+            aside = folder / PARTIAL / name
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(path, aside)
+            shutil.rmtree(folder / name, ignore_errors=True)  # without metrics, or stopped by halving
+            os.replace(aside, folder / name)
+    except OSError as error:
+        raise cannot_write(folder, error) from error

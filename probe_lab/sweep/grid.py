@@ -10,7 +10,7 @@ from typing import Any
 from probe_lab.config import Choice, Experiment, Value
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.sweep.axes import Points, Settings, value_at
-from probe_lab.sweep.identity import IRRELEVANT, cell_name, identity
+from probe_lab.sweep.identity import cell_name, changes_no_result, identity
 from probe_lab.sweep.normalise import READ_SCALARS, normalised
 from probe_lab.sweep.taps import TapNames
 
@@ -66,7 +66,7 @@ def lay_out(experiment: Experiment) -> Layout:
         )
     swept = tuple(dict.fromkeys(key for grid in experiment.sweep for key in grid))
     for key in swept:
-        if key.split(".")[0] in (*IRRELEVANT, "scoring"):
+        if changes_no_result(key):
             raise SweepError(f"the sweep over '{key}' gives one result many times: sweep probe, trainer or data keys")
     names = TapNames(experiment)
     taps = names.joined(experiment.probe.taps)

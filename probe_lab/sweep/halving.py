@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from probe_lab.config import Halving, known_keys
 from probe_lab.errors import SweepError, nearest
 from probe_lab.sweep.grid import Cell
+from probe_lab.sweep.results import is_finished, read_metrics
 
 
 class Rungs:
@@ -18,7 +20,8 @@ class Rungs:
     A cell comes by after ``first`` epochs, and each time ``factor`` times as many, with its best validation value so
     far. It goes on where that is among the best 1/``factor`` (rounded up) of those that came to this rung before it,
     itself included. Nobody waits, so which cells are stopped depends on the order in which they arrive; with one
-    worker it does not. Only cells with the same evaluators, epochs and values of ``by`` compete.
+    worker it does not. Only cells of one cache and split, with the same evaluators, epochs and values of ``by``,
+    compete. A cell that comes again, because it is trained again, counts once.
 
     Raises:
         SweepError: ``by`` names no key.
@@ -31,15 +34,23 @@ class Rungs:
                 raise SweepError(f"'halving.by' names '{key}', which is no key: {nearest(key, known)}")
         self._halving = halving
         self._league: Mapping[str, Hashable] = {cell.name: _league(cell, halving.by) for cell in cells}
-        self._seen: dict[Hashable, list[float]] = defaultdict(list)
+        self._seen: dict[Hashable, dict[str, float]] = defaultdict(dict)
 
     def goes_on(self, cell: str, epoch: int, value: float) -> bool:
         """Whether a cell is trained on after ``epoch`` epochs; ``value``: higher is better."""
         if not self._is_rung(epoch):
             return True
         seen = self._seen[self._league[cell], epoch]
-        seen.append(-math.inf if math.isnan(value) else value)
-        return value >= sorted(seen, reverse=True)[math.ceil(len(seen) / self._halving.factor) - 1]
+        seen[cell] = -math.inf if math.isnan(value) else value
+        return value >= sorted(seen.values(), reverse=True)[math.ceil(len(seen) / self._halving.factor) - 1]
+
+    def remember(self, cell: str, values: Iterable[float | None]) -> None:
+        """A cell that was trained before: its validation value after each epoch. What comes now competes with it."""
+        best = -math.inf
+        for epoch, value in enumerate(values, start=1):
+            best = best if value is None else max(best, value)
+            if self._is_rung(epoch):
+                self._seen[self._league[cell], epoch][cell] = best
 
     def _is_rung(self, epoch: int) -> bool:
         rung = self._halving.first
@@ -48,11 +59,21 @@ class Rungs:
         return rung == epoch
 
 
-def rungs_of(halving: Halving, cells: Sequence[Cell]) -> Rungs | None:
-    """What decides for the cells of a sweep; None where all are trained to their end."""
-    return Rungs(halving, cells) if halving.first else None
+def rungs_of(halving: Halving, cells: Sequence[Cell], folder: Path) -> Rungs | None:
+    """What decides for the cells of a sweep, those that are finished in ``folder`` included; None where all are trained
+    to their end."""
+    if not halving.first:
+        return None
+    rungs = Rungs(halving, cells)
+    for cell in cells:
+        if cell.experiment.probe.model == "cnn" and is_finished(folder / cell.name):
+            history = read_metrics(folder / cell.name).get("history", [])
+            rungs.remember(cell.name, (epoch["val_srcc_within"] for epoch in history))
+    return rungs
 
 
 def _league(cell: Cell, by: Sequence[str]) -> Hashable:
     values = [functools.reduce(getattr, key.split("."), cell.experiment) for key in by]
-    return (tuple(cell.experiment.probe_evaluators), cell.experiment.trainer.max_epochs, repr(values))
+    experiment = cell.experiment
+    place = (str(experiment.cache_folder), experiment.backbone.label, experiment.data.split)
+    return (*place, tuple(experiment.probe_evaluators), experiment.trainer.max_epochs, repr(values))

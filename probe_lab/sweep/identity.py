@@ -17,6 +17,13 @@ IRRELEVANT = (
     *("halving", "select", "paper", "sweep", "capture"),
 )
 """Keys that change no result."""
+ONLY_SPEED: Mapping[str, tuple[str, ...]] = {
+    "sampling": ("batch_size", "device", "offload"),
+    "cache": ("root", "shard_size"),
+    "data": ("residency", "num_workers"),
+    "trainer": ("accelerator", "strategy"),
+}
+"""Keys of other sections that change no result."""
 _LATER: Mapping[str, tuple[str, ...]] = {
     "prompts": ("column", "per_image", "revision", "shuffle", "split"),
     "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
@@ -53,12 +60,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
         for entry in dataclasses.fields(Schema)
         if entry.name not in (*IRRELEVANT, "scoring", "text")
     }
-    for section, keys in {
-        "sampling": ("batch_size", "device", "offload"),
-        "cache": ("root", "shard_size"),
-        "data": ("residency", "num_workers"),
-        "trainer": ("accelerator", "strategy"),
-    }.items():
+    for section, keys in ONLY_SPEED.items():
         for key in keys:
             del content[section][key]
     for section, keys in _LATER.items():
@@ -105,3 +107,9 @@ def _taps_label(probe: ProbeConfig) -> str:
 def _shortened(tap: str, length: int = _TAPS_IN_NAME) -> str:
     """Both ends of a long tap: the block it is in and its kind."""
     return tap if len(tap) <= length else f"{tap[: length // 2]}..{tap[-(length // 2) + 2 :]}"
+
+
+def changes_no_result(key: str) -> bool:
+    """Whether a dotted key is in no cell's identity."""
+    section, _, name = key.partition(".")
+    return section in (*IRRELEVANT, "scoring") or name in ONLY_SPEED.get(section, ())

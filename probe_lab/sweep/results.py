@@ -164,11 +164,12 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """What ``write_failures`` left, nothing where there is no such file."""
-    path = folder / FAILURES
-    if not path.exists():
+    """What ``write_failures`` left, nothing where there is no such file or it is damaged: it is written anew."""
+    try:
+        entries = json.loads((folder / FAILURES).read_bytes())
+        return [Failure(entry["cell"], entry["error"], entry["traceback"]) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [Failure(entry["cell"], entry["error"], entry["traceback"]) for entry in json.loads(path.read_text())]
 
 
 def write_whole(path: Path, content: bytes) -> Path:

@@ -26,6 +26,7 @@ from probe_lab.sweep.local import local_engine
 from probe_lab.sweep.progress import SweepProgress
 from probe_lab.sweep.results import (
     FAILURES,
+    RESULTS,
     Failure,
     cannot_write,
     collect,
@@ -130,7 +131,7 @@ def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], 
         # The engine first: while there is no other thread, its workers can be forked.
         with (
             _terminated_as_interrupt(),
-            _engine(experiment, pending, trainer) as found,
+            _engine(experiment, plan, pending, trainer) as found,
             track(experiment, folder, [_cell_run(cell) for cell in plan]) as tracker,
         ):
             for outcome in _tracked(experiment, pending, finished, found, tracker):
@@ -150,12 +151,13 @@ def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], 
 
 
 def _engine(
-    experiment: Experiment, pending: Sequence[Cell], trainer: CellTrainer
+    experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], trainer: CellTrainer
 ) -> AbstractContextManager[Iterator[Outcome]]:
     """What trains the cells, and gives their outcomes as they come."""
     if not pending:
         return contextlib.nullcontext(iter(()))
-    folder, rungs, workers = experiment.runs_folder, rungs_of(experiment.halving, pending), experiment.workers
+    folder, workers = experiment.runs_folder, experiment.workers
+    rungs = rungs_of(experiment.halving, plan, folder)
     if experiment.engine.name == "ray":
         from probe_lab.sweep.ray import ray_engine
 
@@ -222,6 +224,8 @@ def _write(experiment: Experiment, plan: Sequence[Cell], failures: Sequence[Fail
     table = collect(folder, plan, keep_others=keep_others)
     if len(table):
         write_results(folder, table)
+    else:
+        (folder / RESULTS).unlink(missing_ok=True)  # of an earlier sweep, whose cells are not this one's
 
 
 @contextlib.contextmanager

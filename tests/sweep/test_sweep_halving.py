@@ -15,7 +15,7 @@ from sweep_world import FakeTrainer, make_experiment, trained
 from probe_lab.config import Halving
 from probe_lab.errors import SweepError
 from probe_lab.sweep import cells, run_sweep
-from probe_lab.sweep.halving import Rungs
+from probe_lab.sweep.halving import Rungs, rungs_of
 
 ROOT = Path("nowhere")
 
@@ -102,3 +102,60 @@ def test_a_worker_that_dies_over_a_stopped_cell_has_not_finished_it(tmp_path: Pa
     by_seed = {cell.experiment.trainer.seed: cell.name for cell in cells(experiment)}
     assert [failure.cell for failure in summary.failed] == [by_seed[0]]
     assert summary.done == ()
+
+
+def test_cells_of_other_images_do_not_compete() -> None:
+    first, second = (
+        cells(make_experiment(ROOT, None, cache={"root": "nowhere", "name": name}))[0] for name in ("one", "two")
+    )
+    judge = Rungs(Halving(first=1), (first, second))
+    assert judge.goes_on(first.name, 1, 0.9)
+    assert judge.goes_on(second.name, 1, 0.1)
+
+
+def test_a_cell_that_is_tried_again_counts_once() -> None:
+    judge, names = rungs(3, first=1, factor=2)
+    for value in (0.5, 0.6):  # with smaller batches, after memory ran out
+        judge.goes_on(names[0], 1, value)
+    assert not judge.goes_on(names[1], 1, 0.55)
+    assert judge.goes_on(names[2], 1, 0.58)  # the second best of three
+
+
+def test_what_was_trained_before_still_competes(tmp_path: Path) -> None:
+    halving = {"halving": {"first": 1, "factor": 2}, "workers": 1}
+    trainer = FakeTrainer(tmp_path / "log", {})
+    first = make_experiment(tmp_path, {"trainer.seed": [9]}, **halving)
+    run_sweep(first, trainer=trainer)
+    more = make_experiment(tmp_path, {"trainer.seed": [9, 0]}, **halving)
+    name = cells(first)[0].name
+    metrics = json.loads((first.runs_folder / name / "metrics.json").read_text())
+    assert [epoch["val_srcc_within"] for epoch in metrics["history"]] == [0.0, 0.1, 0.2]
+    judge = rungs_of(Halving(first=2, factor=2), cells(more), more.runs_folder)
+    assert judge is not None
+    other = next(cell.name for cell in cells(more) if cell.name != name)
+    assert not judge.goes_on(other, 2, 0.05)
+    assert judge.goes_on(other, 2, 0.15)
+
+
+def test_a_whole_cell_takes_the_place_of_a_stopped_one_and_only_of_its_own_cache(tmp_path: Path) -> None:
+    trainer = FakeTrainer(tmp_path / "log", {})
+    cache = {"root": str(tmp_path / "data_cache"), "name": "shared"}
+    sweep = {"trainer.seed": [3, 0]}
+    stopped = make_experiment(tmp_path, sweep, name="one", cache=cache, halving={"first": 1}, workers=1)
+    run_sweep(stopped, trainer=trainer)
+    run_sweep(make_experiment(tmp_path, sweep, name="two", cache=cache), trainer=trainer)
+    summary = run_sweep(dataclasses.replace(stopped, halving=Halving()), trainer=trainer)
+    assert len(summary.adopted) == 1
+    assert summary.done == ()
+    elsewhere = make_experiment(tmp_path, sweep, name="three", cache=cache | {"root": str(tmp_path / "other")})
+    assert run_sweep(elsewhere, trainer=trainer).adopted == ()
+
+
+def test_what_a_neighbour_has_damaged_is_none_of_our_business(tmp_path: Path) -> None:
+    trainer = FakeTrainer(tmp_path / "log", {})
+    cache = {"root": str(tmp_path / "data_cache"), "name": "shared"}
+    first = make_experiment(tmp_path, None, name="one", cache=cache)
+    run_sweep(first, trainer=trainer)
+    (first.runs_folder / cells(first)[0].name / "metrics.json").write_text("{")
+    second = make_experiment(tmp_path, None, name="two", cache=cache)
+    assert len(run_sweep(second, trainer=trainer).done) == 1

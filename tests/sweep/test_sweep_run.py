@@ -256,3 +256,27 @@ def test_every_worker_has_a_card_of_its_own(tmp_path: Path, monkeypatch: pytest.
     cards = {(pid, card) for pid, what, card, *_ in lines if what == "card"}
     assert len(cards) == 2
     assert {card for _, card in cards} == {"2", "5"}
+
+
+def test_a_sweep_that_fails_leaves_no_results_of_another(tmp_path: Path) -> None:
+    first = make_experiment(tmp_path, {"trainer.seed": [1]})
+    run_sweep(first, trainer=FakeTrainer(tmp_path / "log", {}))
+    assert (first.runs_folder / "results.parquet").exists()
+    second = make_experiment(tmp_path, {"trainer.seed": [2]})
+    with pytest.raises(SweepError):
+        run_sweep(second, trainer=FakeTrainer(tmp_path / "log", {2: "fail"}))
+    assert not (second.runs_folder / "results.parquet").exists()
+
+
+def test_a_damaged_list_of_failures_is_written_anew(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    experiment.runs_folder.mkdir(parents=True)
+    (experiment.runs_folder / "failures.json").write_text("[{")
+    run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {}))
+    assert json.loads((experiment.runs_folder / "failures.json").read_text()) == []
+
+
+@pytest.mark.parametrize("key", ["data.residency", "cache.root", "trainer.accelerator", "engine.name", "workers"])
+def test_an_axis_that_changes_no_result_is_refused(key: str) -> None:
+    with pytest.raises(SweepError, match=f"'{key}' gives one result many times"):
+        cells(make_experiment(Path("nowhere"), {key: [1, 2]}))
