@@ -318,14 +318,71 @@ def compare(
 
 
 @app.command()
+def select(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="what to draw; repeatable")] = None,
+    candidates: Annotated[int | None, typer.Option("-n", "--candidates", help="images that start per prompt")] = None,
+    keep: Annotated[int | None, typer.Option("-k", "--keep", help="images that are finished per prompt")] = None,
+    folder: Annotated[Path | None, typer.Option("-o", "--out", help="default: selections/<experiment>")] = None,
+    seed: Annotated[int | None, typer.Option(help="of all candidates' seeds; default: the experiment's")] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CELL", help="a cell's folder or part of its name; default: the best cnn at probe.step"),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="an evaluator, weights a=0.7,b=0.3, or pareto")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="STEP:KEEP,...", help="several cuts, 2:6,5:3,10:1 for instance")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(metavar="CALLS", help="denoiser calls per prompt; the best schedule for them is taken")
+    ] = None,
+    accept: Annotated[
+        float | None, typer.Option(metavar="LEVEL", help="end a choice early where intervals of this level part")
+    ] = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="score finished images by the experiment's evaluators")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="finish the pruned candidates too, to see what was thrown away")
+    ] = False,
+) -> None:
+    """Draw prompts with early pruning: many candidates start, a probe reads them early, the promising ones finish.
+
+    Leaves the kept images, sheet.png with every candidate, and selection.json with every number.
+
+    Example: probe-lab select quickstart --prompt "a red circle left of a blue square" -n 8 --score --all
+
+    Example: probe-lab select quickstart --prompt "a green cross" -n 8 --schedule 1:6,3:3,5:1
+    """
+    from probe_lab.select.command import Request, run
+    from probe_lab.select.watch import watching
+    from probe_lab.select.words import overrides_of
+
+    if not prompt:
+        raise typer.BadParameter('--prompt "..." is missing: say what to draw')
+    keys = overrides_of(candidates=candidates, keep=keep, schedule=schedule, budget=budget, by=by, accept=accept)
+    config = load_experiment(experiment, [*(overrides or []), *keys])
+    request = Request(prompt, folder, seed, probe or [], score, everything)
+    made = run(config, request, watching=watching, tell=lambda line: out.print(escape(line)))
+    out.print(made.table)
+    for line in made.lines:
+        out.print(escape(line))
+    out.print(escape(f"images, sheet.png and selection.json: {made.out}"))
+
+
+@app.command()
 def demo(overrides: Overrides = None) -> None:
-    """The whole corridor on the shapes world: generate, score, sweep, report, in about ten minutes on two cores.
+    """The whole corridor on the shapes world, generate to select, in about ten minutes on two cores.
 
     Example: probe-lab demo prompts.count=100
     """
     for verb in (generate, score, sweep, compare, report):
         out.rule(f"probe-lab {verb.__name__} quickstart")
         verb("quickstart", list(overrides or []))
+    out.rule("probe-lab select quickstart")
+    prompts = ["a red circle left of a blue square", "a yellow triangle above a green cross"]
+    select("quickstart", list(overrides or []), prompts, candidates=8, score=True, everything=True)
 
 
 @cache_app.command("info")

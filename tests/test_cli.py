@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", "compare", "demo"]
+VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", "compare", "select", "demo"]
 
 
 def probe_lab(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -221,8 +221,8 @@ class Trainer:
     """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches.
 
     ``accumulate`` takes a step only after so many batches, with the mean of their gradients. ``patience`` ends a
-    training after so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are processes that
-    share one training (``strategy`` ddp).
+    training after so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are
+    processes that share one training (``strategy`` ddp).
     """
 
     max_epochs: int = 12

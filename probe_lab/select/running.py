@@ -18,6 +18,7 @@ from probe_lab.capture.layout import Arguments
 from probe_lab.capture.preview import Previewer
 from probe_lab.capture.taps import Tap
 from probe_lab.capture.text import text_of
+from probe_lab.errors import SelectError
 from probe_lab.probes import Inputs
 from probe_lab.select.conformal import is_decided
 from probe_lab.select.ranking import By, order
@@ -142,6 +143,7 @@ class Running:
         """What the probe of a cut reads of the candidates that are left."""
         places = (captured[None] == rows[:, None]).int().argmax(1)
         found = {tap: self._capture[cut.step, Tap.parse(tap)][places] for tap in _read(cut)}
+        _require_shapes(cut, found)
         prompt = rows // self._candidates
         scalars = None
         if cut.probe.spec.scalars:
@@ -161,3 +163,16 @@ class Running:
 def _read(cut: Cut) -> list[str]:
     """The taps that a cut needs: its probe's, and what previews are decoded from."""
     return list(dict.fromkeys([*cut.probe.spec.taps, *(["x0"] if cut.probe.spec.scalars else [])]))
+
+
+def _require_shapes(cut: Cut, found: Mapping[str, Tensor]) -> None:
+    spec = cut.probe.spec
+    for tap, shape in spec.taps.items():
+        given = tuple(found[tap].shape[1:])
+        if given != shape:
+            trained = f"on {spec.backbone} " if spec.backbone else ""
+            raise SelectError(
+                f"tap '{tap}' has the shape {given} in this call and had {shape} where the probe was trained {trained}"
+                "(channels or tokens, height, width): draw at the resolution of its training images, or train a probe "
+                "on this backbone and resolution"
+            )

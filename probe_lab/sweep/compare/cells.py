@@ -93,6 +93,19 @@ def finished_names(runs_folder: Path, cells: Collection[str] | None = None) -> l
     return names
 
 
+def cells_named(wanted: str, names: Sequence[str], runs_folder: Path) -> list[str]:
+    """The cell of that name, else those that begin so, else those that hold it. ReportError when none
+    does."""
+    whole = [name for name in names if name == wanted]
+    found = whole or [name for name in names if name.startswith(wanted)] or [name for name in names if wanted in name]
+    if not found:
+        raise ReportError(
+            f"none of the {len(names)} finished cells in {runs_folder} has '{wanted}' in its name: "
+            "`probe-lab compare EXPERIMENT --limit 0` lists them by the digits at their end"
+        )
+    return found
+
+
 def read_cells(runs_folder: Path, names: Sequence[str]) -> list[Finished]:
     """These cells from their files, in the order given. ReportError for a damaged one."""
     folders = [runs_folder / name for name in names]

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, cast
 
 from probe_lab.errors import ConfigError, ReportError, nearest
 from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions
-from probe_lab.sweep.compare.cells import SEED, SHOWN, Finished, Setting, finished_names, read_cells, settings
+from probe_lab.sweep.compare.cells import (
+    SEED,
+    SHOWN,
+    Finished,
+    Setting,
+    cells_named,
+    finished_names,
+    read_cells,
+    settings,
+)
 from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.compare.query import Query
 from probe_lab.sweep.compare.sheet import Sheet
@@ -78,7 +87,7 @@ def _caution(rows: int) -> tuple[str, ...]:
 def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
     names = finished_names(runs_folder, query.cells)
     if _NAME.fullmatch(wanted):
-        cells = read_cells(runs_folder, _named(wanted, names, runs_folder))
+        cells = read_cells(runs_folder, cells_named(wanted, names, runs_folder))
     else:
         cells = chosen(read_cells(runs_folder, names), wanted, runs_folder)
     found = settings(cells)
@@ -91,18 +100,6 @@ def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
             "digits at its end, or write a filter; only training seeds are averaged"
         )
     return found[0]
-
-
-def _named(wanted: str, names: Sequence[str], runs_folder: Path) -> list[str]:
-    """The cell of that name, else those that begin so, else those that hold it."""
-    whole = [name for name in names if name == wanted]
-    found = whole or [name for name in names if name.startswith(wanted)] or [name for name in names if wanted in name]
-    if not found:
-        raise ReportError(
-            f"none of the {len(names)} finished cells in {runs_folder} has '{wanted}' in its name: "
-            "`probe-lab compare EXPERIMENT --limit 0` lists them by the digits at their end"
-        )
-    return found
 
 
 def _metrics(query: Query) -> list[MetricName]:

@@ -1,0 +1,55 @@
+"""What became of the candidates of a prompt, for the sheet and the record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One seed of a prompt. ``place`` among the kept ones, 0 the best, or None with the step that it was ``pruned``
+    at; ``image`` is the finished one, or where it is a ``preview`` what the prediction of that step decodes to."""
+
+    number: int
+    seed: int
+    predicted: Mapping[str, float]
+    place: int | None = None
+    pruned: int | None = None
+    image: Image | None = None
+    preview: bool = False
+    true: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.image is not None and not self.preview
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt with all its candidates: the kept ones first, the best first, then the others as predicted."""
+
+    prompt: str
+    candidates: Sequence[Candidate]
+    truncated: bool = False
+
+    @property
+    def kept(self) -> list[Candidate]:
+        return [one for one in self.candidates if one.place is not None]
+
+
+def file_names(rows: Sequence[Row]) -> list[list[str]]:
+    """Of each candidate's image: prompt and seed; prompts that begin alike are numbered."""
+    slugs = [_slug(row.prompt) for row in rows]
+    heads = [
+        slug if slugs.count(slug) == 1 else f"{slug}-{slugs[:place].count(slug) + 1}"
+        for place, slug in enumerate(slugs)
+    ]
+    return [[f"{head}-{one.seed}.png" for one in row.candidates] for head, row in zip(heads, rows, strict=True)]
+
+
+def _slug(prompt: str, length: int = 40) -> str:
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-_")[:length].rstrip("-_") or "prompt"

@@ -1,0 +1,159 @@
+"""Which trained cells a selection asks: those that are named, or the best one; and their like at other steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+from probe_lab.config import Experiment, load_experiment
+from probe_lab.errors import SelectError
+from probe_lab.probes import load_probe
+from probe_lab.probes.checkpoint import DESCRIPTION
+from probe_lab.probes.outputs import CONFIG
+from probe_lab.sweep.compare.cells import Finished, Measure, cells_named, finished_names, read_cells
+from probe_lab.sweep.compare.configs import differing
+from probe_lab.sweep.results import is_finished
+
+CHOSEN_BY = "selection_gain"
+Group = Mapping[int, Finished]
+"""Step -> cell: cells that differ in nothing but their step."""
+_STATED = ("model", "taps", "loss", "seed")
+
+
+def named_cell(runs_folder: Path, wanted: str) -> Path:
+    """The folder of a trained probe: ``wanted`` is that folder, or the part of a name that only one cell has.
+
+    Raises:
+        SelectError: several cells have it, or the one that has it keeps no probe.
+        ReportError: no cell has it.
+    """
+    if (Path(wanted) / DESCRIPTION).is_file():
+        return Path(wanted)
+    names = cells_named(wanted, finished_names(runs_folder), runs_folder)
+    if len(names) > 1:
+        raise SelectError(
+            f"'{wanted}' names {len(names)} cells in {runs_folder}, {names[0]} and {names[1]} among them: name more of "
+            "one, such as the digits at its end"
+        )
+    if not (runs_folder / names[0] / DESCRIPTION).is_file():
+        raise SelectError(f"{names[0]} keeps no probe, its model needs none: name a cell that does, a cnn for instance")
+    return runs_folder / names[0]
+
+
+def best_cell(experiment: Experiment, evaluator: str) -> Path:
+    """The cnn at ``probe.step`` whose selection gain of ``evaluator`` is the highest on the validation split.
+
+    With ``select.schedule``, of those that were also trained at all of its steps; with ``select.budget``, of those that
+    were also trained at other steps, where there are any.
+
+    Raises:
+        SelectError: there is none of this backbone, or none that predicts the evaluator.
+        ReportError: no cell is finished.
+    """
+    folder, step = experiment.runs_folder, experiment.probe.step
+    cells = [cell for cell in _with_probe(folder) if cell.shown["model"] == "cnn"]
+    found = [cell for cell in cells if _backbone(cell) == experiment.backbone.label]
+    if not found:
+        raise SelectError(
+            f"no cnn in {folder} was trained on {experiment.backbone.label}: run `probe-lab sweep {experiment.name}`, "
+            "or name a cell with --probe"
+        )
+    here = [group for group in _groups(found) if step in group]
+    if not here:
+        raise SelectError(
+            f"no cnn in {folder} was trained at probe.step={step}: set it to one of {_steps(_groups(found))}"
+        )
+    groups = _suited(here, experiment)
+    if not groups:
+        wanted = ", ".join(str(cut.get("step")) for cut in experiment.select.schedule)
+        raise SelectError(
+            f"no cnn in {folder} was trained at step {step} and at all steps of the schedule ({wanted}): there are "
+            f"some at {_steps(here)}"
+        )
+    measure = Measure("val", evaluator, CHOSEN_BY)
+    gains = {group[step].folder: group[step].number(measure, "estimate") for group in groups}
+    ranked = {folder: gain for folder, gain in gains.items() if not math.isnan(gain)}
+    if not ranked:
+        known = dict.fromkeys(name for group in groups for name in group[step].evaluators)
+        raise SelectError(
+            f"no cnn in {folder} at step {step} was validated by the selection gain of {evaluator}: name one of "
+            f"{', '.join(known)}, or a cell with --probe"
+        )
+    return max(ranked, key=lambda folder: ranked[folder])
+
+
+def _suited(groups: Sequence[Group], experiment: Experiment) -> list[Group]:
+    if experiment.select.budget:
+        return [group for group in groups if len(group) > 1] or list(groups)
+    steps = {cut.get("step") for cut in experiment.select.schedule}
+    return [group for group in groups if steps <= set(group)]
+
+
+def at_other_steps(cell: Path) -> dict[int, Path]:
+    """Step -> cell, of the finished cells beside this one that differ from it in nothing but the step, itself among
+    them."""
+    if not is_finished(cell):  # a probe alone
+        return {load_probe(cell).spec.step: cell}
+    groups = _groups(_with_probe(cell.parent))
+    own = next(group for group in groups if cell.name in [one.name for one in group.values()])
+    return {step: one.folder for step, one in own.items()}
+
+
+def _with_probe(folder: Path) -> list[Finished]:
+    """The finished cells that keep a probe."""
+    return [cell for cell in read_cells(folder, finished_names(folder)) if (cell.folder / DESCRIPTION).is_file()]
+
+
+def _groups(cells: Sequence[Finished]) -> list[Group]:
+    """Cells that differ in nothing but their step, by their step."""
+    keys = differing([cell.config for cell in cells])
+    found: dict[tuple[Hashable, ...], dict[int, Finished]] = {}
+    for cell in cells:
+        stated = [cell.shown[key] for key in _STATED]
+        group = found.setdefault((*stated, *(cell.config.get(key) for key in keys), cell.evaluators), {})
+        group[int(str(cell.shown["step"]))] = cell
+    return [dict(sorted(group.items())) for group in found.values()]
+
+
+def _steps(groups: Sequence[Group]) -> str:
+    return ", ".join(map(str, sorted({step for group in groups for step in group})))
+
+
+def _backbone(cell: Finished) -> str:
+    name, family, path = (cell.config.get(f"backbone.{key}") for key in ("name", "family", "path"))
+    return str(name or f"{family}:{path}")
+
+
+def trained_with(cell: Path) -> Experiment | None:
+    """The experiment of a cell; None where there is a probe alone."""
+    return load_experiment(cell / CONFIG) if (cell / CONFIG).is_file() else None
+
+
+def check_origin(cell: Path, trained: Experiment, experiment: Experiment) -> None:
+    """SelectError for a probe of another backbone or resolution than the experiment's."""
+    if trained.backbone.label != experiment.backbone.label:
+        raise SelectError(
+            f"the probe {cell.name} was trained on {trained.backbone.label} and the backbone is "
+            f"{experiment.backbone.label}: name a cell that was trained on it, or set backbone"
+        )
+    one, other = trained.sampling, experiment.sampling
+    if (one.height, one.width) != (other.height, other.width):
+        raise SelectError(
+            f"the probe {cell.name} was trained on images of {one.height}×{one.width} and sampling asks for "
+            f"{other.height}×{other.width}: set sampling.height and sampling.width, or train a probe at this resolution"
+        )
+
+
+def notes_of(cells: Sequence[Path], experiments: Sequence[Experiment], experiment: Experiment) -> list[str]:
+    """What else is sampled in another way than a probe was trained with: its scores may be off, but they are scores."""
+    notes = []
+    for cell, trained in zip(cells, experiments, strict=True):
+        changed = [
+            f"{key} {getattr(trained.sampling, key)}, now {getattr(experiment.sampling, key)}"
+            for key in ("scheduler", "guidance", "dtype", "max_sequence_length")
+            if getattr(trained.sampling, key) != getattr(experiment.sampling, key)
+        ]
+        if changed:
+            notes.append(f"{cell.name} was trained with another sampling ({'; '.join(changed)}): its scores may be off")
+    return notes

@@ -1,0 +1,94 @@
+"""The files that a selection leaves: images, the contact sheet, and ``selection.json`` with every number."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from probe_lab import __version__
+from probe_lab.capture.sampling import png
+from probe_lab.errors import SelectError
+from probe_lab.select.candidates import Candidate, Row, file_names
+from probe_lab.select.sheet import contact_sheet, title_of
+
+RECORD, SHEET, PRUNED = "selection.json", "sheet.png", "pruned"
+FORMAT_VERSION = 1
+_PACKAGES = ("torch", "diffusers", "transformers")
+
+
+def require_writable(folder: Path) -> None:
+    """SelectError, before anything is generated, for a folder that cannot be made or written in."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / f".{RECORD}", b"")
+        (folder / f".{RECORD}").unlink()
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], *, evaluators: Sequence[str]) -> None:
+    """Write everything, ``selection.json`` last; the sheet shows the scores by ``evaluators``.
+
+    Finished images of pruned candidates go to ``pruned/``. SelectError when the disk is full or refuses the files.
+    """
+    names = file_names(rows)
+    entries = []
+    try:
+        for row, files in zip(rows, names, strict=True):
+            described = []
+            for one, name in zip(row.candidates, files, strict=True):
+                path = _image(folder, one, name)
+                described.append(_entry(one, path))
+            entries.append({"prompt": row.prompt, "truncated": row.truncated, "candidates": described})
+        _write(folder / SHEET, png(contact_sheet(rows, evaluators, title_of(rows, content, evaluators))))
+        head = {"format_version": FORMAT_VERSION, "versions": versions()}
+        _write(folder / RECORD, (json.dumps({**head, **content, "prompts": entries}, indent=1) + "\n").encode())
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+def versions() -> dict[str, str]:
+    """Of everything that an image may depend on."""
+    found = {name: version(name) for name in _PACKAGES}
+    return {"probe_lab": __version__, "python": platform.python_version(), **found}
+
+
+def _image(folder: Path, one: Candidate, name: str) -> str:
+    """The path of a finished image within ``folder``; empty for one that was not finished."""
+    if one.image is None or not one.finished:
+        return ""
+    path = name if one.place is not None else f"{PRUNED}/{name}"
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    _write(folder / path, png(one.image))
+    return path
+
+
+def _entry(one: Candidate, path: str) -> dict[str, Any]:
+    return {
+        "candidate": one.number,
+        "seed": one.seed,
+        "kept": one.place is not None,
+        "place": one.place,
+        "pruned_at_step": one.pruned,
+        "predicted": dict(one.predicted),
+        "true": dict(one.true) or None,
+        "image": path or None,
+    }
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _refused(folder: Path, error: OSError) -> SelectError:
+    return SelectError(f"cannot write in {folder}: {error.strerror or error}; choose another folder with -o")

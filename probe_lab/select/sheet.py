@@ -1,0 +1,135 @@
+"""The contact sheet: every candidate of every prompt, what was predicted of it, what became of it, and what is true."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from probe_lab.select.candidates import Candidate, Row
+
+TILE, GAP, PER_LINE = 160, 14, 8
+_MARGIN, _LINE, _FRAME = 18, 17, 4
+_INK, _QUIET, _PAPER, _EMPTY = "#1b1b1b", "#6b6b6b", "#ffffff", "#d9d9d9"
+_KEPT = "#00795b"
+"""The green of the report's figures, dark enough for text on white."""
+Labels = Mapping[str, str]
+
+
+def contact_sheet(rows: Sequence[Row], evaluators: Sequence[str], title: str) -> Image.Image:
+    """Kept images have a green frame and come first; then the pruned ones, as far as they got.
+
+    Below each stand its candidate number and seed, and for every one of ``evaluators`` the predicted score and, behind
+    an arrow, the true one of a finished image that was scored.
+    """
+    across = max(_across(row) for row in rows)
+    width = max(2 * _MARGIN + across * (TILE + GAP) - GAP, 460)
+    labels = labels_of(evaluators)
+    blocks = [_block(row, labels, width) for row in rows]
+    head = _wrapped(title, width, 12)
+    height = 2 * _MARGIN + len(head) * _LINE + sum(block.height for block in blocks)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    top = _MARGIN
+    for line in head:
+        draw.text((_MARGIN, top), line, fill=_QUIET, font=_font(12))
+        top += _LINE
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    return sheet
+
+
+def title_of(rows: Sequence[Row], content: Mapping[str, Any], evaluators: Sequence[str]) -> str:
+    """What stands above the sheet: which scores, what they cost, and who predicted them."""
+    scored = any(one.true for row in rows for one in row.candidates)
+    cells = ", ".join(probe["cell"] for probe in content["probes"])
+    calls, of = content["denoiser_calls"], content["denoiser_calls_of_all"]
+    previews = any(one.preview for row in rows for one in row.candidates)
+    text = f"{', '.join(evaluators)}: predicted{' → true' if scored else ''}. {calls} of {of} denoiser calls. "
+    return text + ("Pruned ones: what their last step leads to. " if previews else "") + cells
+
+
+def _block(row: Row, labels: Labels, width: int) -> Image.Image:
+    head = _wrapped(row.prompt, width, 14)
+    tile = TILE + _LINE * (2 + len(labels)) + GAP
+    across = _across(row)
+    lines = -(-len(row.candidates) // across)
+    top = GAP + len(head) * (_LINE + 2) + 4
+    block = Image.new("RGB", (width, top + lines * tile), _PAPER)
+    draw = ImageDraw.Draw(block)
+    for place, line in enumerate(head):
+        draw.text((_MARGIN, GAP + place * (_LINE + 2)), line, fill=_INK, font=_font(14))
+    for place, one in enumerate(row.candidates):
+        left = _MARGIN + place % across * (TILE + GAP)
+        _tile(block, draw, (left, top + place // across * tile), one, labels)
+    return block
+
+
+def _across(row: Row) -> int:
+    """Candidates in a line, so that all lines are about as long."""
+    lines = -(-len(row.candidates) // PER_LINE)
+    return -(-len(row.candidates) // lines)
+
+
+def _tile(block: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], one: Candidate, labels: Labels) -> None:
+    left, top = at
+    kept = one.place is not None
+    box = (left, top, left + TILE - 1, top + TILE - 1)
+    draw.rectangle(box, fill=_PAPER, outline=_KEPT if kept else _EMPTY, width=_FRAME if kept else 1)
+    inside = TILE - 2 * _FRAME
+    if one.image is None:
+        draw.rectangle((left + _FRAME, top + _FRAME, box[2] - _FRAME, box[3] - _FRAME), fill=_EMPTY)
+    else:
+        picture = _fitted(one.image, inside)
+        block.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
+    y = box[3] + 4
+    for line, colour in _captions(one, labels):
+        draw.text((left, y), line, fill=colour, font=_font(12))
+        y += _LINE
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """As large as the box allows; a small one is enlarged without a blur that it does not have."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _captions(one: Candidate, labels: Labels) -> list[tuple[str, str]]:
+    kept = one.place is not None
+    state = f"{one.number}: kept" if kept else f"{one.number}: pruned at step {one.pruned}"
+    lines = [(state, _KEPT if kept else _QUIET), (f"seed {one.seed}", _QUIET)]
+    for name, label in labels.items():
+        lines.append((f"{score_text(one, name)}  {label}", _INK if kept else _QUIET))
+    return lines
+
+
+def score_text(one: Candidate, evaluator: str) -> str:
+    """``0.943 → 0.969``: the predicted score and, where there is one, the true one."""
+    return f"{one.predicted[evaluator]:.3f}" + (f" → {one.true[evaluator]:.3f}" if evaluator in one.true else "")
+
+
+def labels_of(evaluators: Sequence[str], length: int = 11) -> Labels:
+    """Short names: none for a single evaluator, and without the word that all of them begin with."""
+    if len(evaluators) < 2:
+        return dict.fromkeys(evaluators, "")
+    heads = {name.partition("_")[0] for name in evaluators}
+    ends = [name.partition("_")[2] if len(heads) == 1 else name for name in evaluators]
+    return {name: (end or name)[:length] for name, end in zip(evaluators, ends, strict=True)}
+
+
+def _wrapped(text: str, width: int, size: int) -> list[str]:
+    letters = max(20, int((width - 2 * _MARGIN) / (0.58 * size)))
+    return textwrap.wrap(" ".join(text.split()), letters) or [""]
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's, which has more letters and signs than Pillow's own."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

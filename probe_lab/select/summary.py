@@ -1,0 +1,75 @@
+"""What a selection says when it is done: its cost, the kept images, and what selecting was worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from probe_lab.select.candidates import Row
+from probe_lab.select.sheet import labels_of, score_text
+from probe_lab.select.watch import shortened
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A table of the kept candidates and lines of text; ``out`` is where the files are."""
+
+    table: Table
+    lines: tuple[str, ...]
+    out: Path
+
+
+def kept_table(rows: Sequence[Row], evaluators: Sequence[str]) -> Table:
+    """A row per kept image, in it a line per evaluator."""
+    labels = labels_of(evaluators)
+    scored = any(one.true for row in rows for one in row.kept)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("prompt", no_wrap=True)
+    for heading in ("candidate", "seed"):
+        table.add_column(heading, justify="right")
+    table.add_column("predicted → true" if scored else "predicted", no_wrap=True)
+    for row in rows:
+        for one in row.kept:
+            numbers = [f"{score_text(one, name)}  {label}".strip() for name, label in labels.items()]
+            table.add_row(escape(shortened(row.prompt, 36)), str(one.number), str(one.seed), "\n".join(numbers))
+    return table
+
+
+def worth(rows: Sequence[Row], evaluator: str) -> dict[str, float] | None:
+    """Mean true score of the kept candidates, of all, of the best possible ones, and the selection gain between the
+    two last (0 random, 1 oracle); None where not all are scored."""
+    if not all(evaluator in one.true for row in rows for one in row.candidates):
+        return None
+    kept, everything, best = [], [], []
+    for row in rows:
+        scores = [one.true[evaluator] for one in row.candidates]
+        kept.append(mean(one.true[evaluator] for one in row.kept))
+        everything.append(mean(scores))
+        best.append(mean(sorted(scores, reverse=True)[: len(row.kept)]))
+    found = {"kept": mean(kept), "all": mean(everything), "best": mean(best)}
+    room = found["best"] - found["all"]
+    return found | ({"selection_gain": (found["kept"] - found["all"]) / room} if room > 0 else {})
+
+
+def lines_of(content: dict[str, Any]) -> list[str]:
+    """Sentences on cost and worth, from the record."""
+    calls, of, seconds = content["denoiser_calls"], content["denoiser_calls_of_all"], content["seconds"]
+    text = f"{calls} denoiser calls of {of} for all candidates ({calls / of:.0%}), {seconds['select']:.1f} s"
+    if seconds["all"]:
+        share = seconds["select"] / seconds["all"]
+        text += f"; all of them took {seconds['all']:.1f} s, so selection {share:.2f} of that"
+        apart = content["largest_difference"]
+        text += f"; the kept images are the same{f' within {apart} of 255 grey levels' if apart else ''}"
+    lines = [text]
+    for name, found in content["worth"].items():
+        gain = f", selection gain {found['selection_gain']:.2f}" if "selection_gain" in found else ""
+        lines.append(
+            f"true {name}, mean: kept {found['kept']:.3f}, all {found['all']:.3f}, best {found['best']:.3f}{gain}"
+        )
+    return lines
