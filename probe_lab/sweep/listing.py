@@ -125,6 +125,8 @@ def _totals(plan: SweepPlan) -> list[str]:
     lines.append(f"They read {arrays} arrays{size} of {caches}, in {len(plan.groups)} groups that load theirs once.")
     if any(group.bytes is None for group in plan.groups):
         lines.append("There is no such cache yet: run `probe-lab generate` and `probe-lab score` first.")
+    if plan.missing:
+        lines.append(f"As it is, the sweep would refuse to start: {plan.missing}.")
     if plan.count("pending"):
         atmost = "At most" if any(cell.experiment.halving.first for cell in plan.cells) else "About"
         workers = f"{plan.workers} workers" if plan.workers > 1 else "one worker"

@@ -1,4 +1,4 @@
-"""Whether the caches of cells hold what they read, and if not, the command that makes one that does."""
+"""Whether cells can be trained from what there is: caches with what they read, scores, text and devices."""
 
 from __future__ import annotations
 
@@ -7,13 +7,70 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from probe_lab.cache import Manifest
+from probe_lab.cache import Cache, Manifest
 from probe_lab.cache.manifest import manifest_path
-from probe_lab.config import Experiment
-from probe_lab.errors import CacheError
+from probe_lab.config import BACKBONE, Experiment, ProbeConfig
+from probe_lab.errors import CacheError, ConfigError
 from probe_lab.sweep.grid import Cell
 
 _SHOWN = 5
+
+
+def require_all(cells: Sequence[Cell]) -> None:
+    """Refuse cells that cannot be trained from what there is.
+
+    Raises:
+        CacheError: a cache, an array or text embeddings are not there.
+        ScoreError: scores of images or previews are not there.
+        ConfigError: fewer devices than ``trainer.devices``, or tokens that are not those of the attention maps.
+    """
+    from probe_lab.sweep.previews import require_previews
+
+    require_arrays(cells)
+    _require_scores(cells)
+    require_previews(cells)
+    _require_text(cells)
+    _require_devices(cells)
+
+
+def _require_scores(cells: Sequence[Cell]) -> None:
+    needed: dict[Path, dict[str, None]] = {}
+    for cell in cells:
+        needed.setdefault(cell.experiment.cache_folder, {}).update(dict.fromkeys(cell.experiment.probe_evaluators))
+    for folder, evaluators in needed.items():
+        cache = Cache(folder)
+        for evaluator in evaluators:
+            cache.scores(evaluator)
+
+
+def _require_text(cells: Sequence[Cell]) -> None:
+    needed: dict[tuple[Path, str], None] = {}
+    for cell in cells:
+        experiment = cell.experiment
+        if experiment.probe.reads_text and experiment.text.encoder != BACKBONE:
+            _require_no_maps(experiment.probe, experiment.text.encoder)
+            needed[experiment.cache_folder, experiment.text.encoder] = None
+    for folder, encoder in needed:
+        Cache(folder).require_text(encoder)
+
+
+def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:
+    """Maps are channels of the backbone's tokens; another encoder cuts a prompt into tokens of its own."""
+    maps = [tap for tap in probe.taps if tap.endswith("/attention")]
+    if maps and probe.text == "tokens" and probe.model in ("cnn", "shuffled_labels"):
+        raise ConfigError(
+            f"'probe.text' is tokens and 'text.encoder' is {encoder}, whose tokens are not those of {maps[0]}: "
+            "set probe.text=pooled, or text.encoder=backbone"
+        )
+
+
+def _require_devices(cells: Sequence[Cell]) -> None:
+    """The devices of another engine are on machines that are not known yet."""
+    from probe_lab.probes.distributed import require_devices
+
+    settings = [cell.experiment.trainer for cell in cells if cell.experiment.engine.name == "local"]
+    for trainer in settings:
+        require_devices(trainer)
 
 
 def require_arrays(cells: Sequence[Cell]) -> None:

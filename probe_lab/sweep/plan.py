@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,11 @@ from rich.console import RenderableType
 from probe_lab.cache import Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Experiment
+from probe_lab.errors import ProbeLabError
 from probe_lab.sweep.adopt import adoptable
 from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
-from probe_lab.sweep.needs import require_arrays
+from probe_lab.sweep.local import at_once_of
+from probe_lab.sweep.needs import require_all, require_arrays
 from probe_lab.sweep.rate import rate_of
 from probe_lab.sweep.results import is_finished, read_metrics
 
@@ -40,7 +42,8 @@ class SweepPlan:
     """The cells of a sweep in the order of the file, with their states by name, and in groups by what they read.
 
     ``seconds`` pass on the clock, by ``basis``; ``left_out`` cells of the grids are not chosen by ``sweep.select``;
-    ``bytes`` are of the distinct arrays.
+    ``bytes`` are of the distinct arrays; ``workers`` train at the same time; ``missing`` is why the sweep would be
+    refused as things are, empty where it would not.
     """
 
     cells: tuple[Cell, ...]
@@ -51,6 +54,7 @@ class SweepPlan:
     seconds: float
     basis: str
     left_out: int
+    missing: str = ""
 
     def count(self, state: State) -> int:
         """How many cells are in a state."""
@@ -69,16 +73,17 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
 
     Raises:
         ConfigError, SweepError: as in ``lay_out``.
-        CacheError: the cache is there and lacks a step or a tap, see ``require_arrays``.
+        CacheError: the cache is there and lacks a step or a tap, see ``require_arrays``. What else is missing, scores
+            for instance, is said in the plan.
         ReportError: a finished cell whose files are damaged.
     """
     layout, folder = lay_out(experiment), experiment.runs_folder
     caches = {str(cell.experiment.cache_folder): cell.experiment.cache_folder for cell in layout.cells}
     manifests = {place: Manifest.load(path) for place, path in caches.items() if manifest_path(path).exists()}
-    require_arrays([cell for cell in layout.cells if str(cell.experiment.cache_folder) in manifests])
+    readable = [cell for cell in layout.cells if str(cell.experiment.cache_folder) in manifests]
+    require_arrays(readable)
     found = {cell.name: read_metrics(folder / cell.name) for cell in layout.cells if is_finished(folder / cell.name)}
-    missing = [cell for cell in layout.cells if cell.name not in found]
-    taken = adoptable(missing, folder)
+    taken = adoptable([cell for cell in layout.cells if cell.name not in found], folder)
     states = {cell.name: _state(cell, found, taken, halves=experiment.halving.first > 0) for cell in layout.cells}
     samples = {cell.name: _samples(cell, manifests) for cell in layout.cells}
     rate = rate_of(found, samples, folder)
@@ -88,7 +93,8 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
         size = _bytes(manifests[place], arrays) if place in manifests else None
         groups.append(Group(caches[place], tuple(arrays), size, tuple(cells), seconds))
     distinct = {(str(group.cache), key) for group in groups for key in group.arrays}
-    workers = max(1, min(experiment.workers, sum(state == "pending" for state in states.values())))
+    pending = [cell for cell in layout.cells if states[cell.name] == "pending"]
+    workers = _at_once(experiment, pending)
     return SweepPlan(
         cells=layout.cells,
         states=states,
@@ -98,6 +104,7 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
         seconds=sum(group.seconds for group in groups) / workers,
         basis=rate.basis,
         left_out=layout.left_out,
+        missing=_missing([cell for cell in readable if states[cell.name] == "pending"]),
     )
 
 
@@ -107,6 +114,20 @@ def _state(cell: Cell, found: Mapping[str, Any], taken: Collection[str], *, halv
     if found[cell.name].get("stopped", {}).get("by") != "halving":
         return "finished"
     return "stopped" if halves else "pending"  # a sweep without halving trains it whole
+
+
+def _at_once(experiment: Experiment, pending: Sequence[Cell]) -> int:
+    if experiment.engine.name == "local":
+        return max(1, at_once_of(pending, experiment.workers))
+    return max(1, min(experiment.workers, len(pending)))
+
+
+def _missing(cells: Sequence[Cell]) -> str:
+    try:
+        require_all(cells)
+    except ProbeLabError as error:
+        return str(error)
+    return ""
 
 
 def _samples(cell: Cell, manifests: Mapping[str, Manifest]) -> int:

@@ -89,12 +89,17 @@ def _summed_up(measured: Sequence[tuple[Mapping[str, Any], int]], basis: str) ->
 def _earlier(runs_folder: Path) -> list[tuple[Mapping[str, Any], int]]:
     """Metrics and samples of the latest cells of a runs folder, whatever they were trained for."""
     files = sorted(runs_folder.glob(f"*/{METRICS}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     found: list[tuple[Mapping[str, Any], int]] = []
     for file in files[:_EARLIER]:
         try:
-            prompts = yaml.load((file.parent / "config.yaml").read_bytes(), Loader=loader)["prompts"]
-            found.append((read_metrics(file.parent), prompts["count"] * prompts["seeds"]))
-        except (OSError, ReportError):  # being written, or damaged: an estimate does without
-            continue
+            found.append((read_metrics(file.parent), _asked_for(file.parent)))
+        except (OSError, ReportError, yaml.YAMLError, LookupError, TypeError, ValueError):
+            continue  # being written, or damaged: an estimate does without
     return found
+
+
+def _asked_for(cell_folder: Path) -> int:
+    """How many samples the configuration of a cell asks for."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    prompts = yaml.load((cell_folder / "config.yaml").read_bytes(), Loader=loader)["prompts"]
+    return int(prompts["count"]) * int(prompts["seeds"])

@@ -14,11 +14,10 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from probe_lab.config import BACKBONE, Experiment, ProbeConfig
-from probe_lab.errors import ConfigError
+from probe_lab.config import Experiment
 from probe_lab.processes import begin_worker
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.needs import require_arrays
+from probe_lab.sweep.needs import require_all
 from probe_lab.sweep.results import METRICS
 
 if TYPE_CHECKING:
@@ -56,31 +55,10 @@ class ProbeTrainer:
     with_trainer: bool = False
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """CacheError or ScoreError for a cache, an array, scores or text that a cell needs and that are not there;
-        ConfigError for tokens that are not those of the attention maps beside them."""
-        from probe_lab.cache import Cache
-
-        require_arrays(cells)
-        needed: dict[Path, dict[str, None]] = {}
-        for cell in cells:
-            needed.setdefault(cell.experiment.cache_folder, {}).update(dict.fromkeys(cell.experiment.probe_evaluators))
-        for folder, evaluators in needed.items():
-            cache = Cache(folder)
-            for evaluator in evaluators:
-                cache.scores(evaluator)
-        from probe_lab.sweep.previews import require_previews
-
-        require_previews(cells)
+        """Errors as in ``require_all``."""
         import probe_lab.probes.fit  # noqa: F401  # here, so that workers that are forked have it
-        from probe_lab.probes.distributed import require_devices
 
-        for cell in cells:
-            if cell.experiment.engine.name == "local":
-                require_devices(cell.experiment.trainer)
-            encoder = cell.experiment.text.encoder
-            if cell.experiment.probe.reads_text and encoder != BACKBONE:
-                _require_no_maps(cell.experiment.probe, encoder)
-                Cache(cell.experiment.cache_folder).require_text(encoder)
+        require_all(cells)
 
     def load(self, cell: Cell, workers: int) -> ResidentArrays | None:
         """The cell's arrays, or None where they are to be streamed, or each process of a training loads its own."""
@@ -127,16 +105,6 @@ class ProbeTrainer:
         from probe_lab.capture.preview import preview_scorer
 
         return preview_scorer(experiment)
-
-
-def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:
-    """Maps are channels of the backbone's tokens; another encoder cuts a prompt into tokens of its own."""
-    maps = [tap for tap in probe.taps if tap.endswith("/attention")]
-    if maps and probe.text == "tokens" and probe.model in ("cnn", "shuffled_labels"):
-        raise ConfigError(
-            f"'probe.text' is tokens and 'text.encoder' is {encoder}, whose tokens are not those of {maps[0]}: "
-            "set probe.text=pooled, or text.encoder=backbone"
-        )
 
 
 @dataclass(frozen=True)

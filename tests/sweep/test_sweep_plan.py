@@ -124,6 +124,22 @@ def test_time_is_by_earlier_cells_of_the_folder_then_by_a_constant(tmp_path: Pat
     assert again.seconds == pytest.approx(100 * 0.1 * (3 + ROUGH["linear"] / ROUGH["cnn"]))
 
 
+def test_damaged_neighbours_and_shared_devices_are_planned_with(tmp_path: Path) -> None:
+    """A configuration that tells no number of samples tells no rate; a worker counts as the devices of its cell."""
+    experiment = make_experiment(tmp_path, GRID, workers=4, trainer={"devices": 2})
+    make_cache(experiment)
+    for seed, content in enumerate(["", "probe: {}\n", "prompts: [3\n", "prompts: {count: many, seeds: 2}\n", "- 1\n"]):
+        other = cells(make_experiment(tmp_path, {"probe.width": [8]}, trainer={"seed": seed}))[0]
+        finish(other, 12.0)
+        (other.experiment.runs_folder / other.name / "config.yaml").write_text(content)
+    plan = plan_sweep(experiment)
+    assert "a rough constant" in plan.basis
+    assert plan.workers == 2
+    assert plan.seconds == pytest.approx(sum(group.seconds for group in plan.groups) / 2)
+    ray = dataclasses.replace(experiment, engine=dataclasses.replace(experiment.engine, name="ray"))
+    assert plan_sweep(ray).workers == 4
+
+
 def test_the_table_fits_80_columns_and_names_what_varies(tmp_path: Path) -> None:
     sweep = {
         "sets": {"deep": [ATTENTION, ACTIVATION]},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from probe_lab.cache import Cache, write_scores
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.sweep import cells, run_sweep
+from probe_lab.sweep.plan import plan_sweep
 from probe_lab.sweep.previews import asked_previews, require_previews
 
 REWARD, BINDING = "preview:shapes_reward", "preview:shapes_binding"
@@ -95,6 +98,7 @@ def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> 
     experiment = asking(root, *overrides)
     with pytest.raises(ScoreError, match=rf"does not hold {REWARD} at step 3.*reads: run `") as caught:
         run_sweep(experiment)
+    assert plan_sweep(experiment).missing == str(caught.value)
     command = shlex.split(str(caught.value).split("`")[1])
     assert command[:3] == ["probe-lab", "score", "smoke"]
     assert asked_previews(load_experiment(command[2], command[3:])) == {3: ("shapes_reward",)}
@@ -103,6 +107,15 @@ def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> 
         require_previews(cells(asking(root, NONE, f"probe.scalars=[{REWARD}]", "probe.step=4")))
     ids = np.arange(len(cache.samples))
     write_scores(cache.folder, "shapes_reward", ids, np.random.default_rng(0).random(len(ids)), metadata={}, step=3)
+    assert plan_sweep(experiment).missing == ""
+    unscored = asking(root, NONE, "evaluators=[shapes_layout]", "probe.step=3")
+    assert "shapes_layout" in plan_sweep(unscored).missing
+    unread = asking(root, NONE, "probe.step=3", "probe.text=pooled", "text.encoder=siglip2")
+    console = Console(width=300, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(plan_sweep(unread).table)
+    assert "the sweep would refuse to start: the cache" in captured.get()
+    assert "has no text of 'siglip2'" in captured.get()
     for model in ("cnn", "linear"):
         trained = run_sweep(asking(root, *overrides, f"probe.model={model}"))
         assert len(trained.done) == 1
