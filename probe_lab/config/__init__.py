@@ -11,10 +11,7 @@ from probe_lab.config.load import EXPERIMENTS, SHIPPED, build_experiment, load_e
 from probe_lab.config.schema import (
     BACKBONE,
     Axis,
-    Backbone,
     Backend,
-    CacheConfig,
-    CaptureConfig,
     Conditional,
     Data,
     Engine,
@@ -25,18 +22,23 @@ from probe_lab.config.schema import (
     Halving,
     Metrics,
     Model,
-    Offload,
-    Precision,
     ProbeConfig,
-    Prompts,
-    Sampling,
-    Scheduler,
     Scoring,
     Select,
     Strategy,
     Text,
     Tracking,
     Trainer,
+)
+from probe_lab.config.world import (
+    Backbone,
+    CacheConfig,
+    CaptureConfig,
+    Offload,
+    Precision,
+    Prompts,
+    Sampling,
+    Scheduler,
 )
 
 __all__ = [

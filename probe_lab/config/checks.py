@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from probe_lab.config.schema import EXHIBITS, Experiment, Prompts
+from probe_lab.config.schema import EXHIBITS, Experiment
+from probe_lab.config.world import Prompts
 from probe_lab.data.scalars import PREVIEW, evaluator_of
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
