@@ -219,7 +219,8 @@ def report(
     ] = None,
 ) -> None:
     """Draw the figures and tables of a finished sweep, and one HTML page with all of them; or, with `paper.exhibit`,
-    one table or figure of a paper beside its published numbers.
+    one table or figure of a paper beside its published numbers. Overrides of `runs`, `cache.root` and `reports` are
+    those of the experiments of `--beside` too.
 
     Example: probe-lab report quickstart_sd3 --beside quickstart
 
@@ -241,11 +242,17 @@ def report(
             evaluators=config.probe_evaluators,
             scored=config.evaluators,
             primary_step=config.probe.step,
-            others={other.name: other.runs_folder for other in map(load_experiment, beside or [])},
+            others={other.name: other.runs_folder for other in _beside(beside or [], overrides or [])},
             on_progress=update,
         )
     log_report(config, config.report_folder)
     out.print(f"report: {page}")
+
+
+def _beside(names: list[str], overrides: list[str]) -> list[Experiment]:
+    """Other experiments lie where the overrides say that this one does; all other keys are their own."""
+    places = [text for text in overrides if text.partition("=")[0] in ("runs", "cache.root", "reports")]
+    return [load_experiment(name, places) for name in names]
 
 
 def _exhibit(config: Experiment) -> None:

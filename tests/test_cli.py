@@ -88,6 +88,12 @@ def test_train_compare_and_cache_verbs(corridor: Path) -> None:
     assert probe_lab("cache", "verify", str(cache)).stdout.strip() == "no problems"
 
 
+def test_what_stands_beside_lies_where_the_overrides_say(corridor: Path) -> None:
+    result = probe_lab("report", "smoke", *places(corridor), "--beside", "quickstart")
+    assert result.returncode == 2
+    assert f"{corridor}/runs/quickstart/results.parquet does not exist" in result.stderr
+
+
 def test_imported_scores_are_learned_like_others(corridor: Path, tmp_path: Path) -> None:
     samples = pd.read_parquet(corridor / "cache" / "smoke" / "samples.parquet")
     file = tmp_path / "stars.csv"
