@@ -102,7 +102,10 @@ def _part(material: Material, other: Results, name: str) -> Part:
         own = Material(other, replace(choice, evaluators=tuple(evaluators)), None)
         sections, lead = [], "No probe was trained on these images, only baselines."
     sections.append(Section("cells", "Cells", "", tables=(cells_table(own),)))
-    about = f"{len(other.cells)} cells, trained on the images of {name} (cache {other.origin.cache}). {lead}"
+    about = (
+        f"{len(other.cells)} cells, trained on the images of {name} (cache {other.origin.cache}). {lead} What needs "
+        "images or arrays is drawn of the first set only."
+    )
     return Part(f"on_{slug}", _title(name), about, tuple(_renamed(section, slug) for section in sections))
 
 

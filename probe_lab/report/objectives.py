@@ -23,7 +23,7 @@ METRICS: tuple[Metric, ...] = ("srcc_within", "selection_gain")
 SELECTION: Metric = "srcc_within"
 _SPLITS: tuple[Split, ...] = ("val", "test")
 
-REFERENCES = {"listwise": "the Probe-Select loss", "mse": "the loss of Diffusion Probe"}
+REFERENCES = {"listwise": "the ranking loss of Probe-Select", "mse": "the loss of Diffusion Probe"}
 """Losses of the literature that every other one is compared with, and whose they are."""
 
 MOST = 24

@@ -201,7 +201,10 @@ def _explanation(found: Study) -> str:
 
 
 def _references(found: Study) -> str:
-    return " ".join(f"{one.label} is {REFERENCES[loss]}." for loss, one in found.references.items())
+    told = [f"{one.label} is {REFERENCES[loss]}." for loss, one in found.references.items()]
+    if any(one.loss == "listwise+infonce" for one in found.objectives):
+        told.append("listwise + InfoNCE, weighed by probe.alignment, is the whole objective of Probe-Select.")
+    return " ".join(told)
 
 
 def _alt(found: Study, pair: Pair) -> str:

@@ -18,6 +18,7 @@ from probe_lab.metrics import compare_predictions
 from probe_lab.report.intervals import RESAMPLES
 from probe_lab.report.load import Results, load_results
 from probe_lab.report.objectives import METRICS, Objective, Outcome, Pair, Study, study, verdict
+from probe_lab.sweep.results import write_results
 
 EVALUATORS = ("shapes_reward", "shapes_binding")
 LOSSES = {"mse", "listwise", "listwise+infonce", "pairwise"}
@@ -132,7 +133,7 @@ def test_a_loss_that_one_backbone_lacks_is_left_out(two_backbones: Any, tmp_path
     runs = Path(shutil.copytree(two_backbones.runs, tmp_path / "study"))
     table = pd.read_parquet(runs / "results.parquet")
     gone = table["cell"].str.contains("transformer_blocks") & (table["loss"] == "listwise")
-    table[~gone].to_parquet(runs / "results.parquet")
+    write_results(runs, table[~gone])
     less = study(parts_of(runs), EVALUATORS, 5)
     assert less is not None
     assert {one.loss for one in less.objectives} == LOSSES - {"listwise"}
@@ -150,15 +151,14 @@ def test_losses_are_compared_at_the_same_other_keys(two_backbones: Any, tmp_path
     own = original[original["cell"] == cell]
     axes = json.loads(own["axes"].iloc[0]) | {"probe.dropout": 0.4}
     added = pd.concat([original, own.assign(cell="more", axes=json.dumps(axes))])
-    added.to_parquet(runs / "results.parquet")
+    write_results(runs, added)
     found = study(parts_of(runs)[:1], EVALUATORS, 5)
     assert found is not None
     assert {(one.loss, one.extra) for one in found.objectives} == {(loss, "{}") for loss in LOSSES}
     some = added["loss"].str.contains("listwise") & added["cell"].str.contains("attentions")
     warm = [json.dumps(json.loads(text) | {"probe.temperature": 0.5}) for text in added["axes"]]
-    added.assign(axes=added["axes"].where(~some, pd.Series(warm, index=added.index))).to_parquet(
-        runs / "results.parquet"
-    )
+    warmed = added.assign(axes=added["axes"].where(~some, pd.Series(warm, index=added.index)))
+    write_results(runs, warmed)
     found = study(parts_of(runs)[:1], EVALUATORS, 5)
     assert found is not None
     assert sorted(one.label for one in found.objectives) == [
@@ -169,7 +169,7 @@ def test_losses_are_compared_at_the_same_other_keys(two_backbones: Any, tmp_path
 def test_one_loss_is_no_choice(two_backbones: Any, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(two_backbones.runs, tmp_path / "study"))
     table = pd.read_parquet(runs / "results.parquet")
-    table[table["loss"] == "mse"].to_parquet(runs / "results.parquet")
+    write_results(runs, table[table["loss"] == "mse"])
     assert study(parts_of(runs), EVALUATORS, 5) is None
 
 
@@ -191,11 +191,14 @@ def made(values: dict[str, tuple[float, float]], width: float = 0.01) -> Study:
 def test_the_verdict_says_what_is_apart_and_what_is_not() -> None:
     text = verdict(made({"mse": (0.1, 0.1), "listwise": (0.3, 0.301), "spearman": (0.4, 0.305)}))
     assert text.startswith("Train with Spearman: of 3 losses it ranks the seeds of validation prompts best (mean over")
-    assert "not told apart from listwise (the Probe-Select loss; difference 0.004 [−0.0" in text
+    assert "not told apart from listwise (the ranking loss of Probe-Select; difference 0.004 [−0.0" in text
     assert "] more than MSE (the loss of Diffusion Probe), and it is apart from the best there in 0 of 1 case." in text
     assert text.endswith("Not told apart from it on average: listwise.")
     text = verdict(made({"mse": (0.5, 0.1), "listwise": (0.3, 0.4), "spearman": (0.4, 0.3)}))
     assert text.startswith("Train with MSE (the loss of Diffusion Probe): of 3")
     assert "0.300 [0.27" in text
-    assert "] less than listwise (the Probe-Select loss), and it is apart from the best there in 1 of 1 case." in text
+    assert (
+        "] less than listwise (the ranking loss of Probe-Select), and it is apart from the best there in 1 of 1 case."
+        in text
+    )
     assert text.endswith("All others are told apart from it. On average Spearman and listwise are ahead of it.")
