@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.config import Experiment, load_experiment
-from probe_lab.errors import SelectError
+from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import load_probe
 from probe_lab.probes.checkpoint import DESCRIPTION
 from probe_lab.probes.outputs import CONFIG
@@ -16,8 +16,8 @@ from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.results import is_finished
 
 CHOSEN_BY = "selection_gain"
-Group = Mapping[int, Finished]
-"""Step -> cell: cells that differ in nothing but their step."""
+Group = Mapping[int, Sequence[Finished]]
+"""Step -> cells: they differ in nothing but their step, or in what changes no result."""
 _STATED = ("model", "taps", "loss", "seed")
 
 
@@ -59,35 +59,35 @@ def best_cell(experiment: Experiment, evaluator: str) -> Path:
             f"no cnn in {folder} was trained on {experiment.backbone.label}: run `probe-lab sweep {experiment.name}`, "
             "or name a cell with --probe"
         )
-    here = [group for group in _groups(found) if step in group]
+    groups = _groups(found)
+    here = [(cell, group) for group in groups for cell in group.get(step, ())]
     if not here:
-        raise SelectError(
-            f"no cnn in {folder} was trained at probe.step={step}: set it to one of {_steps(_groups(found))}"
-        )
-    groups = _suited(here, experiment)
-    if not groups:
+        raise SelectError(f"no cnn in {folder} was trained at probe.step={step}: set it to one of {_steps(groups)}")
+    suited = [cell for cell, group in here if _suits(group, experiment)] or (
+        [cell for cell, _ in here] if experiment.select.budget else []
+    )
+    if not suited:
         wanted = ", ".join(str(cut.get("step")) for cut in experiment.select.schedule)
         raise SelectError(
             f"no cnn in {folder} was trained at step {step} and at all steps of the schedule ({wanted}): there are "
-            f"some at {_steps(here)}"
+            f"some at {_steps([group for _, group in here])}"
         )
     measure = Measure("val", evaluator, CHOSEN_BY)
-    gains = {group[step].folder: group[step].number(measure, "estimate") for group in groups}
+    gains = {cell.folder: cell.number(measure, "estimate") for cell in suited}
     ranked = {folder: gain for folder, gain in gains.items() if not math.isnan(gain)}
     if not ranked:
-        known = dict.fromkeys(name for group in groups for name in group[step].evaluators)
+        known = dict.fromkeys(name for cell in suited for name in cell.evaluators)
         raise SelectError(
-            f"no cnn in {folder} at step {step} was validated by the selection gain of {evaluator}: name one of "
-            f"{', '.join(known)}, or a cell with --probe"
+            f"no cnn in {folder} at step {step} was validated by the selection gain of '{evaluator}': "
+            f"{nearest(evaluator, known)}; or name a cell with --probe"
         )
     return max(ranked, key=lambda folder: ranked[folder])
 
 
-def _suited(groups: Sequence[Group], experiment: Experiment) -> list[Group]:
+def _suits(group: Group, experiment: Experiment) -> bool:
     if experiment.select.budget:
-        return [group for group in groups if len(group) > 1] or list(groups)
-    steps = {cut.get("step") for cut in experiment.select.schedule}
-    return [group for group in groups if steps <= set(group)]
+        return len(group) > 1
+    return {cut.get("step") for cut in experiment.select.schedule} <= set(group)
 
 
 def at_other_steps(cell: Path) -> dict[int, Path]:
@@ -96,8 +96,11 @@ def at_other_steps(cell: Path) -> dict[int, Path]:
     if not is_finished(cell):  # a probe alone
         return {load_probe(cell).spec.step: cell}
     groups = _groups(_with_probe(cell.parent))
-    own = next(group for group in groups if cell.name in [one.name for one in group.values()])
-    return {step: one.folder for step, one in own.items()}
+    own = next(group for group in groups if any(cell.name == one.name for cells in group.values() for one in cells))
+    return {
+        step: next((one.folder for one in cells if one.name == cell.name), cells[0].folder)
+        for step, cells in own.items()
+    }
 
 
 def _with_probe(folder: Path) -> list[Finished]:
@@ -108,11 +111,11 @@ def _with_probe(folder: Path) -> list[Finished]:
 def _groups(cells: Sequence[Finished]) -> list[Group]:
     """Cells that differ in nothing but their step, by their step."""
     keys = differing([cell.config for cell in cells])
-    found: dict[tuple[Hashable, ...], dict[int, Finished]] = {}
+    found: dict[tuple[Hashable, ...], dict[int, list[Finished]]] = {}
     for cell in cells:
         stated = [cell.shown[key] for key in _STATED]
         group = found.setdefault((*stated, *(cell.config.get(key) for key in keys), cell.evaluators), {})
-        group[int(str(cell.shown["step"]))] = cell
+        group.setdefault(int(str(cell.shown["step"])), []).append(cell)
     return [dict(sorted(group.items())) for group in found.values()]
 
 
