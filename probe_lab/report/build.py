@@ -196,14 +196,25 @@ def _lead(material: Material) -> str:
         if value
         else ""
     )
-    count = sum(len(part.cells) for part in (results, *results.elsewhere))
+    parts = (results, *results.elsewhere)
+    halved = sum(len(part.halved) for part in parts)
+    count = halved + sum(len(part.cells) for part in parts)
     cells = f"{count:,}".replace(",", "\u00a0")
     failed = f"; {len(results.failures)} failed" if results.failures else ""
     return (
         f"At step {choice.step} the best probe ({variant_text(choice.best, step=False)}){number}. "
-        f"{cells} cells were trained{failed}. All numbers are of the test split unless said "
+        f"{cells} cells were trained{failed}. {_halved(halved)}All numbers are of the test split unless said "
         f"otherwise. {elsewhere.statement(results)}"
     ).strip()
+
+
+def _halved(count: int) -> str:
+    if not count:
+        return ""
+    return (
+        f"Successive halving stopped {count} of them before the last epoch: they are listed among the cells, and left "
+        "out of all means and of the choice of the best probe. "
+    )
 
 
 @contextmanager

@@ -108,6 +108,18 @@ def main_slice(results: Results) -> pd.DataFrame:
     return means[(means["model"] == model) & (means["loss"] == loss) & (means["extra"] == extra)]
 
 
+def halving_text(results: Results) -> str:
+    """The sentence of a caption about the cells that successive halving stopped, with a space before it; "" for
+    none."""
+    count = len(results.halved)
+    if not count:
+        return ""
+    return (
+        f" Left out {'is the one cell' if count == 1 else f'are the {count} cells'} that successive halving stopped "
+        "before the last epoch."
+    )
+
+
 def slice_text(rows: pd.DataFrame) -> str:
     """What a main slice holds fixed: "listwise loss, ema 0.99"."""
     first = rows.iloc[0]

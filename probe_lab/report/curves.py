@@ -13,6 +13,7 @@ from probe_lab.report.choice import (
     Choice,
     best_on_validation,
     by_validation,
+    halving_text,
     main_slice,
     slice_text,
     steps_of,
@@ -58,6 +59,7 @@ def section(material: Material) -> Section:
     taps = by_validation(rows, choice.evaluators[0])[:MOST_LINES]
     everything = rows["taps"].nunique()
     dropped = f" Shown are the {len(taps)} of {everything} taps that validate best." if len(taps) < everything else ""
+    dropped += halving_text(material.results)
     bands = "" if len(taps) <= MOST_BANDS else ", drawn for the tap that validates best"
     predicted = [name for name in choice.evaluators if (rows["evaluator"] == name).any()]
     drawings = tuple(_draw(material, rows, taps, evaluator) for evaluator in predicted)

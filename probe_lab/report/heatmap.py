@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import by_validation, main_slice, slice_text
+from probe_lab.report.choice import by_validation, halving_text, main_slice, slice_text
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import LIGHT, PAGE, evaluator_label, ink, number_text, tap_labels, tap_order
 
@@ -49,6 +49,7 @@ def section(material: Material) -> Section:
     missing = any(table.isna().to_numpy().any() for table in tables.values())
     note = " Grey fields were not part of the sweep, or failed." if missing else ""
     note += f" Shown are the {len(order)} of {taps} taps that validate best." if len(order) < taps else ""
+    note += halving_text(material.results)
     drawing = Drawing("heatmap", _alt(material, order), _draw(material, tables))
     return Section("heatmap", title, _EXPLANATION.format(held=slice_text(rows), missing=note), (drawing,))
 

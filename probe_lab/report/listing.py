@@ -21,8 +21,10 @@ def cells_table(material: Material) -> Table:
     """One row per cell: within-prompt SRCC of each evaluator on the test split, and training time."""
     results, evaluators = material.results, material.choice.evaluators
     shown = _values(results.scores)
+    everything = pd.concat([results.cells, results.halved])
+    stopped = bool(everything["stopped"].any())
     rows: list[tuple[Field, ...]] = []
-    for cell in results.cells.to_dict("records"):
+    for cell in everything.to_dict("records"):
         values = [shown.get((cell["cell"], evaluator)) for evaluator in evaluators]
         described = (
             model_label(cell["model"]),
@@ -32,13 +34,15 @@ def cells_table(material: Material) -> Table:
             extra_text(cell["extra"]) or None,
             cell["seed"],
         )
-        rows.append((*described, *values, round(float(cell["seconds"])), cell["cell"]))
+        ended = (cell["stopped"] or None,) if stopped else ()
+        rows.append((*described, *values, *ended, round(float(cell["seconds"])), cell["cell"]))
     columns = ("model", "step", "taps", "loss", "other keys", "seed")
     return Table(
         "cells",
         "All cells",
-        "Within-prompt SRCC on the test split with its 95 % interval, per training seed.",
-        (*columns, *(evaluator_label(name) for name in evaluators), "seconds", "cell"),
+        "Within-prompt SRCC on the test split with its 95 % interval, per training seed."
+        + " Those stopped by halving count nowhere else, those by patience are whole trainings." * stopped,
+        (*columns, *(evaluator_label(name) for name in evaluators), *["stopped"] * stopped, "seconds", "cell"),
         tuple(rows),
         long=True,
     )
@@ -58,11 +62,13 @@ def environment_table(material: Material) -> Table:
     results, choice = material.results, material.choice
     rows: list[tuple[Field, ...]] = [
         ("experiment", results.folder.name),
-        ("cells trained", len(results.cells)),
+        ("cells trained", len(results.cells) + len(results.halved)),
         ("cells failed", len(results.failures)),
         ("training seeds of the best probe", ", ".join(map(str, results.seeds(choice.best)))),
-        ("training time of all cells", _duration(results.cells["seconds"].sum())),
+        ("training time of all cells", _duration(results.cells["seconds"].sum() + results.halved["seconds"].sum())),
     ]
+    if len(results.halved):
+        rows.append(("cells stopped by successive halving", len(results.halved)))
     rows += [
         (f"cells on other images, {part.origin.backbone}", f"{len(part.cells)}, cache {part.origin.cache}")
         for part in results.elsewhere

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from probe_lab.config.keys import leaf_keys
 from probe_lab.errors import ReportError
 from probe_lab.report.origin import Origin, origin_of
+from probe_lab.sweep.results import require_version
 
 Split = Literal["val", "test"]
 
@@ -33,6 +34,7 @@ _NAMED_AXES = ("probe.model", "probe.step", "probe.taps", "probe.loss", "trainer
 _PLAIN_SECTIONS = ("probe", "trainer")
 """Their keys are called by their last part even where another section has one like it."""
 _SCORED = ["evaluator", "split", "metric", "estimate", "lower", "upper", "prompts", "tied"]
+_HALVING = "halving"
 _CELLS_KEPT = 256
 """Cells whose predictions stay in memory, under a megabyte each."""
 
@@ -70,9 +72,11 @@ class Failure:
 class Results:
     """Everything that a report needs of one experiment, on the images of one origin.
 
-    ``cells``: one row per trained cell (cell, VARIANT, seed, seconds). ``scores``: one row per cell ×
+    ``cells``: one row per trained cell (cell, VARIANT, seed, seconds, stopped: by what and when, "" at its end).
+    ``halved``: the same of the cells that successive halving stopped, which are no ``cells`` and part of no mean:
+    they would pull a setting down by having been trained less. ``scores``: one row per cell of both ×
     evaluator × split (val, test) × metric (cell, VARIANT, seed, evaluator, split, metric, estimate, lower,
-    upper, prompts, tied). ``means``: the same averaged over training seeds, with ``seeds``, their number.
+    upper, prompts, tied). ``means``: those of ``cells`` averaged over training seeds, with ``seeds``, their number.
     The mean of the bounds is reported as the interval: it is that of a typical training run, over prompts,
     and does not shrink with the number of seeds. ``failures``: those of the whole experiment. ``elsewhere``: the same
     of the experiment's cells of other origins, whose numbers are of other images.
@@ -80,6 +84,7 @@ class Results:
 
     folder: Path
     cells: pd.DataFrame
+    halved: pd.DataFrame
     scores: pd.DataFrame
     means: pd.DataFrame
     failures: tuple[Failure, ...]
@@ -148,15 +153,15 @@ def load_results(folder: Path) -> Results:
     """Read the folder ``runs/<experiment>`` of a sweep: the origin with most cells (of several such, that of the first
     cell), the others ``elsewhere``.
 
-    Raises ReportError when there is no results.parquet, when a file lacks a column or cannot be read, or
-    when a cell of the table has lost its metrics.json.
+    Raises ReportError when there is no results.parquet or one of another version, when a file lacks a column or
+    cannot be read, when a cell of the table has lost its metrics.json, or when successive halving stopped every cell.
     """
     path = folder / "results.parquet"
     if not path.exists():
         raise ReportError(
             f"{path} does not exist: run `probe-lab sweep {folder.name}` first, a report reads what it writes"
         )
-    table = _read_parquet(path, _COLUMNS)
+    table = _read_parquet(path, _COLUMNS, require_version)
     table = table[table["split"] == "test"].reset_index(drop=True)
     if table.empty:
         raise ReportError(f"{path} has no rows of the test split: no cell was trained, see {folder / 'failures.json'}")
@@ -166,7 +171,13 @@ def load_results(folder: Path) -> Results:
     for cell, its in zip(first["cell"], axes, strict=True):
         origins[origin_of(_config(folder, cell))][cell] = its
     failures = _failures(folder)
-    parts = [_part(folder, table, origin, cells, failures) for origin, cells in origins.items()]
+    read = [_part(folder, table, origin, cells, failures) for origin, cells in origins.items()]
+    parts = [part for part in read if len(part.cells)]
+    if not parts:
+        raise ReportError(
+            f"successive halving stopped every cell of {path}: run `probe-lab sweep {folder.name}` again with "
+            "halving.first=0, which trains them whole"
+        )
     main = max(parts, key=lambda part: len(part.cells))
     return replace(main, elsewhere=tuple(part for part in parts if part is not main))
 
@@ -184,10 +195,20 @@ def _part(
     table = _told_apart(table.astype({"taps": str, "loss": str}).drop(columns="axes"))
     cells = table.drop_duplicates("cell")[["cell", *VARIANT, "seed"]].reset_index(drop=True)
     read = [_read_metrics(folder, cell) for cell in cells["cell"]]
-    cells["seconds"] = [seconds for seconds, _ in read]
-    validation = _validation(cells, [rows for _, rows in read])
+    cells["seconds"] = [float(content.get("seconds") or 0.0) for content in read]
+    cells["stopped"] = [_stopped(content) for content in read]
+    validation = _validation(cells, [[row for row in content["metrics"] if row["split"] == "val"] for content in read])
     scores = pd.concat([table, validation], ignore_index=True)[[*_scores_columns()]]
-    return Results(folder, cells, scores, _mean_over_seeds(scores), failures, origin)
+    halved = cells["stopped"].str.startswith(_HALVING)
+    whole = cells[~halved].reset_index(drop=True)
+    means = _mean_over_seeds(scores[scores["cell"].isin(whole["cell"])])
+    return Results(folder, whole, cells[halved].reset_index(drop=True), scores, means, failures, origin)
+
+
+def _stopped(content: dict[str, Any]) -> str:
+    """ "halving, epoch 3" where a training ended early, else ""."""
+    stopped = content.get("stopped")
+    return f"{stopped['by']}, epoch {stopped['epochs']}" if stopped else ""
 
 
 def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
@@ -229,8 +250,8 @@ def _validation(cells: pd.DataFrame, found: list[list[dict[str, Any]]]) -> pd.Da
     return frame.astype({"estimate": float, "lower": float, "upper": float})
 
 
-def _read_metrics(folder: Path, cell: str) -> tuple[float, list[dict[str, Any]]]:
-    """How long a cell took to train, and what it measured on the validation split."""
+def _read_metrics(folder: Path, cell: str) -> dict[str, Any]:
+    """What a cell measured, how long it took and what stopped it."""
     path = folder / cell / "metrics.json"
     try:
         content = json.loads(path.read_bytes())
@@ -240,7 +261,7 @@ def _read_metrics(folder: Path, cell: str) -> tuple[float, list[dict[str, Any]]]
         ) from error
     if not isinstance(content, dict) or "metrics" not in content:
         raise ReportError(f"{path} has no 'metrics': run `probe-lab sweep {folder.name}` again with this version")
-    return float(content.get("seconds") or 0.0), [row for row in content["metrics"] if row["split"] == "val"]
+    return content
 
 
 def _config(folder: Path, cell: str) -> str:
@@ -295,12 +316,17 @@ def _extras(axes: list[dict[str, object]]) -> list[str]:
     ]
 
 
-def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_parquet(
+    path: Path, columns: list[str], check: Callable[[Path, Mapping[bytes, bytes] | None], None] | None = None
+) -> pd.DataFrame:
+    """These columns; ``check`` is given the file's metadata."""
     try:
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)  # small files, and many of them
     except (OSError, pa.ArrowException) as error:
         raise ReportError(f"{path} cannot be read ({error}): run `probe-lab sweep` again") from error
+    if check is not None:
+        check(path, table.schema.metadata)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise ReportError(

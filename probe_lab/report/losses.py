@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import by_validation, extra_text, probes
+from probe_lab.report.choice import by_validation, extra_text, halving_text, probes
 from probe_lab.report.load import VARIANT, Results
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import (
@@ -57,6 +57,7 @@ def section(material: Material) -> Section:
     dropped += f" Shown are the {len(rows)} of {len(everything)} objectives that validate best." * (
         len(rows) < len(everything)
     )
+    dropped += halving_text(results)
     drawing = Drawing("losses", _alt(material, rows), _draw(material, cells, taps, rows))
     return Section("losses", title, _EXPLANATION.format(step=choice.step, dropped=dropped), (drawing,))
 

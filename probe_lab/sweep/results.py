@@ -148,13 +148,18 @@ def read_results(folder: Path) -> pd.DataFrame:
         raise ReportError(
             f"{path} cannot be read: run `probe-lab sweep` again, it only writes the file anew"
         ) from error
-    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    require_version(path, table.schema.metadata)
+    return table.to_pandas()
+
+
+def require_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
+    """ReportError when a ``results.parquet`` with this metadata is of another version."""
+    version = (metadata or {}).get(_VERSION_KEY, b"none").decode()
     if version != str(RESULTS_VERSION):
         raise ReportError(
             f"{path} is of version {version} and this is version {RESULTS_VERSION}: "
             "run `probe-lab sweep` again, it only writes the file anew"
         )
-    return table.to_pandas()
 
 
 def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:

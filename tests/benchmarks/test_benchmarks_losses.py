@@ -12,6 +12,7 @@ from benchmarks.losses import measure, table
 from benchmarks.made_up_runs import experiment_in, truth_of, write_runs
 from probe_lab.report.load import load_results
 from probe_lab.report.objectives import study, verdict
+from probe_lab.sweep.results import write_results
 
 EXPERIMENT = """
 name: made_up
@@ -58,8 +59,7 @@ def test_numbers_and_words_are_the_report_s(runs: Path) -> None:
 
 
 def test_runs_of_one_loss_are_refused(runs: Path) -> None:
-    path = runs / "results.parquet"
-    rows = pd.read_parquet(path)
-    rows[rows["loss"] == "mse"].to_parquet(path)
+    rows = pd.read_parquet(runs / "results.parquet")
+    write_results(runs, rows[rows["loss"] == "mse"])
     with pytest.raises(SystemExit, match="no two losses that were trained alike"):
         measure(runs)

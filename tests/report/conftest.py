@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from probe_lab.cache import CacheWriter, Manifest, write_scores
 from probe_lab.metrics import evaluate
 from probe_lab.report import build_report
+from probe_lab.sweep.results import write_results
 
 sys.path.insert(0, str(Path(__file__).parent))  # chromium.py
 
@@ -183,7 +184,7 @@ def write_runs(folder: Path, world: World) -> Path:
         (home / "metrics.json").write_text(json.dumps(content))
         tail = {"taps": "+".join(cell.taps), "axes": json.dumps(axes)}
         rows += [described | tail | row for row in metrics if row["split"] == "test"]
-    pd.DataFrame(rows).to_parquet(folder / "results.parquet", index=False)
+    write_results(folder, pd.DataFrame(rows))
     (folder / "failures.json").write_text("[]")
     return folder
 
@@ -302,7 +303,7 @@ def write_two_backbones(folder: Path) -> Simulated:
         table = pd.read_parquet(home / "results.parquet")
         swept = {"backbone": {"name": backbone, "family": "", "path": ""}, "cache.name": cache, "seed": len(backbone)}
         table["axes"] = [json.dumps(json.loads(axes) | swept) for axes in table["axes"]]
-        table.to_parquet(home / "results.parquet", index=False)
+        write_results(home, table)
         text = f"name: study\nbackbone:\n  name: {backbone}\ncache:\n  root: caches\n  name: {cache}\n"
         for path in home.glob("*/config.yaml"):
             path.write_text(text)
@@ -311,7 +312,7 @@ def write_two_backbones(folder: Path) -> Simulated:
         frame.assign(seed=frame["seed"] + 7000).to_parquet(path, index=False)
         path.parent.rename(runs / path.parent.name)
     tables = [pd.read_parquet(home / "results.parquet") for home in (runs, away)]
-    pd.concat(tables).sort_values("cell", ascending=False).to_parquet(runs / "results.parquet", index=False)
+    write_results(runs, pd.concat(tables).sort_values("cell", ascending=False))
     return Simulated(runs, write_cache(folder / "cache", HOME), HOME)
 
 

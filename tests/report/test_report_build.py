@@ -13,6 +13,8 @@ import pytest
 
 from probe_lab.errors import ReportError
 from probe_lab.report import build, build_report
+from probe_lab.report.load import load_results
+from probe_lab.sweep.results import write_results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVALUATORS = ("shapes_reward", "shapes_binding")
@@ -111,6 +113,49 @@ def test_another_experiment_stands_beside(simulated: Any, runs_copy: Path, tmp_p
     assert [name for name in rows if name.startswith("probe")] == [f"probe, step {step}" for step in (1, 3, 5, 8)]
 
 
+def test_cells_that_halving_stopped_are_listed_and_count_nowhere_else(
+    simulated: Any, runs_copy: Path, tmp_path: Path
+) -> None:
+    """However good their numbers look; a training that ended by patience is whole."""
+    before = load_results(simulated.runs)
+    names = before.cells.query("model == 'cnn' and loss == 'listwise' and step == 5 and seed == 1")["cell"]
+    halved, patient = names.iloc[0], names.iloc[1]
+    for cell, by in ((halved, "halving"), (patient, "patience")):
+        path = runs_copy / cell / "metrics.json"
+        content = json.loads(path.read_text())
+        for row in content["metrics"]:
+            row["estimate"] = 0.99 if by == "halving" else row["estimate"]
+        path.write_text(json.dumps(content | {"stopped": {"by": by, "epochs": 2}}))
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table.assign(estimate=table["estimate"].where(table["cell"] != halved, 0.99)))
+    results = load_results(runs_copy)
+    variants = {cell: variant for variant, cells in before.variants.items() for cell in cells.values()}
+    assert list(results.seeds(variants[halved])) == [0]
+    assert list(results.seeds(variants[patient])) == [0, 1]
+    for split in ("val", "test"):
+        value = results.value(variants[halved], "shapes_reward", "srcc_within", split)
+        assert value is not None
+        assert value.estimate < 0.9
+    page = _write(simulated, tmp_path / "report", runs=runs_copy)
+    assert "Successive halving stopped 1 of them before the last epoch" in page.text
+    assert page.text.count("Left out is the one cell that successive halving stopped") == 3
+    with (tmp_path / "report" / "tables" / "cells.csv").open() as file:
+        ended = {row["cell"]: row["stopped"] for row in csv.DictReader(file)}
+    assert len(ended) == len(before.cells)
+    assert {cell: text for cell, text in ended.items() if text} == {
+        halved: "halving, epoch 2",
+        patient: "patience, epoch 2",
+    }
+
+
+def test_results_of_another_version_are_refused(simulated: Any, runs_copy: Path, tmp_path: Path) -> None:
+    path = runs_copy / "results.parquet"
+    pd.read_parquet(path).to_parquet(path)
+    with pytest.raises(ReportError, match=r"results\.parquet is of version none and this is version 1: run `probe-lab"):
+        _write(simulated, tmp_path / "report", runs=runs_copy)
+    assert not (tmp_path / "report").exists()
+
+
 def simulated_value(simulated: Any, model: str, evaluator: str) -> float:
     rows = pd.read_parquet(simulated.runs / "results.parquet").query(
         f"model == '{model}' and evaluator == '{evaluator}' and metric == 'srcc_within' and split == 'test'"
@@ -162,7 +207,7 @@ def test_the_first_sentence_has_real_minus_signs(
     monkeypatch.setattr(build, "FAMILIES", ())
     table = pd.read_parquet(runs_copy / "results.parquet")
     table.loc[table["metric"] == "srcc_within", ["estimate", "lower", "upper"]] = [-0.5, -0.75, -0.0001]
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     page = _write(simulated, tmp_path / "r", runs=runs_copy)
     assert "with SRCC −0.50 [−0.75, 0.00] by shapes reward" in page.text
 

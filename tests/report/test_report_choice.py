@@ -12,6 +12,7 @@ import pytest
 from probe_lab.errors import ReportError
 from probe_lab.report.choice import choose, main_slice, variant_text
 from probe_lab.report.load import Variant, load_results
+from probe_lab.sweep.results import write_results
 
 Edit = Callable[[Path, str, str, Callable[[dict[str, Any]], None]], None]
 WEAK = "cnn-5-down_blocks.1.attentions.0_attention-mse"
@@ -63,7 +64,7 @@ def test_primary_step(simulated: Any, runs_copy: Path) -> None:
 
     def step_of(keep: Callable[[pd.DataFrame], pd.Series]) -> int:
         table = pd.read_parquet(simulated.runs / "results.parquet")
-        table[keep(table)].to_parquet(runs_copy / "results.parquet")
+        write_results(runs_copy, table[keep(table)])
         return choose(load_results(runs_copy), ["shapes_reward"], None).step
 
     probes = ["cnn"]
@@ -76,7 +77,7 @@ def test_primary_step(simulated: Any, runs_copy: Path) -> None:
 def test_the_step_of_the_baselines_comes_before_five(simulated: Any, runs_copy: Path) -> None:
     table = pd.read_parquet(simulated.runs / "results.parquet")
     table.loc[table["model"] != "cnn", "step"] = 3
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     choice = choose(load_results(runs_copy), ["shapes_reward"], None)
     assert choice.step == 3
     assert len(choice.baselines) == 6

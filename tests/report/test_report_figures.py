@@ -22,6 +22,7 @@ from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.pictures import phrases, read_sample
 from probe_lab.report.style import drawing
+from probe_lab.sweep.results import write_results
 
 ATTENTION = "up_blocks.1.attentions.0/attention"
 
@@ -43,7 +44,7 @@ def _kept(runs: Path, **wanted: list[object]) -> Material:
     table = pd.read_parquet(runs / "results.parquet")
     for column, values in wanted.items():
         table = table[table[column].isin(values)]
-    table.to_parquet(runs / "results.parquet")
+    write_results(runs, table)
     results = load_results(runs)
     return Material(results, choose(results, ["shapes_reward"], None), None)
 

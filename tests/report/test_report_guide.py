@@ -20,6 +20,7 @@ from probe_lab.report.choice import choose
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
 from probe_lab.report.style import drawing
+from probe_lab.sweep.results import write_results
 
 Edit = Callable[[Path, str, str, Callable[[dict[str, Any]], None]], None]
 
@@ -100,10 +101,9 @@ def test_every_place_is_represented_by_its_best_validated_training(
 
 def test_test_numbers_play_no_part(simulated: Any, runs_copy: Path) -> None:
     before = guide.guides(_material(simulated))["shapes_reward"]
-    path = runs_copy / "results.parquet"
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(runs_copy / "results.parquet")
     table["estimate"] = -table["estimate"]
-    table.to_parquet(path, index=False)
+    write_results(runs_copy, table)
     after = guide.guides(_material(simulated, runs_copy))["shapes_reward"]
     assert (after.pick, after.best) == (before.pick, before.best)
 

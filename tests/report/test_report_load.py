@@ -14,6 +14,7 @@ from probe_lab.errors import ReportError
 from probe_lab.report.choice import variant_text
 from probe_lab.report.load import Failure, Variant, load_results
 from probe_lab.report.origin import Origin
+from probe_lab.sweep.results import write_results
 
 
 def test_missing_results_name_the_command(tmp_path: Path) -> None:
@@ -23,14 +24,14 @@ def test_missing_results_name_the_command(tmp_path: Path) -> None:
 
 def test_missing_columns_are_named(runs_copy: Path) -> None:
     table = pd.read_parquet(runs_copy / "results.parquet")
-    table.drop(columns=["lower", "axes"]).to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table.drop(columns=["lower", "axes"]))
     with pytest.raises(ReportError, match="lacks the columns lower, axes"):
         load_results(runs_copy)
 
 
 def test_an_empty_or_broken_table_is_refused(runs_copy: Path) -> None:
     table = pd.read_parquet(runs_copy / "results.parquet")
-    table.head(0).to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table.head(0))
     with pytest.raises(ReportError, match="no rows"):
         load_results(runs_copy)
     (runs_copy / "results.parquet").write_bytes(b"PAR1 and then nothing")
@@ -83,7 +84,7 @@ def test_other_axes_tell_variants_apart(runs_copy: Path) -> None:
     linear = table["model"] == "linear"
     axes = {"probe.step": 5, "trainer.seed": 3, "probe.oversample": 0.5}
     table.loc[linear, "axes"] = json.dumps(axes)
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     cells = load_results(runs_copy).cells
     assert set(cells.loc[cells["model"] == "linear", "extra"]) == {'{"oversample": 0.5}'}
     assert set(cells.loc[cells["model"] != "linear", "extra"]) == {"{}"}
@@ -96,19 +97,19 @@ def test_keys_that_end_alike_keep_their_whole_names(runs_copy: Path) -> None:
     own = {"probe.model": "linear", "probe.step": 5, "probe.taps": "middle", "probe.loss": "mse", "trainer.seed": 0}
     linear = table["model"] == "linear"
     table.loc[linear, "axes"] = json.dumps(swept | own)
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     cells = load_results(runs_copy).cells
     (extra,) = set(cells.loc[cells["model"] == "linear", "extra"])
     assert json.loads(extra) == {"cache.name": "b", "sampling.width": 64, "seed": 2, "devices": 2}
     table.loc[linear, "axes"] = json.dumps({"probe.width": 32})
     table.loc[table["model"] == "prompt_only", "axes"] = json.dumps({"probe.width": 32, "sampling.width": 64})
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     cells = load_results(runs_copy).cells
     assert {json.dumps({"probe.width": 32}), json.dumps({"probe.width": 32, "sampling.width": 64})} <= set(
         cells["extra"]
     )
     table["axes"] = [json.dumps({"probe.width": 32 if one else 64}) for one in linear]
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     cells = load_results(runs_copy).cells
     assert set(cells.loc[cells["model"] == "linear", "extra"]) == {'{"width": 32}'}
 
@@ -120,7 +121,7 @@ def test_cells_that_differ_outside_the_sweep_are_told_apart(runs_copy: Path) -> 
     name = linear["cell"].iloc[0]
     other = f"{name}-0123abcd"
     shutil.copytree(runs_copy / name, runs_copy / other)
-    pd.concat([table, linear.assign(cell=other)]).to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, pd.concat([table, linear.assign(cell=other)]))
     found = [variant for variant in load_results(runs_copy).variants if variant.model == "linear"]
     assert [variant_text(variant, step=False).partition(", cell")[2] for variant in found] == ["", " 0123abcd"]
 
@@ -153,7 +154,7 @@ def test_the_usual_value_of_a_swept_key_goes_without_saying(runs_copy: Path) -> 
     table = pd.read_parquet(runs_copy / "results.parquet")
     values = (table["model"] == "linear").map({True: 0.9, False: 0.0})
     table["axes"] = [json.dumps({"probe.ema": ema, "trainer.seed": 0}) for ema in values]
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     cells = load_results(runs_copy).cells
     assert set(cells.loc[cells["model"] == "linear", "extra"]) == {'{"ema": 0.9}'}
     assert set(cells.loc[cells["model"] != "linear", "extra"]) == {"{}"}
@@ -173,7 +174,7 @@ def test_a_table_of_the_types_that_a_sweep_writes_is_read(runs_copy: Path) -> No
     before = load_results(runs_copy)
     words = ["cell", "model", "taps", "loss", "evaluator", "split", "metric", "axes"]
     table = pd.read_parquet(runs_copy / "results.parquet").astype(dict.fromkeys(words, "string"))
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     after = load_results(runs_copy)
     assert after.variants == before.variants
     assert set(after.cells["extra"]) == {"{}"}
@@ -192,7 +193,7 @@ def test_predictions_of_a_cell_are_read_once(runs_copy: Path) -> None:
 
 def test_variants_are_in_order_of_their_cells_with_their_seeds_in_order(runs_copy: Path) -> None:
     table = pd.read_parquet(runs_copy / "results.parquet").sort_values("seed", ascending=False, kind="stable")
-    table.to_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table)
     results = load_results(runs_copy)
     assert next(iter(results.variants)).taps == results.cells["taps"].iloc[0]
     assert sum(map(len, results.variants.values())) == len(results.cells)
