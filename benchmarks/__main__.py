@@ -21,6 +21,7 @@ NAMES = (
     "demo",
     "report",
     "tracking",
+    "sweep",
     "study",
     "losses",
 )

@@ -6,8 +6,9 @@ The experiment's cells are trained four ways, each by commands of its own into a
 `sweep`, one `probe-lab sweep`; `again`, the same command once more; `fits`, one process that calls Lightning's
 `Trainer.fit` for one cell after another with all cores, and evaluates and writes as the others do; `train`, one
 `probe-lab train` for each cell. `--cells` draws that many cells, spread over the sweep, for `fits` and `train`, whose
-times are then multiplied. A last sweep, not part of the comparison, has a clock in its workers: the share of their time
-that is forward and backward passes of probes.
+times are then multiplied. Two last sweeps, not part of the comparison, have a clock in their workers: the share of all
+workers' time, from the start of the command to its end, that is forward and backward passes of probes; one of the same
+experiment, and one of four cells of shapes_full, whose trainings are as long as a study's.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.output import show
-from probe_lab.config import Experiment, Tracking, load_experiment
+from probe_lab.config import load_experiment
 from probe_lab.sweep import Cell, ProbeTrainer, cells, run_sweep
 
 if TYPE_CHECKING:
     from probe_lab.data import ResidentArrays
     from probe_lab.sweep.worker import GoOn
 
+STUDY = 'step == 5 and model == "cnn" and loss in ["mse", "listwise", "pairwise", "listwise+infonce"]'
 TARGETS = {"train": 4.0, "fits": 1.5, "passes": 0.8, "again": 5.0}
 
 
@@ -54,8 +56,7 @@ def measure(name: str, drawn: int, rounds: int) -> dict[str, object]:
         times["train"].append(
             sum(_seconds(["probe_lab", "train", name, *_point(cell), *_places(Path(folder))]) for cell in chosen)
         )
-    with tempfile.TemporaryDirectory(prefix="probe_lab_clock_") as folder:
-        clock = _clocked(load_experiment(name), Path(folder))
+    clock = [_clocked(name, []), _clocked("shapes_full", [f"sweep.select={STUDY}"])]
     return {
         "benchmark": "sweep",
         "experiment": name,
@@ -134,21 +135,24 @@ def _timed(function: Callable[..., Any], spent: dict[str, float], kind: str) -> 
     return timed
 
 
-def _clocked(experiment: Experiment, folder: Path) -> dict[str, float]:
-    """Of a sweep in this process, whose imports are done: seconds of passes in all workers, and of the wall."""
-    (folder / "notes").mkdir()
-    experiment = replace(experiment, runs=str(folder / "runs"), tracking=Tracking(uri=f"sqlite:///{folder}/mlflow.db"))
-    command = [sys.executable, "-m", "benchmarks.sweep", "--clock-in", str(folder), "--experiment", experiment.name]
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    wall = time.perf_counter() - began
-    notes = [json.loads(path.read_text()) for path in (folder / "notes").iterdir()]
+def _clocked(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Of one sweep: seconds of passes in all workers, and of the wall."""
+    with tempfile.TemporaryDirectory(prefix="probe_lab_clock_") as place:
+        folder = Path(place)
+        (folder / "notes").mkdir()
+        command = [sys.executable, "-m", "benchmarks.sweep", "--clock-in", place, "--experiment", name, *overrides]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        wall = time.perf_counter() - began
+        notes = [json.loads(path.read_text()) for path in (folder / "notes").iterdir()]
     passes = {kind: sum(note[kind] for note in notes) for kind in ("forward", "backward")}
-    return passes | {"wall": wall, "workers": experiment.workers}
+    workers = load_experiment(name).workers
+    share = sum(passes.values()) / (wall * workers)
+    return passes | {"experiment": name, "cells": len(notes), "wall": wall, "workers": workers, "share": share}
 
 
-def sweep_with_a_clock(name: str, folder: Path) -> None:
-    experiment = load_experiment(name, _places(folder))
+def sweep_with_a_clock(name: str, folder: Path, overrides: list[str]) -> None:
+    experiment = load_experiment(name, [*_places(folder), *overrides])
     run_sweep(experiment, trainer=Clocked(notes=folder / "notes"))
 
 
@@ -162,9 +166,8 @@ def table(result: dict[str, Any]) -> str:
         ratio = f"  {_median(values) * share / sweep:6.2f} × sweep" if way in ("fits", "train") else ""
         spread = " ".join(f"{value * share:.1f}" for value in values)
         lines.append(f"  {way:6} {_median(values) * share:8.1f} s{ratio}   ({spread})")
-    clock = result["clock"]
-    share = (clock["forward"] + clock["backward"]) / (clock["wall"] * clock["workers"])
-    lines.append(f"  forward and backward: {share:.3f} of the workers' time, start of the command included")
+    for clock in result["clock"]:
+        lines.append(f"  forward and backward, {clock['experiment']}, {clock['cells']} cells: {clock['share']:.3f}")
     return "\n".join(lines)
 
 
@@ -180,11 +183,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--fit-in", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--clock-in", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fit_in:
         fit_one_after_another(arguments.experiment, arguments.fit_in)
     elif arguments.clock_in:
-        sweep_with_a_clock(arguments.experiment, arguments.clock_in)
+        sweep_with_a_clock(arguments.experiment, arguments.clock_in, arguments.overrides)
     else:
         show(measure(arguments.experiment, arguments.cells, arguments.rounds), table, arguments.json)
 
