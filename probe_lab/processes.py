@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from multiprocessing import connection, get_context, parent_process
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ def start_context(*, on_cpu: bool, threads: int) -> ForkContext | SpawnContext:
     if sys.platform == "linux" and on_cpu and threads == 1 and alone:
         return get_context("fork")
     return get_context("spawn")
+
+
+def cores() -> int:
+    """The cores that this process may use: not all of them where a scheduler, or a container, gave it some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_cards() -> list[str]:
@@ -50,6 +56,44 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a worker starts: it inherits that, and does not print a traceback before it is ready."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+@contextlib.contextmanager
+def terminated_as_interrupt() -> Iterator[None]:
+    """A cluster ends jobs with SIGTERM: leave as tidily as after Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def ending(code: int) -> str:
+    """How a process ended, from its exit code: ``by signal 9 (SIGKILL)``, or ``with exit code 1``."""
+    if code >= 0:
+        return f"with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # most real-time signals have no name
+        name = "unknown"
+    return f"by signal {-code} ({name})"
 
 
 def begin_worker() -> None:

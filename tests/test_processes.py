@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from probe_lab.processes import begin_worker, environment, start_context, visible_cards
+from probe_lab.processes import begin_worker, cores, ending, environment, start_context, visible_cards
 
 
 def test_only_a_process_without_threads_of_its_own_or_others_is_forked() -> None:
@@ -29,6 +29,23 @@ def test_cards_are_those_that_the_environment_names(monkeypatch: pytest.MonkeyPa
     assert visible_cards() == ["3", "GPU-1a"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_cards() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux gives a process some cores")
+def test_cores_are_those_that_the_process_was_given() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert cores() == len(before)
+
+
+def test_an_ending_has_a_name_where_its_signal_has_one() -> None:
+    assert ending(3) == "with exit code 3"
+    assert ending(-9) == "by signal 9 (SIGKILL)"
+    assert ending(-40) == "by signal 40 (unknown)"
 
 
 def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from probe_lab.config import Engine
 from probe_lab.errors import ConfigError
+from probe_lab.processes import cores
 
 OLDEST = (2, 50)
 _OBJECT_STORE = 2**27
@@ -126,7 +127,7 @@ def _own(ray: ModuleType) -> Iterator[None]:
             ray,
             "Ray did not start",
             address="local",
-            num_cpus=_cores(),
+            num_cpus=cores(),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE,
             _system_config={"worker_niceness": 0},  # of 15 by default, which any other work on the machine starves
@@ -185,10 +186,6 @@ def _own_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _nodes() -> list[tuple[float, float]]:

@@ -34,7 +34,7 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.reading import data_of, decided
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.trainer import fit_by_trainer, module_of
-from probe_lab.processes import begin_worker
+from probe_lab.processes import begin_worker, ending, interrupts_held
 
 _PATIENCE = 10.0
 """Seconds that a rank gets to end by itself, when all is done."""
@@ -149,7 +149,7 @@ def _ranks(job: Job, store: Path) -> Iterator[list[_Rank]]:
         for number in range(devices):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, number, store, threads))
-            with _interrupts_held():
+            with interrupts_held():
                 process.start()
                 ranks.append(_Rank(number, process, ours))
             theirs.close()  # so that the pipe ends with the rank
@@ -167,16 +167,6 @@ def _ranks(job: Job, store: Path) -> Iterator[list[_Rank]]:
             rank.process.kill()  # it has no files, and may wait for another one
             rank.process.join()
             rank.pipe.close()
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """A rank inherits it, and prints no traceback for Ctrl-C before it is ready."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _heard(ranks: Sequence[_Rank], go_on: GoOn | None) -> _Done:
@@ -210,9 +200,8 @@ def _cause(error: Exception, others: Sequence[_Rank], devices: int) -> Exception
 def _death(rank: _Rank, devices: int) -> ProbeError:
     rank.process.join()
     code = rank.process.exitcode or 0
-    how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
     hint = "; out of memory? lower trainer.devices, or set data.residency=stream" if code == -signal.SIGKILL else ""
-    return ProbeError(f"process {rank.number + 1} of {devices} of this training ended {how}{hint}")
+    return ProbeError(f"process {rank.number + 1} of {devices} of this training ended {ending(code)}{hint}")
 
 
 def _work(pipe: connection.Connection, rank: int, store: Path, threads: int) -> None:

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from probe_lab.errors import SweepError
-from probe_lab.processes import environment, start_context, visible_cards
+from probe_lab.processes import cores, ending, environment, interrupts_held, start_context, visible_cards
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
 from probe_lab.sweep.results import is_finished, was_stopped
@@ -163,7 +163,7 @@ class _Pool:
         self._workers.remove(worker)
         worker.pipe.close()
         code, cell = worker.process.exitcode or 0, worker.cell
-        how = f"by signal {-code} ({_signal_name(-code)})" if code < 0 else f"with exit code {code}"
+        how = ending(code)
         if not worker.ready:
             self._false_starts += 1
             if self._false_starts == _STARTS:
@@ -186,7 +186,7 @@ class _Pool:
         limits = dict.fromkeys(_THREAD_VARIABLES, str(self._threads))  # read when numeric libraries are imported
         if cards:
             limits["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
-        with environment(limits), _interrupts_held():
+        with environment(limits), interrupts_held():
             process.start()
         theirs.close()  # so that the pipe ends with the worker
         return _Worker(process, ours, cards)
@@ -216,25 +216,6 @@ class _Pool:
 def _threads(workers: int) -> int:
     """Threads of one worker: its share of the cores that this process may use, or less where the user chose
     so."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, cores // max(workers, 1))
+    share = max(1, cores() // max(workers, 1))
     return min(share, int(chosen)) if chosen.isdigit() and int(chosen) > 0 else share
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while a worker starts: it inherits that, and does not print a traceback before it is
-    ready."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"

@@ -7,18 +7,16 @@ import fcntl
 import math
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from probe_lab.config import Experiment
 from probe_lab.errors import SweepError
+from probe_lab.processes import terminated_as_interrupt
 from probe_lab.sweep.adopt import adopt, adoptable
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
@@ -130,7 +128,7 @@ def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], 
     try:
         # The engine first: while there is no other thread, its workers can be forked.
         with (
-            _terminated_as_interrupt(),
+            terminated_as_interrupt(),
             _engine(experiment, plan, pending, trainer) as found,
             track(experiment, folder, [_cell_run(cell) for cell in plan]) as tracker,
         ):
@@ -249,20 +247,3 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """A cluster ends jobs with SIGTERM: leave as tidily as after Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
