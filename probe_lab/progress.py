@@ -52,15 +52,19 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("[cyan]{task.fields[left]}"),
     )
     rate = Rate()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=None, rate="", left="")
+    bar = Progress(*columns, console=console)
+    task = bar.add_task(what, total=None, rate="", left="")
 
-        def update(done: int, total: int) -> None:
-            speed = rate.see(done, time.monotonic())
-            left = str(timedelta(seconds=round((total - done) / speed))) if speed else ""
-            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {unit}/s" if speed else "", left=left)
+    def update(done: int, total: int) -> None:
+        speed = rate.see(done, time.monotonic())
+        left = str(timedelta(seconds=round((total - done) / speed))) if speed else ""
+        bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {unit}/s" if speed else "", left=left)
+        bar.start()  # only now: beside its thread no worker process could be forked
 
+    try:
         yield update
+    finally:
+        bar.stop()
 
 
 def _lines(what: str, unit: str) -> Callable[[int, int], None]:

@@ -15,6 +15,7 @@ from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.text import ENCODER
 from probe_lab.capture.workers import Crew, Filler, Job, LocalFiller, devices_of, on_device, shared_cores
 from probe_lab.config import Experiment
+from probe_lab.processes import terminated_as_interrupt
 
 
 def generate(experiment: Experiment, on_progress: Callable[[int, int], None], announce: Callable[[Plan], None]) -> None:
@@ -29,6 +30,7 @@ def generate(experiment: Experiment, on_progress: Callable[[int, int], None], an
         CacheError: another experiment's cache lies there, the disk cannot hold the plan, or a tensor overflows.
         CaptureError: a tap or a step that the backbone or the schedule lacks, or a worker died.
         ConfigError: a Ray cluster that is not there, or on which no worker finds a place.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; the other processes are stopped, complete shards are kept.
     """
     samples = sample_table(experiment)
     if is_complete(experiment, samples):
@@ -36,12 +38,23 @@ def generate(experiment: Experiment, on_progress: Callable[[int, int], None], an
         return
     _refuse_another(experiment, samples)
     shards = samples["shard"].nunique()
-    if experiment.engine.name == "ray":
+    with terminated_as_interrupt():
+        if experiment.engine.name == "local":
+            _generate_here(experiment, samples, shards, on_progress, announce)
+            return
         from probe_lab.capture.ray import ray_filler
 
         with ray_filler(experiment, shards) as filler:
             _generate(experiment, samples, filler, on_progress, announce)
-        return
+
+
+def _generate_here(
+    experiment: Experiment,
+    samples: pd.DataFrame,
+    shards: int,
+    on_progress: Callable[[int, int], None],
+    announce: Callable[[Plan], None],
+) -> None:
     devices = devices_of(experiment, shards)
     # The further processes start first: they load their models while this one makes the plan.
     with shared_cores(len(devices)), Crew(experiment, devices[1:]) as crew:

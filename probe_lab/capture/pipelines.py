@@ -6,6 +6,7 @@ import inspect
 
 import diffusers
 import torch
+import tqdm
 import transformers
 from diffusers import DiffusionPipeline
 
@@ -43,6 +44,7 @@ def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
     # Loading takes a moment; two bars of the libraries' own would stand between ours.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    tqdm.tqdm.monitor_interval = 0  # hidden bars start its thread too, beside which no worker process could be forked
     try:
         pipe = DiffusionPipeline.from_pretrained(path, dtype=getattr(torch, sampling.dtype))
     except (OSError, ValueError, ImportError) as error:  # an ImportError names a package that the model needs

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import queue
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.sharedctypes import Synchronized
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import pandas as pd
 import torch
@@ -25,9 +22,7 @@ from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, make_plan
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError, ProbeLabError
-
-if TYPE_CHECKING:
-    from multiprocessing.context import ForkContext, SpawnContext  # the first is not there on Windows
+from probe_lab.processes import begin_worker, interrupts_held, start_context
 
 Event = int | ProbeLabError
 """What a process reports: images done, the error that ended it, or ``DONE`` when no shard is left."""
@@ -80,18 +75,6 @@ def shared_cores(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def context_of(experiment: Experiment) -> ForkContext | SpawnContext:
-    """How further processes start: a fork has its libraries already, a spawned one takes seconds to import them.
-
-    After a fork no card can be used, nor more threads than one: the pool of the first process is not there. Only Linux
-    forks safely beside system libraries.
-    """
-    one_thread = torch.get_num_threads() == 1  # each process's share of the cores
-    if sys.platform == "linux" and experiment.sampling.on_cpu and one_thread:
-        return multiprocessing.get_context("fork")
-    return multiprocessing.get_context("spawn")
-
-
 class Crew:
     """This process and one further on each of ``devices``, which fill a cache together.
 
@@ -99,7 +82,7 @@ class Crew:
     """
 
     def __init__(self, experiment: Experiment, devices: Sequence[str]) -> None:
-        context = context_of(experiment)
+        context = start_context(on_cpu=experiment.sampling.on_cpu, threads=torch.get_num_threads())
         self._experiment = experiment
         self._taken = context.Value("i", 0)
         self._jobs: Queue[Job] = context.Queue()
@@ -119,8 +102,9 @@ class Crew:
         return 1 + len(self._processes)
 
     def __enter__(self) -> Self:
-        for process in self._processes:
-            process.start()
+        with interrupts_held():
+            for process in self._processes:
+                process.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -222,14 +206,7 @@ def on_device(experiment: Experiment, device: str) -> Experiment:
 def _work(
     experiment: Experiment, processes: int, taken: Synchronized[int], jobs: Queue[Job], events: Queue[Event]
 ) -> None:
-    first = os.getppid()
-
-    def report(images: int) -> None:
-        if os.getppid() != first:
-            sys.exit()  # the process that the shards are filled for was killed
-        events.put(images)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the first process ends the others
+    begin_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it has no cores for that, and a fork is warned of it
     try:
         with shared_cores(processes):
@@ -237,7 +214,7 @@ def _work(
             job = jobs.get()
             writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, job.shapes, job.samples), job.samples)
             for images in fill_shards(experiment, pipe, writer, _free(job.shards, taken)):
-                report(images)
+                events.put(images)
     except ProbeLabError as error:
         events.put(error)
     else:

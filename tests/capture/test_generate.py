@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from probe_lab.capture.generate import generate, plan_generation
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, plan_table
 from probe_lab.capture.prompts import read_prompts, sample_table
-from probe_lab.capture.workers import context_of, devices_of, shared_cores
+from probe_lab.capture.workers import devices_of
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, CaptureError, ConfigError, ScoreError
 from probe_lab.evaluators.run import score_cache
@@ -43,9 +44,9 @@ def experiment_in(folder: Path, *overrides: str) -> Experiment:
 
 
 def run(experiment: Experiment) -> list[int]:
-    progress: list[int] = []
-    generate(experiment, lambda done, total: progress.append(done), lambda plan: None)
-    return progress
+    reported: list[int] = []
+    generate(experiment, lambda done, total: reported.append(done), lambda plan: None)
+    return reported
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +110,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
-@pytest.mark.parametrize(("cores", "method"), [(2, "fork"), (4, "spawn")])
-def test_several_processes_fill_the_same_cache(cache: Cache, tmp_path: Path, cores: int, method: str) -> None:
+@pytest.mark.parametrize("cores", [2, 4])  # forked, where no other test has left a thread, and spawned
+def test_several_processes_fill_the_same_cache(cache: Cache, tmp_path: Path, cores: int) -> None:
     experiment = experiment_in(tmp_path, "workers=2")
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
-        with shared_cores(2):
-            assert context_of(experiment).get_start_method() == method
-            assert context_of(experiment_in(tmp_path, "sampling.device=cuda")).get_start_method() == "spawn"
         assert run(experiment)[-1] == 18
     finally:
         torch.set_num_threads(before)
@@ -150,6 +148,47 @@ def test_after_a_killed_process_the_same_command_fills_the_same_cache(tmp_path: 
     assert files_of(experiment.cache_folder) == files_of(alone.cache_folder)
 
 
+_PLANS = """
+import multiprocessing, sys, time, torch
+from probe_lab.capture.generate import generate
+from probe_lab.capture.pipelines import load_pipeline
+from probe_lab.config import load_experiment
+from probe_lab.progress import progress
+
+def announce(plan):
+    print(*(type(each).__name__ for each in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+
+experiment = load_experiment("smoke", sys.argv[2:])
+load_pipeline(experiment.backbone, experiment.sampling)  # by an earlier generation
+torch.set_num_threads(int(sys.argv[1]))
+with progress("generate", "images") as update:
+    generate(experiment, update, announce)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cores", "kind", "sent", "code"),
+    [
+        (2, "ForkProcess", signal.SIGKILL, -signal.SIGKILL),
+        (4, "SpawnProcess", signal.SIGKILL, -signal.SIGKILL),
+        (2, "ForkProcess", signal.SIGTERM, -signal.SIGINT),  # as after Ctrl-C
+    ],
+)
+def test_a_generation_that_ends_while_it_plans_leaves_no_process(
+    tmp_path: Path, cores: int, kind: str, sent: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-c", _PLANS, str(cores), f"cache.root={tmp_path}", *SMALL, "workers=2"]
+    terminal = {**os.environ, "FORCE_COLOR": "1"}  # where the display of progress has a thread
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=terminal) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{kind}\n"
+        process.send_signal(sent)
+        told = process.communicate(timeout=60)[1]  # it returns when no process holds the other ends any more
+    assert process.returncode == code
+    assert told.count("Traceback") <= (sent == signal.SIGTERM)  # what the first process says, not a further one
+
+
 def test_every_card_gets_one_process_and_the_cpu_as_many_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def devices(device: str, workers: int, shards: int = 9) -> list[str]:
         return devices_of(experiment_in(Path("unused"), f"sampling.device={device}", f"workers={workers}"), shards)
@@ -167,8 +206,8 @@ def test_every_card_gets_one_process_and_the_cpu_as_many_as_asked(monkeypatch: p
 def test_without_images_the_tensors_are_the_same(cache: Cache, tmp_path: Path) -> None:
     experiment = experiment_in(tmp_path, "capture.images=false")
     announced: list[Plan] = []
-    progress: list[int] = []
-    generate(experiment, lambda done, total: progress.append(done), announced.append)
+    reported: list[int] = []
+    generate(experiment, lambda done, total: reported.append(done), announced.append)
     found = files_of(experiment.cache_folder)
     assert verify(experiment.cache_folder) == []
     assert {name for name in found if name.startswith("images")} == set()
@@ -176,7 +215,7 @@ def test_without_images_the_tensors_are_the_same(cache: Cache, tmp_path: Path) -
         if name.endswith(".safetensors"):
             assert found[name] == content
     assert announced[0].image_bytes == 0
-    assert progress == [0, 9, 18]
+    assert reported == [0, 9, 18]
     assert run(experiment) == [18]
     with pytest.raises(ScoreError, match=r"holds no images .*import scores"):
         score_cache(experiment.cache_folder, ["shapes_reward"])
