@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,10 +17,9 @@ from torch import Tensor
 from probe_lab.cache import Cache
 from probe_lab.capture.preview import Previewer, preview_evaluator, preview_scorer
 from probe_lab.config import Experiment
-from probe_lab.errors import ScoreError
 from probe_lab.evaluators.ledger import Ledger
+from probe_lab.evaluators.pool import scored_apart
 from probe_lab.evaluators.run import SAVE_EVERY
-from probe_lab.processes import begin_worker
 
 Progress = Callable[[int, int], None]
 MADE_BY = "1"
@@ -140,24 +136,10 @@ def _apart(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Itera
     if workers == 1:
         yield from _here(experiment, cache, work)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    # spawn: a forked child would inherit torch's thread pools in an unknown state.
-    context = multiprocessing.get_context("spawn")
     told = pickle.dumps(experiment)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
-        jobs = {pool.submit(_job, told, cache, part): part for part in work}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], torch.from_numpy(job.result())
-        except BrokenProcessPool as error:
-            raise ScoreError("a scoring process died (killed, or out of memory): run the same command again") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin(threads: int) -> None:
-    begin_worker()
-    torch.set_num_threads(threads)
+    with closing(scored_apart(workers, _job, [(told, cache, part) for part in work])) as found:
+        for position, scores in found:
+            yield work[position], torch.from_numpy(scores)
 
 
 def _job(experiment: bytes, cache: Cache, part: _Work) -> NDArray[np.float32]:

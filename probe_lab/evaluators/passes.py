@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -15,10 +13,9 @@ from numpy.typing import NDArray
 from probe_lab.cache import Cache
 from probe_lab.config import Scoring
 from probe_lab.data.resident import available_memory
-from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Evaluator, create, families, prepared
 from probe_lab.evaluators.decode import Chunk, chunks, decoded, raw_images
-from probe_lab.processes import begin_worker
+from probe_lab.evaluators.pool import scored_apart
 
 CHUNK_BYTES = 2**28
 """Of prepared pictures at a time. Two chunks exist at once: one is scored and the next one prepared."""
@@ -70,17 +67,10 @@ def score_apart(
     ScoreError too when a process dies.
     """
     of_shard = dict(list(cache.samples.iloc[ids].groupby("shard")["sample_id"]))
-    # spawn: a forked child would inherit torch's thread pools in an unknown state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
-        jobs = [pool.submit(_score_shard, cache, names, each.to_numpy(), scoring) for each in of_shard.values()]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        except BrokenProcessPool as error:
-            raise ScoreError("a scoring process died (killed, or out of memory): run the same command again") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    jobs = [(cache, names, each.to_numpy(), scoring) for each in of_shard.values()]
+    with closing(scored_apart(workers, _score_shard, jobs)) as found:
+        for _, part in found:
+            yield part
 
 
 def _score_chunk(chunk: Chunk, members: Sequence[Evaluator], size: int) -> Iterator[Part]:
