@@ -145,16 +145,16 @@ class _Pool:
             worker.pipe.send(worker.cell)
 
     def _next_group(self, worker: _Worker) -> tuple[str, ...] | None:
-        """The group whose arrays the worker holds, or else the largest one, untaken ones first; what takes no time
-        comes last, when the workers would otherwise wait for each other."""
+        """The group whose arrays the worker holds, or else the largest one, untaken ones first. Previews, which take
+        longest, come first and what takes no time last, so that the workers end together."""
         if worker.group in self._waiting:
             return worker.group
         taken = {other.group for other in self._workers if other.cell is not None}
 
-        def priority(group: tuple[str, ...]) -> tuple[bool, bool, int]:
+        def priority(group: tuple[str, ...]) -> tuple[bool, bool, bool, int]:
             cells = self._waiting[group]
-            long = any(cell.experiment.probe.model not in _QUICK for cell in cells)
-            return long, group not in taken, len(cells)
+            models = {cell.experiment.probe.model for cell in cells}
+            return not models <= set(_QUICK), "x0_preview" in models, group not in taken, len(cells)
 
         return max(self._waiting, key=priority, default=None)
 
