@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ def blocks(language: str) -> list[str]:
 def test_programs_and_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    for verb in ("generate", "score", "sweep"):
-        assert not app([verb, "smoke", *SMALL, SWEEP], standalone_mode=False)
+    for verb in ("generate", "score", "sweep"):  # as a user does: a process each
+        subprocess.run([sys.executable, "-m", "probe_lab", verb, "smoke", *SMALL, SWEEP], check=True)
     early, late = (next(Path("runs/smoke").glob(f"step{step:02d}-cnn-*")) for step in (2, 4))
     experiment = load_experiment("smoke")
     names: dict[str, Any] = {"pipe": load_pipeline(experiment.backbone, experiment.sampling), "cell": early}
