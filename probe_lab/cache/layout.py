@@ -13,6 +13,8 @@ from probe_lab.errors import CacheError
 
 SAMPLES = "samples.parquet"
 TOKEN_MASK = "token_mask"
+PLACELESS = ("latent", "x0", "lookahead")
+"""Arrays without a module path: their keys are ``<step>/x0``."""
 FOLDERS = ("shards", "images", "text", "scores")
 
 

@@ -17,6 +17,7 @@ from probe_lab.capture.backbones import family_of
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.layout import Arguments, folded
 from probe_lab.capture.listen import Undo, after_module
+from probe_lab.capture.lookahead import Lookahead
 from probe_lab.capture.readers import LayerReader, MeanOfLayers, TokenLayout, image_output
 from probe_lab.capture.taps import Kind, Tap
 from probe_lab.capture.x0 import predicted_x0
@@ -73,6 +74,7 @@ class Capture:
         self._size = size
         self._tensors: dict[tuple[int, Tap], Tensor] = {}
         self._tokens: TokenLayout | None = None
+        self._lookahead: Lookahead | None = None
         self._recording = False
         self._means: list[MeanOfLayers] = []
         self._readers: list[LayerReader] = []
@@ -163,6 +165,8 @@ class Capture:
         self._recording = self._call.step in self.steps
         if self._recording:
             self._tokens = TokenLayout.of(self._family, self._denoiser, arguments)
+            if Tap("", "lookahead") in self.taps:
+                self._lookahead = Lookahead(self._denoiser, self._pipe.scheduler, arguments, self._call.rows)
             for mean in self._means:
                 mean.take()  # what an interrupted call may have left
 
@@ -192,6 +196,11 @@ class Capture:
             elif tap.kind == "x0":
                 clean = predicted_x0(self._pipe.scheduler, model_output, timestep, sample)
                 self._keep(tap, self._family.unpack(clean, self._tokens.grid))
+            elif tap.kind == "lookahead":
+                assert self._lookahead is not None
+                clean = self._lookahead(model_output, timestep, sample)
+                self._keep(tap, self._family.unpack(clean, self._tokens.grid))
+        self._lookahead = None  # it holds the embeddings of the call
 
     def _read_attention(self) -> list[Undo]:
         """One reader per layer, whose map goes to every tap that holds the layer."""

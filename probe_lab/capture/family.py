@@ -106,14 +106,14 @@ class Family:
         return re.fullmatch(self.blocks, path) is not None
 
     def taps(self, pipe: DiffusionPipeline) -> list[Tap]:
-        """Every place that can be read, in the order of the denoiser's modules; then the two taps of the scheduler."""
+        """Every place that can be read, in the order of the denoiser's modules; then those without a place."""
         found: list[Tap] = []
         for path, _ in self.denoiser_of(pipe).named_modules():
             if self.is_block(path):
                 found += [Tap(path, "attention"), Tap(path, "activation")]
             elif self.activations and re.fullmatch(self.activations, path):
                 found.append(Tap(path, "activation"))
-        return [*found, Tap("", "latent"), Tap("", "x0")]
+        return [*found, Tap("", "latent"), Tap("", "x0"), Tap("", "lookahead")]
 
     def paper_taps(self, pipe: DiffusionPipeline) -> list[Tap]:
         """The attention that Diffusion Probe reads and the activation that Probe-Select reads, where there is one."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from probe_lab.cache.layout import PLACELESS
 from probe_lab.config.choice import Choice
 from probe_lab.config.keys import known_keys, leaf_keys
 from probe_lab.config.ranges import span
@@ -156,6 +157,6 @@ def _sets(content: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
     for name, taps in content.items():
         if not isinstance(taps, list) or not taps or not all(isinstance(tap, str) for tap in taps):
             raise ConfigError(f"the set '{name}' in sweep.sets holds '{taps}': write a list of taps or patterns")
-        if name in ("paper", "latent", "x0") or not isinstance(name, str) or set(name) & set("/*?+"):
+        if name in ("paper", *PLACELESS) or not isinstance(name, str) or set(name) & set("/*?+"):
             raise ConfigError(f"a set in sweep.sets cannot be called '{name}': that is, or looks like, something else")
     return {name: tuple(taps) for name, taps in content.items()}

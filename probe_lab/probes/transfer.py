@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.cache.layout import PLACELESS
 from probe_lab.data.scalars import scalar_table
 from probe_lab.data.text import TextTable
 from probe_lab.probes.inputs import Inputs
@@ -22,7 +23,6 @@ from probe_lab.probes.spec import ATTENTION, ProbeSpec, Shape
 CHUNK_BYTES = 256 * 2**20
 """Arrays in memory at a time, whatever the size of the test split."""
 
-_LATENTS = ("latent", "x0")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Job:
 
 
 def kind_of(tap: str) -> str:
-    """ "attention", "activation", or "latent" (the noisy latent and the x0 prediction have the same channels)."""
-    return "latent" if tap in _LATENTS else tap.rpartition("/")[2]
+    """ "attention", "activation", or "latent" (the noisy latent and predictions of the clean one have the same channels)."""
+    return "latent" if tap in PLACELESS else tap.rpartition("/")[2]
 
 
 def refusal(spec: ProbeSpec, cache: Cache, step: int, reads: Mapping[str, str]) -> str:

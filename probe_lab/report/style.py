@@ -83,7 +83,7 @@ _PATH_WORDS = {
     "transformer_blocks": "block",
     "single_transformer_blocks": "single block",
 }
-_DEPTH = {"down": 0, "mid": 1, "up": 2, "latent": 4, "x0": 5}
+_DEPTH = {"down": 0, "mid": 1, "up": 2, "latent": 4, "x0": 5, "lookahead": 6}
 
 
 @contextlib.contextmanager

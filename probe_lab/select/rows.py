@@ -9,18 +9,14 @@ additions of zeros, and its own state, whatever it is, stays that of the whole c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from probe_lab.capture.listen import replace_method
-
-_NOT_PER_ROW = ("img_ids", "txt_ids")
-"""Positions of tokens: without an axis of rows where they are matrices."""
+from probe_lab.capture.rows import places, rows_of
 
 
 class NarrowedRows:
@@ -53,27 +49,8 @@ class NarrowedRows:
         self._copies = len(bound.arguments["hidden_states" if "hidden_states" in bound.arguments else "sample"])
         self._copies //= self._rows
         for name, value in bound.arguments.items():
-            bound.arguments[name] = self._narrowed(value, name)
+            bound.arguments[name] = rows_of(value, self._kept, self._rows, name)
         return bound.args, bound.kwargs
-
-    def _narrowed(self, value: Any, name: str = "") -> Any:
-        """The kept rows of whatever has one entry per row, or two, at any depth."""
-        if isinstance(value, Tensor):
-            per_row = value.dim() > 0 and not (name in _NOT_PER_ROW and value.dim() == 2)
-            return value[self._places(len(value)).to(value.device)] if per_row and self._is_rows(value) else value
-        if isinstance(value, Mapping):
-            return {key: self._narrowed(part, str(key)) for key, part in value.items()}
-        if isinstance(value, list) and self._is_rows(value):
-            return [value[place] for place in self._places(len(value)).tolist()]
-        return value
-
-    def _is_rows(self, value: Tensor | list[Any]) -> bool:
-        return len(value) in (self._rows, 2 * self._rows)
-
-    def _places(self, length: int) -> Tensor:
-        """Of the kept rows in a batch that may hold them twice, without and with the prompt."""
-        assert self._kept is not None
-        return torch.cat([self._kept + copy * self._rows for copy in range(length // self._rows)])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._kept is None:
@@ -85,7 +62,8 @@ class NarrowedRows:
 
     def _widened(self, sample: Tensor) -> Tensor:
         full = sample.new_zeros(self._copies * self._rows, *sample.shape[1:])
-        full[self._places(len(full)).to(full.device)] = sample
+        assert self._kept is not None
+        full[places(self._kept, self._rows, len(full)).to(full.device)] = sample
         return full
 
     def _decode(self, decode: Any, latents: Tensor, *args: Any, **kwargs: Any) -> Any:

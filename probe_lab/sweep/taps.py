@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+from probe_lab.cache.layout import PLACELESS
 from probe_lab.config import Experiment
 from probe_lab.errors import SweepError, nearest
 
 PAPER = "paper"
 """The set that is always there: what the two papers read of the backbone."""
-_PLACELESS = ("latent", "x0")
 _NEAREST = 5
 
 
@@ -78,8 +78,8 @@ class TapNames:
             return self._paper
         if _is_pattern(item):
             return self._matching(item)
-        if "/" not in item and item not in _PLACELESS:
-            sets = sorted({*self._sets, PAPER, *_PLACELESS})
+        if "/" not in item and item not in PLACELESS:
+            sets = sorted({*self._sets, PAPER, *PLACELESS})
             raise SweepError(f"'{item}' in probe.taps is no tap and no set of sweep.sets: {nearest(item, sets)}")
         return [item]
 

@@ -24,7 +24,8 @@ GRIDS = {240: (12, 20), 60: (6, 10), 15: (3, 5)}
 
 def taps_of(name: str) -> list[Tap]:
     blocks = [Tap(path, "attention") for path in CALL[name].attention]
-    return [*blocks, *(Tap(path, "activation") for path in CALL[name].activation), Tap("", "latent"), Tap("", "x0")]
+    blocks += [Tap(path, "activation") for path in CALL[name].activation]
+    return [*blocks, Tap("", "latent"), Tap("", "x0"), Tap("", "lookahead")]
 
 
 @dataclass(frozen=True)
