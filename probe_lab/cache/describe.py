@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from probe_lab.cache.layout import preview_steps, scores_path
+from probe_lab.cache.layout import PREVIEWED, previews_of, scores_path
 from probe_lab.cache.reader import Cache
 
 
@@ -38,7 +38,10 @@ def describe(folder: Path | str) -> dict[str, object]:
         "bytes": sum(path.stat().st_size for path in files),
         "bytes_per_key": {key: len(done) * math.prod(manifest.shape(key)) * item for key in keys},
         "evaluators": {name: pq.read_metadata(scores_path(cache.folder, name)).num_rows for name in cache.evaluators()},
-        "previews": {str(step): ", ".join(cache.previewed(step)) for step in preview_steps(cache.folder)},
+        "previews": {
+            str(step) if latent == PREVIEWED[0] else f"{step}/{latent}": ", ".join(cache.previewed(step, latent))
+            for step, latent in previews_of(cache.folder)
+        },
         "text_encoders": cache.text_encoders(),
         "code_version": manifest.code_version,
     }

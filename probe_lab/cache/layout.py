@@ -15,6 +15,10 @@ SAMPLES = "samples.parquet"
 TOKEN_MASK = "token_mask"
 PLACELESS = ("latent", "x0", "lookahead")
 """Arrays without a module path: their keys are ``<step>/x0``."""
+PREVIEW_WORDS = {"x0": "preview", "lookahead": "lookahead"}
+"""Those of them that are decoded and scored, and what their scores are called: ``preview:<evaluator>``."""
+PREVIEWED = tuple(PREVIEW_WORDS)
+"""The scores of the first lie in ``previews/<step>`` itself."""
 FOLDERS = ("shards", "images", "text", "scores")
 
 
@@ -69,23 +73,28 @@ def text_path(folder: Path, encoder: str) -> Path:
     return folder / "text" / f"{encoder}.safetensors"
 
 
-def scores_folder(folder: Path, step: int | None = None) -> Path:
-    """Of the scores of finished images, or of those of the previews at a step."""
-    return folder / "scores" if step is None else folder / "previews" / str(step)
+def scores_folder(folder: Path, step: int | None = None, latent: str = PREVIEWED[0]) -> Path:
+    """Of the scores of finished images, or of those of the pictures that a latent of a step decodes to."""
+    if step is None:
+        return folder / "scores"
+    previews = folder / "previews" / str(step)
+    return previews if latent == PREVIEWED[0] else previews / latent
 
 
-def preview_steps(folder: Path) -> list[int]:
-    """Steps whose previews have been scored."""
-    return sorted(int(path.name) for path in (folder / "previews").glob("*") if path.name.isdigit())
+def previews_of(folder: Path) -> list[tuple[int, str]]:
+    """(step, latent) of the previews that have been scored."""
+    steps = sorted(int(path.name) for path in (folder / "previews").glob("*") if path.name.isdigit())
+    places = [(step, latent) for step in steps for latent in PREVIEWED]
+    return [place for place in places if stems(scores_folder(folder, *place), ".parquet")]
 
 
-def scores_path(folder: Path, evaluator: str, step: int | None = None) -> Path:
-    return scores_folder(folder, step) / f"{evaluator}.parquet"
+def scores_path(folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]) -> Path:
+    return scores_folder(folder, step, latent) / f"{evaluator}.parquet"
 
 
-def partial_path(folder: Path, evaluator: str, step: int | None = None) -> Path:
+def partial_path(folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]) -> Path:
     """What an interrupted scoring has so far; no evaluator's name ends like this one."""
-    return scores_folder(folder, step) / f"{evaluator}.partial"
+    return scores_folder(folder, step, latent) / f"{evaluator}.partial"
 
 
 def complete_shards(folder: Path) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probe_lab.cache.images import read_image, read_images
 from probe_lab.cache.layout import (
+    PREVIEWED,
     SAMPLES,
     TOKEN_MASK,
     complete_shards,
@@ -200,13 +201,13 @@ class Cache:
         """What `write_scores` was told: version, checkpoint, preprocessing. Errors as in `scores`."""
         return read_score_metadata(self.folder, evaluator)
 
-    def previewed(self, step: int) -> list[str]:
-        """Names of the evaluators that have scored the previews of a step."""
-        return stems(scores_folder(self.folder, step), ".parquet")
+    def previewed(self, step: int, latent: str = PREVIEWED[0]) -> list[str]:
+        """Names of the evaluators that have scored what a latent of a step (``x0``, ``lookahead``) decodes to."""
+        return stems(scores_folder(self.folder, step, latent), ".parquet")
 
-    def preview_scores(self, evaluator: str, step: int) -> npt.NDArray[np.float32]:
-        """As `scores`, of the pictures that the predicted x₀ of a step decodes to."""
-        return read_scores(self.folder, evaluator, len(self.samples), step)
+    def preview_scores(self, evaluator: str, step: int, latent: str = PREVIEWED[0]) -> npt.NDArray[np.float32]:
+        """As `scores`, of the pictures that a latent of a step (``x0``, ``lookahead``) decodes to."""
+        return read_scores(self.folder, evaluator, len(self.samples), step, latent)
 
     def _require_images(self) -> None:
         if not self.manifest.has_images:

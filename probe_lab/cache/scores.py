@@ -1,7 +1,8 @@
 """scores/<evaluator>.parquet: the score that one evaluator gave to each finished image; what is so far in .partial.
 
-previews/<step>/<evaluator>.parquet is the same of the pictures that the predicted x₀ of a step decodes to: the `step`
-of these functions, None for finished images.
+previews/<step>/<evaluator>.parquet is the same of the pictures that the predicted x₀ of a step decodes to, and
+previews/<step>/lookahead/<evaluator>.parquet of those of its lookahead: the `step` and `latent` of these functions,
+where the step is None for finished images.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from probe_lab.cache.files import make_folder
-from probe_lab.cache.layout import SAMPLES, partial_path, scores_folder, scores_path, stems, valid_name
+from probe_lab.cache.layout import (
+    PREVIEW_WORDS,
+    PREVIEWED,
+    SAMPLES,
+    partial_path,
+    scores_folder,
+    scores_path,
+    stems,
+    valid_name,
+)
 from probe_lab.cache.manifest import Manifest
 from probe_lab.cache.samples import load_samples
 from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata, write_table
@@ -35,6 +45,7 @@ def write_scores(
     *,
     metadata: Mapping[str, str],
     step: int | None = None,
+    latent: str = PREVIEWED[0],
 ) -> None:
     """Replace the scores of one evaluator, whole or not at all. Samples that are not given have no score.
 
@@ -63,7 +74,7 @@ def write_scores(
     ids, values = ids[order], values[order]
     Manifest.load(folder)
     _check_ids(f"{evaluator}", ids, len(load_samples(folder / SAMPLES)))
-    _write(scores_path(folder, evaluator, step), ids, values, metadata)
+    _write(scores_path(folder, evaluator, step, latent), ids, values, metadata)
 
 
 def write_partial_scores(
@@ -73,17 +84,18 @@ def write_partial_scores(
     *,
     metadata: Mapping[str, str],
     step: int | None = None,
+    latent: str = PREVIEWED[0],
 ) -> None:
     """Keep what an unfinished scoring has: float32 [n] by sample_id over all samples, NaN where there is none yet."""
     ids = np.flatnonzero(~np.isnan(scores))
-    _write(partial_path(folder, evaluator, step), ids, scores[ids], metadata)
+    _write(partial_path(folder, evaluator, step, latent), ids, scores[ids], metadata)
 
 
 def read_partial_scores(
-    folder: Path, evaluator: str, count: int, step: int | None = None
+    folder: Path, evaluator: str, count: int, step: int | None = None, latent: str = PREVIEWED[0]
 ) -> tuple[npt.NDArray[np.float32], dict[str, str]] | None:
     """What `write_partial_scores` was given, or None: there is none, or it is damaged."""
-    path = partial_path(folder, evaluator, step)
+    path = partial_path(folder, evaluator, step, latent)
     try:
         table = read_table(path)
         return _by_sample(path, _checked(table, evaluator), count), table_metadata(table)
@@ -96,23 +108,29 @@ def unreadable_images(metadata: Mapping[str, str]) -> set[int]:
     return {int(sample) for sample in metadata.get(UNREADABLE_IMAGES, "").split(",") if sample}
 
 
-def read_scores(folder: Path, evaluator: str, count: int, step: int | None = None) -> npt.NDArray[np.float32]:
+def read_scores(
+    folder: Path, evaluator: str, count: int, step: int | None = None, latent: str = PREVIEWED[0]
+) -> npt.NDArray[np.float32]:
     """float32 [count] by sample_id, NaN where there is no score. ScoreError as `Cache.scores` says."""
-    return _by_sample(scores_path(folder, evaluator, step), read_score_table(folder, evaluator, step), count)
+    return _by_sample(
+        scores_path(folder, evaluator, step, latent), read_score_table(folder, evaluator, step, latent), count
+    )
 
 
-def read_score_metadata(folder: Path, evaluator: str, step: int | None = None) -> dict[str, str]:
-    return table_metadata(read_score_table(folder, evaluator, step))
+def read_score_metadata(
+    folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]
+) -> dict[str, str]:
+    return table_metadata(read_score_table(folder, evaluator, step, latent))
 
 
-def read_score_table(folder: Path, evaluator: str, step: int | None = None) -> pa.Table:
+def read_score_table(folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]) -> pa.Table:
     """The two columns as they are in the file. ScoreError when there is none or it is not of this format."""
-    path = scores_path(folder, evaluator, step)
-    present = stems(scores_folder(folder, step), ".parquet")
+    path = scores_path(folder, evaluator, step, latent)
+    present = stems(scores_folder(folder, step, latent), ".parquet")
     if evaluator not in present and step is not None:
         raise ScoreError(
-            f"the cache {folder} has no scores of {evaluator!r} for the previews at step {step}: run `probe-lab score` "
-            f"with probe.step={step} and probe.scalars=[preview:{evaluator}]"
+            f"the cache {folder} has no scores of {evaluator!r} for the {PREVIEW_WORDS[latent]}s at step {step}: run "
+            f"`probe-lab score` with probe.step={step} and probe.scalars=[{PREVIEW_WORDS[latent]}:{evaluator}]"
         )
     if evaluator not in present:
         raise ScoreError(

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from probe_lab.cache.files import leftovers
-from probe_lab.cache.layout import SAMPLES, complete_shards, preview_steps, scores_folder, scores_path, stems, text_path
+from probe_lab.cache.layout import (
+    PREVIEW_WORDS,
+    SAMPLES,
+    complete_shards,
+    previews_of,
+    scores_folder,
+    scores_path,
+    stems,
+    text_path,
+)
 from probe_lab.cache.manifest import Manifest
 from probe_lab.cache.problems import Problem, problem, runs
 from probe_lab.cache.samples import read_samples, sample_problems
@@ -49,9 +58,9 @@ def verify(folder: Path | str) -> list[Problem]:
         problems += shard_problems(folder, manifest, shard, ids)
     for encoder in stems(folder / "text", ".safetensors"):
         problems += _text_problems(folder, encoder, samples.prompts if samples else None)
-    for step in (None, *preview_steps(folder)):
-        for evaluator in stems(scores_folder(folder, step), ".parquet"):
-            problems += _score_problems(folder, evaluator, step, samples, complete)
+    for place in (None, *previews_of(folder)):
+        for evaluator in stems(scores_folder(folder, *(place or ())), ".parquet"):
+            problems += _score_problems(folder, evaluator, place, samples, complete)
     for path, abandoned in leftovers(folder):
         if abandoned:
             problems.append(problem(folder, path, "left by a killed writer: `probe-lab generate` removes it"))
@@ -96,11 +105,11 @@ def _text_problems(folder: Path, encoder: str, prompts: int | None) -> Iterator[
 
 
 def _score_problems(
-    folder: Path, evaluator: str, step: int | None, samples: _Samples | None, complete: list[int]
+    folder: Path, evaluator: str, place: tuple[int, str] | None, samples: _Samples | None, complete: list[int]
 ) -> Iterator[Problem]:
-    path = scores_path(folder, evaluator, step)
+    path = scores_path(folder, evaluator, *(place or ()))
     try:
-        table = read_score_table(folder, evaluator, step)
+        table = read_score_table(folder, evaluator, *(place or ()))
     except ScoreError as error:
         yield problem(folder, path, str(error))
         return
@@ -119,5 +128,5 @@ def _score_problems(
     wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())}
     for first, last in runs(sorted(wanted - set(ids.tolist()) - unreadable_images(metadata))):
         what = f"sample {first} has" if first == last else f"samples {first} to {last} have"
-        key = "evaluators=[" if step is None else f"probe.step={step} and probe.scalars=[preview:"
+        key = f"probe.step={place[0]} and probe.scalars=[{PREVIEW_WORDS[place[1]]}:" if place else "evaluators=["
         yield problem(folder, path, f"{what} no score: run `probe-lab score` with {key}{evaluator}]", first)

@@ -1,8 +1,8 @@
 """Where a sample is going: the clean latent that the denoiser predicts after one large step.
 
-The x₀ prediction of an early step is a blurred mean of what may come. One more denoiser call, from the noisy latent that
-a single DDIM step to a later place of the schedule leads to, gives a far better picture, at the price of that call; the
-half with the prompt is enough.
+The x₀ prediction of an early step is a blurred mean of what may come. One more denoiser call, from the noisy latent
+that a single DDIM step to a later place of the schedule leads to, gives a far better picture, at the price of that
+call; the half with the prompt is enough.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from probe_lab.capture.layout import Arguments
-from probe_lab.capture.rows import with_prompt
+from probe_lab.capture.rows import rows_of, with_prompt
 from probe_lab.capture.x0 import Moment, Scheduler, is_unscaled, moment_of, scales, x0_at
 
 
@@ -32,15 +32,18 @@ class Lookahead:
     """
 
     def __init__(self, denoiser: nn.Module, scheduler: Scheduler, arguments: Arguments, rows: int) -> None:
-        self._denoiser, self._scheduler = denoiser, scheduler
+        self._denoiser, self._scheduler, self._rows = denoiser, scheduler, rows
         self._arguments = {name: with_prompt(value, rows, name) for name, value in arguments.items()}
         self._input = "hidden_states" if "hidden_states" in self._arguments else "sample"
 
-    def __call__(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor) -> Tensor:
+    def __call__(
+        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """The clean latent that is predicted there, in the shape and dtype of ``sample``.
 
         The arguments are what the scheduler is given at the step, guidance included; at the last step there is nothing
-        ahead, and it is the x₀ prediction itself. Must be called before the scheduler's own step.
+        ahead, and it is the x₀ prediction itself. Must be called before the scheduler's own step. ``kept``, int64, are
+        the rows of the denoiser's call that ``model_output`` and ``sample`` have; None: all.
 
         Raises:
             CaptureError: another scheduler or prediction type than ``predicted_x0`` knows.
@@ -52,7 +55,7 @@ class Lookahead:
             return clean
         there = Moment(index, self._scheduler.timesteps[index])
         ahead = self._jump(sample, clean, here, there)
-        return x0_at(self._scheduler, self._ask(ahead, here, there), there, ahead)
+        return x0_at(self._scheduler, self._ask(ahead, here, there, kept), there, ahead)
 
     def _jump(self, sample: Tensor, clean: Tensor, here: Moment, there: Moment) -> Tensor:
         """The DDIM step (η = 0): the same x₀ and ε, as much of each as there is later."""
@@ -62,17 +65,20 @@ class Lookahead:
         signal, noise = scales(self._scheduler, there, exact)
         return (signal * clean.double() + noise * epsilon).to(sample.dtype)
 
-    def _ask(self, ahead: Tensor, here: Moment, there: Moment) -> Tensor:
+    def _ask(self, ahead: Tensor, here: Moment, there: Moment, kept: Tensor | None) -> Tensor:
         """What the denoiser answers for the rows with the prompt, as the scheduler takes it."""
-        given = self._arguments[self._input]
+        arguments = self._arguments
+        if kept is not None:
+            arguments = {name: rows_of(value, kept, self._rows, name) for name, value in arguments.items()}
+        given = arguments[self._input]
         asked = ahead
         if is_unscaled(self._scheduler):
             asked = ahead / (scales(self._scheduler, there, ahead)[1] ** 2 + 1).sqrt()
         changed: Mapping[str, Any] = {
             self._input: asked.to(given.dtype),
-            "timestep": _moved(self._arguments["timestep"], here, there),
+            "timestep": _moved(arguments["timestep"], here, there),
         }
-        output = self._denoiser.forward(**{**self._arguments, **changed})
+        output = self._denoiser.forward(**{**arguments, **changed})
         answer: Tensor = output[0] if isinstance(output, tuple) else output.sample
         # A learned variance is behind the channels; other families' extra tokens are behind the image's.
         return answer[:, : ahead.shape[1]]

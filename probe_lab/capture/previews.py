@@ -1,4 +1,5 @@
-"""Scores of the previews of a whole cache, made once: what a probe with ``preview:<evaluator>`` reads."""
+"""Scores of the previews of a whole cache, made once: what a probe with ``preview:<evaluator>`` or
+``lookahead:<evaluator>`` reads."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.cache.layout import PREVIEW_WORDS
 from probe_lab.capture.preview import Previewer, preview_evaluator, preview_scorer
 from probe_lab.config import Experiment
 from probe_lab.evaluators.ledger import Ledger
@@ -22,75 +24,79 @@ from probe_lab.evaluators.pool import scored_apart
 from probe_lab.evaluators.run import SAVE_EVERY
 
 Progress = Callable[[int, int], None]
+Asked = Mapping[tuple[int, str], Sequence[str]]
+"""(step, latent) -> the evaluators that are to score what it decodes to."""
 MADE_BY = "1"
 """Raised whenever a latent may decode to another picture."""
+_Place = tuple[tuple[int, str], str]
+"""((step, latent), evaluator)."""
 _AT_ONCE = 128
 """Samples of one job."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Previews of neighbouring rows of one shard, which these evaluators have not scored."""
+    """Previews of neighbouring rows of one shard, (step, latent), which these evaluators have not scored."""
 
-    step: int
+    place: tuple[int, str]
     evaluators: tuple[str, ...]
     ids: NDArray[np.int64]
 
 
 def score_previews(
     experiment: Experiment,
-    asked: Mapping[int, Sequence[str]],
+    asked: Asked,
     *,
     overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> list[str]:
-    """Write ``previews/<step>/<evaluator>.parquet`` for every step and its evaluators, each whole or not at all.
+    """Write ``previews/<step>/<evaluator>.parquet``, or ``previews/<step>/lookahead/<evaluator>.parquet``, for every
+    step and latent and its evaluators, each whole or not at all.
 
-    The predicted x₀ of every sample of the complete shards is decoded once per step, and all of its evaluators see the
-    picture. What is there by the same evaluator (version, checkpoint, preprocessing) and decoder is not made again
-    unless ``overwrite``; an interrupted call is continued by the same one. ``experiment.workers`` processes share
-    the cores where nothing runs on a card and no evaluator has a model. ``on_progress(done, total)`` counts scores.
+    That latent of every sample of the complete shards is decoded once, and all of its evaluators see the picture. What
+    is there by the same evaluator (version, checkpoint, preprocessing) and decoder is not made again unless
+    ``overwrite``; an interrupted call is continued by the same one. ``experiment.workers`` processes share the cores
+    where nothing runs on a card and no evaluator has a model. ``on_progress(done, total)`` counts scores.
 
     Returns:
-        What was done, a line for people per step, and what became of former scores.
+        What was done, a line for people per step and latent, and what became of former scores.
 
     Raises:
-        CacheError: there is no such cache, or no ``x0`` of a step in it.
+        CacheError: there is no such cache, or no such latent of a step in it.
         ConfigError, ScoreError: an evaluator that is not there, or whose scores were imported; a score that is not
             finite; or a process that died.
     """
     cache = Cache(experiment.cache_folder)
     ledgers = {
-        (step, name): Ledger(
+        (place, name): Ledger(
             cache,
             preview_evaluator(name, experiment.scoring),
             overwrite=overwrite,
-            step=step,
+            step=place[0],
+            latent=place[1],
             made_by={"preview": MADE_BY, "decoder": f"{cache.manifest.backbone} {experiment.sampling.dtype}"},
         )
-        for step, names in asked.items()
+        for place, names in asked.items()
         for name in dict.fromkeys(names)
     }
     pending = {place for place, ledger in ledgers.items() if len(ledger.pending)}
-    for step, _ in pending:
-        cache.read(f"{step}/x0", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
+    for (step, latent), _ in pending:
+        cache.read(f"{step}/{latent}", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
     try:
         _score(experiment, cache, ledgers, on_progress or (lambda done, total: None))
     finally:
         for ledger in ledgers.values():
             ledger.save()
     lines = []
-    for step, names in asked.items():
-        made = [name for name in names if (step, name) in pending]
-        before = [name for name in names if (step, name) not in pending]
+    for (step, latent), names in asked.items():
+        made = [name for name in names if ((step, latent), name) in pending]
+        before = [name for name in names if ((step, latent), name) not in pending]
         told = [f"{what}: {', '.join(which)}" for what, which in (("scored", made), ("scored before", before)) if which]
-        lines.append(f"previews at step {step}: {'; '.join(told)}")
+        lines.append(f"{PREVIEW_WORDS[latent]}s at step {step}: {'; '.join(told)}")
     return [*lines, *(note for ledger in ledgers.values() for note in ledger.notes)]
 
 
-def _score(
-    experiment: Experiment, cache: Cache, ledgers: Mapping[tuple[int, str], Ledger], on_progress: Progress
-) -> None:
+def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Place, Ledger], on_progress: Progress) -> None:
     total = len(cache.complete_samples) * len(ledgers)
     done = total - sum(len(ledger.pending) for ledger in ledgers.values())
     on_progress(done, total)
@@ -102,7 +108,7 @@ def _score(
     found = _here(experiment, cache, work) if alone else _apart(experiment, cache, work)
     for part, scores in found:
         for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
-            ledgers[part.step, name].add(part.ids.tolist(), values)
+            ledgers[part.place, name].add(part.ids.tolist(), values)
         done += scores.numel()
         on_progress(done, total)
         if time.monotonic() - saved > SAVE_EVERY:
@@ -111,18 +117,18 @@ def _score(
             saved = time.monotonic()
 
 
-def _work(cache: Cache, ledgers: Mapping[tuple[int, str], Ledger]) -> Iterator[_Work]:
+def _work(cache: Cache, ledgers: Mapping[_Place, Ledger]) -> Iterator[_Work]:
     """What is not scored, the samples that the same evaluators lack together."""
     shards = cache.samples["shard"].to_numpy()
-    for step in dict.fromkeys(step for step, _ in ledgers):
-        lacks = {name: set(ledger.pending.tolist()) for (at, name), ledger in ledgers.items() if at == step}
+    for place in dict.fromkeys(place for place, _ in ledgers):
+        lacks = {name: set(ledger.pending.tolist()) for (at, name), ledger in ledgers.items() if at == place}
         sets: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for sample in sorted(set().union(*lacks.values())):
             names = tuple(name for name, samples in lacks.items() if sample in samples)
             sets.setdefault((int(shards[sample]), names), []).append(sample)
         for (_, names), samples in sets.items():
             for start in range(0, len(samples), _AT_ONCE):
-                yield _Work(step, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
+                yield _Work(place, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
 
 
 def _here(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Iterator[tuple[_Work, Tensor]]:
@@ -158,5 +164,6 @@ def _scored(preview: Previewer, cache: Cache, part: _Work) -> Tensor:
     rows = cache.samples.iloc[part.ids]
     places = rows["row"].to_numpy()
     first, last = int(places.min()), int(places.max())
-    x0 = cache.read(f"{part.step}/x0", int(rows["shard"].iloc[0]), slice(first, last + 1))
-    return preview(x0[torch.from_numpy(places - first)].float(), rows["prompt"].tolist(), part.evaluators).float()
+    step, latent = part.place
+    clean = cache.read(f"{step}/{latent}", int(rows["shard"].iloc[0]), slice(first, last + 1))
+    return preview(clean[torch.from_numpy(places - first)].float(), rows["prompt"].tolist(), part.evaluators).float()

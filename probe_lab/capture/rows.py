@@ -18,7 +18,8 @@ def rows_of(value: Any, kept: Tensor, rows: int, name: str = "") -> Any:
     Where there are two, without and with the prompt, both are kept; everything else stays as it is. ``name`` is that
     of the denoiser's argument.
     """
-    return _taken(value, name, lambda length: places(kept, rows, length) if length in (rows, 2 * rows) else None)
+    whole = (rows, 2 * rows)
+    return _taken(value, name, lambda length: places(kept, rows, length) if length in whole else None)
 
 
 def with_prompt(value: Any, rows: int, name: str = "") -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from probe_lab.config.schema import EXHIBITS, Experiment
 from probe_lab.config.world import Prompts
-from probe_lab.data.scalars import PREVIEW, evaluator_of
+from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
 
@@ -87,8 +87,7 @@ def check(experiment: Experiment) -> None:
         if evaluator not in experiment.evaluators:
             raise ConfigError(f"'probe.evaluators' names '{evaluator}': {nearest(evaluator, experiment.evaluators)}")
     for place, scalar in enumerate(probe.scalars):
-        if not scalar.startswith(PREVIEW) or not evaluator_of(scalar):
-            raise ConfigError(f"'probe.scalars' names '{scalar}': write {PREVIEW}EVALUATOR, {PREVIEW}shapes_reward say")
+        Scalar.parse(scalar)
         if scalar in probe.scalars[:place]:
             raise ConfigError(f"'probe.scalars' names '{scalar}' twice: once is enough")
     if select.keep > select.candidates:

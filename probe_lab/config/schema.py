@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from omegaconf import OmegaConf
 
 from probe_lab.config.world import Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
-from probe_lab.data.scalars import evaluator_of
+from probe_lab.data.scalars import Scalar
 from probe_lab.data.splits import SplitFractions
 from probe_lab.losses import parse_loss
 
@@ -91,7 +91,7 @@ class ProbeConfig:
     ``evaluators`` empty means all of the experiment's. ``temperature``, ``margin`` and ``alignment`` are τ_max, α_max
     (in standard deviations of the target) and λ of Probe-Select; ``ema`` 0 switches the moving average off.
     ``scalars`` are read beside the taps by ``cnn`` and ``linear``: ``preview:<evaluator>`` is that evaluator's score of
-    the picture that the predicted x₀ of the step decodes to.
+    the picture that the predicted x₀ of the step decodes to, ``lookahead:<evaluator>`` of the tap ``lookahead``.
     """
 
     model: Model = "cnn"
@@ -114,9 +114,9 @@ class ProbeConfig:
     scalars: list[str] = field(default_factory=list)
 
     @property
-    def previews(self) -> list[str]:
-        """The evaluators whose scores of the preview are ``scalars``."""
-        return [evaluator_of(scalar) for scalar in self.scalars]
+    def previews(self) -> list[Scalar]:
+        """Which scores of which previews the ``scalars`` are."""
+        return [Scalar.parse(scalar) for scalar in self.scalars]
 
     @property
     def reads_text(self) -> bool:

@@ -49,7 +49,7 @@ class ProbeDataModule(LightningDataModule):
     `oversample` > 0 repeats training groups of low mean score (first evaluator) in place of high ones, see
     `order.repeats`; a group that is drawn twice may be twice in a batch.
 
-    `scalars` are read beside the arrays, see `scalars.PREVIEW`.
+    `scalars` are read beside the arrays, see `scalars.LATENTS`.
 
     `rank` and `world_size` are those of torch.distributed unless given. `resident` shares loaded arrays.
     Resident arrays are read in this process, without workers. ConfigError for impossible values; DataError

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.errors import ScoreError
+from probe_lab.cache.layout import PREVIEW_WORDS
+from probe_lab.errors import ConfigError, ScoreError
 
+LATENTS = {word: latent for latent, word in PREVIEW_WORDS.items()}
+"""The first word of a scalar and the latent that it stands for. ``preview:<evaluator>`` is that evaluator's score of
+the picture that the predicted x₀ of the step decodes to, ``lookahead:<evaluator>`` the same of the lookahead."""
 PREVIEW = "preview:"
-"""A scalar is ``preview:<evaluator>``: its score of the picture that the predicted x₀ of the step decodes to."""
 
 
-def evaluator_of(scalar: str) -> str:
-    """Whose score of the preview a scalar is."""
-    return scalar.removeprefix(PREVIEW)
+@dataclass(frozen=True)
+class Scalar:
+    """Whose score of which decoded ``latent`` of the step a scalar is."""
+
+    latent: str
+    evaluator: str
+
+    @classmethod
+    def parse(cls, text: str) -> Scalar:
+        """ConfigError for a word that stands for no latent, or for no evaluator behind it."""
+        word, _, evaluator = text.partition(":")
+        if word not in LATENTS or not evaluator:
+            forms = " or ".join(f"{known}:EVALUATOR" for known in LATENTS)
+            raise ConfigError(f"'probe.scalars' names '{text}': write {forms}, {PREVIEW}shapes_reward say")
+        return cls(LATENTS[word], evaluator)
+
+    def __str__(self) -> str:
+        return f"{PREVIEW_WORDS[self.latent]}:{self.evaluator}"
 
 
 def scalar_table(cache: Cache, step: int, scalars: Sequence[str]) -> Tensor:
@@ -25,7 +44,8 @@ def scalar_table(cache: Cache, step: int, scalars: Sequence[str]) -> Tensor:
 
     ScoreError for one that was not made, or not for every sample of the complete shards.
     """
-    columns = [cache.preview_scores(evaluator_of(scalar), step) for scalar in scalars]
+    named = map(Scalar.parse, scalars)
+    columns = [cache.preview_scores(each.evaluator, step, each.latent) for each in named]
     complete = cache.complete_samples["sample_id"].to_numpy()
     for scalar, column in zip(scalars, columns, strict=True):
         lacking = int(np.isnan(column[complete]).sum())

@@ -2,7 +2,8 @@
 
 from probe_lab.probes.checkpoint import load_probe, save_probe
 from probe_lab.probes.inputs import Inputs
+from probe_lab.probes.preview import preview_probe
 from probe_lab.probes.probe import Output, Probe
 from probe_lab.probes.spec import ProbeSpec
 
-__all__ = ["Inputs", "Output", "Probe", "ProbeSpec", "load_probe", "save_probe"]
+__all__ = ["Inputs", "Output", "Probe", "ProbeSpec", "load_probe", "preview_probe", "save_probe"]

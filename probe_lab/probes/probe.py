@@ -36,13 +36,15 @@ class Probe(nn.Module):
         self.spec = spec
         self.encoder: nn.Module
         self.head: nn.Module
-        if spec.kind in ("linear", "attention_entropy"):
+        if spec.kind == "preview":
+            self.encoder, self.head = nn.Identity(), nn.Identity()
+        elif spec.kind in ("linear", "attention_entropy"):
             self.encoder = PooledFeatures(spec) if spec.kind == "linear" else AttentionEntropy(spec)
             self.head = nn.Linear(self.encoder.size + len(spec.scalars), len(spec.evaluators))
         else:
             self.encoder = CNNEncoder(spec) if spec.kind == "cnn" else PromptEncoder(spec)
             self.head = MLPHead(spec)
-        self.scalars = Scalars(len(spec.scalars)) if spec.scalars else None
+        self.scalars = Scalars(len(spec.scalars)) if spec.scalars and spec.kind != "preview" else None
         self.direct = Direct(len(spec.scalars), len(spec.evaluators)) if spec.scalars and spec.kind == "cnn" else None
         self.align_embedding = nn.Linear(spec.embedding, spec.embedding) if spec.aligned else None
         self.align_text = nn.Linear(spec.text_dim, spec.embedding) if spec.aligned else None
@@ -80,6 +82,9 @@ class Probe(nn.Module):
         return (target - self.target_mean) / self.target_std
 
     def forward(self, inputs: Inputs) -> Output:
+        if self.spec.kind == "preview":
+            assert inputs.scalars is not None
+            return Output(self.standardised(inputs.scalars), inputs.scalars)
         if self.direct is None or self.scalars is None:
             embedding = self.features(inputs)
             return Output(self.head(embedding), embedding)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from probe_lab.data.scalars import evaluator_of
+from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError
 
-Kind = Literal["cnn", "prompt_only", "linear", "attention_entropy"]
+Kind = Literal["cnn", "prompt_only", "linear", "attention_entropy", "preview"]
 TextMode = Literal["none", "pooled", "tokens"]
 Shape = tuple[int, int, int]
 
@@ -50,6 +50,14 @@ class ProbeSpec:
     scalars: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.kind == "preview":
+            if self.taps or self.evaluators != tuple(each.evaluator for each in self.previews):
+                raise ProbeError(
+                    f"a preview predicts {', '.join(self.scalars) or 'no scalar'} and was given the evaluators "
+                    f"{', '.join(self.evaluators)} and the taps {', '.join(self.taps) or 'none'}: give the evaluators of "
+                    "its scalars, and no taps"
+                )
+            return
         if not self.taps and self.kind != "prompt_only":
             raise ProbeError("the probe has no taps to read: name at least one in probe.taps")
         lacking = "pooled text" if (self.needs_text or self.aligned) and not self.text_dim else ""
@@ -83,9 +91,9 @@ class ProbeSpec:
         return [tap for tap in self.taps if not tap.endswith(ATTENTION)]
 
     @property
-    def previews(self) -> tuple[str, ...]:
-        """The evaluators whose scores of the decoded preview are the scalars, in their order."""
-        return tuple(evaluator_of(scalar) for scalar in self.scalars)
+    def previews(self) -> tuple[Scalar, ...]:
+        """Which scores of which decoded latents the scalars are, in their order."""
+        return tuple(Scalar.parse(scalar) for scalar in self.scalars)
 
     @property
     def needs_text(self) -> bool:

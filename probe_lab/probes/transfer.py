@@ -24,7 +24,6 @@ CHUNK_BYTES = 256 * 2**20
 """Arrays in memory at a time, whatever the size of the test split."""
 
 
-
 @dataclass(frozen=True)
 class Job:
     """One probe and what it is to read: ``reads`` maps each of its taps to a tap of the cache."""
@@ -34,7 +33,7 @@ class Job:
 
 
 def kind_of(tap: str) -> str:
-    """ "attention", "activation", or "latent" (the noisy latent and predictions of the clean one have the same channels)."""
+    """ "attention", "activation", or "latent" (noisy, or predicted and clean: the channels are the same)."""
     return "latent" if tap in PLACELESS else tap.rpartition("/")[2]
 
 
@@ -57,9 +56,9 @@ def refusal(spec: ProbeSpec, cache: Cache, step: int, reads: Mapping[str, str]) 
         ours, theirs = spec.taps[tap][0], manifest.taps[other][0]
         if ours != theirs:
             return f"another number of {'tokens' if other.endswith(ATTENTION) else 'channels'} ({theirs}, not {ours})"
-    lacking = [name for name in spec.previews if name not in cache.previewed(step)]
+    lacking = [str(each) for each in spec.previews if each.evaluator not in cache.previewed(step, each.latent)]
     if lacking:
-        return f"that cache has no scores of {', '.join(lacking)} for the previews at step {step}"
+        return f"that cache has no {', '.join(lacking)} at step {step}"
     return _text_refusal(spec, cache)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from torch import Tensor
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import Family
-from probe_lab.capture.layout import Arguments
+from probe_lab.capture.layout import Arguments, Grid
+from probe_lab.capture.lookahead import Lookahead
 from probe_lab.capture.preview import Previewer
 from probe_lab.capture.taps import Tap
 from probe_lab.capture.text import text_of
+from probe_lab.data.scalars import Scalar
 from probe_lab.errors import SelectError
 from probe_lab.probes import Inputs
 from probe_lab.select.conformal import is_decided
@@ -69,6 +72,8 @@ class Running:
         self.kept = list(torch.arange(rows).view(len(prompts), candidates))
         self.scores = torch.empty(0)
         self._capture: Capture
+        self._denoiser = family.denoiser_of(pipe)
+        self._ahead: _Ahead | None = None
         self.denoised = 0
         self.steps = 0
 
@@ -102,6 +107,9 @@ class Running:
 
     def _before_denoiser(self, arguments: Arguments) -> None:
         self.denoised += self._call.rows
+        if any(cut.step == self._call.step and _looks_ahead(cut) for cut in self._cuts):
+            lookahead = Lookahead(self._denoiser, self._pipe.scheduler, arguments, self._call.rows)
+            self._ahead = _Ahead(lookahead, self._family.grid(self._denoiser, arguments))
         if self._call.step == 1 and any(cut.probe.spec.needs_text for cut in self._cuts):
             text = text_of(self._call, self._family, arguments, self._layout["tokens"])
             self._text = {name: rows[:: self._candidates] for name, rows in text.items()}
@@ -111,8 +119,11 @@ class Running:
         if not here:
             return
         captured = torch.cat(self.kept)
+        if self._ahead is not None:
+            self._ahead.given = (model_output, timestep, sample)
         for cut in here:
             self._choose(cut, captured)
+        self._ahead = None  # it holds the embeddings of the call
         rows = torch.cat(self.kept)
         self._narrowed.keep(rows)
         self._capture.narrow(rows)
@@ -145,10 +156,8 @@ class Running:
         found = {tap: self._capture[cut.step, Tap.parse(tap)][places] for tap in _read(cut)}
         _require_shapes(cut, found)
         prompt = rows // self._candidates
-        scalars = None
-        if cut.probe.spec.scalars:
-            texts = [self._prompts[place] for place in prompt.tolist()]
-            scalars = self._preview(found["x0"], texts, cut.probe.spec.previews)
+        if _looks_ahead(cut) and "lookahead" not in found:
+            found["lookahead"] = self._look_ahead(rows, places)
         return Inputs(
             features={tap: found[tap].float() for tap in cut.probe.spec.taps},
             step=torch.full((len(rows),), cut.probe.spec.step),
@@ -156,13 +165,49 @@ class Running:
             text=self._text.get("embedding"),
             tokens=self._text.get("tokens"),
             token_mask=self._text.get("token_mask"),
-            scalars=scalars,
+            scalars=self._scalars(cut, found, prompt) if cut.probe.spec.scalars else None,
         )
+
+    def _scalars(self, cut: Cut, found: Mapping[str, Tensor], prompt: Tensor) -> Tensor:
+        """Scores of the decoded latents, in the order of the probe's scalars: float32 [n, S]. Each latent is decoded
+        once."""
+        texts = [self._prompts[place] for place in prompt.tolist()]
+        asked = cut.probe.spec.previews
+        columns: dict[Scalar, Tensor] = {}
+        for latent in dict.fromkeys(each.latent for each in asked):
+            here = [each for each in asked if each.latent == latent]
+            scores = self._preview(found[latent], texts, [each.evaluator for each in here])
+            columns |= zip(here, scores.unbind(1), strict=True)
+        return torch.stack([columns[each] for each in asked], 1)
+
+    def _look_ahead(self, rows: Tensor, places: Tensor) -> Tensor:
+        """The lookahead of the candidates that are left, [n, C, h, w]: one more denoiser call for each."""
+        assert self._ahead is not None
+        model_output, timestep, sample = self._ahead.given
+        here = rows.to(sample.device)
+        clean = self._ahead.lookahead(model_output[here], timestep, sample[here], places)
+        self.denoised += len(rows)
+        return self._family.unpack(clean, self._ahead.grid).float().cpu()
+
+
+@dataclass
+class _Ahead:
+    """What it takes to look ahead from the step in progress: ``given`` is what its scheduler is given."""
+
+    lookahead: Lookahead
+    grid: Grid
+    given: tuple[Tensor, Tensor | float, Tensor] = (torch.empty(0), 0.0, torch.empty(0))
+
+
+def _looks_ahead(cut: Cut) -> bool:
+    return any(each.latent == "lookahead" for each in cut.probe.spec.previews)
 
 
 def _read(cut: Cut) -> list[str]:
-    """The taps that a cut needs: its probe's, and what previews are decoded from."""
-    return list(dict.fromkeys([*cut.probe.spec.taps, *(["x0"] if cut.probe.spec.scalars else [])]))
+    """The taps that a cut needs: its probe's, and what previews are decoded from. Looking ahead costs a denoiser call,
+    so that is done later, for the candidates that are left."""
+    decoded = [each.latent for each in cut.probe.spec.previews if each.latent != "lookahead"]
+    return list(dict.fromkeys([*cut.probe.spec.taps, *decoded]))
 
 
 def _require_shapes(cut: Cut, found: Mapping[str, Tensor]) -> None:

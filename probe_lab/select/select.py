@@ -113,7 +113,7 @@ class ProbeSelect:
         self._cutoff = (cutoff_step_index, cutoff_step_ratio)
         self._schedule, self._accept = schedule, accept
         self._layout: dict[str, Any] = {"normalize": normalize, "tokens": tokens, "size": size}
-        self._preview = previewer(pipe, scoring, {name for one in self.probes for name in one.spec.previews})
+        self._preview = previewer(pipe, scoring, {each.evaluator for one in self.probes for each in one.spec.previews})
         self._on_cut = on_cut or (lambda step, rows: None)
         if not 1 <= keep <= candidates:
             raise SelectError(f"keep={keep} of candidates={candidates} is not allowed: keep at least 1 and at most all")

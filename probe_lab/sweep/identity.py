@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
 def _of_evaluators(experiment: Experiment) -> dict[str, Any]:
     """What decides, of ``scoring`` and ``text``, the scores and texts that a cell reads, where it is set."""
     scoring, encoder = experiment.scoring, experiment.text.encoder
-    read = {*experiment.probe_evaluators, *experiment.probe.previews, encoder}
+    read = {*experiment.probe_evaluators, *(each.evaluator for each in experiment.probe.previews), encoder}
     models = {name: dataclasses.asdict(model) for name, model in scoring.models.items() if name in read}
     found: dict[str, Any] = {}
     if models or scoring.dtype != Scoring().dtype:

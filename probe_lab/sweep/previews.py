@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.cache import Cache, Manifest
-from probe_lab.config import Experiment
+from probe_lab.config import Experiment, ProbeConfig
 from probe_lab.data.scalars import scalar_table
 from probe_lab.errors import ScoreError
 from probe_lab.sweep.grid import Cell, cells, single_cell
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.normalise import READ_SCALARS
 
-Asked = Mapping[int, Sequence[str]]
-"""Step -> the evaluators that are to score its previews."""
+Asked = Mapping[tuple[int, str], Sequence[str]]
+"""(step, latent) -> the evaluators that are to score what it decodes to."""
 
 
 def asked_previews(experiment: Experiment) -> Asked:
@@ -24,19 +24,21 @@ def asked_previews(experiment: Experiment) -> Asked:
 
     Raises:
         ConfigError, SweepError: as in ``lay_out``.
-        CacheError: the cache has no ``x0`` of such a step; with the ``probe-lab generate`` command.
+        CacheError: the cache has no such latent of such a step; with the ``probe-lab generate`` command.
     """
     if not experiment.probe.scalars and not any(key.startswith("probe") for grid in experiment.sweep for key in grid):
         return {}
     reading = [cell for cell in cells(experiment) if cell.experiment.probe.scalars]
     here = [cell for cell in reading if cell.experiment.cache_folder == experiment.cache_folder]
     if here:
-        _require_x0(here)
+        _require_latents(here)
     probe = experiment.probe
     if experiment.sweep and probe.model in READ_SCALARS and probe.scalars:
-        held = f"{probe.step}/x0" in Manifest.load(experiment.cache_folder).keys()
-        here += cells(single_cell(experiment)) if held else ()
-    return _by_step(here)
+        held = Manifest.load(experiment.cache_folder).keys()
+        here += (
+            cells(single_cell(experiment)) if {f"{probe.step}/{tap}" for tap in _decoded(probe)} <= set(held) else ()
+        )
+    return _by_place(here)
 
 
 def require_previews(cells: Sequence[Cell]) -> None:
@@ -44,7 +46,7 @@ def require_previews(cells: Sequence[Cell]) -> None:
 
     Raises:
         ScoreError: it was not made, or not for all samples; with the ``probe-lab score`` command.
-        CacheError: it cannot be made, there is no ``x0`` of that step.
+        CacheError: it cannot be made, there is no such latent of that step.
     """
     by_cache: dict[Path, list[Cell]] = {}
     for cell in cells:
@@ -61,7 +63,7 @@ def require_previews(cells: Sequence[Cell]) -> None:
             try:
                 scalar_table(cache, probe.step, probe.scalars)
             except ScoreError as error:
-                _require_x0([cell])
+                _require_latents([cell])
                 asked = cell.experiment.asked or (cell.experiment.name,)
                 missing = ", ".join(probe.scalars)
                 raise ScoreError(
@@ -70,19 +72,24 @@ def require_previews(cells: Sequence[Cell]) -> None:
                 ) from error
 
 
-def _require_x0(reading: Sequence[Cell]) -> None:
-    """As if the cells read the array that previews are decoded from."""
-    require_arrays([dataclasses.replace(cell, experiment=_with_x0(cell.experiment)) for cell in reading])
+def _require_latents(reading: Sequence[Cell]) -> None:
+    """As if the cells read the arrays that previews are decoded from."""
+    require_arrays([dataclasses.replace(cell, experiment=_with_latents(cell.experiment)) for cell in reading])
 
 
-def _with_x0(experiment: Experiment) -> Experiment:
-    taps = list(dict.fromkeys([*experiment.probe.taps, "x0"]))
+def _with_latents(experiment: Experiment) -> Experiment:
+    taps = list(dict.fromkeys([*experiment.probe.taps, *_decoded(experiment.probe)]))
     return dataclasses.replace(experiment, probe=dataclasses.replace(experiment.probe, taps=taps))
 
 
-def _by_step(reading: Sequence[Cell]) -> Asked:
-    found: dict[int, dict[str, None]] = {}
+def _decoded(probe: ProbeConfig) -> set[str]:
+    return {each.latent for each in probe.previews}
+
+
+def _by_place(reading: Sequence[Cell]) -> Asked:
+    found: dict[tuple[int, str], dict[str, None]] = {}
     for cell in reading:
         probe = cell.experiment.probe
-        found.setdefault(probe.step, {}).update(dict.fromkeys(probe.previews))
-    return {step: tuple(names) for step, names in sorted(found.items())}
+        for each in probe.previews:
+            found.setdefault((probe.step, each.latent), {})[each.evaluator] = None
+    return {place: tuple(names) for place, names in sorted(found.items())}

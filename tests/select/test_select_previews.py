@@ -68,7 +68,7 @@ OPTIONS = {"num_inference_steps": STEPS, "guidance_scale": 2.0, "height": 64, "w
 
 
 def test_scalars_are_those_of_training(experiment: Experiment, pipe: DiffusionPipeline) -> None:
-    score_previews(experiment, {STEP: ["shapes_reward", "shapes_binding"]})
+    score_previews(experiment, {(STEP, "x0"): ["shapes_reward", "shapes_binding"]})
     cache = Cache(experiment.cache_folder)
     prompts = cache.samples["prompt"].iloc[::4].tolist()
     for name in ("shapes_reward", "shapes_binding"):

@@ -82,13 +82,13 @@ def test_models_without_scalars(tmp_path: Path) -> None:
 def test_score_is_asked_for_what_cells_read(root: Path) -> None:
     sweep = f"sweep={{probe.step: [2, 3], probe.scalars: [[], ['{REWARD}'], ['{REWARD}', '{BINDING}']]}}"
     both = ("shapes_reward", "shapes_binding")
-    assert asked_previews(asking(root, sweep)) == {2: both, 3: both}
+    assert asked_previews(asking(root, sweep)) == {(2, "x0"): both, (3, "x0"): both}
     assert asked_previews(asking(root, NONE)) == {}
-    assert asked_previews(asking(root, NONE, f"probe.scalars=[{BINDING}]", "probe.step=3")) == {3: both[1:]}
+    assert asked_previews(asking(root, NONE, f"probe.scalars=[{BINDING}]", "probe.step=3")) == {(3, "x0"): both[1:]}
     # The own probe of a sweep too, where it can be.
     own = [f"sweep={{probe.scalars: [['{REWARD}']]}}", f"probe.scalars=[{BINDING}]"]
-    assert asked_previews(asking(root, *own)) == {2: both}
-    assert asked_previews(asking(root, *own, "sweep={probe.step: [3]}", "probe.step=1")) == {3: both[:1]}
+    assert asked_previews(asking(root, *own)) == {(2, "x0"): both}
+    assert asked_previews(asking(root, *own, "sweep={probe.step: [3]}", "probe.step=1")) == {(3, "x0"): both[:1]}
     with pytest.raises(CacheError, match=r"lacks step 4.*probe-lab generate"):
         asked_previews(asking(root, NONE, f"probe.scalars=[{REWARD}]", "probe.step=4"))
 
@@ -101,7 +101,7 @@ def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> 
     assert plan_sweep(experiment).missing == str(caught.value)
     command = shlex.split(str(caught.value).split("`")[1])
     assert command[:3] == ["probe-lab", "score", "smoke"]
-    assert asked_previews(load_experiment(command[2], command[3:])) == {3: ("shapes_reward",)}
+    assert asked_previews(load_experiment(command[2], command[3:])) == {(3, "x0"): ("shapes_reward",)}
     cache = Cache(experiment.cache_folder)
     with pytest.raises(CacheError, match="lacks step 4"):
         require_previews(cells(asking(root, NONE, f"probe.scalars=[{REWARD}]", "probe.step=4")))
