@@ -53,9 +53,8 @@ class ProbeSpec:
         if self.kind == "preview":
             if self.taps or self.evaluators != tuple(each.evaluator for each in self.previews):
                 raise ProbeError(
-                    f"a preview predicts {', '.join(self.scalars) or 'no scalar'} and was given the evaluators "
-                    f"{', '.join(self.evaluators)} and the taps {', '.join(self.taps) or 'none'}: give the evaluators of "
-                    "its scalars, and no taps"
+                    f"a preview predicts its scalars, {list(self.scalars)}, and was given the evaluators "
+                    f"{list(self.evaluators)} and the taps {list(self.taps)}: give the scalars' own, and no taps"
                 )
             return
         if not self.taps and self.kind != "prompt_only":

@@ -99,10 +99,10 @@ def _plan_text(experiment: Experiment, setup: Setup) -> str:
     asked = experiment.select
     text = f"keep {asked.keep} of {asked.candidates} "
     if setup.schedule is None:
-        text += f"after step {setup.steps[0]} of {experiment.sampling.steps}, {setup.cells[0].name}"
+        text += f"after step {setup.steps[0]} of {experiment.sampling.steps}, {setup.asked[0].name}"
     else:
         cuts = ", ".join(f"{cut['keep']} go on after step {cut['step']}" for cut in setup.schedule)
-        text += f"in {experiment.sampling.steps} steps: {cuts}; {', '.join(cell.name for cell in setup.cells)}"
+        text += f"in {experiment.sampling.steps} steps: {cuts}; {', '.join(each.name for each in setup.asked)}"
     if setup.judged is not None:
         text += f" ({setup.judged.calls} denoiser calls per prompt, the best on validation within {asked.budget})"
     return text

@@ -53,7 +53,7 @@ class Drawing:
         self._field = Field(prompts, self._candidates, self._experiment.sampling.steps)
         select = ProbeSelect(
             self._pipe,
-            setup.cells,
+            [each.given for each in setup.asked],
             candidates=asked.candidates,
             keep=asked.keep,
             schedule=setup.schedule,

@@ -35,7 +35,7 @@ class Running:
     Previews that a probe reads are decoded and scored by ``preview``, of the candidates that its cut still finds.
 
     Afterwards ``kept`` holds, for each prompt, the rows of the call that were finished, int64, the best first;
-    ``scores`` what was predicted, float32 [prompts, candidates, E].
+    ``scores`` what was predicted of ``evaluators``, float32 [prompts, candidates, E], NaN for what no probe predicts.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Running:
         keep: int,
         cuts_of: Callable[[int], tuple[Cut, ...]],
         by: By,
+        evaluators: Sequence[str],
         layout: Mapping[str, Any],
         preview: Previewer,
         on_cut: Callable[[int, list[Tensor]], None],
@@ -70,7 +71,8 @@ class Running:
             before_step=self._before_step,
         )
         self.kept = list(torch.arange(rows).view(len(prompts), candidates))
-        self.scores = torch.empty(0)
+        self.scores = torch.full((len(prompts), candidates, len(evaluators)), torch.nan)
+        self._evaluators = evaluators
         self._capture: Capture
         self._denoiser = family.denoiser_of(pipe)
         self._ahead: _Ahead | None = None
@@ -133,9 +135,8 @@ class Running:
         """Ask the probe of a cut; ``captured`` are the rows of the call that the tensors of this step are of."""
         active = torch.cat(self.kept)
         scores = cut.probe.predict(self._inputs(cut, active, captured))
-        if not self.scores.numel():
-            self.scores = torch.full((len(self._prompts), self._candidates, scores.shape[1]), torch.nan)
-        self.scores.view(-1, scores.shape[1])[active] = scores
+        columns = [self._evaluators.index(name) for name in cut.probe.spec.evaluators]
+        self.scores.flatten(0, 1)[active[:, None], torch.tensor(columns)] = scores
         by_prompt = scores.split([len(rows) for rows in self.kept])
         self.kept = [self._best(cut, *both) for both in zip(self.kept, by_prompt, strict=True)]
         self._on_cut(cut.step, [left % self._candidates for left in self.kept])

@@ -40,8 +40,9 @@ class Selection:
     ``images`` are those of the stock pipeline (``output``), of the kept candidates alone: prompt after prompt, each
     one's best first. ``kept`` are their candidate numbers and ``seeds`` those of their generators, [prompts][keep].
     ``scores`` [prompts, candidates, evaluators], float32, are predicted, each by the last cut that saw the candidate,
-    in the evaluators' units. ``denoiser_calls`` counts images: one call with six rows of images is six; ``of`` is
-    what it takes to finish all candidates.
+    in the evaluators' units; NaN for an evaluator that no probe which saw it predicts. ``denoiser_calls`` counts
+    images: one call with six rows of images is six, and looking ahead counts too; ``of`` is what it takes to finish
+    all candidates.
     """
 
     output: Any
@@ -107,6 +108,7 @@ class ProbeSelect:
         given = [probe] if isinstance(probe, Probe | Path | str) else list(probe)
         self._readers = [Reader.of(one) for one in given]
         self.probes = [reader.probe for reader in self._readers]
+        self.evaluators = tuple(dict.fromkeys(name for one in self.probes for name in one.spec.evaluators))
         self.by: By = by or self.probes[0].spec.evaluators[0]
         self._pipe, self._family = pipe, family_of(pipe)
         self._candidates, self._keep = candidates, keep
@@ -142,6 +144,7 @@ class ProbeSelect:
             keep=self._keep,
             cuts_of=self._cuts,
             by=self.by,
+            evaluators=self.evaluators,
             layout=self._layout,
             preview=self._preview,
             on_cut=self._on_cut,
@@ -153,7 +156,7 @@ class ProbeSelect:
             kept=tuple(tuple(row % self._candidates for row in rows.tolist()) for rows in kept),
             seeds=tuple(tuple(generators[row].initial_seed() for row in rows.tolist()) for rows in kept),
             scores=running.scores,
-            evaluators=self.probes[0].spec.evaluators,
+            evaluators=self.evaluators,
             denoiser_calls=running.denoised,
             of=len(generators) * running.steps,
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from probe_lab.config import CaptureConfig, Experiment
+from probe_lab.data.scalars import LATENTS
 from probe_lab.errors import SelectError
-from probe_lab.probes import Probe, load_probe
+from probe_lab.probes import Probe, load_probe, preview_probe
 from probe_lab.probes.checkpoint import DESCRIPTION
 from probe_lab.select.budget import Judged
 from probe_lab.select.cells import at_other_steps, best_cell, check_origin, named_cell, notes_of, trained_with
@@ -20,14 +21,45 @@ from probe_lab.select.words import read_by
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A probe that a selection asks, and the folder of its cell; None for a preview, which nobody trained."""
+
+    probe: Probe
+    cell: Path | None = None
+
+    @classmethod
+    def of(cls, cell: Path) -> Asked:
+        return cls(load_probe(cell), cell)
+
+    @property
+    def name(self) -> str:
+        return self.cell.name if self.cell else "+".join(self.probe.spec.scalars)
+
+    @property
+    def given(self) -> Probe | Path:
+        """As ``ProbeSelect`` takes it."""
+        return self.cell or self.probe
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """For the record."""
+        spec = self.probe.spec
+        place = {"cell": self.name, "folder": str(self.cell or ""), "step": spec.step, "of": spec.total_steps}
+        found = {**place, "evaluators": list(spec.evaluators), "taps": list(spec.taps), "scalars": list(spec.scalars)}
+        if self.cell is None:
+            return found
+        content = json.loads((self.cell / DESCRIPTION).read_bytes())
+        return found | {key: content[key] for key in ("weights_sha256", "code_version")}
+
+
+@dataclass(frozen=True)
 class Setup:
-    """``cells`` are the folders of the ``probes`` that are asked, ``capture`` says how their caches were read.
+    """``asked`` are the probes, ``capture`` says how their caches were read.
 
     ``schedule`` is None for one cut where the probe was trained; ``judged`` says how a budget found it.
     """
 
-    cells: tuple[Path, ...]
-    probes: tuple[Probe, ...]
+    asked: tuple[Asked, ...]
     by: By
     capture: CaptureConfig
     schedule: Sequence[Mapping[str, int]] | None = None
@@ -37,76 +69,106 @@ class Setup:
     @property
     def steps(self) -> list[int]:
         """After which candidates are chosen."""
-        cuts = self.schedule or [{"step": self.probes[0].spec.step}]
+        cuts = self.schedule or [{"step": self.asked[0].probe.spec.step}]
         return sorted({cut["step"] for cut in cuts})
 
     @property
     def shown(self) -> list[str]:
         """The evaluators that decide."""
         if self.by == "pareto":
-            return list(self.probes[0].spec.evaluators)
+            return list(self.asked[0].probe.spec.evaluators)
         return [self.by] if isinstance(self.by, str) else list(self.by)
 
     @property
     def described(self) -> dict[str, Any]:
         """For the record."""
-        probes = []
-        for cell, probe in zip(self.cells, self.probes, strict=True):
-            content = json.loads((cell / DESCRIPTION).read_bytes())
-            known = {key: content[key] for key in ("weights_sha256", "code_version")}
-            place = {"cell": cell.name, "folder": str(cell), "step": probe.spec.step, "of": probe.spec.total_steps}
-            probes.append({**place, "evaluators": list(probe.spec.evaluators), "taps": list(probe.spec.taps), **known})
         judged = None
         if self.judged is not None:
             judged = {"calls_per_prompt": self.judged.calls, "validation_score": self.judged.score}
         schedule = None if self.schedule is None else [dict(cut) for cut in self.schedule]
-        by = self.by if isinstance(self.by, str) else dict(self.by)
-        return {"probes": probes, "by": by, "schedule": schedule, "planned": judged, "notes": list(self.notes)}
+        return {
+            "probes": [each.described for each in self.asked],
+            "by": self.by if isinstance(self.by, str) else dict(self.by),
+            "schedule": schedule,
+            "planned": judged,
+            "notes": list(self.notes),
+        }
 
 
 def setup_of(experiment: Experiment, wanted: Sequence[str]) -> Setup:
-    """The setup of ``experiment.select`` with the cells that ``wanted`` names, or the best one.
+    """The setup of ``experiment.select`` with the cells that ``wanted`` names, or the best one. A name may also be a
+    preview, ``preview:<evaluator>`` or ``lookahead:<evaluator>``, at ``probe.step``.
 
     Raises:
         SelectError: no such cell, one of another backbone or resolution, an evaluator that it does not predict, or a
             schedule, budget or acceptance that there are no probes for.
         ReportError: no cell is finished.
     """
-    asked = experiment.select
-    by = read_by(asked.by)
+    select = experiment.select
+    by = read_by(select.by)
     first = by if isinstance(by, str) and by != "pareto" else experiment.probe_evaluators[0]
-    cells = [named_cell(experiment.runs_folder, name) for name in wanted] or [best_cell(experiment, first)]
-    probes = [load_probe(cell) for cell in cells]
-    by = by or probes[0].spec.evaluators[0]
-    for probe in probes:
-        check_by(by, probe)
-    several = bool(asked.schedule or asked.budget)
-    if len(cells) > 1 and not several:
-        raise SelectError(f"there are {len(cells)} probes and one cut: give a --schedule or a --budget, or one probe")
-    if asked.accept and not several:
+    asked = [_named(experiment, name) for name in wanted] or [Asked.of(best_cell(experiment, first))]
+    by = by or asked[0].probe.spec.evaluators[0]
+    for each in asked:
+        check_by(by, each.probe)
+    several = bool(select.schedule or select.budget)
+    if len(asked) > 1 and not several:
+        raise SelectError(f"there are {len(asked)} probes and one cut: give a --schedule or a --budget, or one probe")
+    if select.accept and not several:
         raise SelectError(
-            f"accept={asked.accept} ends a choice before the last cut, and there is one cut: give a --schedule or a "
+            f"accept={select.accept} ends a choice before the last cut, and there is one cut: give a --schedule or a "
             "--budget"
         )
-    there = list(zip((probe.spec.step for probe in probes), cells, strict=True))
-    if several and len(cells) == 1:
-        there = sorted(at_other_steps(cells[0]).items())
-    schedule: Sequence[Mapping[str, int]] | None = asked.schedule or None
+    there = asked
+    if several and len(asked) == 1:
+        there = _at_other_steps(experiment, asked[0])
+    schedule: Sequence[Mapping[str, int]] | None = select.schedule or None
     judged = None
-    if asked.budget:
-        judged = plan_for(
-            dict(there),
-            by,
-            candidates=asked.candidates,
-            keep=asked.keep,
-            steps=experiment.sampling.steps,
-            budget=asked.budget,
-        )
+    if select.budget:
+        judged = _planned(experiment, there, by)
         schedule = judged.schedule
-    used = [cell for step, cell in there if schedule is None or any(cut["step"] == step for cut in schedule)]
-    chosen = tuple(used or cells)  # a schedule without any probe is refused where it is read
-    capture, notes = _origins(chosen, experiment)
-    return Setup(chosen, tuple(map(load_probe, chosen)), by, capture, schedule, judged, notes)
+    cuts = {cut["step"] for cut in schedule or () if "step" in cut}
+    used = [each for each in there if schedule is None or each.probe.spec.step in cuts]
+    chosen = tuple(used or asked)  # a schedule without any probe is refused where it is read
+    capture, notes = _origins([each.cell for each in chosen if each.cell], experiment)
+    return Setup(chosen, by, capture, schedule, judged, notes)
+
+
+def _named(experiment: Experiment, name: str) -> Asked:
+    if name.partition(":")[0] not in LATENTS:
+        return Asked.of(named_cell(experiment.runs_folder, name))
+    return _preview(experiment, (name,), experiment.probe.step)
+
+
+def _preview(experiment: Experiment, scalars: tuple[str, ...], step: int) -> Asked:
+    label, steps = experiment.backbone.label, experiment.sampling.steps
+    return Asked(preview_probe(*scalars, step=step, total_steps=steps, backbone=label))
+
+
+def _at_other_steps(experiment: Experiment, asked: Asked) -> list[Asked]:
+    """The same probe at every step where there is one; a preview is there at every cut."""
+    if asked.cell is not None:
+        return [Asked.of(cell) for _, cell in sorted(at_other_steps(asked.cell).items())]
+    steps = sorted({cut["step"] for cut in experiment.select.schedule if "step" in cut})
+    return [_preview(experiment, asked.probe.spec.scalars, step) for step in steps] or [asked]
+
+
+def _planned(experiment: Experiment, there: Sequence[Asked], by: By) -> Judged:
+    select = experiment.select
+    cells = {each.probe.spec.step: each.cell for each in there if each.cell is not None}
+    if len(cells) < len({each.probe.spec.step for each in there}):
+        raise SelectError(
+            f"budget={select.budget} is planned from what trained cells predicted of their validation prompts, and "
+            "a preview is none: give a --schedule"
+        )
+    return plan_for(
+        cells,
+        by,
+        candidates=select.candidates,
+        keep=select.keep,
+        steps=experiment.sampling.steps,
+        budget=select.budget,
+    )
 
 
 def _origins(cells: Sequence[Path], experiment: Experiment) -> tuple[CaptureConfig, list[str]]:

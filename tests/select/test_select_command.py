@@ -220,7 +220,7 @@ def test_a_probe_alone_is_enough_for_one_cut(experiment: Experiment, tmp_path: P
     for name in ("probe.json", "probe.safetensors"):
         shutil.copy(cell / name, tmp_path)
     setup = setup_of(experiment, [str(tmp_path)])
-    assert (setup.cells, setup.steps, setup.by) == ((tmp_path,), [2], "shapes_reward")
+    assert ([each.cell for each in setup.asked], setup.steps, setup.by) == ([tmp_path], [2], "shapes_reward")
     assert at_other_steps(tmp_path) == {2: tmp_path}
 
 
