@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -92,17 +93,20 @@ def test_only_those_that_are_left_look_ahead(experiment: Experiment, pipe: Diffu
     shape = cache.manifest.taps["x0"]
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        cheap = Probe(
-            ProbeSpec("linear", {"x0": (shape[0], shape[1], shape[2])}, ("cheap", "shapes_reward"), STEP, STEPS)
-        )
+        taps = {"x0": (shape[0], shape[1], shape[2])}
+        cheap = Probe(ProbeSpec("linear", taps, ("cheap", "shapes_reward"), STEP, STEPS))
     ahead = preview_probe(REWARD, step=STEP, total_steps=STEPS)
     schedule = [{"step": STEP, "keep": 2}, {"step": STEP, "keep": 1}]
     rows: list[int] = []
     denoiser = family_of(pipe).denoiser_of(pipe)
     plain = denoiser.forward
-    denoiser.forward = lambda *args, **kwargs: (rows.append(len((*args, *kwargs.values())[0])), plain(*args, **kwargs))[
-        1
-    ]  # type: ignore[method-assign]
+
+    @functools.wraps(plain)  # its signature is looked at
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        rows.append(len((*args, *kwargs.values())[0]))
+        return plain(*args, **kwargs)
+
+    denoiser.forward = counted  # type: ignore[method-assign]
     try:
         select = ProbeSelect(pipe, [ahead, cheap], candidates=4, schedule=schedule, by="shapes_reward")
         found = select(prompts, generator=generators(cache.samples["seed"]), **OPTIONS)
@@ -180,9 +184,8 @@ def test_a_preview_is_asked_by_its_name(experiment: Experiment) -> None:
     assert setup.asked[0].probe.spec.scalars == (REWARD,)
     assert (setup.asked[0].name, setup.steps, setup.by) == (REWARD, [STEP], "shapes_reward")
     assert setup.described["probes"][0]["scalars"] == [REWARD]
-    scheduled = replace(
-        experiment, select=replace(experiment.select, schedule=[{"step": 2, "keep": 3}, {"step": 3, "keep": 1}])
-    )
+    schedule = [{"step": 2, "keep": 3}, {"step": 3, "keep": 1}]
+    scheduled = replace(experiment, select=replace(experiment.select, schedule=schedule))
     assert [each.probe.spec.step for each in setup_of(scheduled, ["preview:shapes_reward"]).asked] == [2, 3]
     with pytest.raises(SelectError, match=r"budget=40 is planned from what trained cells predicted"):
         setup_of(replace(experiment, select=replace(experiment.select, budget=40)), [REWARD])
