@@ -26,6 +26,7 @@ from probe_lab.report import (
     reliability,
     scatter,
     selection,
+    tradeoff,
     transfer,
     which_loss,
 )
@@ -49,6 +50,7 @@ FAMILIES: tuple[Callable[[Material], Section], ...] = (
     which_loss.section,
     losses.section,
     selection.section,
+    tradeoff.section,
     complexity.section,
     scatter.section,
     reliability.section,

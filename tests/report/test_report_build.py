@@ -97,7 +97,13 @@ def test_page_explains_every_figure_and_states_how_the_best_was_chosen(report: P
     assert "No cell failed." in page.text
     # The cells of this world have no weights, and too few captions that the shapes world could have drawn.
     missing = [part.split(":")[0] for part in page.text.split("Not shown: ")[1:]]
-    assert missing == ["Number of objects", "Steps of up 1.0 attn", "Taps at step 5", "Backbones"]
+    assert missing == [
+        "Ways of selecting were not measured",
+        "Number of objects",
+        "Steps of up 1.0 attn",
+        "Taps at step 5",
+        "Backbones",
+    ]
     assert "loss: listwise" in page.text  # the configuration of the best probe
 
 

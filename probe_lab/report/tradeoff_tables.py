@@ -1,0 +1,119 @@
+"""The numbers behind "Quality over compute": every way and N, and paired differences with who is ahead."""
+
+from __future__ import annotations
+
+from probe_lab.report.load import Value
+from probe_lab.report.style import DASH, evaluator_label
+from probe_lab.report.tables import Field, Table
+from probe_lab.select.tradeoff import QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow
+
+_BOUNDS = ("random", "best_of_n", "oracle")
+APART = "not told apart"
+
+
+def share(found: Tradeoff, row: TradeoffRow) -> float | None:
+    """How far the row's score is on the way from a random seed (0) to the best of the same N (1).
+
+    None where one of the two was not measured, or where they are the same.
+    """
+    random = next((other.score for other in found.rows if other.way == "random"), None)
+    # What the oracle picks is the best of the same N.
+    best = next(
+        (
+            other.score
+            for way in ("best_of_n", "oracle")
+            for other in found.rows
+            if other.way == way and other.candidates == row.candidates
+        ),
+        None,
+    )
+    if random is None or best is None or best == random:
+        return None
+    return (row.score - random) / (best - random)
+
+
+def lead(found: Tradeoff) -> str:
+    """What every way reaches at the largest N that all were measured at, and at which share of the calls of best of
+    N; "" where there is no such N."""
+    rows = [row for row in found.rows if row.way not in _BOUNDS]
+    whole = {row.candidates: row.calls for row in found.rows if row.way == "best_of_n"}
+    ways = {row.way for row in rows}
+    shared = [n for n in whole if n > 1 and {row.way for row in rows if row.candidates == n} == ways]
+    if not ways or not shared:
+        return ""
+    count = max(shared)
+    parts = []
+    for row in sorted((row for row in rows if row.candidates == count), key=lambda row: list(WAYS).index(row.way)):
+        reached = share(found, row)
+        if reached is not None:
+            cost = f"{row.calls / whole[count]:.0%} of the calls"
+            parts.append(f"{WAYS[row.way].label} {reached:.0%} for {cost}".replace("-", "−").replace("%", "\u00a0%"))
+    if not parts:
+        return ""
+    return (
+        f"Of what there is to gain between a random seed and the best of {count}, which takes "
+        f"{whole[count]:g} denoiser calls, is gained by: {'; '.join(parts)}."
+    )
+
+
+def rows_table(found: Tradeoff) -> Table:
+    """Every way and N, in the order of the ways."""
+    about = found.about
+    rows = sorted(found.rows, key=lambda row: (list(WAYS).index(row.way), row.candidates, row.calls))
+    probes = f" Probes: {', '.join(about.cells)}." if about.cells else ""
+    return Table(
+        "tradeoff",
+        "Ways of selecting",
+        f"Mean true {evaluator_label(about.evaluator)} of the kept image over {about.prompts} test prompts of "
+        f"{about.seeds} seeds each, with the 95 % interval of a bootstrap over prompts; {about.backbone}, "
+        f"{about.sampling}. Cuts: step:kept. Calls: of the denoiser per prompt, counted for each image. Seconds: "
+        f"wall-clock per prompt, median of the timed rounds with the lowest and highest, on {about.machine}. Share: "
+        f"0 = a random seed, 1 = the best of the same N.{probes}",
+        ("way", "N", "kept", "steps", "cuts", "calls", "seconds", "score", "share"),
+        tuple(_row(found, row) for row in rows),
+        long=True,
+    )
+
+
+def _row(found: Tradeoff, row: TradeoffRow) -> tuple[Field, ...]:
+    seconds = Value(row.seconds, row.seconds_low, row.seconds_high)
+    score = Value(row.score, row.lower, row.upper)
+    cuts = row.schedule.replace(",", ", ") or DASH
+    name = WAYS[row.way].label
+    return name, row.candidates, row.keep, row.steps, cuts, _calls(row.calls), seconds, score, share(found, row)
+
+
+def pairs_table(found: Tradeoff) -> Table:
+    """The paired differences, question by question, with who is ahead."""
+    order = list(QUESTIONS)
+    pairs = sorted(found.pairs, key=lambda pair: (order.index(pair.question), pair.candidates))
+    return Table(
+        "tradeoff_pairs",
+        "Paired differences between ways",
+        f"Mean true {evaluator_label(found.about.evaluator)} of the first minus that of the second, over the same "
+        f"{found.about.prompts} test prompts, with the 95 % interval of a paired bootstrap over prompts. Where it "
+        "includes 0 the two are not told apart by this measurement, which does not say that they are equal.",
+        (
+            "question", "first", "second", "N", "difference", "ahead",
+            "calls first", "calls second", "seconds first", "seconds second",
+        ),
+        tuple(_pair(pair) for pair in pairs),
+        long=True,
+    )  # fmt: skip
+
+
+def _pair(pair: Pair) -> tuple[Field, ...]:
+    difference = Value(pair.difference, pair.lower, pair.upper)
+    costs = _calls(pair.calls_first), _calls(pair.calls_second), pair.seconds_first, pair.seconds_second
+    question = QUESTIONS[pair.question]
+    return question, pair.first, pair.second, pair.candidates, difference, ahead(pair), *costs
+
+
+def ahead(pair: Pair) -> str:
+    """ "the first" or "the second" where the interval of their difference excludes 0."""
+    return "the first" if pair.lower > 0 else "the second" if pair.upper < 0 else APART
+
+
+def _calls(calls: float) -> int | float:
+    """A whole number where it is one; early acceptance makes others."""
+    return int(calls) if float(calls).is_integer() else calls
