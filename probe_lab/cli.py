@@ -317,19 +317,21 @@ def compare(
     """
     from probe_lab.sweep.compare import Query, words
     from probe_lab.sweep.compare.command import answer
+    from probe_lab.sweep.taps import TapNames
 
+    config = load_experiment(experiment, overrides)
     query = Query(
         metrics=words(metric),
         evaluators=words(evaluator),
         splits=words(split) or ("test",),
         where=where,
+        sets=TapNames(config),
         seeds=seeds,
         group=words(group),
         best=words(best),
         sort=sort,
         limit=limit,
     )
-    config = load_experiment(experiment, overrides)
     answer(config.runs_folder, query, out, diff=diff, files={"csv": csv, "json": json, "markdown": markdown})
 
 
