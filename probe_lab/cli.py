@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -98,8 +99,8 @@ def score(
 ) -> None:
     """Score the cached images with the experiment's evaluators, or import scores. The same command resumes.
 
-    Prompts are encoded too, where `text.encoder` is an evaluator, and the previews that `probe.scalars` name are
-    scored.
+    Prompts are encoded too, where `text.encoder` is an evaluator, and the previews that `probe.scalars` name, or cells
+    of the model `x0_preview` need, are scored.
 
     Example: probe-lab score quickstart evaluators=[shapes_reward,shapes_layout]
 
@@ -132,15 +133,23 @@ def score(
 
 
 def _score_previews(config: Experiment, overwrite: bool) -> None:
-    from probe_lab.sweep.previews import asked_previews
+    from probe_lab.sweep.previews import asked_previews, baseline_previews
 
     asked = asked_previews(config)
-    if not asked:
+    _make_previews(config, asked, overwrite)
+    try:
+        _make_previews(config, baseline_previews(config, but=asked), overwrite)
+    except ProbeLabError as error:  # images have their scores, and a sweep may yet decode by itself
+        out.print(escape(f"previews of x0_preview are left to the sweep: {error}"))
+
+
+def _make_previews(config: Experiment, wanted: Mapping[tuple[int, str], Sequence[str]], overwrite: bool) -> None:
+    if not wanted:
         return
     from probe_lab.capture.previews import score_previews
 
     with progress("previews", "scores") as update:
-        for line in score_previews(config, asked, overwrite=overwrite, on_progress=update):
+        for line in score_previews(config, wanted, overwrite=overwrite, on_progress=update):
             out.print(escape(f"{line} ({config.cache_folder / 'previews'})"))
 
 
@@ -308,19 +317,21 @@ def compare(
     """
     from probe_lab.sweep.compare import Query, words
     from probe_lab.sweep.compare.command import answer
+    from probe_lab.sweep.taps import TapNames
 
+    config = load_experiment(experiment, overrides)
     query = Query(
         metrics=words(metric),
         evaluators=words(evaluator),
         splits=words(split) or ("test",),
         where=where,
+        sets=TapNames(config),
         seeds=seeds,
         group=words(group),
         best=words(best),
         sort=sort,
         limit=limit,
     )
-    config = load_experiment(experiment, overrides)
     answer(config.runs_folder, query, out, diff=diff, files={"csv": csv, "json": json, "markdown": markdown})
 
 

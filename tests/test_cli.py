@@ -65,6 +65,26 @@ def test_the_corridor_leaves_what_the_design_names(corridor: Path) -> None:
     assert len(page) > 10_000
 
 
+def test_a_sweep_reads_the_previews_that_score_has_made(corridor: Path) -> None:
+    (cell,) = (corridor / "runs" / "smoke").glob("*x0_preview*")
+    predictions = pd.read_parquet(cell / "predictions.parquet")
+    for evaluator, found in predictions.groupby("evaluator"):
+        made = pd.read_parquet(corridor / "cache" / "smoke" / "previews" / "2" / f"{evaluator}.parquet")
+        scores = made.set_index("sample_id")["score"]
+        assert len(found) > 40
+        assert (found["prediction"].to_numpy() == scores[found["sample_id"]].to_numpy()).all()
+
+
+def test_scores_are_kept_where_no_preview_can_be_made(corridor: Path) -> None:
+    gone = "backbone={family: sd, path: gone}"
+    keys = ["evaluators=[shapes_layout]", "sweep=[]", "probe.model=x0_preview", gone]
+    result = probe_lab("score", "smoke", *places(corridor), *keys)
+    assert result.returncode == 0, result.stderr
+    assert "scored: shapes_layout" in result.stdout
+    assert "previews of x0_preview are left to the sweep: " in result.stdout
+    assert not (corridor / "cache" / "smoke" / "previews" / "2" / "shapes_layout.parquet").exists()
+
+
 def test_a_rerun_does_nothing_again(corridor: Path) -> None:
     runs = corridor / "runs" / "smoke"
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/metrics.json")}
@@ -106,6 +126,7 @@ def test_imported_scores_are_learned_like_others(corridor: Path, tmp_path: Path)
     evaluators = "evaluators=[human,shapes_reward]"
     scored = probe_lab("score", "smoke", *places(corridor), evaluators)
     assert "scored before: shapes_reward; imported or kept: human" in scored.stdout
+    assert scored.returncode == 0, scored.stderr
     listed = probe_lab("evaluators", "smoke", *places(corridor))
     assert "imported from stars.csv" in listed.stdout
     runs = [*places(tmp_path)[1:], f"cache.root={corridor}/cache", "trainer.max_epochs=1", "sweep=[]"]

@@ -24,12 +24,16 @@ _ORDER: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 _ALLOWED = "compare keys with values by == != < <= > >= in, join tests by and, or, not"
 
 
+def _by_no_name(name: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Value:
-    """What stands on one side of a comparison. ``label`` is the name of the set that a list of taps came from."""
+    """What stands on one side of a comparison. ``called`` says whether a list of taps is the set of a name."""
 
     content: Any
-    label: str = ""
+    called: Callable[[str], bool] = _by_no_name
     of_key: bool = False
 
 
@@ -160,7 +164,7 @@ def _compared(sign: ast.cmpop, left: Value, right: Value) -> bool:
 def _same(left: Value, right: Value) -> bool:
     for one, other in ((left, right), (right, left)):
         if isinstance(one.content, list) and isinstance(other.content, str):
-            return other.content in (one.label or None, "+".join(map(str, one.content)))
+            return other.content == "+".join(map(str, one.content)) or one.called(other.content)
     return bool(left.content == right.content)
 
 
@@ -171,4 +175,4 @@ def _within(left: Value, right: Value) -> bool:
         raise ConfigError(f"{left.content!r} cannot be in {right.content!r}: write a text, or a list of values")
     if isinstance(right.content, str):
         return left.content in right.content
-    return left.content == (right.label or None) or any(left.content in str(part) for part in right.content)
+    return any(left.content in str(part) for part in right.content) or right.called(left.content)

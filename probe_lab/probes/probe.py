@@ -123,8 +123,8 @@ class Probe(nn.Module):
         return self.target_mean + self.target_std * (self.target_shift + self.target_slope * prediction)
 
     def calibrate(self, prediction: Tensor, target: Tensor) -> None:
-        """Least-squares affine map from predictions to standardised targets, ``[n, E]`` of the training
-        split.
+        """Least-squares affine map from predictions to standardised targets, ``[n, E]`` of prompts that the probe was
+        not trained on.
 
         A ranking loss fixes only the order of predictions; this gives them units and changes no order: an
         evaluator whose slope would not be positive, or whose predictions are all the same, keeps the scale

@@ -43,7 +43,7 @@ def train_probe(
     """A probe of ``spec`` with the weights of its best epoch.
 
     ``prompt_only`` is always trained with the squared error: within a prompt it has nothing to rank. After a
-    pure ranking loss the predictions are calibrated on the training split, see ``Probe.calibrate``.
+    pure ranking loss the predictions are calibrated on the validation split, see ``Probe.calibrate``.
     ``labels`` ``[samples, E]`` replace the scores in training, validation and calibration. The same ``trainer.seed``
     gives the same probe; the random state of the caller is left as it was. ``with_trainer`` trains through Lightning's
     ``Trainer``, else ``loop.fit`` does the same with less around it; ``go_on`` is asked after each epoch. Several
@@ -95,8 +95,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def _calibrate(probe: Probe, data: ProbeDataModule, labels: Tensor | None) -> None:
+    """On prompts that the probe was not trained on: it knows its own too well. There are some, or no epoch could be
+    chosen."""
     predictions, targets = [], []
-    for batch in train_batches(data):
+    for batch in data.val_dataloader():
         predictions.append(probe(Inputs.of(batch)).prediction)
         targets.append(probe.standardised(batch.targets if labels is None else labels[batch.sample_id]))
     probe.calibrate(torch.cat(predictions), torch.cat(targets))

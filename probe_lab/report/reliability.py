@@ -35,10 +35,11 @@ scores do. Grey bars: where the predictions lie. Dotted: the straight line throu
 · prediction. ECE, the expected calibration error, is the mean distance of the groups from the diagonal; in the titles
 it is in standard deviations of the true score, mean over training seeds. Even right predictions have an ECE above 0,
 since groups are finite: the table says what to expect by chance. A ranking loss fixes only the order of predictions;
-their units come from a straight line that is fitted on the training images after training ({calibrated}). Where a probe
-knows its training prompts better than new ones, that line makes it too sure of itself: a slope below 1. Choosing among
-the seeds of a prompt depends on none of this, a threshold on the score does. Suspicious would be a slope far above 1,
-or groups of very different predictions whose true scores are the same."""
+their units come from a straight line that is fitted on the validation images after training ({calibrated}). With the
+squared error there is no such line, and a probe that knows its training prompts better than new ones is too sure of
+itself: a slope below 1. Choosing among the seeds of a prompt depends on none of this, a threshold on the score does.
+Suspicious would be a slope far from 1 in spite of the line, unless validation has few prompts, or groups of very
+different predictions whose true scores are the same."""
 _BEFORE = "“before” in the table is without it"
 _NO_BEFORE = "none is stored with this probe, or its loss needs none"
 
@@ -254,7 +255,7 @@ def _table(material: Material, best: dict[str, Calibration | None], before: dict
         f"Test split, step {material.choice.step}. Slope and intercept of the true score over the prediction (1 and 0 "
         f"are right); expected calibration error over {BINS} groups of equal size, in the evaluator's units and in "
         "standard deviations of the true score; by chance: what right predictions would show on as many images "
-        "(from the same bootstrap). Before: without the line that was fitted on training images after a ranking loss. "
+        "(from the same bootstrap). Before: without the line that a ranking loss needs, fitted on validation images. "
         "Brackets: 95 % interval from a bootstrap over prompts, mean over training seeds; an ECE is biased upwards in "
         "small samples, and so are its bounds.",
         ("evaluator", "model", "slope", "intercept", "ECE", "ECE / SD", "by chance / SD"),

@@ -77,7 +77,7 @@ class Points:
 
     def _holds(self, key: str, axis: Conditional, grid: Grid, points: Sequence[Settings], made: _Made) -> list[bool]:
         choice = Choice.parse(axis.condition, grid, where=f"'if' of the sweep over '{key}'")
-        holds = [choice.holds(_values_of(self._at(point, made), point)) for point in points]
+        holds = [choice.holds(values_of(self._at(point, made), self._names)) for point in points]
         if not any(holds):
             raise SweepError(f"the sweep over '{key}' is empty: no point of its grid fulfils '{axis.condition}'")
         return holds
@@ -118,8 +118,11 @@ def value_at(experiment: Experiment, key: str) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-def _values_of(experiment: Experiment, point: Settings) -> Callable[[str], Value]:
+def values_of(experiment: Experiment, names: TapNames) -> Callable[[str], Value]:
+    """Its keys' values as tests of cells see them."""
+
     def value_of(key: str) -> Value:
-        return Value(value_at(experiment, key), point[key].label if key in point else "", of_key=True)
+        content = value_at(experiment, key)
+        return Value(content, names.called(key, content), of_key=True)
 
     return value_of

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from probe_lab.config import Choice, Experiment, Value
+from probe_lab.config import Choice, Experiment
 from probe_lab.errors import ConfigError, SweepError
-from probe_lab.sweep.axes import Points, Settings, value_at
+from probe_lab.sweep.axes import Points, Settings, value_at, values_of
 from probe_lab.sweep.identity import cell_name, changes_no_result, identity
 from probe_lab.sweep.normalise import READ_SCALARS, normalised
 from probe_lab.sweep.taps import TapNames
@@ -82,7 +82,7 @@ def lay_out(experiment: Experiment) -> Layout:
             _require_same(cell, found.setdefault(cell.name, cell))
     if not found:
         raise SweepError("there is no cell to train: attention_entropy reads attention taps, and probe.taps has none")
-    chosen = _chosen(experiment.only, found.values(), swept)
+    chosen = _chosen(experiment.only, found.values(), swept, names)
     return Layout(chosen, len(found) - len(chosen))
 
 
@@ -118,19 +118,14 @@ def _require_same(cell: Cell, first: Cell) -> None:
         )
 
 
-def _chosen(select: str, found: Iterable[Cell], swept: Iterable[str]) -> tuple[Cell, ...]:
+def _chosen(select: str, found: Iterable[Cell], swept: Iterable[str], names: TapNames) -> tuple[Cell, ...]:
     choice = Choice.parse(select, swept, where="'sweep.select'")
     everything = tuple(found)
-    chosen = tuple(cell for cell in everything if choice.holds(lambda key, cell=cell: _labelled(cell, key)))  # type: ignore[misc]
+    chosen = tuple(cell for cell in everything if choice.holds(values_of(cell.experiment, names)))
     if not chosen:
         here = "; ".join(f"{name} is {_among(everything, key)}" for name, key in choice.keys.items())
         raise SweepError(f"sweep.select='{select}' leaves none of {len(everything)} cells, where {here}: change it")
     return chosen
-
-
-def _labelled(cell: Cell, key: str) -> Value:
-    content, label = value_at(cell.experiment, key), cell.axes.get(key)
-    return Value(content, label if isinstance(label, str) and isinstance(content, list) else "", of_key=True)
 
 
 def _among(found: Sequence[Cell], key: str) -> str:

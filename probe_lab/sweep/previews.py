@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.cache import Cache, Manifest
 from probe_lab.config import Experiment, ProbeConfig
-from probe_lab.data.scalars import scalar_table
+from probe_lab.data.scalars import Scalar, scalar_table
 from probe_lab.errors import ScoreError
 from probe_lab.sweep.grid import Cell, cells, single_cell
 from probe_lab.sweep.needs import require_arrays
@@ -26,7 +26,7 @@ def asked_previews(experiment: Experiment) -> Asked:
         ConfigError, SweepError: as in ``lay_out``.
         CacheError: the cache has no such latent of such a step; with the ``probe-lab generate`` command.
     """
-    if not experiment.probe.scalars and not any(key.startswith("probe") for grid in experiment.sweep for key in grid):
+    if not experiment.probe.scalars and not _sweeps_probes(experiment):
         return {}
     reading = [cell for cell in cells(experiment) if cell.experiment.probe.scalars]
     here = [cell for cell in reading if cell.experiment.cache_folder == experiment.cache_folder]
@@ -38,7 +38,30 @@ def asked_previews(experiment: Experiment) -> Asked:
         here += (
             cells(single_cell(experiment)) if {f"{probe.step}/{tap}" for tap in _decoded(probe)} <= set(held) else ()
         )
-    return _by_place(here)
+    return _by_place((cell.experiment.probe.step, each) for cell in here for each in cell.experiment.probe.previews)
+
+
+def baseline_previews(experiment: Experiment, *, but: Asked) -> Asked:
+    """What ``x0_preview`` cells read of the experiment's cache, and would else decode while a sweep waits, ``but`` for
+    what is made already.
+
+    Cells that cannot be trained are passed over, which training says: the cache holds no ``x0`` of their step, or
+    scores of theirs were imported, and who gave them sees no other pictures. ConfigError and SweepError as in
+    ``lay_out``.
+    """
+    if experiment.probe.model != "x0_preview" and not _sweeps_probes(experiment):
+        return {}
+    from probe_lab.evaluators.run import is_given  # only `score` needs it
+
+    folder = experiment.cache_folder
+    held = set(Manifest.load(folder).keys())
+    found: list[tuple[int, Scalar]] = []
+    for own in (cell.experiment for cell in cells(experiment)):
+        step, names = own.probe.step, own.probe_evaluators
+        here = own.probe.model == "x0_preview" and own.cache_folder == folder and f"{step}/x0" in held
+        if here and not any(is_given(folder, name, own.scoring) for name in names):
+            found += [(step, Scalar("x0", name)) for name in names if name not in but.get((step, "x0"), ())]
+    return _by_place(found)
 
 
 def require_previews(cells: Sequence[Cell]) -> None:
@@ -86,10 +109,12 @@ def _decoded(probe: ProbeConfig) -> set[str]:
     return {each.latent for each in probe.previews}
 
 
-def _by_place(reading: Sequence[Cell]) -> Asked:
+def _sweeps_probes(experiment: Experiment) -> bool:
+    return any(key.startswith("probe") for grid in experiment.sweep for key in grid)
+
+
+def _by_place(reading: Iterable[tuple[int, Scalar]]) -> Asked:
     found: dict[tuple[int, str], dict[str, None]] = {}
-    for cell in reading:
-        probe = cell.experiment.probe
-        for each in probe.previews:
-            found.setdefault((probe.step, each.latent), {})[each.evaluator] = None
+    for step, each in reading:
+        found.setdefault((step, each.latent), {})[each.evaluator] = None
     return {place: tuple(names) for place, names in sorted(found.items())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -60,6 +60,17 @@ class TapNames:
             case str() if item == PAPER or item in self._sets:
                 return [TapList(self.joined([item]), item)]
         return [TapList(self.joined(_listed(item)))]
+
+    def called(self, key: str, content: Any) -> Callable[[str], bool]:
+        """Whether a name is that of a set, and ``content``, the value of ``key``, the taps of that set.
+
+        The set is looked up when the answer is asked for: others may have patterns that match nothing.
+        """
+
+        def is_called(name: str) -> bool:
+            return key == "probe.taps" and (name == PAPER or name in self._sets) and content == self.joined([name])
+
+        return is_called
 
     def joined(self, items: Iterable[str]) -> list[str]:
         """Taps, patterns and sets as one list of taps, each once, in the order written. SweepError as in ``values``."""

@@ -7,7 +7,8 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 
-_SECONDS = 3.0
+ANSWERS_WITHIN = 3.0
+"""Seconds after which a server that says nothing is taken for one that is not there."""
 
 
 def trouble(uri: str) -> str:
@@ -20,7 +21,7 @@ def trouble(uri: str) -> str:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS, context=context):
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWERS_WITHIN, context=context):
             return ""
     except urllib.error.HTTPError as error:
         return f"it answers {error.code} {error.reason}" if error.code >= 500 else ""

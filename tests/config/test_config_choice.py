@@ -12,7 +12,7 @@ CELL = {
     "probe.step": Value(5, of_key=True),
     "probe.loss": Value("mse+listwise", of_key=True),
     "probe.model": Value("cnn", of_key=True),
-    "probe.taps": Value(["up_blocks.1.attentions.0/attention", "x0"], label="joint", of_key=True),
+    "probe.taps": Value(["up_blocks.1.attentions.0/attention", "x0"], called="joint".__eq__, of_key=True),
     "probe.within_prompt": Value(True, of_key=True),
     "probe.temperature": Value(0.5, of_key=True),
     "trainer.seed": Value(2, of_key=True),

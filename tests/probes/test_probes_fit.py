@@ -145,6 +145,23 @@ def test_predictions_have_the_units_of_the_scores(
     assert 0.1 < table["prediction"].std() / table["target"].std() < 1.5
 
 
+@pytest.mark.parametrize("with_trainer", [True, False])
+@pytest.mark.parametrize("loss", ["listwise", "mse"])
+def test_units_of_a_ranking_probe_are_those_of_validation_prompts(
+    experiment: Experiment, probe_of: ProbeOf, planted: Cache, runs: Path, loss: str, with_trainer: bool
+) -> None:
+    """The line through its validation predictions is the diagonal; on training prompts it would be another."""
+    asked = probe_of(experiment, loss=loss)
+    cell(asked, planted, runs / "cell", with_trainer=with_trainer)
+    table = pd.read_parquet(runs / "cell" / "predictions.parquet")
+    known = table[table["split"] == "val"]
+    slope, intercept = np.polyfit(known["prediction"], known["target"], 1)
+    unknown = pd.DataFrame(table[table["split"] == "test"])
+    assert abs(np.polyfit(unknown["prediction"], unknown["target"], 1)[0] - 1) > 0.01
+    exact = abs(slope - 1) < 1e-3 and abs(intercept) < 1e-2
+    assert exact == (loss == "listwise")
+
+
 def test_standardisation_uses_the_training_split_only(
     experiment: Experiment, trained: Callable[[Experiment], Path], planted: Cache
 ) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from compare_world import PROMPTS, change, write_runs
 from rich.console import Console
-from sweep_world import make_experiment
+from sweep_world import ACTIVATION, ATTENTION, make_experiment
 from typer.testing import CliRunner
 
 from probe_lab.cli import app
@@ -50,6 +50,18 @@ def test_is_the_paired_difference_of_the_predictions(folders: list[Path]) -> Non
     assert sheet.frame["prompts"].tolist() == [PROMPTS] * 4
     assert sheet.frame["apart"].tolist() == ["yes"] * 4
     assert sheet.title.startswith("A − B on the test split")
+
+
+def test_a_filter_holds_for_both_sides(tmp_path: Path) -> None:
+    grid = {"probe.loss": ["mse", "listwise"], "probe.taps": [ATTENTION, ACTIVATION]}
+    folders = write_runs(make_experiment(tmp_path, grid))
+    sides = ('loss == "mse"', 'loss == "listwise"')
+    found = difference(tmp_path / "runs" / "tiny", *sides, Query(where='"activation" in taps'))
+    assert found.notes[:2] == (f"A: {folders[1].name}", f"B: {folders[3].name}")
+    with pytest.raises(ReportError, match="names 2 cells, which differ in taps"):
+        difference(folders[0].parent, *sides, Query())
+    with pytest.raises(ReportError, match="none of the 2 finished cells"):
+        difference(folders[0].parent, folders[0].name, folders[1].name, Query(where='loss == "listwise"'))
 
 
 def test_a_cell_does_not_differ_from_itself(folders: list[Path]) -> None:

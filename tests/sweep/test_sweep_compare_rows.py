@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import tempfile
@@ -15,11 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from sweep_world import ACTIVATION, ATTENTION, make_experiment
+from typer.testing import CliRunner
 
+from probe_lab.cli import app
 from probe_lab.errors import ReportError
-from probe_lab.sweep import compare, comparison_table
+from probe_lab.sweep import cells, compare, comparison_table
 from probe_lab.sweep.compare import Query, compared, words
 from probe_lab.sweep.compare.configs import flat, read_configs
+from probe_lab.sweep.taps import TapNames
 
 REWARD = "shapes_reward/srcc_within"
 GRID = {"probe.step": [1, 5], "probe.loss": ["mse", "listwise"], "trainer.seed": [0, 1]}
@@ -87,6 +91,35 @@ def test_a_cell_without_a_value_is_left_out_of_means(folders: list[Path]) -> Non
 )
 def test_filters(folders: list[Path], where: str, found: list[int]) -> None:
     assert compare(folders[0].parent, Query(where=where))["cell"].tolist() == [folders[number].name for number in found]
+
+
+@pytest.mark.parametrize(
+    "where", ['taps == "both"', 'taps != "both"', 'taps in ["both", "x0"]', '"one" in taps', 'taps == "unused"']
+)
+def test_a_set_of_taps_is_the_same_in_select_and_in_filters(tmp_path: Path, where: str) -> None:
+    """Whether an axis names the set or lists what is in it."""
+    sets = {"both": [ATTENTION, "*/activation"], "one": ["x0"], "unused": ["latent"], "empty": ["nothing*"]}
+    axis = ["x0", [ATTENTION, ACTIVATION], ATTENTION, "both", "one", ACTIVATION, "latent"]
+    capture = {"taps": [ATTENTION, ACTIVATION, "latent", "x0"]}
+    whole = make_experiment(tmp_path, {"sets": sets, "probe.taps": axis}, capture=capture)
+    folders = write_runs(whole)
+    assert len(folders) == 5
+    selected = {cell.name for cell in cells(dataclasses.replace(whole, only=where))}
+    assert selected == set(compare(whole.runs_folder, Query(where=where, sets=TapNames(whole)))["cell"])
+    assert 0 < len(selected) < 5
+
+
+def test_the_command_knows_the_sets_of_its_experiment(tmp_path: Path) -> None:
+    sweep = {"sets": {"both": [ATTENTION, ACTIVATION]}, "probe.taps": ["both", "x0"]}
+    experiment = make_experiment(tmp_path, sweep)
+    folders = write_runs(experiment)
+    file = tmp_path / "asked.yaml"
+    content = experiment.to_dict()
+    file.write_text(yaml.safe_dump(content | {"sweep": sweep}))
+    result = CliRunner().invoke(app, ["compare", str(file), "--filter", 'taps == "both"', "--json", "-"])
+    assert result.exit_code == 0, result.output
+    assert [row["cell"] for row in json.loads(result.stdout)] == [folders[0].name]
+    assert CliRunner().invoke(app, ["compare", str(file), "--filter", 'taps == "none"']).exit_code != 0
 
 
 def test_columns_have_one_value_and_go_once_they_do_not_differ(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from probe_lab.cache import Cache, write_scores
+from probe_lab.cache.scores import IMPORTED
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.sweep import cells, run_sweep
 from probe_lab.sweep.plan import plan_sweep
-from probe_lab.sweep.previews import asked_previews, require_previews
+from probe_lab.sweep.previews import asked_previews, baseline_previews, require_previews
 
 REWARD, BINDING = "preview:shapes_reward", "preview:shapes_binding"
 SMALL = ["prompts.count=12", "prompts.seeds=3", "sampling.steps=4", "cache.shard_size=18", "data.batch_prompts=3"]
@@ -91,6 +93,33 @@ def test_score_is_asked_for_what_cells_read(root: Path) -> None:
     assert asked_previews(asking(root, *own, "sweep={probe.step: [3]}", "probe.step=1")) == {(3, "x0"): both[:1]}
     with pytest.raises(CacheError, match=r"lacks step 4.*probe-lab generate"):
         asked_previews(asking(root, NONE, f"probe.scalars=[{REWARD}]", "probe.step=4"))
+
+
+def test_score_makes_what_baselines_would_decode(root: Path) -> None:
+    models = "probe.model: [cnn, x0_preview]"
+    sweep = f"sweep={{{models}, probe.step: [2, 3]}}"
+    both = ("shapes_reward", "shapes_binding")
+    assert baseline_previews(asking(root, sweep), but={}) == {(2, "x0"): both, (3, "x0"): both}
+    assert baseline_previews(asking(root, sweep), but={(2, "x0"): both[:1], (3, "x0"): both}) == {(2, "x0"): both[1:]}
+    assert baseline_previews(asking(root, sweep, "sweep.select=step == 3"), but={}) == {(3, "x0"): both}
+    assert baseline_previews(asking(root, NONE, "probe.model=x0_preview", "probe.step=3"), but={}) == {(3, "x0"): both}
+    assert baseline_previews(asking(root, NONE), but={}) == {}
+    assert baseline_previews(asking(root, "sweep={trainer.seed: [0, 1]}"), but={}) == {}
+    assert asked_previews(asking(root, sweep)) == {}
+    # Cells of another cache, and of a step that this one lacks, are not of this call.
+    others = "sweep={probe.model: [x0_preview], cache.name: [smoke, other], probe.step: [3, 4]}"
+    assert baseline_previews(asking(root, others, "capture.steps=[2,3,4]"), but={}) == {(3, "x0"): both}
+
+
+def test_a_baseline_of_imported_scores_is_not_previewed(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "smoke", tmp_path / "smoke")
+    folder, names = tmp_path / "smoke", ("human", "pick_score")
+    for name, metadata in zip(names, ({}, {IMPORTED: "stars.csv"}), strict=True):
+        write_scores(folder, name, np.arange(36), np.arange(36.0), metadata=metadata)
+    one_each = "probe.evaluators: [[shapes_reward], [human, shapes_binding], [pick_score]]"
+    sweep = f"sweep={{probe.model: [x0_preview], {one_each}}}"
+    experiment = asking(tmp_path, "evaluators=[shapes_reward,shapes_binding,human,pick_score]", sweep)
+    assert baseline_previews(experiment, but={}) == {(2, "x0"): ("shapes_reward",)}
 
 
 def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> None:

@@ -13,6 +13,7 @@ from tracking_world import experiment_in
 
 from probe_lab.config import Experiment
 from probe_lab.tracking import background
+from probe_lab.tracking import server as health
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 @pytest.fixture
 def gateway(server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    """The same server behind an address of its own that can be made to fail. Lost stores are tried again soon."""
+    """The same server behind an address of its own that can be made to fail. Lost stores are tried again soon, and what
+    works is given the time that it takes on a busy machine: the gateway answers from this process, which may be
+    importing MLflow."""
     monkeypatch.setattr(background, "FIRST_PAUSE", 0.3)
+    monkeypatch.setattr(background, "STALLED", 240.0)
+    monkeypatch.setattr(health, "ANSWERS_WITHIN", 60.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     with Gateway(server[0]) as found:
         yield found

@@ -85,7 +85,7 @@ class Gateway:
                 if mode == "hang":
                     time.sleep(5)
                 if mode in ("pass", "forget"):
-                    connection = http.client.HTTPConnection(host, port, timeout=60)
+                    connection = http.client.HTTPConnection(host, port, timeout=120)
                     headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
                     connection.request(self.command, self.path, body or None, headers)
                     answer = connection.getresponse()

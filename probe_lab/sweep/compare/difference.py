@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Hashable, Sequence
@@ -37,7 +38,7 @@ _NUMBERS = {"A": "A", "B": "B", "difference": "A − B"}
 
 def difference(runs_folder: Path, first: str, second: str, query: Query, *, resamples: int = RESAMPLES) -> Sheet:
     """A − B per evaluator and metric, on the first of the query's splits; of a query count also ``metrics``,
-    ``evaluators`` and ``cells``.
+    ``evaluators``, and ``where`` and ``cells`` for both sides.
 
     ``first`` and ``second`` name cells: a whole name, its beginning or any part of it, or an expression as in
     ``where``. Several cells are one side when they differ in nothing but their training seed: they are averaged in
@@ -86,10 +87,12 @@ def _caution(rows: int) -> tuple[str, ...]:
 
 def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
     names = finished_names(runs_folder, query.cells)
+    if query.where:
+        names = [cell.name for cell in chosen(read_cells(runs_folder, names), query, runs_folder)]
     if _NAME.fullmatch(wanted):
         cells = read_cells(runs_folder, cells_named(wanted, names, runs_folder))
     else:
-        cells = chosen(read_cells(runs_folder, names), wanted, runs_folder)
+        cells = chosen(read_cells(runs_folder, names), dataclasses.replace(query, where=wanted), runs_folder)
     found = settings(cells)
     if len(found) > 1:
         names = [name for name in SHOWN.values() if name != SEED]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from probe_lab.sweep.taps import TapNames
+
 DEFAULT_METRIC = "srcc_within"
 
 
@@ -14,7 +16,8 @@ class Query:
 
     - ``metrics``: in this order; empty is within-prompt SRCC, and for a difference all metrics.
     - ``evaluators``: in this order; empty is all. ``splits``: ``test``, ``val`` or both.
-    - ``where``: an expression such as ``step in [5, 10] and loss != "mse"``. ``cells``: only these names.
+    - ``where``: an expression such as ``step in [5, 10] and loss != "mse"``; ``sets`` knows the sets of taps that it
+      may name. ``cells``: only these names.
     - ``seeds``: cells that differ only in their training seed become one row, their mean.
     - ``group``: one row per value of these keys, the mean over its settings (seeds are averaged first).
     - ``best``: per value of these keys, the row that is best on the validation split.
@@ -25,6 +28,7 @@ class Query:
     evaluators: tuple[str, ...] = ()
     splits: tuple[str, ...] = ("test",)
     where: str = ""
+    sets: TapNames | None = None
     cells: Collection[str] | None = None
     seeds: bool = False
     group: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.compare.query import DEFAULT_METRIC, Query
 from probe_lab.sweep.compare.rows import Row, in_order, rows_of
 from probe_lab.sweep.compare.sheet import Sheet
+from probe_lab.sweep.taps import TapNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +34,9 @@ def compared(runs_folder: Path, query: Query) -> Sheet:
         ReportError: no finished cell, none that ``where`` lets through, or a metric, evaluator, split or column that
             no cell has.
         ConfigError: ``where`` is no test, or ``group`` or ``best`` no key.
+        SweepError, CaptureError: it cannot be told which taps a set is, that ``where`` names.
     """
-    cells = chosen(read_cells(runs_folder, finished_names(runs_folder, query.cells)), query.where, runs_folder)
+    cells = chosen(read_cells(runs_folder, finished_names(runs_folder, query.cells)), query, runs_folder)
     measures = measures_of(cells, query, runs_folder)
     chosen_by = Measure("val", measures[0].evaluator, measures[0].metric)
     if query.best and chosen_by not in measures:
@@ -54,18 +56,21 @@ def compared(runs_folder: Path, query: Query) -> Sheet:
     )
 
 
-def chosen(cells: Sequence[Finished], where: str, runs_folder: Path) -> list[Finished]:
-    """The cells that an expression lets through, all for an empty one. ReportError when none is left."""
-    choice = Choice.parse(where, differing([cell.config for cell in cells]), where="the filter")
-    found = [cell for cell in cells if choice.holds(functools.partial(_value, cell))]
+def chosen(cells: Sequence[Finished], query: Query, runs_folder: Path) -> list[Finished]:
+    """The cells that ``where`` lets through, all for an empty one. ReportError when none is left."""
+    choice = Choice.parse(query.where, differing([cell.config for cell in cells]), where="the filter")
+    found = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets))]
     if not found:
-        raise ReportError(f"none of the {len(cells)} finished cells in {runs_folder} matches '{where}': loosen it")
+        raise ReportError(
+            f"none of the {len(cells)} finished cells in {runs_folder} matches '{query.where}': loosen it"
+        )
     return found
 
 
-def _value(cell: Finished, key: str) -> Value:
+def _value(cell: Finished, sets: TapNames | None, key: str) -> Value:
     value = cell.config.get(key)
-    return Value(list(value) if isinstance(value, tuple) else value, of_key=True)
+    content = list(value) if isinstance(value, tuple) else value
+    return Value(content, of_key=True) if sets is None else Value(content, sets.called(key, content), of_key=True)
 
 
 def measures_of(cells: Sequence[Finished], query: Query, runs_folder: Path) -> list[Measure]:
