@@ -390,6 +390,36 @@ def select(
 
 
 @app.command()
+def tradeoff(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    probe: Annotated[
+        str,
+        typer.Option(metavar="CELL", help="a cell's folder or part of its name; default: the best cnn at probe.step"),
+    ] = "",
+) -> None:
+    """Measure on test prompts what each way of selecting gives for what it costs: random seed, best of N, fewer steps,
+    previews, probe, several cuts, the cascade. `report` draws it.
+
+    All candidates are generated once, in caches of their own; the same command continues.
+
+    Example: probe-lab tradeoff shapes_full
+
+    Example: probe-lab tradeoff quickstart tradeoff.prompts=20 tradeoff.candidates=[2,8] tradeoff.timed=[8]
+    """
+    from probe_lab.capture.plan import plan_table
+    from probe_lab.select.tradeoff.measure import measure
+    from probe_lab.select.tradeoff.summary import lines_of, rows_table
+
+    config = load_experiment(experiment, overrides)
+    made = measure(config, probe, watching=progress, announce=lambda plan: out.print(plan_table(plan)))
+    out.print(rows_table(made))
+    for line in lines_of(made):
+        out.print(escape(line))
+    out.print(escape(f"`probe-lab report {experiment}` draws it; files: {config.runs_folder}/tradeoff*.parquet"))
+
+
+@app.command()
 def demo(overrides: Overrides = None) -> None:
     """The whole corridor on the shapes world, generate to select, in about ten minutes on two cores.
 

@@ -28,6 +28,7 @@ from probe_lab.config.schema import (
     Strategy,
     Text,
     Tracking,
+    Tradeoff,
     Trainer,
 )
 from probe_lab.config.world import (
@@ -72,6 +73,7 @@ __all__ = [
     "Strategy",
     "Text",
     "Tracking",
+    "Tradeoff",
     "Trainer",
     "Value",
     "build_experiment",

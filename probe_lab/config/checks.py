@@ -34,6 +34,9 @@ def check(experiment: Experiment) -> None:
         "engine.cpus": experiment.engine.cpus,
         "select.candidates": select.candidates,
         "select.keep": select.keep,
+        "tradeoff.prompts": experiment.tradeoff.prompts,
+        "tradeoff.timed_prompts": experiment.tradeoff.timed_prompts,
+        "tradeoff.thin": experiment.tradeoff.thin,
         "workers": experiment.workers,
     }
     for key, value in positive.items():
@@ -48,6 +51,7 @@ def check(experiment: Experiment) -> None:
         "probe.ema": probe.ema,
         "probe.dropout": probe.dropout,
         "select.accept": select.accept,
+        "tradeoff.thin": experiment.tradeoff.thin,
     }.items():
         if not 0 <= share < 1:
             raise ConfigError(f"'{key}' is {share}: it must be at least 0 and below 1")
@@ -62,6 +66,8 @@ def check(experiment: Experiment) -> None:
         "trainer.patience": trainer.patience,
         "halving.first": experiment.halving.first,
         "select.budget": select.budget,
+        "tradeoff.rounds": experiment.tradeoff.rounds,
+        "tradeoff.fewer_steps": experiment.tradeoff.fewer_steps,
         "engine.gpus": experiment.engine.gpus,
         "data.num_workers": experiment.data.num_workers,
         "capture.tokens": experiment.capture.tokens,
@@ -90,6 +96,7 @@ def check(experiment: Experiment) -> None:
         Scalar.parse(scalar)
         if scalar in probe.scalars[:place]:
             raise ConfigError(f"'probe.scalars' names '{scalar}' twice: once is enough")
+    _check_tradeoff(experiment)
     if select.keep > select.candidates:
         raise ConfigError(
             f"'select.keep' is {select.keep} and 'select.candidates' {select.candidates}: keep at most all of them"
@@ -136,3 +143,15 @@ def _check_prompts(prompts: Prompts) -> None:
     if prompts.source != "shapes" and not prompts.path:
         wanted = "a file of prompts" if prompts.source == "file" else "the id of a dataset, owner/name"
         raise ConfigError(f"'prompts.path' is empty: prompts.source={prompts.source} needs {wanted}")
+
+
+def _check_tradeoff(experiment: Experiment) -> None:
+    asked, steps = experiment.tradeoff, experiment.sampling.steps
+    if not asked.candidates or min(asked.candidates) < 2:
+        raise ConfigError(f"'tradeoff.candidates' is {asked.candidates}: name numbers of 2 or more")
+    for number in asked.timed:
+        if number not in asked.candidates:
+            allowed = ", ".join(map(str, asked.candidates))
+            raise ConfigError(f"'tradeoff.timed' names {number}, which is none of 'tradeoff.candidates' ({allowed})")
+    if asked.fewer_steps >= steps:
+        raise ConfigError(f"'tradeoff.fewer_steps' is {asked.fewer_steps}: fewer than the {steps} of sampling.steps")

@@ -188,6 +188,24 @@ class Select:
 
 
 @dataclass(frozen=True)
+class Tradeoff:
+    """What ``tradeoff`` measures: the first ``prompts`` of the test split, with each of the numbers of ``candidates``.
+
+    ``fewer_steps`` are the sampling steps of the rival that finishes all candidates in fewer, 0 leaves it out.
+    ``thin`` is the share of the candidates that the cascade's probe leaves for the lookahead. The wall-clock is that of
+    the numbers in ``timed``, on ``timed_prompts`` of the prompts, over ``rounds`` in which all ways take turns.
+    """
+
+    prompts: int = 100
+    candidates: list[int] = field(default_factory=lambda: [2, 3, 5, 8, 12, 20, 30, 50])
+    fewer_steps: int = 10
+    thin: float = 0.8
+    timed: list[int] = field(default_factory=lambda: [2, 5, 8, 20, 50])
+    timed_prompts: int = 8
+    rounds: int = 3
+
+
+@dataclass(frozen=True)
 class Engine:
     """Where sweep, generate and score run: ``local`` processes, or ``ray``, which also spans machines.
 
@@ -259,6 +277,7 @@ class Schema:
     metrics: Metrics = field(default_factory=Metrics)
     halving: Halving = field(default_factory=Halving)
     select: Select = field(default_factory=Select)
+    tradeoff: Tradeoff = field(default_factory=Tradeoff)
     engine: Engine = field(default_factory=Engine)
     paper: Paper = field(default_factory=Paper)
     tracking: Tracking = field(default_factory=Tracking)

@@ -38,7 +38,10 @@ from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.training import Trained, seeded, train_probe
 
 WHOLE = Reduction()
-_WHERE = ("name", "runs", "reports", "tracking", "workers", "engine", "halving", "select", "paper", "sweep")
+_WHERE = (
+    *("name", "runs", "reports", "tracking", "workers", "engine"),
+    *("halving", "select", "tradeoff", "paper", "sweep"),
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from probe_lab.config.schema import Schema
 
 IRRELEVANT = (
     *("name", "runs", "reports", "tracking", "workers", "engine"),
-    *("halving", "select", "paper", "sweep", "capture"),
+    *("halving", "select", "tradeoff", "paper", "sweep", "capture"),
 )
 """Keys that change no result."""
 ONLY_SPEED: Mapping[str, tuple[str, ...]] = {

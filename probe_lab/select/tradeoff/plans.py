@@ -1,0 +1,87 @@
+"""Which ways are compared for a number of candidates: their cuts, and the denoiser calls that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from probe_lab.select.budget import Plan, calls_of
+from probe_lab.select.planned import plan_for
+from probe_lab.select.tradeoff.ways import Way
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A way with ``candidates``, of which one is kept. ``steps`` are the sampling steps of the finished image, ``plan``
+    its cuts: (step, candidates that go on). ``calls`` are denoiser calls per prompt, counted per image; looking ahead
+    is one too."""
+
+    way: Way
+    candidates: int
+    steps: int
+    calls: int
+    plan: Plan = ()
+
+    @property
+    def schedule(self) -> list[dict[str, int]]:
+        """As ``ProbeSelect`` takes it."""
+        return [{"step": step, "keep": keep} for step, keep in self.plan]
+
+    @property
+    def text(self) -> str:
+        """ "2:6,5:3,10:1", as the command line takes it."""
+        return ",".join(f"{step}:{keep}" for step, keep in self.plan)
+
+
+def single_ways(candidates: int, *, step: int, steps: int, fewer_steps: int, thin: float) -> list[Compared]:
+    """The ways that need no schedule, with one cut at ``step`` of ``steps``."""
+    cut: Plan = ((step, 1),)
+    calls = calls_of(cut, candidates, steps)
+    left = max(2, round(thin * candidates))
+    found = [
+        Compared("best_of_n", candidates, steps, candidates * steps),
+        Compared("preview", candidates, steps, calls, cut),
+        Compared("probe", candidates, steps, calls, cut),
+        Compared("oracle", candidates, steps, calls, cut),
+    ]
+    if fewer_steps:
+        found.append(Compared("fewer_steps", candidates, fewer_steps, candidates * fewer_steps))
+    thinned: Plan = ((step, left), (step, 1)) if left < candidates else cut
+    found.append(Compared("cascade", candidates, steps, calls + left, thinned))
+    return found
+
+
+def progressive_way(
+    cells: Mapping[int, Path], evaluator: str, *, candidates: int, seeds: int, step: int, steps: int
+) -> Compared:
+    """Several cuts with the probes of ``cells`` (by step), for no more calls than one cut at ``step``.
+
+    The schedule is the best on the validation prompts; those have ``seeds`` seeds, and for more candidates it is that
+    of so many, in proportion.
+
+    Raises:
+        SelectError: as in ``plan_for``.
+    """
+    small = min(candidates, seeds)
+    budgets = [calls_of(((step, 1),), number, steps) for number in (small, candidates)]
+    best = plan_for(cells, evaluator, candidates=small, keep=1, steps=steps, budget=budgets[0])
+    plan = scaled(best.plan, small, candidates, steps, budgets[1])
+    return Compared("progressive", candidates, steps, calls_of(plan, candidates, steps), plan)
+
+
+def scaled(plan: Plan, small: int, candidates: int, steps: int, budget: int) -> Plan:
+    """A plan of ``small`` candidates for more of them, with numbers that fall, within ``budget`` calls."""
+    keeps = [max(1, keep * candidates // small) for _, keep in plan[:-1]] + [plan[-1][1]]
+    for place in reversed(range(len(keeps) - 1)):
+        keeps[place] = max(keeps[place], keeps[place + 1] + 1)
+
+    def made() -> Plan:
+        return tuple((step, keep) for (step, _), keep in zip(plan, keeps, strict=True))
+
+    while calls_of(made(), candidates, steps) > budget:
+        room = [place for place in range(len(keeps) - 1) if keeps[place] > keeps[place + 1] + 1]
+        if not room:
+            break
+        keeps[max(room, key=lambda place: keeps[place])] -= 1
+    return made()

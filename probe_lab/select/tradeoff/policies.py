@@ -1,0 +1,59 @@
+"""What a way of selecting keeps, told from scores that are there for every seed of a prompt: nothing is sampled anew.
+
+That the kept images are those that selection would have finished is what the oracle tests of ``ProbeSelect`` show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+DRAWS = 24
+"""Sets of candidates that are drawn from the seeds of a prompt, at least, where there are as many."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``keep`` of the candidates go on, the best by ``scores`` [prompts, seeds]; of equals the first."""
+
+    scores: Numbers
+    keep: int
+
+
+def draw_candidates(prompts: int, seeds: int, candidates: int, seed: int, draws: int = DRAWS) -> Places:
+    """Sets of ``candidates`` of the ``seeds`` of each prompt, int64 [prompts, draws or more, candidates].
+
+    Sets are cut from permutations, so that the seeds of a prompt are used about equally often; where all are candidates
+    there is one set.
+    """
+    generator = np.random.default_rng(seed)
+    blocks = seeds // candidates
+    rounds = 1 if candidates == seeds else -(-draws // blocks)
+    order = np.tile(np.arange(seeds), (prompts, rounds, 1))
+    order = generator.permuted(order, axis=2)[..., : blocks * candidates]
+    return np.ascontiguousarray(order.reshape(prompts, rounds * blocks, candidates))
+
+
+def kept_scores(target: Numbers, stages: Sequence[Stage], candidates: Places) -> Numbers:
+    """Mean ``target`` of what is kept of each prompt, over its sets of candidates: [prompts].
+
+    ``target`` is [prompts, seeds], ``candidates`` as ``draw_candidates`` gives them. Without stages all are kept.
+    """
+    left = candidates
+    for stage in stages:
+        scores = _of(stage.scores, left)
+        best = np.argsort(-scores, axis=2, kind="stable")[..., : stage.keep]
+        left = np.take_along_axis(left, best, 2)
+    kept: Numbers = _of(target, left).mean(axis=(1, 2))
+    return kept
+
+
+def _of(values: Numbers, places: Places) -> Numbers:
+    """``values`` [prompts, seeds] at ``places`` [prompts, draws, n]."""
+    return np.take_along_axis(np.broadcast_to(values[:, None], (*places.shape[:2], values.shape[1])), places, 2)
