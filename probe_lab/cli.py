@@ -394,8 +394,7 @@ def tradeoff(
     experiment: ExperimentName,
     overrides: Overrides = None,
     probe: Annotated[
-        str,
-        typer.Option(metavar="CELL", help="a cell's folder or part of its name; default: the best cnn at probe.step"),
+        str, typer.Option(metavar="CELL", help="a folder or part of a name; default: the best cnn at probe.step")
     ] = "",
 ) -> None:
     """Measure on test prompts what each way of selecting gives for what it costs: random seed, best of N, fewer steps,

@@ -173,8 +173,8 @@ def _made(world: Experiment, evaluator: str, watching: Watching, announce: Calla
     lacking = int(np.isnan(cache.scores(evaluator)).sum())
     if lacking:
         raise SelectError(
-            f"{lacking} of {len(cache.samples)} images of {cache.folder} have no score of {evaluator}: name an evaluator "
-            "that can run first in probe.evaluators, or mend the images"
+            f"{lacking} of {len(cache.samples)} images of {cache.folder} have no score of {evaluator}: name an "
+            "evaluator that can run first in probe.evaluators, or mend the images"
         )
     return cache
 

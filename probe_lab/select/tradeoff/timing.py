@@ -69,11 +69,13 @@ class Bench:
         return family_of(self.pipe).call_options(sampling, prompts)
 
     def _select(self, way: Compared) -> ProbeSelect:
-        asked: list[Probe | Path] = {
-            "preview": [self._preview("preview", way)],
-            "progressive": [self.cells[step] for step, _ in way.plan if step in self.cells],
-            "cascade": [self.cell, self._preview("lookahead", way)][-len(way.plan) :],
-        }.get(way.way, [self.cell])
+        asked: list[Probe | Path] = [self.cell]
+        if way.way == "preview":
+            asked = [self._preview("preview", way)]
+        elif way.way == "progressive":
+            asked = [self.cells[step] for step, _ in way.plan]
+        elif way.way == "cascade":
+            asked = [self.cell, self._preview("lookahead", way)][-len(way.plan) :]
         capture = self.experiment.capture
         return ProbeSelect(
             self.pipe,
