@@ -43,7 +43,10 @@ def test_programs_and_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     exec(compile(second, "docs", "exec"), names)
     found = names["select"](["a red circle"], num_inference_steps=8, guidance_scale=2.0, height=64, width=64)
     assert found.denoiser_calls == 5 * 2 + 3 * 2 + 1 * 4
-    (commands,) = blocks("bash")
+    measured, commands = blocks("bash")
+    for line in measured.splitlines():
+        assert not app([*shlex.split(line)[1:], *SMALL, SWEEP], standalone_mode=False)
+    assert "Quality over compute" in Path("reports/smoke/index.html").read_text()
     for line in commands.splitlines():
         name, *arguments = shlex.split(line)
         assert name == "probe-lab"

@@ -5,41 +5,25 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from probe_lab.cache import Cache
-from probe_lab.capture.generate import generate
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan as Generation
-from probe_lab.capture.previews import score_previews
 from probe_lab.config import Experiment
-from probe_lab.errors import SelectError
 from probe_lab.evaluators import create
-from probe_lab.evaluators.run import score_cache
 from probe_lab.metrics.bootstrap import interval, resample
-from probe_lab.probes import load_probe
-from probe_lab.select.cells import at_other_steps, best_cell, named_cell
+from probe_lab.select.tradeoff.known import Known, Probes, Watching, known_of, probes_of
 from probe_lab.select.tradeoff.plans import Compared, progressive_way, single_ways
 from probe_lab.select.tradeoff.policies import Numbers, Stage, draw_candidates, kept_scores
 from probe_lab.select.tradeoff.records import About, Pair, Tradeoff, TradeoffRow
 from probe_lab.select.tradeoff.timing import Bench
 from probe_lab.select.tradeoff.ways import Question, Way
-from probe_lab.select.tradeoff.world import (
-    by_prompt,
-    held_out_prompts,
-    in_fewer_steps,
-    predictions,
-    with_all_candidates,
-)
+from probe_lab.select.tradeoff.world import held_out_prompts
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
-Watching = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
-"""(what is done, what is counted) -> a context with the function that is told (done, total)."""
 
 _QUESTIONS: Sequence[tuple[Question, Way, Way]] = (
     ("beats_preview", "cascade", "preview"),
@@ -47,32 +31,6 @@ _QUESTIONS: Sequence[tuple[Question, Way, Way]] = (
     ("progressive", "progressive", "probe"),
     ("beats_random", "probe", "random"),
 )
-
-
-@dataclass(frozen=True)
-class Probes:
-    """The probe of the single cut, and those of several steps for progressive ways."""
-
-    cell: Path
-    cells: Mapping[int, Path]
-
-    @property
-    def step(self) -> int:
-        return load_probe(self.cell).spec.step
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of every candidate, [prompts, seeds] each: the true score, that of the image of fewer steps, of the
-    decoded latents of the cut, and what the probe and its like at several steps predict."""
-
-    prompts: tuple[str, ...]
-    target: Numbers
-    fewer: Numbers | None
-    preview: Numbers
-    lookahead: Numbers
-    probe: Numbers
-    by_step: Mapping[int, Numbers]
 
 
 def measure(
@@ -90,9 +48,9 @@ def measure(
         ReportError: no cell is finished, or the files cannot be written.
     """
     evaluator = experiment.probe_evaluators[0]
-    probes = _probes(experiment, wanted, evaluator)
+    probes = probes_of(experiment, wanted, evaluator)
     prompts = held_out_prompts(experiment)
-    known = _known(experiment, probes, prompts, evaluator, watching, announce)
+    known = known_of(experiment, probes, prompts, evaluator, watching, announce)
     ways = _ways(experiment, probes, evaluator)
     per_prompt = {way: _scores(way, known, experiment.seed) for way in ways}
     seconds = _seconds(experiment, probes, ways, prompts, watching)
@@ -113,70 +71,6 @@ def measure(
     )
     made.save(experiment.runs_folder)
     return made
-
-
-def _probes(experiment: Experiment, wanted: str, evaluator: str) -> Probes:
-    """The best cell at ``probe.step``, and the group of cells that differ in their step alone."""
-    one_cut = replace(experiment, select=replace(experiment.select, schedule=[], budget=0))
-    several = replace(one_cut, select=replace(one_cut.select, budget=1))
-    cell = named_cell(experiment.runs_folder, wanted) if wanted else best_cell(one_cut, evaluator)
-    group = at_other_steps(cell)
-    if len(group) == 1:
-        group = at_other_steps(best_cell(several, evaluator))
-    return Probes(cell, {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps})
-
-
-def _known(
-    experiment: Experiment,
-    probes: Probes,
-    prompts: tuple[str, ...],
-    evaluator: str,
-    watching: Watching,
-    announce: Callable[[Generation], None],
-) -> Known:
-    step = probes.step
-    taps = [tap for cell in (probes.cell, *probes.cells.values()) for tap in load_probe(cell).spec.taps]
-    world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, "x0", "lookahead"])
-    cache = _made(world, evaluator, watching, announce)
-    with watching("previews", "scores") as update:
-        asked = {(step, latent): [evaluator] for latent in ("x0", "lookahead")}
-        score_previews(world, asked, on_progress=update)
-    fewer = None
-    if experiment.tradeoff.fewer_steps:
-        other = _made(in_fewer_steps(world), evaluator, watching, announce)
-        fewer = by_prompt(other, other.scores(evaluator))
-    return Known(
-        prompts=prompts,
-        target=by_prompt(cache, cache.scores(evaluator)),
-        fewer=fewer,
-        preview=by_prompt(cache, cache.preview_scores(evaluator, step)),
-        lookahead=by_prompt(cache, cache.preview_scores(evaluator, step, "lookahead")),
-        probe=predictions({step: probes.cell}, cache, evaluator)[step],
-        by_step=predictions(probes.cells, cache, evaluator) if len(probes.cells) > 1 else {},
-    )
-
-
-def _made(world: Experiment, evaluator: str, watching: Watching, announce: Callable[[Generation], None]) -> Cache:
-    """The cache of the world, generated and scored."""
-    with watching(f"generate {world.cache_folder.name}", "images") as update:
-        generate(world, update, announce)
-    with watching(f"score {world.cache_folder.name}", "images") as update:
-        score_cache(
-            world.cache_folder,
-            [evaluator],
-            scoring=world.scoring,
-            workers=world.workers,
-            engine=world.engine,
-            on_progress=update,
-        )
-    cache = Cache(world.cache_folder)
-    lacking = int(np.isnan(cache.scores(evaluator)).sum())
-    if lacking:
-        raise SelectError(
-            f"{lacking} of {len(cache.samples)} images of {cache.folder} have no score of {evaluator}: name an "
-            "evaluator that can run first in probe.evaluators, or mend the images"
-        )
-    return cache
 
 
 def _ways(experiment: Experiment, probes: Probes, evaluator: str) -> list[Compared]:

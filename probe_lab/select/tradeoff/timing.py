@@ -75,7 +75,9 @@ class Bench:
         elif way.way == "progressive":
             asked = [self.cells[step] for step, _ in way.plan]
         elif way.way == "cascade":
-            asked = [self.cell, self._preview("lookahead", way)][-len(way.plan) :]
+            asked = [self._preview("lookahead", way)]
+            if len(way.plan) > 1:
+                asked.insert(0, self.cell)
         capture = self.experiment.capture
         return ProbeSelect(
             self.pipe,

@@ -1,0 +1,170 @@
+"""The whole of `probe-lab tradeoff` on a small real world: what it writes against scores that were made without it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from probe_lab.cache import Cache
+from probe_lab.capture.generate import generate
+from probe_lab.cli import app
+from probe_lab.config import Experiment, load_experiment
+from probe_lab.data.splits import split_of
+from probe_lab.errors import ConfigError, SelectError
+from probe_lab.evaluators.run import score_cache
+from probe_lab.select.tradeoff.measure import measure
+from probe_lab.select.tradeoff.policies import draw_candidates
+from probe_lab.select.tradeoff.records import Tradeoff
+from probe_lab.select.tradeoff.world import held_out_prompts
+from probe_lab.sweep import run_sweep
+
+KEYS = [
+    "prompts.count=24",
+    "data.split={train: 0.4, val: 0.3, test: 0.3}",
+    "trainer.max_epochs=1",
+    "tracking.uri=",
+    "workers=1",
+    "sweep={probe.step: [2, 4], probe.taps: [[up_blocks.1/activation]]}",
+    "tradeoff={prompts: 3, candidates: [2, 6], fewer_steps: 5, timed: [2], timed_prompts: 1, rounds: 2}",
+]
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("tradeoff")
+    return [*KEYS, f"cache.root={folder}/cache", f"runs={folder}/runs", f"reports={folder}/reports"]
+
+
+@pytest.fixture(scope="module")
+def experiment(overrides: list[str]) -> Experiment:
+    made = load_experiment("smoke", overrides)
+    generate(made, lambda done, total: None, lambda plan: None)
+    score_cache(made.cache_folder, made.evaluators)
+    assert not run_sweep(made).failed
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(experiment: Experiment) -> Tradeoff:
+    return measured(experiment)
+
+
+def measured(experiment: Experiment, **told: Any) -> Tradeoff:
+    ignored = told.get("told", lambda *words: None)
+
+    def watching(what: str, unit: str) -> Any:
+        return nullcontext(lambda done, total: ignored(what, done, total))
+
+    return measure(experiment, watching=watching, announce=lambda plan: ignored("plan", 0, 0))
+
+
+def test_its_prompts_are_of_the_test_split(experiment: Experiment) -> None:
+    own = Cache(experiment.cache_folder).samples
+    test = own.drop_duplicates("prompt_id").query("split == 'test'")["prompt"].tolist()
+    prompts = held_out_prompts(experiment)
+    assert list(prompts) == test[:3]
+    assert all(split_of(prompt, experiment.data.split) == "test" for prompt in prompts)
+
+
+def test_candidates_begin_with_the_seeds_of_the_experiment(experiment: Experiment, made: Tradeoff) -> None:
+    own, world = Cache(experiment.cache_folder), Cache(experiment.cache_folder.with_name("smoke_tradeoff"))
+    assert world.manifest.seeds == 6
+    frames = []
+    for cache in (own, world):
+        scores = pd.Series(cache.scores("shapes_reward"), name="score")
+        frames.append(pd.concat([cache.samples[["prompt", "seed"]], scores], axis=1).set_index(["prompt", "seed"]))
+    both = frames[0].join(frames[1], rsuffix="_world", how="inner")
+    assert len(both) == 3 * 4
+    np.testing.assert_allclose(both["score"], both["score_world"], atol=1e-5)
+
+
+def test_rows_are_what_the_scores_say(experiment: Experiment, made: Tradeoff) -> None:
+    world = Cache(experiment.cache_folder.with_name("smoke_tradeoff"))
+    target = world.scores("shapes_reward").reshape(3, 6).astype(float)
+    rows = {(row.way, row.candidates): row for row in made.rows}
+    assert rows["random", 1].score == pytest.approx(target.mean())
+    assert rows["best_of_n", 6].score == rows["oracle", 6].score == pytest.approx(target.max(1).mean())
+    preview = world.preview_scores("shapes_reward", 2).reshape(3, 6)
+    chosen = target[np.arange(3), preview.argmax(1)]
+    assert rows["preview", 6].score == pytest.approx(chosen.mean())
+    lookahead = world.preview_scores("shapes_reward", 2, "lookahead").reshape(3, 6)
+    drawn = draw_candidates(3, 6, 2, experiment.seed).tolist()
+    ahead = [target[p, max(pair, key=lambda one: lookahead[p, one])] for p in range(3) for pair in drawn[p]]
+    assert rows["cascade", 2].score == pytest.approx(np.mean(ahead))
+    fewer = Cache(experiment.cache_folder.with_name("smoke_tradeoff_5steps"))
+    assert fewer.manifest.steps == 5
+    assert rows["fewer_steps", 6].score == pytest.approx(fewer.scores("shapes_reward").reshape(3, 6).max(1).mean())
+    chosen_early = [row for row in made.rows if row.way in ("probe", "preview", "progressive", "cascade")]
+    assert all(row.score <= rows["best_of_n", row.candidates].score + 1e-9 for row in chosen_early)
+    assert all(row.lower <= row.score <= row.upper for row in made.rows)
+    assert (made.about.prompts, made.about.seeds, made.about.evaluator) == (3, 6, "shapes_reward")
+
+
+def test_what_is_timed_has_its_spread(made: Tradeoff) -> None:
+    timed = {(row.way, row.candidates) for row in made.rows if row.timed}
+    ways = {"best_of_n", "fewer_steps", "preview", "probe", "progressive", "cascade", "oracle"}
+    assert timed == {("random", 1)} | {(way, 2) for way in ways}
+    assert all(0 < row.seconds_low <= row.seconds <= row.seconds_high for row in made.rows if row.timed)
+
+
+def test_several_cuts_take_no_more_calls_than_one(made: Tradeoff) -> None:
+    rows = {(row.way, row.candidates): row for row in made.rows}
+    for number in (2, 6):
+        assert rows["progressive", number].calls <= rows["probe", number].calls
+    pair = next(pair for pair in made.pairs if pair.question == "progressive" and pair.candidates == 6)
+    difference = rows["progressive", 6].score - rows["probe", 6].score
+    assert pair.difference == pytest.approx(difference)
+    assert pair.lower <= pair.difference <= pair.upper
+
+
+def test_again_it_only_measures_time(experiment: Experiment, made: Tradeoff) -> None:
+    told: list[tuple[str, int, int]] = []
+    again = measured(experiment, told=lambda *words: told.append(words))
+    assert "plan" not in {what for what, _, _ in told}  # nothing was generated
+    assert [row.score for row in again.rows] == [row.score for row in made.rows]
+    assert Tradeoff.load(experiment.runs_folder) == again
+
+
+def test_the_command_and_the_report(experiment: Experiment, overrides: list[str], made: Tradeoff) -> None:
+    result = CliRunner().invoke(app, ["tradeoff", "smoke", *overrides, "tradeoff.rounds=0"])
+    assert result.exit_code == 0, result.output
+    assert "best of N" in result.output
+    assert "better than scoring previews?" in result.output
+    assert result.output.count("minus") == len(made.pairs)
+    result = CliRunner().invoke(app, ["report", "smoke", *overrides])
+    assert result.exit_code == 0, result.output
+    page = (experiment.report_folder / "index.html").read_text()
+    assert "Quality over compute" in page
+
+
+def test_without_test_prompts_it_is_refused(experiment: Experiment) -> None:
+    none = replace(experiment.data.split, train=0.7, val=0.3, test=0.0)
+    with pytest.raises(SelectError, match=r"none of the 24 prompts of smoke is in its test split"):
+        measured(replace(experiment, data=replace(experiment.data, split=none)))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("tradeoff.candidates=[1,2]", r"'tradeoff.candidates' is \[1, 2\]: name numbers of 2 or more"),
+        ("tradeoff.timed=[7]", r"'tradeoff.timed' names 7, which is none of"),
+        ("tradeoff.fewer_steps=8", r"'tradeoff.fewer_steps' is 8: fewer than the 8"),
+        ("tradeoff.thin=1", r"'tradeoff.thin' is 1.0: it must be at least 0 and below 1"),
+    ],
+)
+def test_impossible_ones_are_refused(said: str, message: str) -> None:
+    timed = "tradeoff.timed=[2]" if "timed" not in said else said
+    with pytest.raises(ConfigError, match=message):
+        load_experiment("smoke", ["tradeoff.fewer_steps=4", timed, said])
+
+
+def test_files_of_the_prompts_are_where_the_runs_are(experiment: Experiment, made: Tradeoff) -> None:
+    stored = pd.read_parquet(Path(experiment.runs_folder) / "tradeoff_prompts.parquet")["prompt"].tolist()
+    assert tuple(stored) == held_out_prompts(experiment)
