@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,23 +14,23 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from probe_lab.report.labels import Label, place_labels
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import GREY, OKABE_ITO, PAGE, evaluator_label
-from probe_lab.report.tradeoff_tables import lead, pairs_table, rows_table
+from probe_lab.report.tradeoff_tables import lead, pairs_table, rows_table, ways_table
 from probe_lab.select.tradeoff import WAYS, Tradeoff, TradeoffRow, Way
 
 TITLE = "Quality over compute"
 MOST_MARKS = 8
 """Points of one line that have a marker and bars."""
 
-_EXPLANATION = """Mean true score of the kept image over what it costs per prompt: left in calls of the denoiser,
-counted for each image, right in seconds of the wall clock, which decoding and scoring are part of, both on a
-logarithmic scale. A line joins one way of selecting at growing N, the numbers are N; thin bars are 95 % intervals over
-test prompts{ranges}. {ways} Higher is better and further left is cheaper: go up from a cost to see which way makes most
-of it. Black and grey are what to measure the colours against. All ways saw the same {prompts} prompts, so bars that
-overlap do not mean that two ways are alike: the table of paired differences decides. Suspicious would be a way above
-best of N or the oracle at the same N, since they have the best that there is (fewer steps apart, whose images are
-others); a score that falls with N by more than its bars; or a random seed that is level with the rest, for then there
-is nothing to choose."""
-_RANGES = ", flat ones the lowest and highest of the timed rounds; what was not timed is missing there"
+_EXPLANATION = """Mean true score of the kept image over what it costs per prompt, on a logarithmic scale: {costs}. A
+line joins one way of selecting at growing N, the numbers are N; upright bars are 95 % intervals over test prompts.
+Higher is better and further left is cheaper: go up from a cost to see which way makes most of it. Black and grey are
+what to measure the colours against. All ways saw the same {prompts} prompts, so bars that overlap do not mean that
+two ways are alike: the table of paired differences decides. Suspicious would be a way above best of N or the oracle
+at the same N, since they have the best that there is (fewer steps apart, whose images are others); a score that falls
+with N by more than its bars; or a random seed that is level with the rest, for then there is nothing to choose."""
+_CALLS = "calls of the denoiser, counted for each image"
+_CALLS_AND_SECONDS = f"""on the left {_CALLS}; on the right seconds of the wall clock, decoding and scoring included,
+with flat bars from the lowest to the highest of the timed rounds, and without what was not timed"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _NUMBERED: tuple[Way, ...] = ("best_of_n", "cascade", "progressive", "probe", "p
 
 
 def section(material: Material) -> Section:
-    """One figure with a panel for calls and one for seconds, and two tables; or how to measure it.
+    """One figure with a panel for calls and one for seconds, and three tables; or how to measure it.
 
     Raises ReportError when the files are damaged or of another version.
     """
@@ -71,19 +71,10 @@ def section(material: Material) -> Section:
     timed = [row for row in found.rows if row.timed]
     skipped = () if timed else ("Score over seconds: nothing was timed.",)
     ways = [way for way in WAYS if any(row.way == way for row in found.rows)]
-    text = _EXPLANATION.format(
-        ranges=_RANGES if timed else "",
-        ways=" ".join(f"{_with(str.upper, WAYS[way].label)}: {_with(str.lower, WAYS[way].sentence)}" for way in ways),
-        prompts=found.about.prompts,
-    )
+    text = _EXPLANATION.format(costs=_CALLS_AND_SECONDS if timed else _CALLS, prompts=found.about.prompts)
     drawing = Drawing("tradeoff", _alt(found, ways, bool(timed)), _draw(found, timed))
-    tables = (rows_table(found), *((pairs_table(found),) if found.pairs else ()))
+    tables = (ways_table(ways), rows_table(found), *((pairs_table(found),) if found.pairs else ()))
     return Section("tradeoff", TITLE, text, (drawing,), skipped, tables, lead(found))
-
-
-def _with(change: Callable[[str], str], text: str) -> str:
-    """The text with its first letter changed."""
-    return change(text[0]) + text[1:]
 
 
 def _draw(found: Tradeoff, timed: Sequence[TradeoffRow]) -> Figure:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from probe_lab.report.load import Value
 from probe_lab.report.style import DASH, evaluator_label
 from probe_lab.report.tables import Field, Table
-from probe_lab.select.tradeoff import QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow
+from probe_lab.select.tradeoff import QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow, Way
 
 _BOUNDS = ("random", "best_of_n", "oracle")
 APART = "not told apart"
@@ -54,6 +56,12 @@ def lead(found: Tradeoff) -> str:
         f"Of what there is to gain between a random seed and the best of {count}, which takes "
         f"{whole[count]:g} denoiser calls, is gained by: {'; '.join(parts)}."
     )
+
+
+def ways_table(ways: Sequence[Way]) -> Table:
+    """What each of ``ways`` does."""
+    rows = tuple((WAYS[way].label, WAYS[way].sentence) for way in ways)
+    return Table("tradeoff_ways", "What the ways do", "", ("way", "what it does"), rows)
 
 
 def rows_table(found: Tradeoff) -> Table:
