@@ -18,13 +18,14 @@ from probe_lab.cli import app
 from probe_lab.config import Select, load_experiment
 from probe_lab.select import SCHEDULERS
 
-TEXT = (Path(__file__).parents[2] / "docs" / "select.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT, README = (ROOT / "docs" / "select.md").read_text(), (ROOT / "README.md").read_text()
 SMALL = ["prompts.count=12", "cache.shard_size=12", "data.batch_prompts=3", "workers=1", "probe.text=none"]
 SWEEP = "sweep={probe.step: [2, 4]}"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def test_programs_and_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +42,11 @@ def test_programs_and_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Path("best.png").exists()
     assert (names["found"].denoiser_calls, names["found"].of) == (2 * (5 * 2 + 1 * 6), 2 * 5 * 8)
     exec(compile(second, "docs", "exec"), names)
+    (shown,) = [text for text in blocks("python", README) if "ProbeSelect" in text]
+    cell = re.search(r"runs/quickstart/[^\"]*", shown)
+    assert cell
+    shown = shown.replace(cell[0], str(early)).replace("num_inference_steps=25", "num_inference_steps=8")
+    exec(compile(shown, "README", "exec"), dict(names))
     found = names["select"](["a red circle"], num_inference_steps=8, guidance_scale=2.0, height=64, width=64)
     assert found.denoiser_calls == 5 * 2 + 3 * 2 + 1 * 4
     measured, commands = blocks("bash")
