@@ -146,12 +146,6 @@ def _check_prompts(prompts: Prompts) -> None:
 
 
 def _check_tradeoff(experiment: Experiment) -> None:
-    asked, steps = experiment.tradeoff, experiment.sampling.steps
+    asked = experiment.tradeoff
     if not asked.candidates or min(asked.candidates) < 2:
         raise ConfigError(f"'tradeoff.candidates' is {asked.candidates}: name numbers of 2 or more")
-    for number in asked.timed:
-        if number not in asked.candidates:
-            allowed = ", ".join(map(str, asked.candidates))
-            raise ConfigError(f"'tradeoff.timed' names {number}, which is none of 'tradeoff.candidates' ({allowed})")
-    if asked.fewer_steps >= steps:
-        raise ConfigError(f"'tradeoff.fewer_steps' is {asked.fewer_steps}: fewer than the {steps} of sampling.steps")

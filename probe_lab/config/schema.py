@@ -192,8 +192,9 @@ class Tradeoff:
     """What ``tradeoff`` measures: the first ``prompts`` of the test split, with each of the numbers of ``candidates``.
 
     ``fewer_steps`` are the sampling steps of the rival that finishes all candidates in fewer, 0 leaves it out.
-    ``thin`` is the share of the candidates that the cascade's probe leaves for the lookahead. The wall-clock is that of
-    the numbers in ``timed``, on ``timed_prompts`` of the prompts, over ``rounds`` in which all ways take turns.
+    ``thin`` is the share of the candidates that the cascade's probe leaves for the lookahead, at least. The wall-clock
+    is that of the numbers which are in ``timed`` too, on ``timed_prompts`` of the prompts, over ``rounds`` in which all
+    ways take turns.
     """
 
     prompts: int = 100

@@ -13,6 +13,7 @@ import torch
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan as Generation
 from probe_lab.config import Experiment
+from probe_lab.errors import SelectError
 from probe_lab.evaluators import create
 from probe_lab.metrics.bootstrap import interval, resample
 from probe_lab.select.tradeoff.known import Known, Probes, Watching, known_of, probes_of
@@ -43,11 +44,16 @@ def measure(
     call continues.
 
     Raises:
-        SelectError: no cell, no test prompt, or an evaluator whose scores were imported.
+        SelectError: no cell, no test prompt, no fewer steps, or an evaluator whose scores were imported.
         CacheError, CaptureError, ScoreError, ConfigError: as in ``generate`` and ``score``.
         ReportError: no cell is finished, or the files cannot be written.
     """
-    evaluator = experiment.probe_evaluators[0]
+    evaluator, fewer = experiment.probe_evaluators[0], experiment.tradeoff.fewer_steps
+    if fewer >= experiment.sampling.steps:
+        raise SelectError(
+            f"tradeoff.fewer_steps={fewer} are not fewer than sampling.steps={experiment.sampling.steps}: set fewer, or 0 "
+            "to leave that way out"
+        )
     probes = probes_of(experiment, wanted, evaluator)
     prompts = held_out_prompts(experiment)
     known = known_of(experiment, probes, prompts, evaluator, watching, announce)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def single_ways(candidates: int, *, step: int, steps: int, fewer_steps: int, thi
     """The ways that need no schedule, with one cut at ``step`` of ``steps``."""
     cut: Plan = ((step, 1),)
     calls = calls_of(cut, candidates, steps)
-    left = max(2, round(thin * candidates))
+    left = max(2, math.ceil(thin * candidates))
     found = [
         Compared("best_of_n", candidates, steps, candidates * steps),
         Compared("preview", candidates, steps, calls, cut),
