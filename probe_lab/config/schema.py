@@ -200,7 +200,7 @@ class Tradeoff:
     prompts: int = 100
     candidates: list[int] = field(default_factory=lambda: [2, 3, 5, 8, 12, 20, 30, 50])
     fewer_steps: int = 10
-    thin: float = 0.8
+    thin: float = 0.7
     timed: list[int] = field(default_factory=lambda: [2, 5, 8, 20, 50])
     timed_prompts: int = 8
     rounds: int = 3
