@@ -51,8 +51,8 @@ def measure(
     evaluator, fewer = experiment.probe_evaluators[0], experiment.tradeoff.fewer_steps
     if fewer >= experiment.sampling.steps:
         raise SelectError(
-            f"tradeoff.fewer_steps={fewer} are not fewer than sampling.steps={experiment.sampling.steps}: set fewer, or "
-            "0 to leave that way out"
+            f"tradeoff.fewer_steps={fewer} are not fewer than sampling.steps={experiment.sampling.steps}: set fewer, "
+            "or 0 to leave that way out"
         )
     probes = probes_of(experiment, wanted, evaluator)
     prompts = held_out_prompts(experiment)
