@@ -32,11 +32,14 @@ class NarrowedRows:
         self._signature = inspect.signature(denoiser.forward)
         self._rows = rows
         self._kept: Tensor | None = None
+        self._places_of: dict[int, Tensor] = {}
         self._copies = 1
 
     def keep(self, rows: Tensor) -> None:
         """From the next denoiser call on, only these rows of the call, in this order; int64."""
         self._kept = rows
+        # Once, and not for every argument of every denoiser call: of as many rows as images, and of twice as many.
+        self._places_of = {copies: torch.cat([rows + copy * self._rows for copy in range(copies)]) for copies in (1, 2)}
 
     def watch(self, stack: ExitStack) -> None:
         """Narrow until ``stack`` is closed."""
@@ -72,8 +75,7 @@ class NarrowedRows:
 
     def _places(self, length: int) -> Tensor:
         """Of the kept rows in a batch that may hold them twice, without and with the prompt."""
-        assert self._kept is not None
-        return torch.cat([self._kept + copy * self._rows for copy in range(length // self._rows)])
+        return self._places_of[length // self._rows]
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._kept is None:
