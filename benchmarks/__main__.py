@@ -15,6 +15,7 @@ NAMES = (
     "memory",
     "capture",
     "capture_memory",
+    "select_cost",
     "workers",
     "scoring",
     "hps",

@@ -94,7 +94,11 @@ def tiny(name: str) -> DiffusionPipeline:
 
 
 def random_sdxl(
-    width: tuple[int, int, int] = (64, 128, 320), middle: int = 2, deep: int = 5, device: str = "cpu"
+    width: tuple[int, int, int] = (64, 128, 320),
+    middle: int = 2,
+    deep: int = 5,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> DiffusionPipeline:
     """SDXL's UNet, cut to a fifth of its width and half its depth for the CPU: 2 attention levels below a plain one,
     64 channels per head, text of 2048 channels, pooled text and picture size beside the time step."""
@@ -117,12 +121,13 @@ def random_sdxl(
             projection_class_embeddings_input_dim=1280 + 6 * 256,
         ),
         device,
+        dtype,
     )
     tokenizer = _tokenizer(77)
     pipe = StableDiffusionXLPipeline(
-        vae=_random(lambda: _small_vae(4), device),
-        text_encoder=_random(lambda: CLIPTextModel(_clip(tokenizer, 768)), device),
-        text_encoder_2=_random(lambda: CLIPTextModelWithProjection(_clip(tokenizer, 1280)), device),
+        vae=_random(lambda: _small_vae(4), device, dtype),
+        text_encoder=_random(lambda: CLIPTextModel(_clip(tokenizer, 768)), device, dtype),
+        text_encoder_2=_random(lambda: CLIPTextModelWithProjection(_clip(tokenizer, 1280)), device, dtype),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet,
@@ -156,11 +161,16 @@ def random_flux(double: int = 19, single: int = 38, heads: int = 24, device: str
     return pipe
 
 
-def _random(build: Callable[[], nn.Module], device: str) -> nn.Module:
-    """A module with seeded random weights, made on its device; bfloat16 on a GPU."""
+def _random(build: Callable[[], nn.Module], device: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A module with seeded random weights, made on its device in ``dtype``; bfloat16 on a GPU."""
     torch.manual_seed(0)
-    with torch.device(device):
-        module = build()
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # a module that is cast when it is made takes the memory of both
+    try:
+        with torch.device(device):
+            module = build()
+    finally:
+        torch.set_default_dtype(usual)
     if device != "cpu":
         module.to(device, torch.bfloat16)
     return module.eval().requires_grad_(False)

@@ -132,12 +132,12 @@ class Family:
         Raises:
             CaptureError: a pattern that no tap matches.
         """
-        known = self.taps(pipe)
         chosen: dict[Tap, None] = {}
         for text in wanted:
             if text == "paper":
                 chosen |= dict.fromkeys(self.paper_taps(pipe))
             elif "*" in text or "?" in text:
+                known = self.taps(pipe)
                 matched = [tap for tap in known if fnmatchcase(str(tap), text)]
                 if not matched:
                     raise CaptureError(f"'{text}' matches no tap of the backbone: {nearest(text, map(str, known))}")

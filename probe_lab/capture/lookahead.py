@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from probe_lab.capture.layout import Arguments
-from probe_lab.capture.rows import rows_of, with_prompt
+from probe_lab.capture.rows import entries_of, taken, with_prompt
 from probe_lab.capture.x0 import Moment, Scheduler, is_unscaled, moment_of, scales, x0_at
 
 
@@ -33,7 +33,8 @@ class Lookahead:
 
     def __init__(self, denoiser: nn.Module, scheduler: Scheduler, arguments: Arguments, rows: int) -> None:
         self._denoiser, self._scheduler, self._rows = denoiser, scheduler, rows
-        self._arguments = {name: with_prompt(value, rows, name) for name, value in arguments.items()}
+        half = with_prompt(rows)
+        self._arguments = {name: taken(value, half, name) for name, value in arguments.items()}
         self._input = "hidden_states" if "hidden_states" in self._arguments else "sample"
 
     def __call__(
@@ -69,7 +70,8 @@ class Lookahead:
         """What the denoiser answers for the rows with the prompt, as the scheduler takes it."""
         arguments = self._arguments
         if kept is not None:
-            arguments = {name: rows_of(value, kept, self._rows, name) for name, value in arguments.items()}
+            entries = entries_of(kept, self._rows)
+            arguments = {name: taken(value, entries, name) for name, value in arguments.items()}
         given = arguments[self._input]
         asked = ahead
         if is_unscaled(self._scheduler):

@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from probe_lab.capture.listen import replace_method
-from probe_lab.capture.rows import places, rows_of
+from probe_lab.capture.rows import Entries, entries_of, taken
 
 
 class NarrowedRows:
@@ -28,11 +28,13 @@ class NarrowedRows:
         self._signature = inspect.signature(denoiser.forward)
         self._rows = rows
         self._kept: Tensor | None = None
+        self._entries: Entries = {}
         self._copies = 1
 
     def keep(self, rows: Tensor) -> None:
         """From the next denoiser call on, only these rows of the call, in this order; int64."""
         self._kept = rows
+        self._entries = entries_of(rows, self._rows)
 
     def watch(self, stack: ExitStack) -> None:
         """Narrow until ``stack`` is closed."""
@@ -49,7 +51,7 @@ class NarrowedRows:
         self._copies = len(bound.arguments["hidden_states" if "hidden_states" in bound.arguments else "sample"])
         self._copies //= self._rows
         for name, value in bound.arguments.items():
-            bound.arguments[name] = rows_of(value, self._kept, self._rows, name)
+            bound.arguments[name] = taken(value, self._entries, name)
         return bound.args, bound.kwargs
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -62,8 +64,7 @@ class NarrowedRows:
 
     def _widened(self, sample: Tensor) -> Tensor:
         full = sample.new_zeros(self._copies * self._rows, *sample.shape[1:])
-        assert self._kept is not None
-        full[places(self._kept, self._rows, len(full)).to(full.device)] = sample
+        full[self._entries[len(full)].to(full.device)] = sample
         return full
 
     def _decode(self, decode: Any, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
