@@ -23,9 +23,7 @@ WAYS: Mapping[Way, Words] = {
     "best_of_n": Words(
         "best of N", "All N are finished and scored, which takes all calls of N images and N evaluations."
     ),
-    "fewer_steps": Words(
-        "fewer steps", "All N are finished and scored, with so few sampling steps that they fit the budget."
-    ),
+    "fewer_steps": Words("fewer steps", "All N are finished and scored, with fewer sampling steps for each."),
     "preview": Words("preview", "At one cut the predicted clean image of each candidate is decoded and scored."),
     "probe": Words("probe", "At one cut the probe predicts the scores, and the best candidate is finished."),
     "progressive": Words("several cuts", "A probe at each of several cuts, fewer candidates after each."),
