@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...]`: every measurement of the README, as tables and as `benchmarks/results/*.json`.
 
-`study` and `losses` read what `probe-lab sweep shapes_full` and `sweep loss_study` left and are passed over where there
-is nothing.
+`study`, `losses` and `schedules` read what `probe-lab sweep` of shapes_full, loss_study and selection left, and are
+passed over where there is nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ NAMES = (
     "sweep",
     "study",
     "losses",
+    "schedules",
 )
-SWEPT = {"study": "runs/shapes_full", "losses": "runs/loss_study"}
+SWEPT = {"study": "runs/shapes_full", "losses": "runs/loss_study", "schedules": "runs/selection"}
 """Benchmarks that read the results of a sweep."""
 RESULTS = Path(__file__).parent / "results"
 

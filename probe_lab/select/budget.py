@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from probe_lab.errors import SelectError
 
 Numbers = NDArray[np.float64]
+MOST_SETS = 128
 Plan = tuple[tuple[int, int], ...]
 """(step, candidates that go on) of each cut, in the order of the steps."""
 
@@ -54,6 +56,15 @@ def kept(plan: Plan, predictions: Mapping[int, Numbers], candidates: int) -> NDA
     return np.ascontiguousarray(left)
 
 
+def candidate_sets(seeds: int, candidates: int) -> NDArray[np.int64]:
+    """Sets of ``candidates`` of the first ``seeds`` numbers, int64 [sets, candidates]: all, or where these are more
+    than ``MOST_SETS``, so many of them, the same every time."""
+    if math.comb(seeds, candidates) <= MOST_SETS:
+        return np.asarray(list(itertools.combinations(range(seeds), candidates)), dtype=np.int64)
+    generator = np.random.default_rng(0)
+    return np.stack([generator.permutation(seeds)[:candidates] for _ in range(MOST_SETS)])
+
+
 def plans(steps: Sequence[int], candidates: int, keep: int, most_cuts: int = 3) -> Iterator[Plan]:
     """All sequences of up to ``most_cuts`` cuts at these steps that end with ``keep``."""
     for count in range(1, most_cuts + 1):
@@ -76,7 +87,8 @@ def best_plan(
     """The plan of at most ``budget`` denoiser calls per prompt whose kept candidates score best on these prompts.
 
     ``predictions`` maps the steps at which a probe was trained to [prompts, candidates or more], ``target`` holds the
-    true scores, alike. Of equal plans the cheaper one is taken, then the one with fewer cuts.
+    true scores, alike. Where there are more, every set of ``candidates`` of them counts. Of equal plans the cheaper one
+    is taken, then the one with fewer cuts.
 
     Raises:
         SelectError: no plan is that cheap, or there are fewer candidates in the data than are asked for.
@@ -86,6 +98,9 @@ def best_plan(
             f"a schedule for {candidates} candidates cannot be judged by prompts with {target.shape[1]} seeds: "
             f"ask for at most {target.shape[1]} candidates, or generate more seeds"
         )
+    sets = candidate_sets(target.shape[1], candidates)
+    target = target[:, sets].reshape(-1, candidates)
+    predictions = {step: scores[:, sets].reshape(-1, candidates) for step, scores in predictions.items()}
     cheapest, best = None, None
     for plan in plans(list(predictions), candidates, keep, most_cuts):
         calls = calls_of(plan, candidates, steps)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe_lab.errors import SelectError
-from probe_lab.select.budget import best_plan, calls_of, kept, plans
+from probe_lab.select.budget import MOST_SETS, best_plan, calls_of, candidate_sets, kept, plans
 from probe_lab.select.conformal import half_width, is_decided
 
 
@@ -42,6 +42,14 @@ def test_plans_are_followed_and_counted(seed: int, candidates: int, prompts: int
         assert calls_of(plan, candidates, 12) == calls
 
 
+@pytest.mark.parametrize(("seeds", "candidates", "count"), [(8, 8, 1), (8, 5, 56), (9, 4, 126), (20, 5, MOST_SETS)])
+def test_sets_of_candidates_are_all_or_many(seeds: int, candidates: int, count: int) -> None:
+    sets = candidate_sets(seeds, candidates)
+    assert sets.shape == (count, candidates)
+    assert all(len(set(one)) == candidates and max(one) < seeds for one in sets.tolist())
+    assert len({frozenset(one) for one in sets.tolist()}) >= 0.9 * count
+
+
 def test_every_plan_is_tried_once() -> None:
     found = list(plans([2, 5, 9], 5, 2, most_cuts=3))
     expected = set()
@@ -55,6 +63,10 @@ def test_every_plan_is_tried_once() -> None:
             expected.add(tuple(cuts))
     assert len(found) == len(set(found))
     assert set(found) == expected
+
+
+def _of(predictions: dict[int, np.ndarray], seeds: list[int]) -> dict[int, np.ndarray]:
+    return {step: scores[:, seeds] for step, scores in predictions.items()}
 
 
 def test_the_best_plan_is_the_best_of_those_that_are_cheap_enough() -> None:
@@ -72,6 +84,19 @@ def test_the_best_plan_is_the_best_of_those_that_are_cheap_enough() -> None:
     assert found.calls <= 80
     assert len(found.plan) > 1  # a rough look first leaves calls for a good one
     assert found.schedule == [{"step": step, "keep": keep} for step, keep in found.plan]
+    fewer = best_plan(predictions, target, candidates=3, keep=1, steps=25, budget=35)
+    by_hand = {
+        plan: np.mean(
+            [
+                np.take_along_axis(target[:, some], kept(plan, _of(predictions, some), 3), 1).mean()
+                for some in map(list, itertools.combinations(range(8), 3))
+            ]
+        )
+        for plan in plans([2, 5, 10], 3, 1)
+        if calls_of(plan, 3, 25) <= 35
+    }
+    assert fewer.score == pytest.approx(max(by_hand.values()))  # every three of the eight seeds count
+    assert by_hand[fewer.plan] == pytest.approx(fewer.score)
     with pytest.raises(SelectError, match=r"budget=30.*the cheapest takes 39"):
         best_plan(predictions, target, candidates=8, keep=1, steps=25, budget=30)
     with pytest.raises(SelectError, match=r"9 candidates.*8 seeds"):
