@@ -15,6 +15,7 @@ import torch
 from probe_lab.cache import Cache, write_scores
 from probe_lab.config import Experiment
 from probe_lab.data import prompt_groups
+from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError, ScoreError
 from probe_lab.metrics import evaluate
 from probe_lab.probes import Inputs, Probe, ProbeSpec, load_probe, save_probe
@@ -96,7 +97,7 @@ def test_taps_and_preview_together_beat_each(
     assert found["both"] > alone + 0.05
     assert found["both"] > found["taps"] - 0.02
     loaded = load_probe(runs / "both")
-    assert loaded.spec.previews == ("good", "useless")
+    assert loaded.spec.previews == (Scalar("x0", "good"), Scalar("x0", "useless"))
 
 
 def test_few_prompts_are_enough_for_a_strong_preview(
