@@ -41,8 +41,9 @@ def named_cell(runs_folder: Path, wanted: str) -> Path:
     return runs_folder / names[0]
 
 
-def best_cell(experiment: Experiment, evaluator: str) -> Path:
-    """The cnn at ``probe.step`` whose selection gain of ``evaluator`` is the highest on the validation split.
+def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) -> Path:
+    """The cnn at ``probe.step`` whose selection gain of ``evaluator`` is the highest on the validation split; without
+    ``previews`` of those that read none.
 
     With ``select.schedule``, of those that were also trained at all of its steps; with ``select.budget``, of those that
     were also trained at other steps, where there are any.
@@ -53,6 +54,7 @@ def best_cell(experiment: Experiment, evaluator: str) -> Path:
     """
     folder, step = experiment.runs_folder, experiment.probe.step
     cells = [cell for cell in _with_probe(folder) if cell.shown["model"] == "cnn"]
+    cells = [cell for cell in cells if previews or not cell.config.get("probe.scalars")]
     found = [cell for cell in cells if _backbone(cell) == experiment.backbone.label]
     if not found:
         raise SelectError(

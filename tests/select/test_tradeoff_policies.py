@@ -78,6 +78,8 @@ def test_the_ways_cost_what_they_say() -> None:
         "best_of_n": 200, "preview": 60, "probe": 60, "oracle": 60, "fewer_steps": 80, "cascade": 66,
     }  # fmt: skip
     assert (ways["cascade"].text, ways["probe"].text, ways["best_of_n"].text) == ("5:6,5:1", "5:1", "")
+    ahead = {way.way: way.calls for way in single_ways(8, step=5, steps=25, fewer_steps=10, thin=0.7, looks_ahead=True)}
+    assert ahead == calls | {"probe": 68, "oracle": 68, "cascade": 74}
     two = {way.way: way for way in single_ways(2, step=5, steps=25, fewer_steps=0, thin=0.8)}
     assert "fewer_steps" not in two
     assert (two["cascade"].text, two["cascade"].calls) == ("5:1", 10 + 20 + 2)  # nothing is left to thin out

@@ -33,6 +33,10 @@ class Probes:
     cells: Mapping[int, Path]
 
     @property
+    def looks_ahead(self) -> bool:
+        return any(each.latent == "lookahead" for each in load_probe(self.cell).spec.previews)
+
+    @property
     def step(self) -> int:
         return load_probe(self.cell).spec.step
 
@@ -52,13 +56,14 @@ class Known:
 
 
 def probes_of(experiment: Experiment, wanted: str, evaluator: str) -> Probes:
-    """The best cell at ``probe.step``, and the group of cells that differ in their step alone."""
+    """The best cell at ``probe.step`` that reads no previews, which are a way of their own; and the group of cells that
+    differ in their step alone."""
     one_cut = replace(experiment, select=replace(experiment.select, schedule=[], budget=0))
     several = replace(one_cut, select=replace(one_cut.select, budget=1))
-    cell = named_cell(experiment.runs_folder, wanted) if wanted else best_cell(one_cut, evaluator)
+    cell = named_cell(experiment.runs_folder, wanted) if wanted else best_cell(one_cut, evaluator, previews=False)
     group = at_other_steps(cell)
     if len(group) == 1:
-        group = at_other_steps(best_cell(several, evaluator))
+        group = at_other_steps(best_cell(several, evaluator, previews=False))
     return Probes(cell, {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps})
 
 

@@ -83,7 +83,14 @@ def _ways(experiment: Experiment, probes: Probes, evaluator: str) -> list[Compar
     asked, step, steps = experiment.tradeoff, probes.step, experiment.sampling.steps
     ways = [Compared("random", 1, steps, steps)]
     for number in asked.candidates:
-        ways += single_ways(number, step=step, steps=steps, fewer_steps=asked.fewer_steps, thin=asked.thin)
+        ways += single_ways(
+            number,
+            step=step,
+            steps=steps,
+            fewer_steps=asked.fewer_steps,
+            thin=asked.thin,
+            looks_ahead=probes.looks_ahead,
+        )
         if len(probes.cells) > 1:
             seeds = experiment.prompts.seeds
             ways.append(

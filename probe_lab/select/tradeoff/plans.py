@@ -35,21 +35,26 @@ class Compared:
         return ",".join(f"{step}:{keep}" for step, keep in self.plan)
 
 
-def single_ways(candidates: int, *, step: int, steps: int, fewer_steps: int, thin: float) -> list[Compared]:
-    """The ways that need no schedule, with one cut at ``step`` of ``steps``."""
+def single_ways(
+    candidates: int, *, step: int, steps: int, fewer_steps: int, thin: float, looks_ahead: bool = False
+) -> list[Compared]:
+    """The ways that need no schedule, with one cut at ``step`` of ``steps``. ``looks_ahead``: the probe itself reads a
+    lookahead of every candidate."""
     cut: Plan = ((step, 1),)
     calls = calls_of(cut, candidates, steps)
+    asked = calls + (candidates if looks_ahead else 0)
     left = max(2, math.ceil(thin * candidates))
     found = [
         Compared("best_of_n", candidates, steps, candidates * steps),
         Compared("preview", candidates, steps, calls, cut),
-        Compared("probe", candidates, steps, calls, cut),
-        Compared("oracle", candidates, steps, calls, cut),
+        Compared("probe", candidates, steps, asked, cut),
+        Compared("oracle", candidates, steps, asked, cut),
     ]
     if fewer_steps:
         found.append(Compared("fewer_steps", candidates, fewer_steps, candidates * fewer_steps))
     thinned: Plan = ((step, left), (step, 1)) if left < candidates else cut
-    found.append(Compared("cascade", candidates, steps, calls + left, thinned))
+    whole = asked if left < candidates else calls  # else the probe is not asked
+    found.append(Compared("cascade", candidates, steps, whole + left, thinned))
     return found
 
 
