@@ -169,7 +169,7 @@ def test_transfer_reads_the_previews_of_the_other_cache(reading: Experiment, pla
     torch.manual_seed(0)
     probe = Probe(ProbeSpec("linear", {"x0": (4, 16, 16)}, ("good",), 5, 25, scalars=("preview:good",))).eval()
     reads, ids = {"x0": "x0"}, np.arange(40, 60)
-    assert "no scores of good" in refusal(probe.spec, planted, 5, reads)
+    assert refusal(probe.spec, planted, 5, reads) == "that cache has no preview:good at step 5"
     assert refusal(probe.spec, previewed, 5, reads) == ""
     found = predict_at(previewed, 5, [Job(probe, reads)], ids)[0]
     x0 = previewed.read_all("5/x0")[40:60].float()
