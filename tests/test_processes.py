@@ -10,7 +10,16 @@ from multiprocessing import get_context
 
 import pytest
 
-from probe_lab.processes import begin_worker, cores, ending, environment, start_context, visible_cards
+from probe_lab.processes import (
+    begin_worker,
+    cores,
+    ending,
+    environment,
+    interrupts_held,
+    start_context,
+    terminated_as_interrupt,
+    visible_cards,
+)
 
 
 def test_only_a_process_without_threads_of_its_own_or_others_is_forked() -> None:
@@ -61,6 +70,19 @@ def _live() -> None:
     begin_worker()
     os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C is not for it
     time.sleep(60)
+
+
+def test_a_worker_that_is_ended_while_it_starts_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """It would answer SIGTERM as its parent does, by an exception, before its own handlers are set."""
+    with terminated_as_interrupt():
+        for _ in range(20):
+            with interrupts_held():
+                process = get_context("fork").Process(target=_live)
+                process.start()
+            process.terminate()
+            process.join(20)
+            assert process.exitcode == -signal.SIGTERM
+    assert capfd.readouterr().err == ""
 
 
 def test_a_forked_worker_ends_by_its_own_handlers() -> None:
