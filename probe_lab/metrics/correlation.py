@@ -22,8 +22,9 @@ from probe_lab.metrics.prompts import Bools, Floats, PromptTable, varies
 
 Real = TypeVar("Real", np.float32, np.float64)
 
-CHUNK = 500_000
-"""Numbers in a temporary array of the resampled global metrics (4 MB: it stays in the processor's cache)."""
+CHUNK = 60_000
+"""Numbers in a temporary array of the resampled global metrics (half a MB: a dozen of them stay in a core's cache, and
+their memory is used again instead of being asked for anew, which takes twice the time of the arithmetic)."""
 
 
 def srcc_within(table: PromptTable) -> PromptRatio:
