@@ -227,9 +227,9 @@ def test_copies_of_candidates_are_no_new_evidence() -> None:
 
 def test_speed() -> None:
     data = synthetic(400, decimals=4)
-    start = time.perf_counter()
+    start = time.thread_time()
     metrics.evaluate(*data, threshold=THRESHOLD, resamples=1000)
-    assert time.perf_counter() - start < 5  # about 0.15 s alone on a core; room for a busy machine
+    assert time.thread_time() - start < 5  # about 0.1 s; of the processor, so that others do not count
 
 
 def test_curve_equals_enumerated_subsets() -> None:

@@ -201,7 +201,7 @@ def test_setting_plain_keys_is_fast_and_the_same_as_reading_anew() -> None:
     for key, value in (changes | {"probe.taps": ["x0"]}).items():
         OmegaConf.update(update, key, value, force_add=True)
     assert with_changes(base, changes) == build_experiment(content, update)
-    started = time.perf_counter()
+    started = time.thread_time()
     for seed in range(50):
         assert with_changes(base, {"trainer.seed": seed}).trainer.seed == seed
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
