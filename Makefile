@@ -11,8 +11,14 @@ REWARDS_READY := $(VENV)/.rewards-ready
 demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 	$(BIN)/probe-lab demo
 
-test: setup  ## the whole test suite
-	$(BIN)/python -m pytest
+# What starts workers, clusters and servers has processes without the threads of other tests, as a user's command has.
+STARTING := tests/test_experiments.py tests/engines tests/tracking tests/test_cli.py tests/select
+SWEEPING := tests/shapes tests/report tests/sweep
+
+test: setup  ## the whole test suite, in three processes
+	$(BIN)/python -m pytest $(STARTING)
+	$(BIN)/python -m pytest $(SWEEPING)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(STARTING) $(SWEEPING))
 
 setup: $(READY)  ## prepare .venv
 
