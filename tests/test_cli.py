@@ -193,7 +193,7 @@ def test_errors_on_a_finished_cache_name_what_is_missing(corridor: Path) -> None
         "probe.taps=[mid_block/activation]": "mid_block/activation",
         "probe.step=3": "step 3",
         "data.split={train: 1.0, val: 0.0, test: 0.0}": "val",
-        "evaluators=[shapes_layout]": "shapes_layout",
+        "evaluators=[shapes_fidelity]": "shapes_fidelity",
     }
     for override, message in cases.items():
         result = probe_lab("train", "smoke", *places(corridor), override)
