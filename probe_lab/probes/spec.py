@@ -95,6 +95,11 @@ class ProbeSpec:
         return tuple(Scalar.parse(scalar) for scalar in self.scalars)
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether a scalar takes one more denoiser call for each candidate."""
+        return any(each.latent == "lookahead" for each in self.previews)
+
+    @property
     def needs_text(self) -> bool:
         """Whether predictions depend on the text embeddings."""
         return self.kind == "prompt_only" or (self.kind == "cnn" and self.text != "none")

@@ -109,7 +109,7 @@ class Running:
 
     def _before_denoiser(self, arguments: Arguments) -> None:
         self.denoised += self._call.rows
-        if any(cut.step == self._call.step and _looks_ahead(cut) for cut in self._cuts):
+        if any(cut.step == self._call.step and cut.probe.spec.looks_ahead for cut in self._cuts):
             lookahead = Lookahead(self._denoiser, self._pipe.scheduler, arguments, self._call.rows)
             self._ahead = _Ahead(lookahead, self._family.grid(self._denoiser, arguments))
         if self._call.step == 1 and any(cut.probe.spec.needs_text for cut in self._cuts):
@@ -157,7 +157,7 @@ class Running:
         found = {tap: self._capture[cut.step, Tap.parse(tap)][places] for tap in _read(cut)}
         _require_shapes(cut, found)
         prompt = rows // self._candidates
-        if _looks_ahead(cut) and "lookahead" not in found:
+        if cut.probe.spec.looks_ahead and "lookahead" not in found:
             found["lookahead"] = self._look_ahead(rows, places)
         return Inputs(
             features={tap: found[tap].float() for tap in cut.probe.spec.taps},
@@ -198,10 +198,6 @@ class _Ahead:
     lookahead: Lookahead
     grid: Grid
     given: tuple[Tensor, Tensor | float, Tensor] = (torch.empty(0), 0.0, torch.empty(0))
-
-
-def _looks_ahead(cut: Cut) -> bool:
-    return any(each.latent == "lookahead" for each in cut.probe.spec.previews)
 
 
 def _read(cut: Cut) -> list[str]:

@@ -34,7 +34,7 @@ class Probes:
 
     @property
     def looks_ahead(self) -> bool:
-        return any(each.latent == "lookahead" for each in load_probe(self.cell).spec.previews)
+        return load_probe(self.cell).spec.looks_ahead
 
     @property
     def step(self) -> int:
@@ -46,7 +46,6 @@ class Known:
     """What is known of every candidate, [prompts, seeds] each: the true score, that of the image of fewer steps, of the
     decoded latents of the cut, and what the probe and its like at several steps predict."""
 
-    prompts: tuple[str, ...]
     target: Numbers
     fewer: Numbers | None
     preview: Numbers
@@ -87,7 +86,6 @@ def known_of(
         other = _made(in_fewer_steps(world), evaluator, watching, announce)
         fewer = by_prompt(other, other.scores(evaluator))
     return Known(
-        prompts=prompts,
         target=by_prompt(cache, cache.scores(evaluator)),
         fewer=fewer,
         preview=by_prompt(cache, cache.preview_scores(evaluator, step)),

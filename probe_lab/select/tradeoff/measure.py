@@ -15,7 +15,7 @@ from probe_lab.capture.plan import Plan as Generation
 from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
 from probe_lab.evaluators import create
-from probe_lab.metrics.bootstrap import interval, resample
+from probe_lab.metrics.bootstrap import Interval, mean_over, resample
 from probe_lab.select.tradeoff.known import Known, Probes, Watching, known_of, probes_of
 from probe_lab.select.tradeoff.plans import Compared, progressive_way, single_ways
 from probe_lab.select.tradeoff.policies import Numbers, Stage, draw_candidates, kept_scores
@@ -134,7 +134,7 @@ def _seconds(
     found: dict[Compared, list[float]] = {way: [] for way in timed}
     with watching("time", "runs") as update:
         for way in timed:
-            if way.candidates == min((1, *asked.timed)[1:], default=1):
+            if way.candidates == min(asked.timed, default=1):
                 bench.seconds(way, shown[:1])  # the first call of anything loads and compiles
         for place in range(asked.rounds):
             for number, way in enumerate(timed):
@@ -146,7 +146,7 @@ def _seconds(
 
 
 def _row(way: Compared, scores: Numbers, seconds: Sequence[float], draws: Numbers) -> TradeoffRow:
-    found = interval(float(scores.mean()), draws @ scores / len(scores), CONFIDENCE, len(scores), 0)
+    found = _mean(scores, draws)
     low, high = (min(seconds), max(seconds)) if seconds else (math.nan, math.nan)
     return TradeoffRow(
         way=way.way,
@@ -175,8 +175,7 @@ def _pairs(
             if name != first or other is None:
                 continue
             one = ways[name, number]
-            apart = per_prompt[one] - per_prompt[other]
-            found = interval(float(apart.mean()), draws @ apart / len(apart), CONFIDENCE, len(apart), 0)
+            found = _mean(per_prompt[one] - per_prompt[other], draws)
             yield Pair(
                 first=rows[one].text,
                 second=rows[other].text,
@@ -190,6 +189,10 @@ def _pairs(
                 seconds_first=rows[one].seconds,
                 seconds_second=rows[other].seconds,
             )
+
+
+def _mean(values: Numbers, draws: Numbers) -> Interval:
+    return mean_over(values, np.zeros(len(values), dtype=np.bool_)).interval(draws, CONFIDENCE)
 
 
 def _sampling_text(experiment: Experiment) -> str:
