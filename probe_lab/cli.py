@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -114,6 +113,7 @@ def score(
 
     from probe_lab.evaluators.encode import encode_texts
     from probe_lab.evaluators.run import check_names, score_cache
+    from probe_lab.sweep.previews import make_previews
 
     check_names(folder, config.evaluators, config.scoring)
     if encode_texts(folder, config.text.encoder, config.scoring, overwrite=overwrite):
@@ -129,28 +129,8 @@ def score(
             on_progress=update,
         )
     out.print(escape(f"{summary.text} ({folder / 'scores'})"))
-    _score_previews(config, overwrite)
-
-
-def _score_previews(config: Experiment, overwrite: bool) -> None:
-    from probe_lab.sweep.previews import asked_previews, baseline_previews
-
-    asked = asked_previews(config)
-    _make_previews(config, asked, overwrite)
-    try:
-        _make_previews(config, baseline_previews(config, but=asked), overwrite)
-    except ProbeLabError as error:  # images have their scores, and a sweep may yet decode by itself
-        out.print(escape(f"previews of x0_preview are left to the sweep: {error}"))
-
-
-def _make_previews(config: Experiment, wanted: Mapping[tuple[int, str], Sequence[str]], overwrite: bool) -> None:
-    if not wanted:
-        return
-    from probe_lab.capture.previews import score_previews
-
-    with progress("previews", "scores") as update:
-        for line in score_previews(config, wanted, overwrite=overwrite, on_progress=update):
-            out.print(escape(f"{line} ({config.cache_folder / 'previews'})"))
+    for line in make_previews(config, overwrite=overwrite, watching=progress):
+        out.print(escape(line))
 
 
 def _import(folder: Path, source: Path | None, evaluator: str | None, column: str, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 from rich.console import Console
@@ -16,6 +16,8 @@ LINE_EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
 WINDOW = 60.0
 """Seconds that a rate looks back."""
+Watching = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+"""(what is done, what is counted) -> a context with the function that is told (done, total); ``progress`` is one."""
 
 
 class Rate:

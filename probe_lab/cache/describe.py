@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from probe_lab.cache.layout import PREVIEWED, previews_of, scores_path
+from probe_lab.cache.layout import PREVIEWED, scored_previews, scores_path
 from probe_lab.cache.reader import Cache
 
 
@@ -40,7 +40,7 @@ def describe(folder: Path | str) -> dict[str, object]:
         "evaluators": {name: pq.read_metadata(scores_path(cache.folder, name)).num_rows for name in cache.evaluators()},
         "previews": {
             str(step) if latent == PREVIEWED[0] else f"{step}/{latent}": ", ".join(cache.previewed(step, latent))
-            for step, latent in previews_of(cache.folder)
+            for step, latent in scored_previews(cache.folder)
         },
         "text_encoders": cache.text_encoders(),
         "code_version": manifest.code_version,

@@ -6,8 +6,10 @@ import builtins
 import dataclasses
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from probe_lab.errors import CacheError
 
@@ -20,6 +22,22 @@ PREVIEW_WORDS = {"x0": "preview", "lookahead": "lookahead"}
 PREVIEWED = tuple(PREVIEW_WORDS)
 """The scores of the first lie in ``previews/<step>`` itself."""
 FOLDERS = ("shards", "images", "text", "scores")
+
+
+class PreviewOf(NamedTuple):
+    """The pictures that one latent of one step decodes to, for all samples."""
+
+    step: int
+    latent: str = PREVIEWED[0]
+
+    @property
+    def word(self) -> str:
+        """As in ``probe.scalars``."""
+        return PREVIEW_WORDS[self.latent]
+
+
+AskedPreviews = Mapping[PreviewOf, Sequence[str]]
+"""Evaluators that are to score previews."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +91,28 @@ def text_path(folder: Path, encoder: str) -> Path:
     return folder / "text" / f"{encoder}.safetensors"
 
 
-def scores_folder(folder: Path, step: int | None = None, latent: str = PREVIEWED[0]) -> Path:
-    """Of the scores of finished images, or of those of the pictures that a latent of a step decodes to."""
-    if step is None:
+def scores_folder(folder: Path, of: PreviewOf | None = None) -> Path:
+    """Of the scores of finished images, or of those of previews."""
+    if of is None:
         return folder / "scores"
-    previews = folder / "previews" / str(step)
-    return previews if latent == PREVIEWED[0] else previews / latent
+    previews = folder / "previews" / str(of.step)
+    return previews if of.latent == PREVIEWED[0] else previews / of.latent
 
 
-def previews_of(folder: Path) -> list[tuple[int, str]]:
-    """(step, latent) of the previews that have been scored."""
+def scored_previews(folder: Path) -> list[PreviewOf]:
+    """The previews that have been scored."""
     steps = sorted(int(path.name) for path in (folder / "previews").glob("*") if path.name.isdigit())
-    places = [(step, latent) for step in steps for latent in PREVIEWED]
-    return [place for place in places if stems(scores_folder(folder, *place), ".parquet")]
+    found = [PreviewOf(step, latent) for step in steps for latent in PREVIEWED]
+    return [of for of in found if stems(scores_folder(folder, of), ".parquet")]
 
 
-def scores_path(folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]) -> Path:
-    return scores_folder(folder, step, latent) / f"{evaluator}.parquet"
+def scores_path(folder: Path, evaluator: str, of: PreviewOf | None = None) -> Path:
+    return scores_folder(folder, of) / f"{evaluator}.parquet"
 
 
-def partial_path(folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]) -> Path:
+def partial_path(folder: Path, evaluator: str, of: PreviewOf | None = None) -> Path:
     """What an interrupted scoring has so far; no evaluator's name ends like this one."""
-    return scores_folder(folder, step, latent) / f"{evaluator}.partial"
+    return scores_folder(folder, of) / f"{evaluator}.partial"
 
 
 def complete_shards(folder: Path) -> list[int]:

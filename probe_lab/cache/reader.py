@@ -18,6 +18,7 @@ from probe_lab.cache.layout import (
     PREVIEWED,
     SAMPLES,
     TOKEN_MASK,
+    PreviewOf,
     complete_shards,
     images_path,
     scores_folder,
@@ -203,11 +204,11 @@ class Cache:
 
     def previewed(self, step: int, latent: str = PREVIEWED[0]) -> list[str]:
         """Names of the evaluators that have scored what a latent of a step (``x0``, ``lookahead``) decodes to."""
-        return stems(scores_folder(self.folder, step, latent), ".parquet")
+        return stems(scores_folder(self.folder, PreviewOf(step, latent)), ".parquet")
 
     def preview_scores(self, evaluator: str, step: int, latent: str = PREVIEWED[0]) -> npt.NDArray[np.float32]:
         """As `scores`, of the pictures that a latent of a step (``x0``, ``lookahead``) decodes to."""
-        return read_scores(self.folder, evaluator, len(self.samples), step, latent)
+        return read_scores(self.folder, evaluator, len(self.samples), PreviewOf(step, latent))
 
     def _require_images(self) -> None:
         if not self.manifest.has_images:

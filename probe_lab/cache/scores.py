@@ -1,8 +1,8 @@
 """scores/<evaluator>.parquet: the score that one evaluator gave to each finished image; what is so far in .partial.
 
 previews/<step>/<evaluator>.parquet is the same of the pictures that the predicted x₀ of a step decodes to, and
-previews/<step>/lookahead/<evaluator>.parquet of those of its lookahead: the `step` and `latent` of these functions,
-where the step is None for finished images.
+previews/<step>/lookahead/<evaluator>.parquet of those of its lookahead: the `of` of these functions, None for finished
+images.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from probe_lab.cache.files import make_folder
 from probe_lab.cache.layout import (
-    PREVIEW_WORDS,
-    PREVIEWED,
     SAMPLES,
+    PreviewOf,
     partial_path,
     scores_folder,
     scores_path,
@@ -44,8 +43,7 @@ def write_scores(
     scores: Sequence[float] | npt.NDArray[np.floating],
     *,
     metadata: Mapping[str, str],
-    step: int | None = None,
-    latent: str = PREVIEWED[0],
+    of: PreviewOf | None = None,
 ) -> None:
     """Replace the scores of one evaluator, whole or not at all. Samples that are not given have no score.
 
@@ -74,7 +72,7 @@ def write_scores(
     ids, values = ids[order], values[order]
     Manifest.load(folder)
     _check_ids(f"{evaluator}", ids, len(load_samples(folder / SAMPLES)))
-    _write(scores_path(folder, evaluator, step, latent), ids, values, metadata)
+    _write(scores_path(folder, evaluator, of), ids, values, metadata)
 
 
 def write_partial_scores(
@@ -83,19 +81,18 @@ def write_partial_scores(
     scores: npt.NDArray[np.float32],
     *,
     metadata: Mapping[str, str],
-    step: int | None = None,
-    latent: str = PREVIEWED[0],
+    of: PreviewOf | None = None,
 ) -> None:
     """Keep what an unfinished scoring has: float32 [n] by sample_id over all samples, NaN where there is none yet."""
     ids = np.flatnonzero(~np.isnan(scores))
-    _write(partial_path(folder, evaluator, step, latent), ids, scores[ids], metadata)
+    _write(partial_path(folder, evaluator, of), ids, scores[ids], metadata)
 
 
 def read_partial_scores(
-    folder: Path, evaluator: str, count: int, step: int | None = None, latent: str = PREVIEWED[0]
+    folder: Path, evaluator: str, count: int, of: PreviewOf | None = None
 ) -> tuple[npt.NDArray[np.float32], dict[str, str]] | None:
     """What `write_partial_scores` was given, or None: there is none, or it is damaged."""
-    path = partial_path(folder, evaluator, step, latent)
+    path = partial_path(folder, evaluator, of)
     try:
         table = read_table(path)
         return _by_sample(path, _checked(table, evaluator), count), table_metadata(table)
@@ -108,29 +105,23 @@ def unreadable_images(metadata: Mapping[str, str]) -> set[int]:
     return {int(sample) for sample in metadata.get(UNREADABLE_IMAGES, "").split(",") if sample}
 
 
-def read_scores(
-    folder: Path, evaluator: str, count: int, step: int | None = None, latent: str = PREVIEWED[0]
-) -> npt.NDArray[np.float32]:
+def read_scores(folder: Path, evaluator: str, count: int, of: PreviewOf | None = None) -> npt.NDArray[np.float32]:
     """float32 [count] by sample_id, NaN where there is no score. ScoreError as `Cache.scores` says."""
-    return _by_sample(
-        scores_path(folder, evaluator, step, latent), read_score_table(folder, evaluator, step, latent), count
-    )
+    return _by_sample(scores_path(folder, evaluator, of), read_score_table(folder, evaluator, of), count)
 
 
-def read_score_metadata(
-    folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]
-) -> dict[str, str]:
-    return table_metadata(read_score_table(folder, evaluator, step, latent))
+def read_score_metadata(folder: Path, evaluator: str, of: PreviewOf | None = None) -> dict[str, str]:
+    return table_metadata(read_score_table(folder, evaluator, of))
 
 
-def read_score_table(folder: Path, evaluator: str, step: int | None = None, latent: str = PREVIEWED[0]) -> pa.Table:
+def read_score_table(folder: Path, evaluator: str, of: PreviewOf | None = None) -> pa.Table:
     """The two columns as they are in the file. ScoreError when there is none or it is not of this format."""
-    path = scores_path(folder, evaluator, step, latent)
-    present = stems(scores_folder(folder, step, latent), ".parquet")
-    if evaluator not in present and step is not None:
+    path = scores_path(folder, evaluator, of)
+    present = stems(scores_folder(folder, of), ".parquet")
+    if evaluator not in present and of is not None:
         raise ScoreError(
-            f"the cache {folder} has no scores of {evaluator!r} for the {PREVIEW_WORDS[latent]}s at step {step}: run "
-            f"`probe-lab score` with probe.step={step} and probe.scalars=[{PREVIEW_WORDS[latent]}:{evaluator}]"
+            f"the cache {folder} has no scores of {evaluator!r} for the {of.word}s at step {of.step}: run "
+            f"`probe-lab score` with probe.step={of.step} and probe.scalars=[{of.word}:{evaluator}]"
         )
     if evaluator not in present:
         raise ScoreError(

@@ -10,10 +10,10 @@ import numpy as np
 
 from probe_lab.cache.files import leftovers
 from probe_lab.cache.layout import (
-    PREVIEW_WORDS,
     SAMPLES,
+    PreviewOf,
     complete_shards,
-    previews_of,
+    scored_previews,
     scores_folder,
     scores_path,
     stems,
@@ -58,9 +58,9 @@ def verify(folder: Path | str) -> list[Problem]:
         problems += shard_problems(folder, manifest, shard, ids)
     for encoder in stems(folder / "text", ".safetensors"):
         problems += _text_problems(folder, encoder, samples.prompts if samples else None)
-    for place in (None, *previews_of(folder)):
-        for evaluator in stems(scores_folder(folder, *(place or ())), ".parquet"):
-            problems += _score_problems(folder, evaluator, place, samples, complete)
+    for of in (None, *scored_previews(folder)):
+        for evaluator in stems(scores_folder(folder, of), ".parquet"):
+            problems += _score_problems(folder, evaluator, of, samples, complete)
     for path, abandoned in leftovers(folder):
         if abandoned:
             problems.append(problem(folder, path, "left by a killed writer: `probe-lab generate` removes it"))
@@ -105,11 +105,11 @@ def _text_problems(folder: Path, encoder: str, prompts: int | None) -> Iterator[
 
 
 def _score_problems(
-    folder: Path, evaluator: str, place: tuple[int, str] | None, samples: _Samples | None, complete: list[int]
+    folder: Path, evaluator: str, of: PreviewOf | None, samples: _Samples | None, complete: list[int]
 ) -> Iterator[Problem]:
-    path = scores_path(folder, evaluator, *(place or ()))
+    path = scores_path(folder, evaluator, of)
     try:
-        table = read_score_table(folder, evaluator, *(place or ()))
+        table = read_score_table(folder, evaluator, of)
     except ScoreError as error:
         yield problem(folder, path, str(error))
         return
@@ -128,5 +128,5 @@ def _score_problems(
     wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())}
     for first, last in runs(sorted(wanted - set(ids.tolist()) - unreadable_images(metadata))):
         what = f"sample {first} has" if first == last else f"samples {first} to {last} have"
-        key = f"probe.step={place[0]} and probe.scalars=[{PREVIEW_WORDS[place[1]]}:" if place else "evaluators=["
+        key = f"probe.step={of.step} and probe.scalars=[{of.word}:" if of else "evaluators=["
         yield problem(folder, path, f"{what} no score: run `probe-lab score` with {key}{evaluator}]", first)

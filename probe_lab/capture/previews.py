@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.cache.layout import PREVIEW_WORDS
+from probe_lab.cache.layout import AskedPreviews, PreviewOf
 from probe_lab.capture.preview import Previewer, preview_evaluator, preview_scorer
 from probe_lab.config import Experiment
 from probe_lab.evaluators.ledger import Ledger
@@ -24,28 +24,26 @@ from probe_lab.evaluators.pool import scored_apart
 from probe_lab.evaluators.run import SAVE_EVERY
 
 Progress = Callable[[int, int], None]
-Asked = Mapping[tuple[int, str], Sequence[str]]
-"""(step, latent) -> the evaluators that are to score what it decodes to."""
 MADE_BY = "1"
 """Raised whenever a latent may decode to another picture."""
-_Place = tuple[tuple[int, str], str]
-"""((step, latent), evaluator)."""
+_Column = tuple[PreviewOf, str]
+"""With the evaluator that scores them."""
 _AT_ONCE = 128
 """Samples of one job."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Previews of neighbouring rows of one shard, (step, latent), which these evaluators have not scored."""
+    """Previews of neighbouring rows of one shard, which these evaluators have not scored."""
 
-    place: tuple[int, str]
+    of: PreviewOf
     evaluators: tuple[str, ...]
     ids: NDArray[np.int64]
 
 
 def score_previews(
     experiment: Experiment,
-    asked: Asked,
+    asked: AskedPreviews,
     *,
     overwrite: bool = False,
     on_progress: Progress | None = None,
@@ -68,35 +66,34 @@ def score_previews(
     """
     cache = Cache(experiment.cache_folder)
     ledgers = {
-        (place, name): Ledger(
+        (of, name): Ledger(
             cache,
             preview_evaluator(name, experiment.scoring),
             overwrite=overwrite,
-            step=place[0],
-            latent=place[1],
+            of=of,
             made_by={"preview": MADE_BY, "decoder": f"{cache.manifest.backbone} {experiment.sampling.dtype}"},
         )
-        for place, names in asked.items()
+        for of, names in asked.items()
         for name in dict.fromkeys(names)
     }
-    pending = {place for place, ledger in ledgers.items() if len(ledger.pending)}
-    for (step, latent), _ in pending:
-        cache.read(f"{step}/{latent}", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
+    pending = {column for column, ledger in ledgers.items() if len(ledger.pending)}
+    for of, _ in pending:
+        cache.read(f"{of.step}/{of.latent}", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
     try:
         _score(experiment, cache, ledgers, on_progress or (lambda done, total: None))
     finally:
         for ledger in ledgers.values():
             ledger.save()
     lines = []
-    for (step, latent), names in asked.items():
-        made = [name for name in names if ((step, latent), name) in pending]
-        before = [name for name in names if ((step, latent), name) not in pending]
+    for of, names in asked.items():
+        made = [name for name in names if (of, name) in pending]
+        before = [name for name in names if (of, name) not in pending]
         told = [f"{what}: {', '.join(which)}" for what, which in (("scored", made), ("scored before", before)) if which]
-        lines.append(f"{PREVIEW_WORDS[latent]}s at step {step}: {'; '.join(told)}")
+        lines.append(f"{of.word}s at step {of.step}: {'; '.join(told)}")
     return [*lines, *(note for ledger in ledgers.values() for note in ledger.notes)]
 
 
-def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Place, Ledger], on_progress: Progress) -> None:
+def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, Ledger], on_progress: Progress) -> None:
     total = len(cache.complete_samples) * len(ledgers)
     done = total - sum(len(ledger.pending) for ledger in ledgers.values())
     on_progress(done, total)
@@ -108,7 +105,7 @@ def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Place, Ledger
     found = _here(experiment, cache, work) if alone else _apart(experiment, cache, work)
     for part, scores in found:
         for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
-            ledgers[part.place, name].add(part.ids.tolist(), values)
+            ledgers[part.of, name].add(part.ids.tolist(), values)
         done += scores.numel()
         on_progress(done, total)
         if time.monotonic() - saved > SAVE_EVERY:
@@ -117,18 +114,18 @@ def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Place, Ledger
             saved = time.monotonic()
 
 
-def _work(cache: Cache, ledgers: Mapping[_Place, Ledger]) -> Iterator[_Work]:
+def _work(cache: Cache, ledgers: Mapping[_Column, Ledger]) -> Iterator[_Work]:
     """What is not scored, the samples that the same evaluators lack together."""
     shards = cache.samples["shard"].to_numpy()
-    for place in dict.fromkeys(place for place, _ in ledgers):
-        lacks = {name: set(ledger.pending.tolist()) for (at, name), ledger in ledgers.items() if at == place}
+    for of in dict.fromkeys(of for of, _ in ledgers):
+        lacks = {name: set(ledger.pending.tolist()) for (each, name), ledger in ledgers.items() if each == of}
         sets: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for sample in sorted(set().union(*lacks.values())):
             names = tuple(name for name, samples in lacks.items() if sample in samples)
             sets.setdefault((int(shards[sample]), names), []).append(sample)
         for (_, names), samples in sets.items():
             for start in range(0, len(samples), _AT_ONCE):
-                yield _Work(place, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
+                yield _Work(of, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
 
 
 def _here(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Iterator[tuple[_Work, Tensor]]:
@@ -164,6 +161,5 @@ def _scored(preview: Previewer, cache: Cache, part: _Work) -> Tensor:
     rows = cache.samples.iloc[part.ids]
     places = rows["row"].to_numpy()
     first, last = int(places.min()), int(places.max())
-    step, latent = part.place
-    clean = cache.read(f"{step}/{latent}", int(rows["shard"].iloc[0]), slice(first, last + 1))
+    clean = cache.read(f"{part.of.step}/{part.of.latent}", int(rows["shard"].iloc[0]), slice(first, last + 1))
     return preview(clean[torch.from_numpy(places - first)].float(), rows["prompt"].tolist(), part.evaluators).float()

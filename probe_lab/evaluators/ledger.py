@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
 from probe_lab.cache.files import write_atomic
-from probe_lab.cache.layout import PREVIEWED, partial_path, scores_path
+from probe_lab.cache.layout import PreviewOf, partial_path, scores_path
 from probe_lab.cache.scores import (
     UNREADABLE_IMAGES,
     read_partial_scores,
@@ -38,7 +38,7 @@ class Ledger:
     becomes ``<evaluator>@<first 8 digits of its checkpoint's hash>.parquet``, and comes back with its checkpoint. (Of
     two files, 8 digits of each: ``aesthetic@1a2b3c4d-5e6f7a8b``.)
 
-    With a ``step`` they are those of what its ``latent`` decodes to, and depend on ``made_by`` too.
+    Scores ``of`` previews depend on ``made_by`` too.
 
     Attributes:
         scores: float32 [n] by sample_id, NaN where there is none.
@@ -52,8 +52,7 @@ class Ledger:
         evaluator: Evaluator,
         *,
         overwrite: bool = False,
-        step: int | None = None,
-        latent: str = PREVIEWED[0],
+        of: PreviewOf | None = None,
         made_by: Mapping[str, str] = _NOTHING,
     ) -> None:
         self.evaluator = evaluator
@@ -61,7 +60,7 @@ class Ledger:
         self.notes: list[str] = []
         self._cache = cache
         self._overwrite = overwrite
-        self._place = (step, latent)
+        self._of = of
         self._wanted = cache.complete_samples["sample_id"].to_numpy()
         self._metadata = evaluator.metadata() | dict(made_by)
         self._former = self._read(self.name)
@@ -99,10 +98,7 @@ class Ledger:
             self._finish()
         elif self._changed:
             metadata = self._metadata | ({_AGAIN: "true"} if self._overwrite else {})
-            step, latent = self._place
-            write_partial_scores(
-                self._cache.folder, self.name, self.scores, metadata=metadata, step=step, latent=latent
-            )
+            write_partial_scores(self._cache.folder, self.name, self.scores, metadata=metadata, of=self._of)
             self._changed = False
 
     def _start(self) -> None:
@@ -113,7 +109,7 @@ class Ledger:
                     self.scores[:], self._changed = known[0], known is not self._former
                     self._finished, self._is_back = known is self._former, known is self._kept
                     self.unreadable = unreadable_images(known[1]) if self._finished else set()
-        partial = read_partial_scores(self._cache.folder, self.name, len(self.scores), *self._place)
+        partial = read_partial_scores(self._cache.folder, self.name, len(self.scores), self._of)
         if partial is not None and self._is_mine(partial[1]) and (not self._overwrite or _AGAIN in partial[1]):
             self.scores = np.where(np.isnan(self.scores), partial[0], self.scores)
         if len(self._open()):
@@ -128,14 +124,12 @@ class Ledger:
             self._keep_former()
             broken = {UNREADABLE_IMAGES: ",".join(map(str, sorted(self.unreadable)))} if self.unreadable else {}
             ids = self._wanted[~np.isnan(self.scores[self._wanted])]
-            found, (step, latent) = self.scores[ids], self._place
-            write_scores(
-                self._cache.folder, self.name, ids, found, metadata=self._metadata | broken, step=step, latent=latent
-            )
+            metadata = self._metadata | broken
+            write_scores(self._cache.folder, self.name, ids, self.scores[ids], metadata=metadata, of=self._of)
             if self._kept is not None:
                 self._path(self._kept_name(self._metadata)).unlink(missing_ok=True)
             self._finished, self._changed = True, False
-        partial_path(self._cache.folder, self.name, *self._place).unlink(missing_ok=True)
+        partial_path(self._cache.folder, self.name, self._of).unlink(missing_ok=True)
 
     def _keep_former(self) -> None:
         """Before the file is replaced: a copy of it under its own name, if another checkpoint made it."""
@@ -153,7 +147,7 @@ class Ledger:
         return f"{self.name}@{'-'.join(each[:8] for each in metadata.get('checkpoint_sha256', NONE).split())}"
 
     def _path(self, name: str) -> Path:
-        return scores_path(self._cache.folder, name, *self._place)
+        return scores_path(self._cache.folder, name, self._of)
 
     def _is_mine(self, metadata: dict[str, str]) -> bool:
         return self._metadata.items() <= metadata.items()
@@ -162,6 +156,6 @@ class Ledger:
         """Scores and metadata of a finished file, or None: there is none, or it is damaged and will be replaced."""
         folder, count = self._cache.folder, len(self._cache.samples)
         try:
-            return read_scores(folder, name, count, *self._place), read_score_metadata(folder, name, *self._place)
+            return read_scores(folder, name, count, self._of), read_score_metadata(folder, name, self._of)
         except ScoreError:
             return None

@@ -1,25 +1,48 @@
-"""Which scores of previews an experiment's cells read, and whether their cache holds them."""
+"""Which scores of previews an experiment's cells read: they are made before a sweep, and required by it."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from probe_lab.cache import Cache, Manifest
+from probe_lab.cache.layout import AskedPreviews, PreviewOf
 from probe_lab.config import Experiment, ProbeConfig
 from probe_lab.data.scalars import Scalar, scalar_table
-from probe_lab.errors import ScoreError
+from probe_lab.errors import ProbeLabError, ScoreError
+from probe_lab.progress import Watching
 from probe_lab.sweep.grid import Cell, cells, single_cell
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.normalise import READ_SCALARS
 
-Asked = Mapping[tuple[int, str], Sequence[str]]
-"""(step, latent) -> the evaluators that are to score what it decodes to."""
+
+def make_previews(experiment: Experiment, *, overwrite: bool, watching: Watching) -> Iterator[str]:
+    """Score the previews that cells of the experiment read, and tell what was done, a line each.
+
+    Those that only baselines read are tried: images have their scores by now, and a sweep may yet decode by itself.
+    Errors as in ``asked_previews`` and ``score_previews``.
+    """
+    asked = asked_previews(experiment)
+    yield from _made(experiment, asked, overwrite, watching)
+    try:
+        yield from _made(experiment, baseline_previews(experiment, but=asked), overwrite, watching)
+    except ProbeLabError as error:
+        yield f"previews of x0_preview are left to the sweep: {error}"
 
 
-def asked_previews(experiment: Experiment) -> Asked:
+def _made(experiment: Experiment, asked: AskedPreviews, overwrite: bool, watching: Watching) -> Iterator[str]:
+    if not asked:
+        return
+    from probe_lab.capture.previews import score_previews  # with torch and diffusers, which a sweep's plan is without
+
+    with watching("previews", "scores") as update:
+        lines = score_previews(experiment, asked, overwrite=overwrite, on_progress=update)
+    yield from (f"{line} ({experiment.cache_folder / 'previews'})" for line in lines)
+
+
+def asked_previews(experiment: Experiment) -> AskedPreviews:
     """What the cells of an experiment, and its own probe where it can be made, read of the experiment's cache.
 
     Raises:
@@ -41,7 +64,7 @@ def asked_previews(experiment: Experiment) -> Asked:
     return _by_place((cell.experiment.probe.step, each) for cell in here for each in cell.experiment.probe.previews)
 
 
-def baseline_previews(experiment: Experiment, *, but: Asked) -> Asked:
+def baseline_previews(experiment: Experiment, *, but: AskedPreviews) -> AskedPreviews:
     """What ``x0_preview`` cells read of the experiment's cache, and would else decode while a sweep waits, ``but`` for
     what is made already.
 
@@ -60,7 +83,7 @@ def baseline_previews(experiment: Experiment, *, but: Asked) -> Asked:
         step, names = own.probe.step, own.probe_evaluators
         here = own.probe.model == "x0_preview" and own.cache_folder == folder and f"{step}/x0" in held
         if here and not any(is_given(folder, name, own.scoring) for name in names):
-            found += [(step, Scalar("x0", name)) for name in names if name not in but.get((step, "x0"), ())]
+            found += [(step, Scalar("x0", name)) for name in names if name not in but.get(PreviewOf(step), ())]
     return _by_place(found)
 
 
@@ -113,8 +136,8 @@ def _sweeps_probes(experiment: Experiment) -> bool:
     return any(key.startswith("probe") for grid in experiment.sweep for key in grid)
 
 
-def _by_place(reading: Iterable[tuple[int, Scalar]]) -> Asked:
-    found: dict[tuple[int, str], dict[str, None]] = {}
+def _by_place(reading: Iterable[tuple[int, Scalar]]) -> AskedPreviews:
+    found: dict[PreviewOf, dict[str, None]] = {}
     for step, each in reading:
-        found.setdefault((step, each.latent), {})[each.evaluator] = None
-    return {place: tuple(names) for place, names in sorted(found.items())}
+        found.setdefault(PreviewOf(step, each.latent), {})[each.evaluator] = None
+    return {of: tuple(names) for of, names in sorted(found.items())}

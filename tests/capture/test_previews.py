@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from probe_lab.cache import Cache, describe, verify
-from probe_lab.cache.layout import partial_path, scores_path
+from probe_lab.cache.layout import PreviewOf, partial_path, scores_path
 from probe_lab.cache.scores import read_score_metadata
 from probe_lab.capture import previews as module
 from probe_lab.capture.generate import generate
@@ -43,7 +43,7 @@ def experiment(made: Experiment, tmp_path: Path) -> Experiment:
 
 def test_a_preview_has_the_score_of_its_picture(experiment: Experiment) -> None:
     progress: list[tuple[int, int]] = []
-    lines = score_previews(experiment, {(3, "x0"): NAMES}, on_progress=lambda *both: progress.append(both))
+    lines = score_previews(experiment, {PreviewOf(3): NAMES}, on_progress=lambda *both: progress.append(both))
     assert lines == ["previews at step 3: scored: shapes_reward, shapes_binding"]
     assert (progress[0], progress[-1]) == ((0, 24), (24, 24))
     cache = Cache(experiment.cache_folder)
@@ -57,27 +57,27 @@ def test_a_preview_has_the_score_of_its_picture(experiment: Experiment) -> None:
             expected = create(name).score(image, [cache.samples["prompt"][sample]]).item()
             assert cache.preview_scores(name, 3)[sample] == pytest.approx(expected, abs=1e-4)
     assert len(set(cache.preview_scores(NAMES[0], 3).tolist())) == 12
-    metadata = read_score_metadata(cache.folder, NAMES[0], 3)
+    metadata = read_score_metadata(cache.folder, NAMES[0], PreviewOf(3))
     assert (metadata["evaluator"], metadata["decoder"], metadata["preview"]) == (NAMES[0], "tiny-sd float32", "1")
     assert verify(cache.folder) == []
     assert describe(cache.folder)["previews"] == {"3": "shapes_binding, shapes_reward"}
 
 
 def test_what_is_there_is_not_made_again(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    score_previews(experiment, {(2, "x0"): NAMES[:1]})
-    path = scores_path(experiment.cache_folder, NAMES[0], 2)
+    score_previews(experiment, {PreviewOf(2): NAMES[:1]})
+    path = scores_path(experiment.cache_folder, NAMES[0], PreviewOf(2))
     before = path.read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(module, "preview_scorer", None)  # nothing is loaded either
-        assert score_previews(experiment, {(2, "x0"): NAMES[:1]}) == [
+        assert score_previews(experiment, {PreviewOf(2): NAMES[:1]}) == [
             "previews at step 2: scored before: shapes_reward"
         ]
-    lines = score_previews(experiment, {(2, "x0"): NAMES, (3, "x0"): NAMES[1:]})
+    lines = score_previews(experiment, {PreviewOf(2): NAMES, PreviewOf(3): NAMES[1:]})
     assert lines[0] == "previews at step 2: scored: shapes_binding; scored before: shapes_reward"
     assert path.read_bytes() == before
     other = replace(experiment, sampling=replace(experiment.sampling, dtype="bfloat16"))
-    assert "scored: shapes_reward" in score_previews(other, {(2, "x0"): NAMES[:1]})[0]
-    assert read_score_metadata(experiment.cache_folder, NAMES[0], 2)["decoder"] == "tiny-sd bfloat16"
+    assert "scored: shapes_reward" in score_previews(other, {PreviewOf(2): NAMES[:1]})[0]
+    assert read_score_metadata(experiment.cache_folder, NAMES[0], PreviewOf(2))["decoder"] == "tiny-sd bfloat16"
 
 
 def test_an_interrupted_call_is_continued(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,39 +90,39 @@ def test_an_interrupted_call_is_continued(experiment: Experiment, monkeypatch: p
 
     monkeypatch.setattr(module, "_AT_ONCE", 4)
     with pytest.raises(Stop):
-        score_previews(experiment, {(2, "x0"): NAMES[:1]}, on_progress=stop)
+        score_previews(experiment, {PreviewOf(2): NAMES[:1]}, on_progress=stop)
     folder = experiment.cache_folder
-    assert partial_path(folder, NAMES[0], 2).exists()
+    assert partial_path(folder, NAMES[0], PreviewOf(2)).exists()
     assert Cache(folder).previewed(2) == []
     progress: list[int] = []
-    score_previews(experiment, {(2, "x0"): NAMES[:1]}, on_progress=lambda done, total: progress.append(done))
+    score_previews(experiment, {PreviewOf(2): NAMES[:1]}, on_progress=lambda done, total: progress.append(done))
     assert progress[0] == 4
-    assert not partial_path(folder, NAMES[0], 2).exists()
+    assert not partial_path(folder, NAMES[0], PreviewOf(2)).exists()
     assert np.isfinite(Cache(folder).preview_scores(NAMES[0], 2)).all()
 
 
 def test_processes_give_the_same_scores(experiment: Experiment) -> None:
-    score_previews(experiment, {(2, "x0"): NAMES})
+    score_previews(experiment, {PreviewOf(2): NAMES})
     cache = Cache(experiment.cache_folder)
     alone = [cache.preview_scores(name, 2) for name in NAMES]
-    score_previews(replace(experiment, workers=2), {(2, "x0"): NAMES}, overwrite=True)
+    score_previews(replace(experiment, workers=2), {PreviewOf(2): NAMES}, overwrite=True)
     for name, expected in zip(NAMES, alone, strict=True):
         np.testing.assert_allclose(cache.preview_scores(name, 2), expected, atol=1e-4)
 
 
 def test_what_cannot_be_previewed_is_refused(experiment: Experiment) -> None:
     with pytest.raises(CacheError, match="no step 4"):
-        score_previews(experiment, {(4, "x0"): NAMES})
+        score_previews(experiment, {PreviewOf(4): NAMES})
     with pytest.raises(ScoreError, match="scores of 'human' were imported"):
-        score_previews(experiment, {(2, "x0"): ["human"]})
+        score_previews(experiment, {PreviewOf(2): ["human"]})
     with pytest.raises((ConfigError, ScoreError)):
-        score_previews(replace(experiment, scoring=Scoring(device="cuda:9")), {(2, "x0"): ["pick_score"]})
+        score_previews(replace(experiment, scoring=Scoring(device="cuda:9")), {PreviewOf(2): ["pick_score"]})
     assert not (experiment.cache_folder / "previews").exists()
 
 
 def test_a_damaged_file_is_found(experiment: Experiment) -> None:
-    score_previews(experiment, {(2, "x0"): NAMES[:1]})
-    path = scores_path(experiment.cache_folder, NAMES[0], 2)
+    score_previews(experiment, {PreviewOf(2): NAMES[:1]})
+    path = scores_path(experiment.cache_folder, NAMES[0], PreviewOf(2))
     path.write_bytes(path.read_bytes()[:-20])
     assert [problem.file for problem in verify(experiment.cache_folder)] == ["previews/2/shapes_reward.parquet"]
 

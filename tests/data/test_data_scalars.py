@@ -7,6 +7,7 @@ import pytest
 from data_world import STEP, Build, World
 
 from probe_lab.cache import write_scores
+from probe_lab.cache.layout import PreviewOf
 from probe_lab.data import ProbeDataModule, SplitFractions
 from probe_lab.data.scalars import scalar_table, stored_previews
 from probe_lab.errors import ScoreError
@@ -18,7 +19,7 @@ SCALARS = ["preview:layout", "preview:quality"]
 def previewed(world: World, samples: range | None = None) -> World:
     ids = np.asarray(samples if samples is not None else range(len(world.cache.samples)))
     for sign, name in ((1, "quality"), (-1, "layout")):
-        write_scores(world.cache.folder, name, ids, sign * ids, metadata={"version": "1"}, step=STEP)
+        write_scores(world.cache.folder, name, ids, sign * ids, metadata={"version": "1"}, of=PreviewOf(STEP))
     return world
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from probe_lab.cache import Cache, write_scores
+from probe_lab.cache.layout import PreviewOf
 from probe_lab.config import Experiment
 from probe_lab.data import prompt_groups
 from probe_lab.data.scalars import Scalar
@@ -42,7 +43,7 @@ def previewed(planted: Cache, tmp_path_factory: pytest.TempPathFactory) -> Cache
     signal = signal - np.repeat(signal.reshape(-1, 6).mean(axis=1), 6)  # of the sample, not of how hard its prompt is
     good = 100 - 7 * (signal + NOISE * noise)
     for name, values in {"good": good, "useless": rng.normal(size=len(noise))}.items():
-        write_scores(folder, name, np.arange(len(noise)), values, metadata={"version": "1"}, step=5)
+        write_scores(folder, name, np.arange(len(noise)), values, metadata={"version": "1"}, of=PreviewOf(5))
     return Cache(folder)
 
 
@@ -107,7 +108,7 @@ def test_few_prompts_are_enough_for_a_strong_preview(
     folder = tmp_path / "exact"
     shutil.copytree(previewed.folder, folder)
     exact = previewed.scores("good")
-    write_scores(folder, "good", np.arange(len(exact)), exact, metadata={"version": "1"}, step=5)
+    write_scores(folder, "good", np.arange(len(exact)), exact, metadata={"version": "1"}, of=PreviewOf(5))
     cache = Cache(folder)
     few = replace(reading, data=replace(reading.data, split=replace(reading.data.split, train=0.1, val=0.1, test=0.8)))
     for model in ("cnn", "linear"):

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines
 from tiny_pipelines import CALL, PIPELINES
 
 from probe_lab.cache import Cache
+from probe_lab.cache.layout import PreviewOf
 from probe_lab.capture import Capture
 from probe_lab.capture.backbones import family_of
 from probe_lab.capture.generate import generate
@@ -48,7 +49,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     made = load_experiment("smoke", [*keys, *places, taps, f"probe.step={STEP}", "cache.shard_size=8"])
     generate(made, lambda done, total: None, lambda plan: None)
     names = ["shapes_reward", "shapes_binding"]
-    score_previews(made, {(STEP, "lookahead"): names, (STEP, "x0"): names})
+    score_previews(made, {PreviewOf(STEP, "lookahead"): names, PreviewOf(STEP): names})
     return made
 
 

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.cache.layout import PreviewOf
 from probe_lab.capture.generate import generate
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.previews import score_previews
@@ -68,7 +69,7 @@ OPTIONS = {"num_inference_steps": STEPS, "guidance_scale": 2.0, "height": 64, "w
 
 
 def test_scalars_are_those_of_training(experiment: Experiment, pipe: DiffusionPipeline) -> None:
-    score_previews(experiment, {(STEP, "x0"): ["shapes_reward", "shapes_binding"]})
+    score_previews(experiment, {PreviewOf(STEP): ["shapes_reward", "shapes_binding"]})
     cache = Cache(experiment.cache_folder)
     prompts = cache.samples["prompt"].iloc[::4].tolist()
     for name in ("shapes_reward", "shapes_binding"):

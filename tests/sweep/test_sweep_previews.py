@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from probe_lab.cache import Cache, write_scores
+from probe_lab.cache.layout import PreviewOf
 from probe_lab.cache.scores import IMPORTED
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, ConfigError, ScoreError
@@ -135,7 +136,9 @@ def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> 
     with pytest.raises(CacheError, match="lacks step 4"):
         require_previews(cells(asking(root, NONE, f"probe.scalars=[{REWARD}]", "probe.step=4")))
     ids = np.arange(len(cache.samples))
-    write_scores(cache.folder, "shapes_reward", ids, np.random.default_rng(0).random(len(ids)), metadata={}, step=3)
+    write_scores(
+        cache.folder, "shapes_reward", ids, np.random.default_rng(0).random(len(ids)), metadata={}, of=PreviewOf(3)
+    )
     assert plan_sweep(experiment).missing == ""
     unscored = asking(root, NONE, "evaluators=[shapes_layout]", "probe.step=3")
     assert "shapes_layout" in plan_sweep(unscored).missing

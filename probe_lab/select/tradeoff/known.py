@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from probe_lab.cache import Cache
+from probe_lab.cache.layout import PREVIEWED, PreviewOf
 from probe_lab.capture.generate import generate
 from probe_lab.capture.plan import Plan as Generation
 from probe_lab.capture.previews import score_previews
 from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
 from probe_lab.evaluators.run import score_cache
-from probe_lab.probes import load_probe
+from probe_lab.probes import ProbeSpec, load_probe
+from probe_lab.progress import Watching
 from probe_lab.select.cells import at_other_steps, best_cell, named_cell
 from probe_lab.select.tradeoff.policies import Numbers
 from probe_lab.select.tradeoff.world import by_prompt, in_fewer_steps, predictions, with_all_candidates
-
-Watching = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
-"""(what is done, what is counted) -> a context with the function that is told (done, total)."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,12 @@ class Probes:
     """The probe of the single cut, and those of several steps for progressive ways."""
 
     cell: Path
+    spec: ProbeSpec
     cells: Mapping[int, Path]
 
     @property
-    def looks_ahead(self) -> bool:
-        return load_probe(self.cell).spec.looks_ahead
-
-    @property
     def step(self) -> int:
-        return load_probe(self.cell).spec.step
+        return self.spec.step
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,8 @@ def probes_of(experiment: Experiment, wanted: str, evaluator: str) -> Probes:
     group = at_other_steps(cell)
     if len(group) == 1:
         group = at_other_steps(best_cell(several, evaluator, previews=False))
-    return Probes(cell, {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps})
+    several_steps = {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps}
+    return Probes(cell, load_probe(cell).spec, several_steps)
 
 
 def known_of(
@@ -75,11 +71,11 @@ def known_of(
     announce: Callable[[Generation], None],
 ) -> Known:
     step = probes.step
-    taps = [tap for cell in (probes.cell, *probes.cells.values()) for tap in load_probe(cell).spec.taps]
+    taps = [*probes.spec.taps, *(tap for cell in probes.cells.values() for tap in load_probe(cell).spec.taps)]
     world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, "x0", "lookahead"])
     cache = _made(world, evaluator, watching, announce)
     with watching("previews", "scores") as update:
-        asked = {(step, latent): [evaluator] for latent in ("x0", "lookahead")}
+        asked = {PreviewOf(step, latent): [evaluator] for latent in PREVIEWED}
         score_previews(world, asked, on_progress=update)
     fewer = None
     if experiment.tradeoff.fewer_steps:

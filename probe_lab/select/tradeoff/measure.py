@@ -16,7 +16,8 @@ from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
 from probe_lab.evaluators import create
 from probe_lab.metrics.bootstrap import Interval, mean_over, resample
-from probe_lab.select.tradeoff.known import Known, Probes, Watching, known_of, probes_of
+from probe_lab.progress import Watching
+from probe_lab.select.tradeoff.known import Known, Probes, known_of, probes_of
 from probe_lab.select.tradeoff.plans import Compared, progressive_way, single_ways
 from probe_lab.select.tradeoff.policies import Numbers, Stage, draw_candidates, kept_scores
 from probe_lab.select.tradeoff.records import About, Pair, Tradeoff, TradeoffRow
@@ -89,7 +90,7 @@ def _ways(experiment: Experiment, probes: Probes, evaluator: str) -> list[Compar
             steps=steps,
             fewer_steps=asked.fewer_steps,
             thin=asked.thin,
-            looks_ahead=probes.looks_ahead,
+            looks_ahead=probes.spec.looks_ahead,
         )
         if len(probes.cells) > 1:
             seeds = experiment.prompts.seeds
