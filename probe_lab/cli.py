@@ -29,6 +29,8 @@ app.add_typer(cache_app, name="cache")
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a YAML file, or its name in experiments/")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys set for this run")]
 INTERRUPTED = 130
+RESUMED = {"generate", "score", "sweep", "train", "tradeoff", "demo"}
+"""Verbs that keep what they have done so far."""
 out = Console(soft_wrap=True, highlight=False)
 
 
@@ -467,7 +469,8 @@ def main() -> None:
     except TyperException as error:  # wrong usage: its text may be followed by a hint on lines of their own
         fail(" ".join(getattr(error, "format_message", error.__str__)().split()))
     if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code
-        print("\ninterrupted: the same command continues where it stopped", file=sys.stderr)
+        resumes = not {*arguments[:1]} - RESUMED
+        print(f"\ninterrupted{': the same command continues where it stopped' if resumes else ''}", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -15,9 +15,10 @@ from probe_lab.errors import CacheError
 
 SAMPLES = "samples.parquet"
 TOKEN_MASK = "token_mask"
-PLACELESS = ("latent", "x0", "lookahead")
+LOOKAHEAD = "lookahead"
+PLACELESS = ("latent", "x0", LOOKAHEAD)
 """Arrays without a module path: their keys are ``<step>/x0``."""
-PREVIEW_WORDS = {"x0": "preview", "lookahead": "lookahead"}
+PREVIEW_WORDS = {"x0": "preview", LOOKAHEAD: "lookahead"}
 """Those of them that are decoded and scored, and what their scores are called: ``preview:<evaluator>``."""
 PREVIEWED = tuple(PREVIEW_WORDS)
 """The scores of the first lie in ``previews/<step>`` itself."""

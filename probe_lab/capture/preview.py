@@ -35,12 +35,16 @@ def preview_scorer(experiment: Experiment) -> Previewer:
     return previewer(pipe, experiment.scoring)
 
 
-def previewer(pipe: DiffusionPipeline, scoring: Scoring | None = None, evaluators: Iterable[str] = ()) -> Previewer:
-    """The same with a pipeline that is there. ``evaluators`` are made now, others when they are first needed; all stay.
+def previewer(
+    pipe: DiffusionPipeline, scoring: Scoring | None = None, evaluators: Iterable[str | Evaluator] = ()
+) -> Previewer:
+    """The same with a pipeline that is there. ``evaluators`` are made now, where they are named only, others when they
+    are first needed; all stay.
 
     ScoreError as in ``preview_evaluator``.
     """
-    made = {name: preview_evaluator(name, scoring) for name in evaluators}
+    ready = [preview_evaluator(each, scoring) if isinstance(each, str) else each for each in evaluators]
+    made = {each.name: each for each in ready}
 
     def score(x0: Tensor, prompts: list[str], evaluators: Sequence[str]) -> Tensor:
         for name in evaluators:

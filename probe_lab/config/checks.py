@@ -101,6 +101,9 @@ def check(experiment: Experiment) -> None:
         raise ConfigError(
             f"'select.keep' is {select.keep} and 'select.candidates' {select.candidates}: keep at most all of them"
         )
+    for cut in select.schedule:
+        if set(cut) != {"step", "keep"}:
+            raise ConfigError(f"'select.schedule' has the cut {cut}: write {{step: STEP, keep: NUMBER}}")
     if select.schedule and select.budget:
         raise ConfigError(
             f"'select.schedule' and 'select.budget' ({select.budget}) both say when to choose: leave one of them out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from probe_lab.cache.layout import LOOKAHEAD
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError
 
@@ -96,8 +97,13 @@ class ProbeSpec:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether a scalar takes one more denoiser call for each candidate."""
-        return any(each.latent == "lookahead" for each in self.previews)
+        """Whether what it reads takes one more denoiser call for each candidate."""
+        return LOOKAHEAD in (*self.taps, *(each.latent for each in self.previews))
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether what it reads is made for each candidate, instead of captured."""
+        return bool(self.scalars) or self.looks_ahead
 
     @property
     def needs_text(self) -> bool:

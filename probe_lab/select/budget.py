@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +33,12 @@ class Judged:
         return [{"step": step, "keep": keep} for step, keep in self.plan]
 
 
-def calls_of(plan: Plan, candidates: int, steps: int) -> int:
-    """Denoiser calls of one prompt, counted per image: Σ candidates left × steps made with them."""
+def calls_of(plan: Plan, candidates: int, steps: int, ahead: Collection[int] = ()) -> int:
+    """Denoiser calls of one prompt, counted per image: Σ candidates left × steps made with them, and one more for each
+    that is left at a cut whose step is in ``ahead``, where the probe looks ahead."""
     total, left, last = 0, candidates, 0
     for step, keep in plan:
-        total += left * (step - last)
+        total += left * (step - last + (step in ahead))
         left, last = keep, step
     return total + left * (steps - last)
 
@@ -83,12 +84,13 @@ def best_plan(
     steps: int,
     budget: int,
     most_cuts: int = 3,
+    ahead: Collection[int] = (),
 ) -> Judged:
     """The plan of at most ``budget`` denoiser calls per prompt whose kept candidates score best on these prompts.
 
     ``predictions`` maps the steps at which a probe was trained to [prompts, candidates or more], ``target`` holds the
-    true scores, alike. Where there are more, every set of ``candidates`` of them counts. Of equal plans the cheaper one
-    is taken, then the one with fewer cuts.
+    true scores, alike; at the steps of ``ahead`` probes look ahead. Where there are more, every set of ``candidates``
+    of them counts. Of equal plans the cheaper one is taken, then the one with fewer cuts.
 
     Raises:
         SelectError: no plan is that cheap, or there are fewer candidates in the data than are asked for.
@@ -103,7 +105,7 @@ def best_plan(
     predictions = {step: scores[:, sets].reshape(-1, candidates) for step, scores in predictions.items()}
     cheapest, best = None, None
     for plan in plans(list(predictions), candidates, keep, most_cuts):
-        calls = calls_of(plan, candidates, steps)
+        calls = calls_of(plan, candidates, steps, ahead)
         cheapest = calls if cheapest is None else min(cheapest, calls)
         if calls <= budget:
             chosen = kept(plan, predictions, candidates)

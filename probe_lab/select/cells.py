@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
+from probe_lab.capture.text import ENCODER
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import load_probe
@@ -53,7 +54,7 @@ def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) 
         ReportError: no cell is finished.
     """
     folder, step = experiment.runs_folder, experiment.probe.step
-    cells = [cell for cell in _with_probe(folder) if cell.shown["model"] == "cnn"]
+    cells = [cell for cell in _with_probe(folder) if cell.shown["model"] == "cnn" and _has_text(cell)]
     cells = [cell for cell in cells if previews or not cell.config.get("probe.scalars")]
     found = [cell for cell in cells if _backbone(cell) == experiment.backbone.label]
     if not found:
@@ -123,6 +124,11 @@ def _groups(cells: Sequence[Finished]) -> list[Group]:
 
 def _steps(groups: Sequence[Group]) -> str:
     return ", ".join(map(str, sorted({step for group in groups for step in group})))
+
+
+def _has_text(cell: Finished) -> bool:
+    """Whether a selection can give it the text that it reads: the backbone's own."""
+    return cell.config.get("probe.text") == "none" or cell.config.get("text.encoder", ENCODER) == ENCODER
 
 
 def _backbone(cell: Finished) -> str:

@@ -76,6 +76,7 @@ class Drawing:
             found, x0 = self._run(select, part)
             seconds += time.monotonic() - started
             calls, of = calls + found.denoiser_calls, of + found.of
+            self._field.calls = calls  # with those that looked ahead
             rows += [
                 replace(self._row(found, x0, place, prompt), truncated=truncated[first + place])
                 for place, prompt in enumerate(part)

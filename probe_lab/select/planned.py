@@ -37,7 +37,13 @@ def plan_for(cells: Mapping[int, Path], by: By, *, candidates: int, keep: int, s
     table = table[seeds == seeds.max()]  # a sample whose image is broken has no score
     arrays = {name: _by_prompt(table[name], int(seeds.max())) for name in table}
     target = arrays.pop("target")
-    return best_plan(arrays, target, candidates=candidates, keep=keep, steps=steps, budget=budget)
+    ahead = looking_ahead(usable)
+    return best_plan(arrays, target, candidates=candidates, keep=keep, steps=steps, budget=budget, ahead=ahead)
+
+
+def looking_ahead(cells: Mapping[int, Path]) -> frozenset[int]:
+    """The steps at which the probe of a cell takes one more denoiser call for each candidate."""
+    return frozenset(step for step, cell in cells.items() if load_probe(cell).spec.looks_ahead)
 
 
 def _by_prompt(column: pd.Series[float], seeds: int) -> NDArray[np.float64]:

@@ -19,10 +19,9 @@ def check_by(by: By, probe: Probe) -> None:
     """SelectError for an evaluator that the probe does not predict."""
     names = [by] if isinstance(by, str) else list(by)
     for name in names:
-        if name != "pareto" and name not in probe.spec.evaluators:
-            raise SelectError(
-                f"'{name}' is not predicted by the probe: {nearest(name, [*probe.spec.evaluators, 'pareto'])}"
-            )
+        known = [*probe.spec.evaluators, *(["pareto"] if isinstance(by, str) else [])]
+        if name not in known:
+            raise SelectError(f"'{name}' is not predicted by the probe: {nearest(name, known)}")
 
 
 def order(scores: Tensor, by: By, probe: Probe) -> Tensor:

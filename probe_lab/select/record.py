@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -34,11 +35,13 @@ def require_writable(folder: Path) -> None:
 def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], *, evaluators: Sequence[str]) -> None:
     """Write everything, ``selection.json`` last; the sheet shows the scores by ``evaluators``.
 
-    Finished images of pruned candidates go to ``pruned/``. SelectError when the disk is full or refuses the files.
+    Finished images of pruned candidates go to ``pruned/``; those of an earlier selection in this folder go when the new
+    record is there. SelectError when the disk is full or refuses the files.
     """
     names = file_names(rows)
     entries = []
     try:
+        former = _images_of(folder)
         for row, files in zip(rows, names, strict=True):
             described = []
             for one, name in zip(row.candidates, files, strict=True):
@@ -47,9 +50,22 @@ def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], 
             entries.append({"prompt": row.prompt, "truncated": row.truncated, "candidates": described})
         _write(folder / SHEET, png(contact_sheet(rows, evaluators, title_of(rows, content, evaluators))))
         head = {"format_version": FORMAT_VERSION, "versions": versions()}
-        _write(folder / RECORD, (json.dumps({**head, **content, "prompts": entries}, indent=1) + "\n").encode())
+        text = json.dumps({**head, **content, "prompts": entries}, indent=1, allow_nan=False) + "\n"
+        _write(folder / RECORD, text.encode())
+        for path in former - _images_of(folder):
+            (folder / path).unlink(missing_ok=True)
     except OSError as error:
         raise _refused(folder, error) from error
+
+
+def _images_of(folder: Path) -> set[str]:
+    """The images that the record in a folder names; none where there is no record that can be read."""
+    try:
+        prompts = json.loads((folder / RECORD).read_bytes())["prompts"]
+        paths = {one["image"] for row in prompts for one in row["candidates"] if one["image"]}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return set()
+    return {path for path in paths if str(Path(path).parent) in (".", PRUNED)}
 
 
 def versions() -> dict[str, str]:
@@ -75,7 +91,7 @@ def _entry(one: Candidate, path: str) -> dict[str, Any]:
         "kept": one.place is not None,
         "place": one.place,
         "pruned_at_step": one.pruned,
-        "predicted": dict(one.predicted),
+        "predicted": {name: score if math.isfinite(score) else None for name, score in one.predicted.items()},
         "true": dict(one.true) or None,
         "image": path or None,
     }

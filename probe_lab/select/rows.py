@@ -50,9 +50,8 @@ class NarrowedRows:
         bound = self._signature.bind(*args, **kwargs)
         self._copies = len(bound.arguments["hidden_states" if "hidden_states" in bound.arguments else "sample"])
         self._copies //= self._rows
-        for name, value in bound.arguments.items():
-            bound.arguments[name] = taken(value, self._entries, name)
-        return bound.args, bound.kwargs
+        # By name, as pipelines give them: what wraps a forward, for the scale of LoRAs say, looks among the named ones.
+        return (), {name: taken(value, self._entries, name) for name, value in bound.arguments.items()}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._kept is None:

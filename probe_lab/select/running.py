@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from probe_lab.cache.layout import LOOKAHEAD
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import Family
@@ -155,10 +156,10 @@ class Running:
         """What the probe of a cut reads of the candidates that are left."""
         places = (captured[None] == rows[:, None]).int().argmax(1)
         found = {tap: self._capture[cut.step, Tap.parse(tap)][places] for tap in _read(cut)}
-        _require_shapes(cut, found)
         prompt = rows // self._candidates
-        if cut.probe.spec.looks_ahead and "lookahead" not in found:
-            found["lookahead"] = self._look_ahead(rows, places)
+        if cut.probe.spec.looks_ahead:
+            found[LOOKAHEAD] = self._look_ahead(rows, places)
+        _require_shapes(cut, found)
         return Inputs(
             features={tap: found[tap].float() for tap in cut.probe.spec.taps},
             step=torch.full((len(rows),), cut.probe.spec.step),
@@ -203,8 +204,8 @@ class _Ahead:
 def _read(cut: Cut) -> list[str]:
     """The taps that a cut needs: its probe's, and what previews are decoded from. Looking ahead costs a denoiser call,
     so that is done later, for the candidates that are left."""
-    decoded = [each.latent for each in cut.probe.spec.previews if each.latent != "lookahead"]
-    return list(dict.fromkeys([*cut.probe.spec.taps, *decoded]))
+    read = [*cut.probe.spec.taps, *(each.latent for each in cut.probe.spec.previews)]
+    return [tap for tap in dict.fromkeys(read) if tap != LOOKAHEAD]
 
 
 def _require_shapes(cut: Cut, found: Mapping[str, Tensor]) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from probe_lab.capture.backbones import BUILT_IN
 from probe_lab.capture.family import Family
+from probe_lab.capture.text import ENCODER
 from probe_lab.errors import SelectError
-from probe_lab.probes import Probe, load_probe
+from probe_lab.probes import Probe, ProbeSpec, load_probe
 from probe_lab.select.conformal import half_widths
 
 
@@ -50,9 +51,7 @@ class Reader:
         return Cut(step, keep, self.probe, half_widths(self.cell, self.probe.spec.evaluators, accept))
 
 
-def single_cut(
-    reader: Reader, keep: int, step: int | None, ratio: float | None, steps: int, accept: float
-) -> tuple[Cut, ...]:
+def single_cut(reader: Reader, keep: int, step: int | None, ratio: float | None, steps: int) -> tuple[Cut, ...]:
     """One cut: at ``step`` (diffusers' ``cutoff_step_index``), at ``ratio`` of all steps, or where the probe was
     trained."""
     if step is not None and ratio is not None:
@@ -65,25 +64,38 @@ def single_cut(
                 f"cutoff_step_ratio={ratio} is not allowed: give a share of the steps above 0 and below 1"
             )
         step = max(1, round(ratio * steps))
-    return (reader.cut(reader.probe.spec.step if step is None else step, keep, accept),)
+    return (reader.cut(reader.probe.spec.step if step is None else step, keep, 0.0),)
+
+
+def step_in(spec: ProbeSpec, steps: int) -> int | None:
+    """The step of a call of ``steps`` at the share of the steps where the probe was trained; None where it is between
+    two."""
+    whole, rest = divmod(spec.step * steps, spec.total_steps)
+    return None if rest else whole
 
 
 def progressive(
-    schedule: Sequence[Mapping[str, int]], readers: Sequence[Reader], candidates: int, keep: int, accept: float
+    schedule: Sequence[Mapping[str, int]],
+    readers: Sequence[Reader],
+    candidates: int,
+    keep: int,
+    accept: float,
+    steps: int,
 ) -> tuple[Cut, ...]:
-    """Several cuts, from ``[{step: 2, keep: 6}, …]`` and a probe for each.
+    """Several cuts in a call of ``steps``, from ``[{step: 2, keep: 6}, …]`` and a probe for each.
 
-    Several may be at one step. Its probes then take turns, in the order given, but those that read previews come last:
-    what they read is costly, and made only of the candidates that the others left. Where a step has more probes than
-    cuts, the first ones are not asked.
+    Several may be at one step. Its probes then take turns, in the order given, but those that read previews or look
+    ahead come last: what they read is costly, and made only of the candidates that the others left. Where a step has
+    more probes than cuts, the first ones are not asked.
 
     Raises:
         SelectError: steps that fall, numbers that do not, a last one that is not ``keep``, or a step with fewer probes
             than cuts.
     """
     by_step: dict[int, list[Reader]] = {}
-    for reader in sorted(readers, key=lambda reader: bool(reader.probe.spec.scalars)):
-        by_step.setdefault(reader.probe.spec.step, []).append(reader)
+    for reader in sorted(readers, key=lambda reader: reader.probe.spec.is_costly):
+        if at := step_in(reader.probe.spec, steps):
+            by_step.setdefault(at, []).append(reader)
     times = Counter(entry.get("step", 0) for entry in schedule)
     cuts: list[Cut] = []
     left, last = candidates, 0
@@ -98,8 +110,8 @@ def progressive(
             )
         if step not in by_step:
             raise SelectError(
-                f"no probe was trained at step {step} of the schedule: there are some of "
-                f"{', '.join(map(str, sorted(by_step)))}"
+                f"no probe was trained at step {step} of {steps}, where the schedule cuts: there are some of "
+                f"{', '.join(map(str, sorted(by_step))) or 'no step at all'}"
             )
         if len(by_step[step]) < times[step]:
             raise SelectError(
@@ -126,6 +138,11 @@ def check_probe(cut: Cut, family: Family, steps: int) -> None:
         )
     if not 1 <= cut.step < steps:
         raise SelectError(f"candidates cannot be chosen after step {cut.step} of {steps}: choose before the last step")
+    if spec.needs_text and spec.text_encoder != ENCODER:
+        raise SelectError(
+            f"the probe reads the prompt as {spec.text_encoder} encodes it, and a selection has the backbone's own "
+            "text encoder: train one with text.encoder=backbone, or probe.text=none"
+        )
     if cut.step / steps != spec.step / spec.total_steps:
         raise SelectError(
             f"the probe was trained at step {spec.step} of {spec.total_steps} and the candidates are chosen at step "

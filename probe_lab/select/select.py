@@ -16,6 +16,7 @@ from probe_lab.capture.capture import Normalize
 from probe_lab.capture.preview import previewer
 from probe_lab.config import Scoring
 from probe_lab.errors import SelectError, nearest
+from probe_lab.evaluators import Evaluator
 from probe_lab.probes import Probe
 from probe_lab.select.ranking import By, check_by
 from probe_lab.select.running import Running
@@ -78,6 +79,7 @@ class ProbeSelect:
             a cell's folder as ``probe`` and an evaluator as ``by``.
         by: an evaluator (default: the probe's first), weights of several, or ``pareto``.
         scoring: how evaluators run whose scores of previews a probe reads (its ``scalars``).
+        evaluators: some of these that are loaded already, to be used as they are.
         normalize, tokens, size: as the probe's cache was captured, see ``Capture``.
         on_cut: told after each cut the step and, for each prompt, the candidates that go on, int64.
 
@@ -100,25 +102,27 @@ class ProbeSelect:
         by: By | None = None,
         accept: float = 0.0,
         scoring: Scoring | None = None,
+        evaluators: Sequence[Evaluator] = (),
         normalize: Normalize = "all",
         tokens: int = 0,
         size: int = 0,
         on_cut: Callable[[int, list[Tensor]], None] | None = None,
     ) -> None:
         given = [probe] if isinstance(probe, Probe | Path | str) else list(probe)
+        self._cutoff = (cutoff_step_index, cutoff_step_ratio)
+        _check(candidates, keep, len(given), self._cutoff, schedule, accept)
         self._readers = [Reader.of(one) for one in given]
         self.probes = [reader.probe for reader in self._readers]
         self.evaluators = tuple(dict.fromkeys(name for one in self.probes for name in one.spec.evaluators))
         self.by: By = by or self.probes[0].spec.evaluators[0]
         self._pipe, self._family = pipe, family_of(pipe)
         self._candidates, self._keep = candidates, keep
-        self._cutoff = (cutoff_step_index, cutoff_step_ratio)
         self._schedule, self._accept = schedule, accept
         self._layout: dict[str, Any] = {"normalize": normalize, "tokens": tokens, "size": size}
-        self._preview = previewer(pipe, scoring, {each.evaluator for one in self.probes for each in one.spec.previews})
+        judged = {each.evaluator for one in self.probes for each in one.spec.previews}
+        ready = {each.name: each for each in evaluators}
+        self._preview = previewer(pipe, scoring, [ready.get(name, name) for name in sorted(judged)])
         self._on_cut = on_cut or (lambda step, rows: None)
-        if not 1 <= keep <= candidates:
-            raise SelectError(f"keep={keep} of candidates={candidates} is not allowed: keep at least 1 and at most all")
         for one in self.probes:
             check_by(self.by, one)
         if accept and self.by not in self.probes[0].spec.evaluators:
@@ -164,15 +168,20 @@ class ProbeSelect:
     def _cuts(self, steps: int) -> tuple[Cut, ...]:
         """What is done in a call of so many steps."""
         if self._schedule is not None:
-            cuts = progressive(self._schedule, self._readers, self._candidates, self._keep, self._accept)
+            cuts = progressive(self._schedule, self._readers, self._candidates, self._keep, self._accept, steps)
         else:
-            cuts = single_cut(self._readers[0], self._keep, *self._cutoff, steps, self._accept)
+            cuts = single_cut(self._readers[0], self._keep, *self._cutoff, steps)
         for cut in cuts:
             check_probe(cut, self._family, steps)
         return cuts
 
     def _rows_of(self, prompts: list[str], options: Mapping[str, Any]) -> dict[str, Any]:
         """The prompts, and every option that has an entry for each, so that each prompt gets its candidates."""
+        if "num_images_per_prompt" in options:
+            raise SelectError(
+                f"num_images_per_prompt={options['num_images_per_prompt']} is what candidates={self._candidates} says: "
+                "leave it out"
+            )
         negative = options.get("negative_prompt")
         each = [negative] * len(prompts) if isinstance(negative, str) else list(negative or [])
         if each and len(each) != len(prompts):
@@ -188,7 +197,8 @@ class ProbeSelect:
     ) -> list[torch.Generator]:
         count = prompts * self._candidates
         if given is None or isinstance(given, torch.Generator):
-            seeds = torch.randint(2**63 - 1, (count,), generator=given)
+            device = "cpu" if given is None else given.device
+            seeds = torch.randint(2**63 - 1, (count,), generator=given, device=device)
             return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
         if len(given) != count:
             raise SelectError(
@@ -201,3 +211,33 @@ class ProbeSelect:
         name = type(self._pipe.scheduler).__name__
         if name not in SCHEDULERS:
             raise SelectError(f"selection is not known to be safe with {name}: {nearest(name, SCHEDULERS)}")
+
+
+def _check(
+    candidates: int,
+    keep: int,
+    probes: int,
+    cutoff: tuple[int | None, float | None],
+    schedule: Sequence[Mapping[str, int]] | None,
+    accept: float,
+) -> None:
+    """SelectError for numbers that do not fit together."""
+    if not 1 <= keep <= candidates:
+        raise SelectError(f"keep={keep} of candidates={candidates} is not allowed: keep at least 1 and at most all")
+    if not probes:
+        raise SelectError("there is no probe to ask: give one, or the folder of its cell")
+    if schedule is None:
+        if probes > 1:
+            raise SelectError(
+                f"there are {probes} probes and one cut: give a schedule with a cut for each, or one probe"
+            )
+        if accept:
+            raise SelectError(
+                f"accept={accept} ends a choice before the last cut, and there is one cut: give a schedule, or leave "
+                "it out"
+            )
+    elif cutoff != (None, None):
+        raise SelectError(
+            f"cutoff_step_index={cutoff[0]}, cutoff_step_ratio={cutoff[1]} and a schedule both say when to choose: "
+            "give one of them"
+        )

@@ -17,6 +17,7 @@ from probe_lab.select.budget import Judged
 from probe_lab.select.cells import at_other_steps, best_cell, check_origin, named_cell, notes_of, trained_with
 from probe_lab.select.planned import plan_for
 from probe_lab.select.ranking import By, check_by
+from probe_lab.select.schedule import step_in
 from probe_lab.select.words import read_by
 
 
@@ -127,8 +128,8 @@ def setup_of(experiment: Experiment, wanted: Sequence[str]) -> Setup:
     if select.budget:
         judged = _planned(experiment, there, by)
         schedule = judged.schedule
-    cuts = {cut["step"] for cut in schedule or () if "step" in cut}
-    used = [each for each in there if schedule is None or each.probe.spec.step in cuts]
+    cuts, steps = {cut["step"] for cut in schedule or ()}, experiment.sampling.steps
+    used = [each for each in there if schedule is None or step_in(each.probe.spec, steps) in cuts]
     chosen = tuple(used or asked)  # a schedule without any probe is refused where it is read
     capture, notes = _origins([each.cell for each in chosen if each.cell], experiment)
     return Setup(chosen, by, capture, schedule, judged, notes)
@@ -149,14 +150,15 @@ def _at_other_steps(experiment: Experiment, asked: Asked) -> list[Asked]:
     """The same probe at every step where there is one; a preview is there at every cut."""
     if asked.cell is not None:
         return [Asked.of(cell) for _, cell in sorted(at_other_steps(asked.cell).items())]
-    steps = sorted({cut["step"] for cut in experiment.select.schedule if "step" in cut})
+    steps = sorted({cut["step"] for cut in experiment.select.schedule})
     return [_preview(experiment, asked.probe.spec.scalars, step) for step in steps] or [asked]
 
 
 def _planned(experiment: Experiment, there: Sequence[Asked], by: By) -> Judged:
-    select = experiment.select
-    cells = {each.probe.spec.step: each.cell for each in there if each.cell is not None}
-    if len(cells) < len({each.probe.spec.step for each in there}):
+    select, steps = experiment.select, experiment.sampling.steps
+    at = [(step_in(each.probe.spec, steps), each.cell) for each in there]
+    cells = {step: cell for step, cell in at if step and cell is not None}
+    if len(cells) < len({step for step, _ in at if step}):
         raise SelectError(
             f"budget={select.budget} is planned from what trained cells predicted of their validation prompts, and "
             "a preview is none: give a --schedule"
@@ -166,7 +168,7 @@ def _planned(experiment: Experiment, there: Sequence[Asked], by: By) -> Judged:
         by,
         candidates=select.candidates,
         keep=select.keep,
-        steps=experiment.sampling.steps,
+        steps=steps,
         budget=select.budget,
     )
 

@@ -15,6 +15,9 @@ from probe_lab.select.candidates import Row
 from probe_lab.select.sheet import labels_of, score_text
 from probe_lab.select.watch import shortened
 
+SAME_WITHIN = 8
+"""Grey levels of 255: what half precision makes of another order of additions."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -57,6 +60,13 @@ def worth(rows: Sequence[Row], evaluator: str) -> dict[str, float] | None:
     return found | ({"selection_gain": (found["kept"] - found["all"]) / room} if room > 0 else {})
 
 
+def _sameness(apart: int) -> str:
+    """Of kept images and the same ones without selection, which batches of another size make differ a little."""
+    if apart > SAME_WITHIN:
+        return f"the kept images are NOT those without selection: they differ by up to {apart} of 255 grey levels"
+    return f"the kept images are the same{f' within {apart} of 255 grey levels' if apart else ''}"
+
+
 def lines_of(content: dict[str, Any]) -> list[str]:
     """Sentences on cost and worth, from the record."""
     calls, of, seconds = content["denoiser_calls"], content["denoiser_calls_of_all"], content["seconds"]
@@ -64,8 +74,7 @@ def lines_of(content: dict[str, Any]) -> list[str]:
     if seconds["all"]:
         share = seconds["select"] / seconds["all"]
         text += f"; all of them took {seconds['all']:.1f} s, so selection {share:.2f} of that"
-        apart = content["largest_difference"]
-        text += f"; the kept images are the same{f' within {apart} of 255 grey levels' if apart else ''}"
+        text += f"; {_sameness(content['largest_difference'])}"
     lines = [text]
     for name, found in content["worth"].items():
         gain = f", selection gain {found['selection_gain']:.2f}" if "selection_gain" in found else ""

@@ -20,7 +20,8 @@ from probe_lab.progress import LINE_EVERY
 
 @dataclass
 class Field:
-    """Of some prompts, the candidates that are left; ``gone`` maps the others to the step of their cut."""
+    """Of some prompts, the candidates that are left; ``gone`` maps the others to the step of their cut, and ``lost``
+    are those of the last one, for each prompt of the call."""
 
     prompts: Sequence[str]
     candidates: int
@@ -29,6 +30,7 @@ class Field:
     step: int = 0
     calls: int = 0
     gone: list[dict[int, int]] = field(default_factory=list)
+    lost: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gone = [{} for _ in self.prompts]
@@ -46,9 +48,11 @@ class Field:
         self.calls += sum(len(self.left(self.first + place)) for place in range(prompts))
 
     def prune(self, step: int, kept: Sequence[Tensor]) -> None:
+        self.lost = []
         for place, rows in enumerate(kept):
-            gone = self.gone[self.first + place]
-            gone |= {one: step for one in self.left(self.first + place) if one not in rows.tolist()}
+            lost = [one for one in self.left(self.first + place) if one not in rows.tolist()]
+            self.gone[self.first + place] |= dict.fromkeys(lost, step)
+            self.lost.append(lost)
 
 
 class Watch(Protocol):
@@ -81,12 +85,10 @@ class _Lines:
             print(f"select: {_standing(field)}", file=sys.stderr, flush=True)
 
     def pruned(self, field: Field, step: int, kept: Sequence[Tensor]) -> None:
-        for place, rows in enumerate(kept):
-            prompt = field.first + place
-            lost = sorted(one for one, when in field.gone[prompt].items() if when == step)
+        for place, (rows, lost) in enumerate(zip(kept, field.lost, strict=True)):
             if lost:
                 print(
-                    f"select: step {step} of {field.steps}, {shortened(field.prompts[prompt])}: "
+                    f"select: step {step} of {field.steps}, {shortened(field.prompts[field.first + place])}: "
                     f"pruned {_numbers(lost)}, best first {_numbers(rows.tolist())}",
                     file=sys.stderr,
                     flush=True,

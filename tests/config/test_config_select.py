@@ -43,6 +43,7 @@ def test_no_cell_depends_on_it() -> None:
         (["select.budget=-1"], "'select.budget' is -1: it must not be negative"),
         (["select.candidate=3"], "did you mean 'candidates'"),
         (["select.schedule=[{step: 1, keep: x}]"], "'select.schedule.*'x'"),
+        (["select.schedule=[{step: 2}]"], "'select.schedule' has the cut .*: write .step: STEP, keep: NUMBER"),
         (["select.schedule=[{step: 1, keep: 1}]", "select.budget=30"], "'select.budget' .30. both say when to choose"),
     ],
 )

@@ -60,7 +60,16 @@ def generators(count: int) -> list[torch.Generator]:
         ({"candidates": 2, "keep": 0}, "keep=0 of candidates=2"),
         ({"by": "on"}, "'on' is not predicted by the probe: did you mean 'one'"),
         ({"by": {"one": 1.0, "tow": 2.0}}, "'tow' is not predicted by the probe: did you mean 'two'"),
-        ({"accept": 0.9, "by": "pareto"}, "accept=0.9 compares intervals of one evaluator and by is pareto"),
+        ({"by": {"pareto": 1.0}}, "'pareto' is not predicted by the probe"),
+        ({"accept": 0.9}, "accept=0.9 ends a choice before the last cut, and there is one cut"),
+        (
+            {"accept": 0.9, "by": "pareto", "schedule": [{"step": 2, "keep": 1}]},
+            "accept=0.9 compares intervals of one evaluator and by is pareto",
+        ),
+        (
+            {"schedule": [{"step": 2, "keep": 1}], "cutoff_step_ratio": 0.5},
+            "cutoff_step_index=None, cutoff_step_ratio=0.5 and a schedule both say when to choose",
+        ),
     ],
 )
 def test_numbers_and_evaluators(pipe: DiffusionPipeline, arguments: dict[str, Any], message: str) -> None:
@@ -78,7 +87,16 @@ def test_numbers_and_evaluators(pipe: DiffusionPipeline, arguments: dict[str, An
         ({"step": 4}, {}, "cannot be chosen after step 4 of 4"),
         ({}, {"cutoff_step_index": 2, "cutoff_step_ratio": 0.5}, "give one of them"),
         ({}, {"cutoff_step_ratio": 1.5}, "cutoff_step_ratio=1.5 is not allowed"),
-        ({}, {"accept": 0.9}, "accept=0.9 needs the validation predictions"),
+        (
+            {},
+            {"accept": 0.9, "schedule": [{"step": 2, "keep": 1}]},
+            "accept=0.9 needs the validation predictions",
+        ),
+        (
+            {"kind": "cnn", "text": "pooled", "text_dim": 32, "text_encoder": "clip_score"},
+            {},
+            "reads the prompt as clip_score encodes it, and a selection has the backbone's own",
+        ),
         ({"taps": {"x0": (4, 12, 12)}}, {}, r"'x0' has the shape \(.*\) in this call and had \(4, 12, 12\)"),
         ({"taps": {ATTENTION: (77, 8, 8)}}, {}, r"attention' has the shape \(.*\) .* had \(77, 8, 8\) .* on tiny-sd"),
     ],
@@ -108,6 +126,23 @@ def test_a_scheduler_that_is_not_known(pipe: DiffusionPipeline) -> None:
             select(PROMPTS, **OPTIONS)
     finally:
         pipe.scheduler = own
+
+
+def test_probes_are_asked_or_refused(pipe: DiffusionPipeline) -> None:
+    with pytest.raises(SelectError, match="there are 2 probes and one cut"):
+        ProbeSelect(pipe, [probe_of(pipe), probe_of(pipe, step=3)])
+    with pytest.raises(SelectError, match="there is no probe to ask"):
+        ProbeSelect(pipe, [])
+    with pytest.raises(SelectError, match="num_images_per_prompt=3 is what candidates=2 says"):
+        ProbeSelect(pipe, probe_of(pipe), candidates=2)(PROMPTS, num_images_per_prompt=3, **OPTIONS)
+    assert_untouched(pipe)
+
+
+def test_one_generator_seeds_those_of_all_candidates(pipe: DiffusionPipeline) -> None:
+    select = ProbeSelect(pipe, probe_of(pipe), candidates=2)
+    found = [select(PROMPTS, generator=torch.Generator().manual_seed(3), **OPTIONS) for _ in range(2)]
+    assert found[0].seeds == found[1].seeds
+    assert len(set(found[0].seeds)) == 2
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])

@@ -40,6 +40,9 @@ def test_plans_are_followed_and_counted(seed: int, candidates: int, prompts: int
             calls += number
             number = left.get(step, number)
         assert calls_of(plan, candidates, 12) == calls
+        before = [candidates, *(keep for _, keep in plan)]
+        ahead = sum(number for number, (step, _) in zip(before, plan, strict=False) if step in (2, 9))
+        assert calls_of(plan, candidates, 12, (2, 9)) == calls + ahead
 
 
 @pytest.mark.parametrize(("seeds", "candidates", "count"), [(8, 8, 1), (8, 5, 56), (9, 4, 126), (20, 5, MOST_SETS)])

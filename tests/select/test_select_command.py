@@ -26,7 +26,7 @@ from probe_lab.select.candidates import Candidate, Row, file_names
 from probe_lab.select.cells import at_other_steps, best_cell
 from probe_lab.select.setup import setup_of
 from probe_lab.select.sheet import contact_sheet, labels_of
-from probe_lab.select.summary import worth
+from probe_lab.select.summary import _sameness, worth
 from probe_lab.select.watch import Field, picture
 from probe_lab.select.words import overrides_of, read_by, read_schedule
 from probe_lab.sweep.results import METRICS
@@ -97,6 +97,29 @@ def test_everything_that_a_selection_leaves(
     assert told.err.count("select: step 2 of 8") == 2
     assert "pruned " in told.err
     assert not list(tmp_path.rglob(".*"))
+    # Another selection in this folder takes its place.
+    select(keys, "-n", "3", "--seed", "8", "-o", str(tmp_path))
+    (row,) = record_of(tmp_path)["prompts"]
+    assert [path.name for path in tmp_path.rglob("*.png") if path.name != "sheet.png"] == [
+        row["candidates"][0]["image"]
+    ]
+
+
+def test_what_no_probe_predicted_is_null_in_the_record(keys: list[str], tmp_path: Path) -> None:
+    more = ["evaluators=[shapes_reward,shapes_binding]", "--schedule", "2:3,4:1", "--by", "shapes_reward"]
+    select(keys, *more, "-n", "4", "--probe", "preview:shapes_reward", "--probe", "step04-cnn", "-o", str(tmp_path))
+    text = (tmp_path / "selection.json").read_text()
+    found = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    (row,) = found["prompts"]
+    lost = [one for one in row["candidates"] if one["pruned_at_step"] == 2]
+    assert [one["predicted"]["shapes_binding"] for one in lost] == [None]
+
+
+def test_a_difference_is_not_called_the_same() -> None:
+    assert "the same" in _sameness(0)
+    assert "within 2 of 255" in _sameness(2)
+    assert "the same" not in _sameness(140)
+    assert "NOT" in _sameness(140)
 
 
 def test_the_seeds_are_those_of_generate(keys: list[str], experiment: Experiment, tmp_path: Path) -> None:

@@ -127,6 +127,20 @@ def test_only_those_that_are_left_look_ahead(experiment: Experiment, pipe: Diffu
     torch.testing.assert_close(found.scores[..., 0], expected, atol=1e-3, rtol=0)
 
 
+def test_a_probe_of_the_lookahead_pays_for_it(experiment: Experiment, pipe: DiffusionPipeline) -> None:
+    """As a tap it is the array of the cache, and costs what it costs as a scalar."""
+    cache = Cache(experiment.cache_folder)
+    prompts = cache.samples["prompt"].iloc[::4].tolist()
+    channels, height, width = cache.manifest.taps["lookahead"]
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        probe = Probe(ProbeSpec("linear", {"lookahead": (channels, height, width)}, ("one",), STEP, STEPS)).eval()
+    found = ProbeSelect(pipe, probe, candidates=4)(prompts, generator=generators(cache.samples["seed"]), **OPTIONS)
+    expected = probe.predict(Inputs({"lookahead": cache.read_all(f"{STEP}/lookahead")}, torch.full((8,), STEP)))
+    torch.testing.assert_close(found.scores.flatten(0, 1), expected, atol=1e-3, rtol=0)
+    assert found.denoiser_calls == 8 * (STEP + 1) + 2 * (STEPS - STEP)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusionPipeline]:
     return lambda name: PIPELINES[name](tmp_path_factory.mktemp("tiny"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -98,6 +99,29 @@ def test_survivors_are_what_they_would_have_been(
     assert "step" not in vars(pipe.scheduler)
     assert before[2] == after[2]
     assert math.isfinite(float(found.scores.sum()))
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "qwen-image", "sdxl"])
+def test_the_denoiser_is_called_by_the_same_names(tiny: Callable[[str], DiffusionPipeline], name: str) -> None:
+    """What wraps its forward looks for arguments by their names, the scale of LoRAs for one."""
+    pipe = tiny(name)
+    denoiser = family_of(pipe).denoiser_of(pipe)
+    plain, seen = denoiser.forward, []
+
+    @functools.wraps(plain)  # its signature is looked at
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        seen.append((len(args), set(kwargs)))
+        return plain(*args, **kwargs)
+
+    select = ProbeSelect(pipe, probe_of(pipe, name, 2), candidates=2)
+    denoiser.forward = noted  # type: ignore[method-assign]
+    try:
+        select(PROMPTS, generator=generators(4), **options_of(name), output_type="latent")
+    finally:
+        del denoiser.forward
+    whole, narrowed = seen[0], seen[-1]
+    assert narrowed[0] == 0
+    assert whole[1] <= narrowed[1]
 
 
 SCHEDULER_OF = {"sd": ["ddim", "euler", "euler-a", "dpm++", "unipc", "lcm"], "sd3": ["flow-euler", "dpm++", "unipc"]}

@@ -146,11 +146,26 @@ def test_probes_of_a_step_take_turns() -> None:
     late = Reader(Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS)))  # type: ignore[arg-type]
     at_two = [{"step": 2, "keep": keep} for keep in (6, 4, 1)]
     given = [costly, late, plain, other]
-    assert [cut.probe for cut in progressive(at_two, given, 8, 1, 0.0)] == [plain.probe, other.probe, costly.probe]
+    assert [cut.probe for cut in progressive(at_two, given, 8, 1, 0.0, STEPS)] == [
+        plain.probe,
+        other.probe,
+        costly.probe,
+    ]
     # With more probes than cuts the last ones are asked.
-    assert [cut.probe for cut in progressive(at_two[1:], given, 8, 1, 0.0)] == [other.probe, costly.probe]
+    assert [cut.probe for cut in progressive(at_two[1:], given, 8, 1, 0.0, STEPS)] == [other.probe, costly.probe]
     mixed = [at_two[0], {"step": 3, "keep": 1}]
-    assert [cut.probe for cut in progressive(mixed, given, 8, 1, 0.0)] == [costly.probe, late.probe]
+    assert [cut.probe for cut in progressive(mixed, given, 8, 1, 0.0, STEPS)] == [costly.probe, late.probe]
+
+
+def test_a_schedule_is_of_the_steps_of_the_call() -> None:
+    """Twice the steps: a probe of step 2 reads after 4."""
+    given = [*readers(""), Reader(Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS)))]  # type: ignore[arg-type]
+    cuts = progressive([{"step": 4, "keep": 2}, {"step": 6, "keep": 1}], given, 4, 1, 0.0, 2 * STEPS)
+    assert [cut.probe for cut in cuts] == [reader.probe for reader in given]
+    with pytest.raises(SelectError, match=f"trained at step 3 of {2 * STEPS}, .* there are some of 4, 6"):
+        progressive([{"step": 3, "keep": 1}], given, 4, 1, 0.0, 2 * STEPS)
+    with pytest.raises(SelectError, match="there are some of no step at all"):
+        progressive([{"step": 2, "keep": 1}], given, 4, 1, 0.0, STEPS * STEPS + 1)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +175,7 @@ def test_probes_of_a_step_take_turns() -> None:
         ([(3, 4), (2, 1)], r"keeps 1 at step 2 after 4 were left at step 3"),
         ([(2, 4), (3, 4)], r"keeps 4 at step 3 after 4 were left at step 2"),
         ([(0, 4), (3, 1)], r"keeps 4 at step 0"),
-        ([(4, 1)], r"no probe was trained at step 4 of the schedule: there are some of 2, 3"),
+        ([(4, 1)], rf"no probe was trained at step 4 of {STEPS}, where the schedule cuts: there are some of 2, 3"),
         ([(2, 2)], r"ends with 2 candidates and keep=1"),
     ],
 )
@@ -168,7 +183,7 @@ def test_impossible_schedules_are_refused(schedule: list[tuple[int, int]], words
     given = [*readers(""), Reader(Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS)))]  # type: ignore[arg-type]
     entries = [{"step": step, "keep": keep} for step, keep in schedule]
     with pytest.raises(SelectError, match=words):
-        progressive(entries, given, 8, 1, 0.0)
+        progressive(entries, given, 8, 1, 0.0, STEPS)
 
 
 def test_an_evaluator_that_cannot_run_is_refused_at_once(pipe: DiffusionPipeline, tmp_path: Path) -> None:

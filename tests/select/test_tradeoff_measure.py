@@ -149,6 +149,29 @@ def test_as_many_steps_are_not_fewer(experiment: Experiment) -> None:
         measured(replace(experiment, tradeoff=replace(experiment.tradeoff, fewer_steps=8)))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("steps", 16, "trained on images of 8 steps and sampling.steps is 16"),
+        ("height", 96, "trained on images of 64×64 and sampling asks for 96×64"),
+    ],
+)
+def test_probes_of_another_sampling_are_refused_at_once(
+    experiment: Experiment, key: str, value: int, words: str
+) -> None:
+    (cell,) = [path.name for path in experiment.runs_folder.glob("step02-cnn*")]
+    elsewhere = replace(experiment, sampling=replace(experiment.sampling, **{key: value}))
+    with pytest.raises(SelectError, match=words):
+        measure(elsewhere, cell, watching=lambda what, unit: pytest.fail(what), announce=lambda plan: None)
+
+
+def test_an_evaluator_that_the_probes_do_not_predict_is_refused_at_once(experiment: Experiment) -> None:
+    (cell,) = [path.name for path in experiment.runs_folder.glob("step02-cnn*")]
+    other = replace(experiment, probe=replace(experiment.probe, evaluators=["shapes_fidelity"]))
+    with pytest.raises(SelectError, match="'shapes_fidelity' is not predicted by the probe"):
+        measure(other, cell, watching=lambda what, unit: pytest.fail(what), announce=lambda plan: None)
+
+
 def test_without_test_prompts_it_is_refused(experiment: Experiment) -> None:
     none = replace(experiment.data.split, train=0.7, val=0.3, test=0.0)
     with pytest.raises(SelectError, match=r"none of the 24 prompts of smoke is in its test split"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from probe_lab.cache import Cache
-from probe_lab.cache.layout import PREVIEWED, PreviewOf
+from probe_lab.cache.layout import LOOKAHEAD, PREVIEWED, AskedPreviews, PreviewOf
 from probe_lab.capture.generate import generate
 from probe_lab.capture.plan import Plan as Generation
 from probe_lab.capture.previews import score_previews
@@ -18,7 +18,8 @@ from probe_lab.errors import SelectError
 from probe_lab.evaluators.run import score_cache
 from probe_lab.probes import ProbeSpec, load_probe
 from probe_lab.progress import Watching
-from probe_lab.select.cells import at_other_steps, best_cell, named_cell
+from probe_lab.select.cells import at_other_steps, best_cell, check_origin, named_cell, trained_with
+from probe_lab.select.ranking import check_by
 from probe_lab.select.tradeoff.policies import Numbers
 from probe_lab.select.tradeoff.world import by_prompt, in_fewer_steps, predictions, with_all_candidates
 
@@ -28,12 +29,25 @@ class Probes:
     """The probe of the single cut, and those of several steps for progressive ways."""
 
     cell: Path
-    spec: ProbeSpec
     cells: Mapping[int, Path]
+    specs: Mapping[Path, ProbeSpec]
+
+    @property
+    def spec(self) -> ProbeSpec:
+        """Of the single cut."""
+        return self.specs[self.cell]
 
     @property
     def step(self) -> int:
         return self.spec.step
+
+    def asked_previews(self, evaluator: str) -> AskedPreviews:
+        """What previewing ways decode at the step of the single cut, and what the probes read at theirs."""
+        asked = {PreviewOf(self.step, latent): {evaluator} for latent in PREVIEWED}
+        for spec in self.specs.values():
+            for each in spec.previews:
+                asked.setdefault(PreviewOf(spec.step, each.latent), set()).add(each.evaluator)
+        return {of: sorted(names) for of, names in sorted(asked.items())}
 
 
 @dataclass(frozen=True)
@@ -51,15 +65,35 @@ class Known:
 
 def probes_of(experiment: Experiment, wanted: str, evaluator: str) -> Probes:
     """The best cell at ``probe.step`` that reads no previews, which are a way of their own; and the group of cells that
-    differ in their step alone."""
+    differ in their step alone.
+
+    Raises:
+        SelectError: a cell of another backbone, resolution or number of steps, or one that does not predict the
+            evaluator.
+        ReportError: no cell is finished.
+    """
     one_cut = replace(experiment, select=replace(experiment.select, schedule=[], budget=0))
     several = replace(one_cut, select=replace(one_cut.select, budget=1))
     cell = named_cell(experiment.runs_folder, wanted) if wanted else best_cell(one_cut, evaluator, previews=False)
     group = at_other_steps(cell)
     if len(group) == 1:
         group = at_other_steps(best_cell(several, evaluator, previews=False))
-    several_steps = {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps}
-    return Probes(cell, load_probe(cell).spec, several_steps)
+    cells = {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps}
+    specs = {one: _checked(one, experiment, evaluator) for one in (cell, *cells.values())}
+    return Probes(cell, cells, specs)
+
+
+def _checked(cell: Path, experiment: Experiment, evaluator: str) -> ProbeSpec:
+    probe, steps = load_probe(cell), experiment.sampling.steps
+    check_by(evaluator, probe)
+    if trained := trained_with(cell):
+        check_origin(cell, trained, experiment)
+    if probe.spec.total_steps != steps:
+        raise SelectError(
+            f"the probe {cell.name} was trained on images of {probe.spec.total_steps} steps and sampling.steps is "
+            f"{steps}: set it to {probe.spec.total_steps}, or name another cell with --probe"
+        )
+    return probe.spec
 
 
 def known_of(
@@ -71,12 +105,11 @@ def known_of(
     announce: Callable[[Generation], None],
 ) -> Known:
     step = probes.step
-    taps = [*probes.spec.taps, *(tap for cell in probes.cells.values() for tap in load_probe(cell).spec.taps)]
-    world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, "x0", "lookahead"])
+    taps = [tap for spec in probes.specs.values() for tap in spec.taps]
+    world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, *PREVIEWED])
     cache = _made(world, evaluator, watching, announce)
     with watching("previews", "scores") as update:
-        asked = {PreviewOf(step, latent): [evaluator] for latent in PREVIEWED}
-        score_previews(world, asked, on_progress=update)
+        score_previews(world, probes.asked_previews(evaluator), on_progress=update)
     fewer = None
     if experiment.tradeoff.fewer_steps:
         other = _made(in_fewer_steps(world), evaluator, watching, announce)
@@ -85,7 +118,7 @@ def known_of(
         target=by_prompt(cache, cache.scores(evaluator)),
         fewer=fewer,
         preview=by_prompt(cache, cache.preview_scores(evaluator, step)),
-        lookahead=by_prompt(cache, cache.preview_scores(evaluator, step, "lookahead")),
+        lookahead=by_prompt(cache, cache.preview_scores(evaluator, step, LOOKAHEAD)),
         probe=predictions({step: probes.cell}, cache, evaluator)[step],
         by_step=predictions(probes.cells, cache, evaluator) if len(probes.cells) > 1 else {},
     )

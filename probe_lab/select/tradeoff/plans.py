@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from probe_lab.select.budget import Plan, calls_of
-from probe_lab.select.planned import plan_for
+from probe_lab.select.planned import looking_ahead, plan_for
 from probe_lab.select.tradeoff.ways import Way
 
 
@@ -70,14 +70,16 @@ def progressive_way(
         SelectError: as in ``plan_for``.
     """
     small = min(candidates, seeds)
-    budgets = [calls_of(((step, 1),), number, steps) for number in (small, candidates)]
+    ahead = looking_ahead(cells)
+    budgets = [calls_of(((step, 1),), number, steps, ahead) for number in (small, candidates)]
     best = plan_for(cells, evaluator, candidates=small, keep=1, steps=steps, budget=budgets[0])
-    plan = scaled(best.plan, small, candidates, steps, budgets[1])
-    return Compared("progressive", candidates, steps, calls_of(plan, candidates, steps), plan)
+    plan = scaled(best.plan, small, candidates, steps, budgets[1], ahead)
+    return Compared("progressive", candidates, steps, calls_of(plan, candidates, steps, ahead), plan)
 
 
-def scaled(plan: Plan, small: int, candidates: int, steps: int, budget: int) -> Plan:
-    """A plan of ``small`` candidates for more of them, with numbers that fall, within ``budget`` calls."""
+def scaled(plan: Plan, small: int, candidates: int, steps: int, budget: int, ahead: Collection[int] = ()) -> Plan:
+    """A plan of ``small`` candidates for more of them, with numbers that fall, within ``budget`` calls; ``ahead`` as in
+    ``calls_of``."""
     keeps = [max(1, keep * candidates // small) for _, keep in plan[:-1]] + [plan[-1][1]]
     for place in reversed(range(len(keeps) - 1)):
         keeps[place] = max(keeps[place], keeps[place + 1] + 1)
@@ -85,7 +87,7 @@ def scaled(plan: Plan, small: int, candidates: int, steps: int, budget: int) -> 
     def made() -> Plan:
         return tuple((step, keep) for (step, _), keep in zip(plan, keeps, strict=True))
 
-    while calls_of(made(), candidates, steps) > budget:
+    while calls_of(made(), candidates, steps, ahead) > budget:
         room = [place for place in range(len(keeps) - 1) if keeps[place] > keeps[place + 1] + 1]
         if not room:
             break

@@ -87,6 +87,7 @@ class Bench:
             schedule=way.schedule,
             by=self.judge.name,
             scoring=self.experiment.scoring,
+            evaluators=[self.judge],  # as the other ways have it, loaded
             normalize=capture.normalize,
             tokens=capture.tokens,
             size=capture.size,
