@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,16 +102,17 @@ def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, Ledge
         return
     alone = not experiment.sampling.on_cpu or any(ledger.evaluator.has_model for ledger in ledgers.values())
     saved = time.monotonic()
-    found = _here(experiment, cache, work) if alone else _apart(experiment, cache, work)
-    for part, scores in found:
-        for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
-            ledgers[part.of, name].add(part.ids.tolist(), values)
-        done += scores.numel()
-        on_progress(done, total)
-        if time.monotonic() - saved > SAVE_EVERY:
-            for ledger in ledgers.values():
-                ledger.save()
-            saved = time.monotonic()
+    # Closed here: processes go on to the end of their work where nobody tells them that Ctrl-C has ended this one.
+    with closing(_here(experiment, cache, work) if alone else _apart(experiment, cache, work)) as found:
+        for part, scores in found:
+            for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
+                ledgers[part.of, name].add(part.ids.tolist(), values)
+            done += scores.numel()
+            on_progress(done, total)
+            if time.monotonic() - saved > SAVE_EVERY:
+                for ledger in ledgers.values():
+                    ledger.save()
+                saved = time.monotonic()
 
 
 def _work(cache: Cache, ledgers: Mapping[_Column, Ledger]) -> Iterator[_Work]:
@@ -128,13 +129,13 @@ def _work(cache: Cache, ledgers: Mapping[_Column, Ledger]) -> Iterator[_Work]:
                 yield _Work(of, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
 
 
-def _here(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Iterator[tuple[_Work, Tensor]]:
+def _here(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Generator[tuple[_Work, Tensor]]:
     preview = preview_scorer(experiment)
     for part in work:
         yield part, _scored(preview, cache, part)
 
 
-def _apart(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Iterator[tuple[_Work, Tensor]]:
+def _apart(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Generator[tuple[_Work, Tensor]]:
     workers = min(experiment.workers, len(work))
     if workers == 1:
         yield from _here(experiment, cache, work)

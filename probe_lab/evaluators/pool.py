@@ -33,7 +33,7 @@ def scored_apart(workers: int, task: Callable[..., T], jobs: Sequence[tuple[Any,
         except BrokenProcessPool as error:
             raise ScoreError("a scoring process died (killed, or out of memory): run the same command again") from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # what is under way ends, nothing else begins
 
 
 def _begin(threads: int) -> None:

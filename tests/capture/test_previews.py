@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_an_interrupted_call_is_continued(experiment: Experiment, monkeypatch: p
     assert progress[0] == 4
     assert not partial_path(folder, NAMES[0], PreviewOf(2)).exists()
     assert np.isfinite(Cache(folder).preview_scores(NAMES[0], 2)).all()
+
+
+def test_an_interrupted_call_leaves_no_process(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_AT_ONCE", 1)
+    with pytest.raises(KeyboardInterrupt) as held:
+        score_previews(replace(experiment, workers=2), {PreviewOf(2): NAMES}, on_progress=stop)
+    assert held.traceback  # which keeps whatever was not closed
+    assert multiprocessing.active_children() == []
 
 
 def test_processes_give_the_same_scores(experiment: Experiment) -> None:
