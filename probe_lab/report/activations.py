@@ -60,8 +60,9 @@ def section(material: Material) -> Section:
         text = "The cache holds no activation tap of three channels or more (capture.taps has none)."
         return Section("activations", _TITLE, "", skipped=(text,))
     complete = cache.complete_samples
-    train = complete.loc[complete["split"] == "train", "sample_id"].to_numpy()
-    shown = complete[complete["split"] == "test"].drop_duplicates("prompt_id")["sample_id"].head(SHOWN)
+    split = material.splits(complete)
+    train = complete.loc[split == "train", "sample_id"].to_numpy()
+    shown = complete[split == "test"].drop_duplicates("prompt_id")["sample_id"].head(SHOWN)
     if not len(train) or not len(shown):
         text = "The complete shards of the cache hold no training or no test samples."
         return Section("activations", _TITLE, "", skipped=(text,))

@@ -66,14 +66,22 @@ def probes(results: Results) -> list[str]:
 
 
 def best_on_validation(
-    results: Results, models: Sequence[str], step: int | None, evaluator: str, taps: str | None = None
+    results: Results,
+    models: Sequence[str],
+    step: int | None,
+    evaluator: str,
+    taps: str | None = None,
+    scalars: tuple[str, ...] | None = None,
 ) -> Variant | None:
-    """The variant of these models (at a step; None: any) that validates best; the first one where nothing
-    is defined."""
+    """The variant of these models (at a step, of these taps and scalars; None: any) that validates best; the first one
+    where nothing is defined."""
     candidates = [
         variant
         for variant in results.variants
-        if variant.model in models and step in (None, variant.step) and taps in (None, variant.taps)
+        if variant.model in models
+        and step in (None, variant.step)
+        and taps in (None, variant.taps)
+        and (scalars is None or scalars == results.scalars(variant))
     ]
     if not candidates:
         return None

@@ -17,6 +17,7 @@ from probe_lab.report.choice import SELECTION_METRIC, best_on_validation, extra_
 from probe_lab.report.intervals import by_prompt, draws, value_between
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.reads import Reads, reads_of
 from probe_lab.report.style import (
     GREY,
     LIGHT,
@@ -32,40 +33,44 @@ from probe_lab.report.tables import Field, Table
 
 TITLE = "Which tap should I use?"
 
-_EXPLANATION = """A candidate is a step with a set of taps, in the training that validates best there (loss and other
-keys may differ). It is as good as the best when the 95 % interval of what it is behind the best includes 0 and its own
-interval does not: the difference of their within-prompt SRCC of {evaluator} on the same {prompts} validation prompts,
-mean over training seeds, from a paired bootstrap over prompts. Among those the cheapest is named: fewest denoiser calls
-first (the step: what is paid for every seed that is not finished), then the smaller array per image, then the probe
-with fewer parameters. Filled points are as good as the best, hollow ones are not; whiskers are their own 95 %
-intervals, which overlap more readily than the difference says. Everything is decided on validation prompts; the test
-numbers beside them played no part. The best of many candidates is partly lucky on validation, so look at the test
-column too. Few prompts make wide intervals, and wide intervals make cheap recommendations: with more prompts a later
-step may turn out better.{missing} Suspicious would be a recommended step 1, or candidates as good as the best at every
-step."""
+_EXPLANATION = """A candidate is a step with what is read there, taps and scores of previews or lookaheads, in the
+training that validates best there (loss and other keys may differ). It is as good as the best when the 95 % interval of
+what it is behind the best includes 0 and its own interval does not: the difference of their within-prompt SRCC of
+{evaluator} on the same {prompts} validation prompts, mean over training seeds, from a paired bootstrap over prompts.
+Among those the cheapest is named: fewest denoiser calls first (what is paid for every seed that is not finished: those
+up to the step, and one more for a lookahead), then arrays alone before scores of previews and lookaheads (each a decode
+and a run of its evaluator for every seed), then the smaller array per image, then the probe with fewer parameters.
+Filled points are as good as the best, hollow ones are not; whiskers are their own 95 % intervals, which overlap more
+readily than the difference says. Everything is decided on validation prompts; the test numbers beside them played no
+part. The best of many candidates is partly lucky on validation, so look at the test column too. Few prompts make wide
+intervals, and wide intervals make cheap recommendations: with more prompts a later step may turn out better.{missing}
+Suspicious would be a recommended step 1, or candidates as good as the best at every step."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a candidate costs, in the order in which it counts; None where it is not known."""
+    """What a candidate costs, in the order in which it counts; None where it is not known. ``calls`` of the denoiser
+    and runs of ``evaluators`` are those for every seed."""
 
-    step: int
+    calls: int
+    evaluators: int
     size: int | None
     parameters: int | None
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        return self.step, self.size or 0, self.parameters or 0
+    def key(self) -> tuple[int, int, int, int]:
+        return self.calls, self.evaluators, self.size or 0, self.parameters or 0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A step with a tap set: ``behind`` is the best one's metric minus its own.
+    """A step with what is read there: ``behind`` is the best one's metric minus its own.
 
     ``as_good``: that may be 0, and the metric itself may not (with few prompts, everything is near everything).
     """
 
     variant: Variant
+    reads: Reads
     cost: Cost
     validation: Value
     behind: Value
@@ -73,10 +78,6 @@ class Candidate:
     @property
     def as_good(self) -> bool:
         return self.behind.lower <= 0 < self.validation.lower
-
-    @property
-    def place(self) -> tuple[int, str]:
-        return self.variant.step, self.variant.taps
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def _guide(material: Material, chosen: Sequence[Variant], values: Floats) -> Gui
     found = [
         Candidate(
             variant,
+            reads_of(material.results, variant),
             cost_of(material, variant),
             value_between(float(means[i]), resampled[:, i]),
             value_between(float(means[best] - means[i]), resampled[:, best] - resampled[:, i]),
@@ -155,12 +157,13 @@ def _guide(material: Material, chosen: Sequence[Variant], values: Floats) -> Gui
 
 
 def candidates_of(results: Results, evaluator: str) -> list[Variant]:
-    """Of every step and tap set, the probe that validates best by this evaluator (mean over training seeds)."""
+    """Of every step, tap set and set of scalars, the probe that validates best by this evaluator (mean over training
+    seeds)."""
     models = probes(results)
-    places = results.cells[results.cells["model"].isin(models)][["step", "taps"]].drop_duplicates()
+    places = {(v.step, v.taps, results.scalars(v)): None for v in results.variants if v.model in models}
     found = []
-    for step, taps in places.itertuples(index=False, name=None):
-        variant = best_on_validation(results, models, step, evaluator, taps)
+    for step, taps, scalars in places:
+        variant = best_on_validation(results, models, step, evaluator, taps, scalars)
         value = results.value(variant, evaluator, SELECTION_METRIC, "val") if variant else None
         if variant and value and math.isfinite(value.estimate):
             found.append(variant)
@@ -174,14 +177,16 @@ def per_prompt(results: Results, cell: str, evaluator: str) -> pd.Series[float]:
 
 
 def cost_of(material: Material, variant: Variant) -> Cost:
-    """Step, bytes of its arrays per image in the cache, trained parameters of its first training seed."""
-    size = None
+    """Calls up to its step and for its lookahead, evaluators of what it decodes, bytes of its arrays per image in the
+    cache, trained parameters of its first training seed."""
+    size, reads = None, reads_of(material.results, variant)
     if material.cache:
         manifest = material.cache.manifest
         taps = [tap for tap in variant.taps.split("+") if tap in manifest.taps]
         size = sum(math.prod(manifest.taps[tap]) for tap in taps) * manifest.array_dtype.itemsize
     cell = next(iter(material.results.seeds(variant).values()))
-    return Cost(variant.step, size, parameters(material.results.folder / cell / "probe.safetensors"))
+    trained = parameters(material.results.folder / cell / "probe.safetensors")
+    return Cost(variant.step + reads.looks_ahead, len(reads.scores), size, trained)
 
 
 def parameters(path: Path) -> int | None:
@@ -209,6 +214,8 @@ def _lead(material: Material, evaluator: str, found: Guide) -> str:
             f"it is the cheapest candidate that validates as well as the best ({_place(best)}), within the 95 % "
             f"interval of their difference."
         )
+    if pick.reads.needs:
+        text += f" For every seed it takes {pick.reads.needs} beside the denoiser calls up to its step."
     test = material.results.value(pick.variant, evaluator, SELECTION_METRIC)
     if test:
         text += f" On unseen test prompts it ranks seeds with SRCC {_interval(test)}"
@@ -239,9 +246,9 @@ def _missing(candidates: Sequence[Candidate]) -> str:
 def _draw(material: Material, found: Guide) -> Figure:
     figure = Figure(figsize=(PAGE, 2.7))
     ax = figure.subplots()
-    steps = sorted({candidate.cost.step for candidate in found.candidates})
+    steps = sorted({candidate.variant.step for candidate in found.candidates})
     for step in steps:
-        here = [candidate for candidate in found.candidates if candidate.cost.step == step]
+        here = [candidate for candidate in found.candidates if candidate.variant.step == step]
         for i, candidate in enumerate(here):
             at = steps.index(step) + (i - (len(here) - 1) / 2) * min(0.16, 0.7 / len(here))
             value = candidate.validation
@@ -256,7 +263,7 @@ def _draw(material: Material, found: Guide) -> Figure:
     ax.axhline(found.best.validation.estimate, color="black", lw=0.6, ls=":", zorder=1)
     ax.axhline(0, color="black", lw=0.6, zorder=1)
     ax.set_xticks(range(len(steps)), [str(step) for step in steps])
-    ax.set_xlabel(f"{material.step_text}; within a step from the smallest array to the largest")
+    ax.set_xlabel(f"{material.step_text}; within a step the cheapest first")
     ax.set_ylabel(f"{METRICS[SELECTION_METRIC]}, validation")
     ax.grid(axis="x", visible=False)
     marks = {
@@ -298,8 +305,10 @@ def _table(material: Material, evaluator: str, found: Guide) -> Table:
     labels = tap_labels(candidate.variant.taps for candidate in found.candidates)
     rows: list[tuple[Field, ...]] = [
         (
-            labels[candidate.variant.taps],
-            candidate.cost.step,
+            candidate.reads.text(labels[candidate.variant.taps]),
+            candidate.variant.step,
+            candidate.cost.calls,
+            candidate.cost.evaluators,
             candidate.cost.size,
             candidate.cost.parameters,
             candidate.validation,
@@ -313,14 +322,16 @@ def _table(material: Material, evaluator: str, found: Guide) -> Table:
     return Table(
         "tap_guide_candidates",
         f"All candidates for {evaluator_label(evaluator)}, the cheapest first",
-        "Cost: denoiser calls, then bytes of the arrays per image as the cache stores them, then trained parameters of "
-        "the probe. Behind: SRCC within prompts of the best candidate minus this one, paired, on validation; as good: "
-        "that interval includes 0. The marked row is recommended.",
-        ("taps", "step", "bytes per image", "parameters", "validation", "behind", "as good", "test", "training"),
+        "Cost: denoiser calls for every seed (one more than the step for a lookahead), then runs of evaluators on "
+        "decoded previews and lookaheads for every seed, then bytes of the arrays per image as the cache stores them, "
+        "then trained parameters of the probe. Behind: SRCC within prompts of the best candidate minus this one, "
+        "paired, on validation; as good: that interval includes 0. The marked row is recommended.",
+        ("reads", "step", "calls", "evaluator runs", "bytes per image", "parameters", "validation", "behind",
+         "as good", "test", "training"),
         tuple(rows),
         long=True,
         highlight=found.candidates.index(found.pick),
-    )
+    )  # fmt: skip
 
 
 def _training(variant: Variant) -> str:
@@ -329,8 +340,7 @@ def _training(variant: Variant) -> str:
 
 
 def _place(candidate: Candidate) -> str:
-    step, taps = candidate.place
-    return f"step {step}, {tap_labels([taps])[taps]}"
+    return f"step {candidate.variant.step}, {candidate.reads.text()}"
 
 
 def _interval(value: Value) -> str:

@@ -74,8 +74,8 @@ def environment_table(material: Material) -> Table:
         for part in results.elsewhere
     ]
     if material.cache:
-        manifest, samples = material.cache.manifest, material.cache.samples
-        prompts = samples.drop_duplicates("prompt_id")["split"].value_counts()
+        manifest = material.cache.manifest
+        prompts = material.splits(material.cache.samples.drop_duplicates("prompt_id")).value_counts()
         split = ", ".join(f"{int(prompts.get(name, 0))} {name}" for name in ("train", "val", "test"))
         rows += [
             ("cache", manifest.name),

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from probe_lab.config.keys import leaf_keys
 from probe_lab.errors import ReportError
-from probe_lab.report.origin import Origin, origin_of
+from probe_lab.report.origin import Origin, origin_of, stated
 from probe_lab.sweep.results import require_version
 
 Split = Literal["val", "test"]
@@ -112,6 +112,10 @@ class Results:
         """Training seed -> cell, in order of the seeds."""
         return self.variants.get(variant, {})
 
+    def scalars(self, variant: Variant) -> tuple[str, ...]:
+        """The ``probe.scalars`` that it reads beside its taps."""
+        return self._scalars[variant]
+
     def predictions(self, cell: str, evaluator: str, split: Split = "test") -> pd.DataFrame:
         """sample_id, prompt_id, seed, target, prediction of one cell by sample_id (index 0…). ReportError
         if damaged."""
@@ -123,6 +127,13 @@ class Results:
     def tables(self, variant: Variant) -> list[pd.DataFrame]:
         """The whole predictions.parquet of every training seed, in order of the seeds. ReportError if damaged."""
         return [self._predictions(cell) for cell in self.seeds(variant).values()]
+
+    @cached_property
+    def _scalars(self) -> dict[Variant, tuple[str, ...]]:
+        """Whether swept or not, so from the configuration of a variant's first cell."""
+        first = {variant: self.config(next(iter(seeds.values()))) for variant, seeds in self.variants.items()}
+        probes = {variant: stated(config, "probe").get("probe") or {} for variant, config in first.items()}
+        return {variant: tuple(probe.get("scalars") or ()) for variant, probe in probes.items()}
 
     @cached_property
     def _values(self) -> dict[tuple[Variant, str, str, str], Value]:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from probe_lab.cache import Cache
+from probe_lab.data.splits import SplitFractions, split_of
 from probe_lab.report.choice import Choice
 from probe_lab.report.load import Results
+from probe_lab.report.origin import stated
 from probe_lab.report.tables import Table
 
 
@@ -30,6 +33,17 @@ class Material:
     def step_text(self) -> str:
         """Label of an axis of steps."""
         return f"denoiser call (of {self.cache.manifest.steps})" if self.cache else "denoiser call (step)"
+
+    def splits(self, samples: pd.DataFrame) -> pd.Series[str]:
+        """The split in which the best probe was trained or tested on each of the cache's ``samples``: that of its
+        ``data.split``, while the cache has the one of generation."""
+        cell = next(iter(self.results.seeds(self.choice.best).values()))
+        data = stated(self.results.config(cell), "data").get("data") or {}
+        if "split" not in data:
+            return samples["split"]
+        fractions = SplitFractions(**data["split"])
+        of_prompt = {prompt: split_of(prompt, fractions) for prompt in samples["prompt"].unique()}
+        return samples["prompt"].map(of_prompt)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import yaml
 
@@ -23,8 +24,18 @@ class Origin:
 
 def origin_of(config: str) -> Origin:
     """What the YAML text of a cell's configuration says."""
+    found = stated(config, *_STATED)
+    backbone, cache = found.get("backbone") or {}, found.get("cache") or {}
+    if isinstance(backbone, str):
+        backbone = {"name": backbone}
+    label = backbone.get("name") or ":".join(filter(None, (backbone.get("family"), backbone.get("path"))))
+    return Origin(label, str(cache.get("name") or found.get("name") or ""))
+
+
+def stated(config: str, *names: str) -> dict[str, Any]:
+    """Those of its sections that are named; to read whole configurations of many cells would take long."""
     sections = re.split(r"^(?=\S)", config, flags=re.MULTILINE)
-    return _read("".join(part for part in sections if part.partition(":")[0] in _STATED))
+    return _read("".join(part for part in sections if part.partition(":")[0] in names))
 
 
 def origin_names(origins: Sequence[Origin]) -> list[str]:
@@ -41,10 +52,5 @@ def origin_names(origins: Sequence[Origin]) -> list[str]:
 
 
 @lru_cache(maxsize=256)  # the cells of a sweep say the same few things
-def _read(text: str) -> Origin:
-    stated = yaml.safe_load(text) or {}
-    backbone, cache = stated.get("backbone") or {}, stated.get("cache") or {}
-    if isinstance(backbone, str):
-        backbone = {"name": backbone}
-    label = backbone.get("name") or ":".join(filter(None, (backbone.get("family"), backbone.get("path"))))
-    return Origin(label, str(cache.get("name") or stated.get("name") or ""))
+def _read(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text) or {}

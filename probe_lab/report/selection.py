@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from probe_lab.metrics import SelectionPoint, selection_gain_curve
 from probe_lab.report.load import Results, Variant
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.reads import reads_of
 from probe_lab.report.style import GREY, MARKERS, OKABE_ITO, PAGE, evaluator_label, model_label
 
 _EXPLANATION = """N images of one prompt are begun, the one with the highest prediction is finished. Left:
@@ -22,8 +23,8 @@ are means over training seeds. The oracle must rise and random must be flat; a p
 with N and flatten. Suspicious would be shuffled labels or prompt only above random by more than the
 shading is wide."""
 _COMPUTE = """ Right: the same scores over what they cost, in images generated in full: N candidates to step
-{step} of {steps} and one to the end cost {share:.2f}·N + {rest:.2f}; the oracle has to finish (and score)
-all N. Left of the oracle's line means: more quality for the same compute."""
+{step} of {steps}{ahead} and one to the end cost {share:.2f}·N + {rest:.2f}; the oracle has to finish (and score)
+all N.{unpriced} Left of the oracle's line means: more quality for the same compute."""
 
 _BASELINES = (*OKABE_ITO[1:6], "#999999")  # blue is the best probe, black the oracle
 
@@ -55,8 +56,18 @@ def section(material: Material) -> Section:
         drawings.append(_draw(material, evaluator, best, others))
     compute = ""
     if material.cache:
-        step, steps = material.choice.step, material.cache.manifest.steps
-        compute = _COMPUTE.format(step=step, steps=steps, share=step / steps, rest=1 - step / steps)
+        reads = reads_of(material.results, material.choice.best)
+        share, rest = _price(material, material.cache.manifest.steps)
+        compute = _COMPUTE.format(
+            step=material.choice.step,
+            steps=material.cache.manifest.steps,
+            ahead=", with one more denoiser call each for the lookahead," if reads.looks_ahead else "",
+            share=share,
+            rest=rest,
+            unpriced=f" The best probe takes {reads.needs} for every candidate; only calls are on the axis."
+            if reads.scores
+            else "",
+        )
     else:
         skipped.append("Score over compute: it needs the number of steps, so the report has to be given the cache.")
     text = _EXPLANATION.format(compute=compute).replace("Middle", "Middle" if compute else "Right")
@@ -95,7 +106,7 @@ def _draw(material: Material, evaluator: str, best: Curve, others: dict[str, Cur
     _gains(axes[1], best, others)
     axes[0].set_ylabel(f"mean {label}")
     if material.cache:
-        _compute(axes[2], best, material.choice.step / material.cache.manifest.steps)
+        _compute(axes[2], best, *_price(material, material.cache.manifest.steps))
         axes[2].set_ylabel(f"mean {label}")
         axes[2].set_ylim(axes[0].get_ylim())
     figure.suptitle(label, fontsize=9, fontweight="bold", x=0.01, ha="left")
@@ -132,11 +143,18 @@ def _gains(ax: Axes, best: Curve, others: dict[str, Curve]) -> None:
     _candidates(ax, x)
 
 
-def _compute(ax: Axes, best: Curve, share: float) -> None:
+def _price(material: Material, steps: int) -> tuple[float, float]:
+    """What the best probe's choice costs, in images of so many ``steps``: for every candidate, and for the one that is
+    finished."""
+    step, ahead = material.choice.step, reads_of(material.results, material.choice.best).looks_ahead
+    return (step + ahead) / steps, 1 - step / steps
+
+
+def _compute(ax: Axes, best: Curve, share: float, rest: float) -> None:
     counts = np.array(best.counts)
     ax.plot(counts, best.oracle, color="black", ls="--", lw=1)
     ax.axhline(best.random[0], color=GREY, ls=":", lw=1.2)
-    cost = share * counts + 1 - share
+    cost = share * counts + rest
     ax.fill_between(cost, best.score[:, 1], best.score[:, 2], color=OKABE_ITO[0], alpha=0.13, lw=0)
     ax.plot(cost, best.score[:, 0], color=OKABE_ITO[0], marker="o", lw=1.6, zorder=4)
     last = f"N = {counts[-1]}"

@@ -14,6 +14,7 @@ from probe_lab.cache import Cache
 from probe_lab.errors import CacheError
 from probe_lab.probes.transfer import kind_of
 from probe_lab.report.applied import Answers, Field, Request, World, cells_of, itself, within
+from probe_lab.report.choice import probes
 from probe_lab.report.load import Value, load_results
 from probe_lab.report.material import Material
 from probe_lab.report.style import evaluator_label, tap_labels, tap_order
@@ -225,6 +226,8 @@ def _at_step(world: World, step: int) -> list[tuple[str, str]]:
 def _world_beside(name: str, folder: Path, evaluator: str) -> World | str:
     """Another experiment with the cache that its cells were trained on, or why it cannot be read."""
     results = load_results(folder)
+    if not probes(results):
+        return "it holds baselines only, no probe was trained there"
     cell = next(iter(cells_of(results).values()))
     config = OmegaConf.create(results.config(cell) or "{}")
     root = OmegaConf.select(config, "cache.root")

@@ -3,6 +3,8 @@
 It saves questions to the store, and where it says that all is logged, the import of MLflow. The first line names the
 store and the parent run, one line per cell follows as soon as its run has ended, and the last says that the sweep's
 logging came to its end. Without that line the process was killed, and the store is asked about every cell.
+
+Beside it lies ``owner``, the name by which a runs folder knows its own runs in a store that it shares with others.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import uuid
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
@@ -20,6 +23,7 @@ from probe_lab.tracking.backlog import FOLDER, write_whole
 from probe_lab.tracking.entries import Status
 
 _FILE = "logged.jsonl"
+_OWNER = "owner"
 _SQLITE = "sqlite:///"
 
 
@@ -108,6 +112,14 @@ class Ledger:
         if self.closed:
             lines.append({"closed": self.closed})
         write_whole(self.runs / FOLDER / _FILE, "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def owner_of(runs: Path) -> str:
+    """The name of a runs folder as a tag of its runs: made once, so that it outlives the ledger."""
+    path = runs / FOLDER / _OWNER
+    if not path.exists():
+        write_whole(path, uuid.uuid4().hex)
+    return path.read_text()
 
 
 def digest_of(cell_folder: Path) -> str:

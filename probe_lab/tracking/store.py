@@ -1,5 +1,8 @@
 """The only file that imports MLflow: the runs of one experiment in one store.
 
+Other runs folders may log the same experiment into the same store: what is looked up, ended or deleted has the tag of
+its owner, and runs of other owners, or of none, are left alone.
+
 Every call may raise whatever MLflow, its database or its server raises. A store that raised is left alone, and the
 next one, which finds the ledger open, asks for every cell before it makes a run: so no cell has two.
 """
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from probe_lab.config import Experiment
 from probe_lab.tracking.entries import Status
-from probe_lab.tracking.ledger import Ledger, Logged, database_of
+from probe_lab.tracking.ledger import Ledger, Logged, database_of, owner_of
 from probe_lab.tracking.server import answers
 from probe_lab.tracking.values import TAG_LENGTH, CellValues
 
@@ -28,6 +31,8 @@ _log = logging.getLogger(__name__)
 CELL, ERROR, DIGEST = "cell", "error", "probe_lab.digest"
 ROLE = "probe_lab.role"
 """Tag of every run: "sweep" for the parent, "cell" for the others."""
+OWNER = "probe_lab.owner"
+"""Tag of every run: the runs folder that it is of."""
 _PARENT = "mlflow.parentRunId"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -53,13 +58,14 @@ class Store:
     def __init__(self, uri: str, experiment: Experiment, ledger: Ledger) -> None:
         """Find or make the experiment and its parent run, and end what a killed sweep left running."""
         self._uri, self._ledger = uri, ledger
+        self._owner = owner_of(ledger.runs)
         self._client = _client(uri)
         self._files = True
         found = self._client.get_experiment_by_name(experiment.name)
         self._experiment = str(found.experiment_id) if found is not None else self._new_experiment(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
             self._client.restore_experiment(self._experiment)
-        known = found is not None and bool(ledger.parent) and self._is_alive(ledger.parent)
+        known = found is not None and bool(ledger.parent) and self._is_ours(ledger.parent)
         self._in_doubt = found is not None and not (known and ledger.closed)
         if self._in_doubt:
             self._end_running()
@@ -67,7 +73,7 @@ class Store:
         if not self.parent and found is not None:
             self.parent = next((run.info.run_id for run in self._search(f"tags.`{ROLE}` = 'sweep'", 1)), "")
         self._runs = not self.parent
-        tags = {"experiment": experiment.to_yaml()[:TAG_LENGTH]}
+        tags = {"experiment": experiment.to_yaml()[:TAG_LENGTH], OWNER: self._owner}
         if self.parent:
             self._tag(self.parent, tags)
         else:
@@ -142,9 +148,11 @@ class Store:
         location = (database.parent.resolve() / "mlruns" / experiment.name).as_uri() if database else None
         return str(self._client.create_experiment(experiment.name, artifact_location=location))
 
-    def _is_alive(self, run: str) -> bool:
+    def _is_ours(self, run: str) -> bool:
+        """Whether the run that the ledger names is still there, and no other folder's."""
         try:
-            return bool(self._client.get_run(run).info.lifecycle_stage == "active")
+            found = self._client.get_run(run)
+            return found.info.lifecycle_stage == "active" and found.data.tags.get(OWNER, self._owner) == self._owner
         except Exception as error:
             if getattr(error, "error_code", "") in _ABSENT:
                 return False
@@ -166,8 +174,9 @@ class Store:
         return next(found, None)
 
     def _search(self, condition: str, most: int = 1000) -> Iterator[Any]:
-        """The experiment's runs for which this holds, the newest first."""
+        """The owner's runs of the experiment for which this holds, the newest first."""
         token = None
+        condition = f"{condition} and tags.`{OWNER}` = '{self._owner}'"
         while True:
             order = ["attributes.start_time DESC"]
             page = self._client.search_runs([self._experiment], condition, 1, most, order, token)
@@ -177,7 +186,7 @@ class Store:
                 return
 
     def _child(self, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
-        own = {ROLE: "cell", CELL: name, _PARENT: self.parent}
+        own = {ROLE: "cell", CELL: name, OWNER: self._owner, _PARENT: self.parent}
         short = {key: value[:TAG_LENGTH] for key, value in tags.items()}
         run = self._client.create_run(self._experiment, start_time=start, tags={**short, **own}, run_name=name)
         return str(run.info.run_id)

@@ -342,3 +342,15 @@ def edit_metrics() -> Callable[[Path, str, str, Callable[[dict[str, object]], No
             path.write_text(json.dumps(content))
 
     return edit
+
+
+@pytest.fixture
+def write_scalars() -> Callable[[Path, str, list[str]], None]:
+    """``write(runs, cell prefix, scalars)`` has cells say that they read these beside their taps."""
+
+    def write(runs: Path, prefix: str, scalars: list[str]) -> None:
+        for path in sorted(runs.glob(f"{prefix}*/config.yaml")):
+            lines = "".join(f"  - {scalar}\n" for scalar in scalars)
+            path.write_text(path.read_text().replace("probe:\n", f"probe:\n  scalars:\n{lines}"))
+
+    return write

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe_lab.cache import Cache
+from probe_lab.data.splits import SplitFractions, split_of
 from probe_lab.metrics import selection_gain_curve
 from probe_lab.report import activations, attention, curves, heatmap, losses, scatter, selection
 from probe_lab.report.choice import choose
+from probe_lab.report.listing import environment_table
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.pictures import phrases, read_sample
@@ -144,6 +146,20 @@ def test_compute_axis_follows_the_cost_formula(material: Material) -> None:
     np.testing.assert_allclose(cost, [0.2 * n + 0.8 for n in range(1, 6)])  # step 5 of 25
 
 
+def test_a_lookahead_costs_a_call_more_for_every_candidate(
+    material: Material, runs_copy: Path, write_scalars: Callable[[Path, str, list[str]], None]
+) -> None:
+    write_scalars(runs_copy, "cnn-5-", ["lookahead:shapes_reward"])
+    results = load_results(runs_copy)
+    section = selection.section(dataclasses.replace(material, results=results))
+    cost = np.asarray(section.drawings[0].figure.axes[2].lines[-1].get_xdata(), dtype=float)
+    np.testing.assert_allclose(cost, [6 / 25 * n + 20 / 25 for n in range(1, 6)])  # 5 calls and one, then 20
+    text = " ".join(section.explanation.split())
+    assert "with one more denoiser call each for the lookahead, and one to the end cost 0.24·N + 0.80" in text
+    assert "takes one more denoiser call, a decode and an evaluator run for every candidate" in text
+    assert "evaluator run" not in selection.section(material).explanation
+
+
 def test_attention_finds_the_tokens_of_a_phrase(material: Material) -> None:
     assert material.cache is not None
     samples = material.cache.samples
@@ -193,6 +209,33 @@ def test_one_basis_for_all_samples_from_training_samples(material: Material) -> 
     colours = basis.colours(arrays[0])
     assert colours.shape == (8, 8, 3)
     assert 0 <= colours.min() <= colours.max() <= 1
+
+
+def test_splits_are_those_of_training_not_of_generation(
+    material: Material, runs_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fractions = SplitFractions(train=0.5, val=0.2, test=0.3)
+    for path in runs_copy.glob("*/config.yaml"):
+        path.write_text(path.read_text() + "data:\n  split:\n    train: 0.5\n    val: 0.2\n    test: 0.3\n")
+    changed = dataclasses.replace(material, results=load_results(runs_copy))
+    assert material.cache is not None
+    samples = material.cache.samples
+    split = pd.Series([split_of(prompt, fractions) for prompt in samples["prompt"]])
+    counts = split[~samples["prompt_id"].duplicated()].value_counts()
+    assert counts.to_dict() != samples.drop_duplicates("prompt_id")["split"].value_counts().to_dict()
+    said = dict(environment_table(changed).rows)["prompts"]
+    assert said == f"{counts['train']} train, {counts['val']} val, {counts['test']} test"
+    seen: dict[str, list[int]] = {}
+    fit, draw = activations.fit_basis, activations._draw
+    monkeypatch.setattr(
+        activations, "fit_basis", lambda cache, tap, train: seen.update(train=train) or fit(cache, tap, train)
+    )
+    monkeypatch.setattr(
+        activations, "_draw", lambda cache, tap, shown, basis: seen.update(test=shown) or draw(cache, tap, shown, basis)
+    )
+    activations.section(changed)
+    assert {name: set(split[samples]) for name, samples in seen.items()} == {"train": {"train"}, "test": {"test"}}
+    assert dict(environment_table(material).rows)["prompts"] == "36 train, 12 val, 12 test"
 
 
 def test_what_a_small_sweep_lacks_is_said(runs_copy: Path) -> None:

@@ -19,10 +19,12 @@ from probe_lab.report import guide
 from probe_lab.report.choice import choose
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
+from probe_lab.report.reads import Reads
 from probe_lab.report.style import drawing
 from probe_lab.sweep.results import write_results
 
 Edit = Callable[[Path, str, str, Callable[[dict[str, Any]], None]], None]
+Scalars = Callable[[Path, str, list[str]], None]
 
 
 def _material(simulated: Any, runs: Path | None = None, cache: bool = True) -> Material:
@@ -58,7 +60,7 @@ def test_values_and_differences_are_those_of_a_plain_bootstrap(simulated: Any) -
 
 def test_the_pick_is_the_cheapest_as_good_and_cost_is_steps_then_bytes(simulated: Any) -> None:
     found = guide.guides(_material(simulated))["shapes_reward"]
-    keys = [(c.cost.step, c.cost.size) for c in found.candidates]
+    keys = [(c.cost.calls, c.cost.size) for c in found.candidates]
     assert keys == sorted(keys)
     assert len(found.candidates) == len(simulated.world.steps) * len(simulated.world.taps)
     good = [candidate for candidate in found.candidates if candidate.behind.lower <= 0 < candidate.validation.lower]
@@ -67,6 +69,44 @@ def test_the_pick_is_the_cheapest_as_good_and_cost_is_steps_then_bytes(simulated
     assert len(good) < len(found.candidates)
     sizes = {c.variant.taps: c.cost.size for c in found.candidates}
     assert sizes == {tap: (16 if tap.endswith("attention") else 6) * 8 * 8 * 2 for tap in simulated.world.taps}
+
+
+def test_what_a_lookahead_and_a_preview_take_is_part_of_cost_and_name(
+    simulated: Any, runs_copy: Path, write_scalars: Scalars
+) -> None:
+    up = "up_blocks.1.attentions.0/attention"
+    write_scalars(runs_copy, f"cnn-5-{up.replace('/', '_')}-listwise+infonce-", ["lookahead:shapes_reward"])
+    write_scalars(runs_copy, f"cnn-5-{up.replace('/', '_')}-mse-", ["preview:shapes_reward", "preview:shapes_binding"])
+    material = _material(simulated, runs_copy)
+    found = guide.guides(material)["shapes_reward"]
+    assert len(found.candidates) == 14  # two more: what they read tells them apart
+    at_five = {c.reads.text(): c.cost for c in found.candidates if c.variant.step == 5}
+    alone = [text for text in at_five if " of the " not in text]
+    previews = "up 1.0 attn + shapes reward of the preview + shapes binding of the preview"
+    ahead = "up 1.0 attn + shapes reward of the lookahead"
+    assert list(at_five) == [*alone, previews, ahead]
+    assert len(alone) == 3
+    assert (at_five[previews].calls, at_five[previews].evaluators) == (5, 2)
+    assert (at_five[ahead].calls, at_five[ahead].evaluators) == (6, 1)
+    assert {(at_five[text].calls, at_five[text].evaluators) for text in alone} == {(5, 0)}
+    chosen = {c.reads.text(): c for c in found.candidates if c.variant.step == 5}
+    lead = guide._lead(material, "shapes_reward", dataclasses.replace(found, pick=chosen[ahead]))
+    assert f"use step 5, {ahead}: " in lead
+    assert (
+        "For every seed it takes one more denoiser call, a decode and an evaluator run beside the denoiser calls"
+        in lead
+    )
+    assert chosen[previews].reads.needs == "a decode and 2 evaluator runs"
+    assert chosen["up 1.0 attn"].reads.needs == ""
+    with drawing():
+        _, table = guide.section(material).tables
+    assert [row[2:4] for row in table.rows if row[0] == ahead] == [(6, 1)]
+
+
+def test_the_lookahead_as_a_tap_is_one_more_call_without_a_decode() -> None:
+    reads = Reads("block 3/attention+lookahead")
+    assert reads.looks_ahead
+    assert reads.needs == "one more denoiser call"
 
 
 def test_what_may_be_chance_is_not_recommended(simulated: Any) -> None:
@@ -125,7 +165,7 @@ def test_section_answers_in_one_sentence_and_tables(simulated: Any) -> None:
     )
     assert candidates.highlight == found["shapes_reward"].candidates.index(pick)
     assert [row[1] for row in candidates.rows] == sorted(row[1] for row in candidates.rows)
-    assert sum(row[6] == "yes" for row in candidates.rows) < len(candidates.rows)
+    assert sum(row[8] == "yes" for row in candidates.rows) < len(candidates.rows)
     assert "12 validation prompts" in " ".join(section.explanation.split())
     filled = [line for line in section.drawings[0].figure.axes[0].lines if line.get_markersize() == 4]
     assert len(filled) == len(candidates.rows)
@@ -134,7 +174,7 @@ def test_section_answers_in_one_sentence_and_tables(simulated: Any) -> None:
 def test_without_a_cache_sizes_do_not_count_and_it_says_so(simulated: Any) -> None:
     with drawing():
         section = guide.section(_material(simulated, cache=False))
-    assert {row[2] for row in section.tables[1].rows} == {None}
+    assert {row[4] for row in section.tables[1].rows} == {None}
     assert "sizes of arrays are not known" in section.explanation
     assert section.lead
 

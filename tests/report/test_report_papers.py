@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import yaml
 
 from probe_lab.config.schema import EXHIBITS as NAMES
 from probe_lab.errors import ReportError
-from probe_lab.report.load import load_results
+from probe_lab.report.choice import best_on_validation
+from probe_lab.report.load import Variant, load_results
 from probe_lab.report.paper import PUBLISHED
-from probe_lab.report.papers import EXHIBITS, build_exhibit
+from probe_lab.report.papers import EXHIBITS, ablations, build_exhibit
 from probe_lab.report.papers.shown import cost
 
 EVALUATORS = ("shapes_reward", "shapes_binding")
@@ -34,16 +36,7 @@ def render(simulated: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def of(exhibit: str) -> Path:
         if not (out / exhibit).exists():
-            build_exhibit(
-                exhibit,
-                runs=simulated.runs,
-                out=out / exhibit,
-                title=exhibit,
-                evaluators=EVALUATORS,
-                primary_step=5,
-                model="tiny-sd",
-                steps=25,
-            )
+            _build(exhibit, simulated.runs, out / exhibit)
         return out / exhibit
 
     return of
@@ -145,6 +138,47 @@ def test_cost_follows_the_formula(render: Any) -> None:
     assert [float(r["cost"]) for r in ours] == pytest.approx([cost(step / 25, 1, 5) for step in (1, 3, 5, 8)])
 
 
+def test_a_lookahead_costs_a_call_more(runs_copy: Path, write_scalars: Any) -> None:
+    write_scalars(runs_copy, "cnn-5-", ["lookahead:shapes_reward"])
+    _build("ps_figure_cost", runs_copy, runs_copy.parent / "out")
+    ours = {int(r["step"]): float(r["cost"]) for r in rows(runs_copy.parent / "out", "ps_figure_cost")}
+    assert ours == pytest.approx({step: cost(step / 25, 1, 5) + (1 / 25 if step == 5 else 0) for step in (1, 3, 5, 8)})
+
+
+def test_a_block_is_shown_by_the_probe_that_validates_best(
+    runs_copy: Path, edit_metrics: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_it(row: dict[str, Any]) -> None:
+        if row["metric"] == "srcc_within":
+            row["estimate"] = 0.99
+
+    edit_metrics(runs_copy, "cnn-5-up_blocks.1.attentions.0_attention-mse-", "val", raise_it)
+    drawn: dict[str, str] = {}
+    monkeypatch.setattr(ablations, "_dots", lambda ax, shown, variants, *rest: drawn.update(_losses(variants)))
+    _build("ps_figure_blocks", runs_copy, runs_copy.parent / "out")
+    results = load_results(runs_copy)
+    best = [best_on_validation(results, ["cnn"], 5, EVALUATORS[0], tap) for tap in drawn]
+    assert drawn == _losses(best)
+    assert drawn["up_blocks.1.attentions.0/attention"] == "mse"
+
+
+def _losses(variants: Sequence[Variant | None]) -> dict[str, str]:
+    return {variant.taps: variant.loss for variant in variants if variant}
+
+
+def _build(exhibit: str, runs: Path, out: Path) -> None:
+    build_exhibit(
+        exhibit,
+        runs=runs,
+        out=out,
+        title=exhibit,
+        evaluators=EVALUATORS,
+        primary_step=5,
+        model="tiny-sd",
+        steps=25,
+    )
+
+
 @pytest.mark.parametrize(
     "exhibit", ["dp_table_seed_selection", "dp_table_grpo", "ps_table_selection", "ps_figure_gain"]
 )
@@ -153,16 +187,7 @@ def test_one_image_per_prompt_leaves_nothing_to_choose(runs_copy: Path, tmp_path
     for path in runs_copy.glob("*/predictions.parquet"):
         table = pd.read_parquet(path)
         table.drop_duplicates(["prompt_id", "evaluator", "split"]).to_parquet(path, index=False)
-    build_exhibit(
-        exhibit,
-        runs=runs_copy,
-        out=tmp_path / "out",
-        title=exhibit,
-        evaluators=EVALUATORS,
-        primary_step=5,
-        model="tiny-sd",
-        steps=25,
-    )
+    _build(exhibit, runs_copy, tmp_path / "out")
     if exhibit == "dp_table_seed_selection":
         random, probe, oracle = rows(tmp_path / "out", exhibit)
         assert random["shapes reward"] == probe["shapes reward"] == oracle["shapes reward"]

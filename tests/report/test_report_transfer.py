@@ -19,11 +19,12 @@ from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.report import applied, transfer, transferred
+from probe_lab.report import applied, beside, transfer, transferred
 from probe_lab.report.choice import choose
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
 from probe_lab.report.style import drawing
+from probe_lab.sweep.results import write_results
 
 EVALUATORS = ("shapes_reward", "shapes_binding")
 DOWN, UP = "down_blocks.1.attentions.0/attention", "up_blocks.1.attentions.0/attention"
@@ -204,6 +205,23 @@ def test_what_cannot_be_shown_is_said(simulated: Any, world: tuple[Material, dic
     assert "--beside" in section.skipped[2]
     beside = transfer.section(dataclasses.replace(material, others={"quick": simulated.runs}))
     assert "Backbones: quick: its cells do not say which cache they were trained on." in beside.skipped
+
+
+def test_an_experiment_of_baselines_beside_is_named(
+    world: tuple[Material, dict[str, Probe]], simulated: Any, tmp_path: Path
+) -> None:
+    material, _ = world
+    bare = Path(shutil.copytree(simulated.runs, tmp_path / "bare"))
+    table = pd.read_parquet(bare / "results.parquet")
+    write_results(bare, table[table["model"] != "cnn"])
+    others = {"bare": bare}
+    section = transfer.section(dataclasses.replace(material, others=others))
+    assert "Backbones: bare: it holds baselines only, no probe was trained there." in section.skipped
+    rivals = beside.rivals_of(material, "mine", others)
+    assert len(beside.section(material, rivals).drawings) == 1
+    rows = {row[0]: row[1:] for row in beside.table(material, rivals).rows}
+    assert rows["probe, step 5"][1] is None
+    assert rows["linear probe, step 5"][0] == rows["linear probe, step 5"][1]
 
 
 def test_many_fields_rest_on_fewer_prompts_and_it_says_so(

@@ -12,6 +12,8 @@ import pytest
 from tracking_world import FINISHED, experiment_in, finish, play, runs_of, statuses
 
 from probe_lab.config import Experiment
+from probe_lab.tracking.ledger import owner_of
+from probe_lab.tracking.store import OWNER
 
 PROGRAM = """
 import os, signal, sys
@@ -80,9 +82,11 @@ def test_runs_that_another_process_left_running_are_ended(experiment: Experiment
 
     client = mlflow.MlflowClient(experiment.tracking.uri)
     number = client.create_experiment(experiment.name)
-    client.create_run(number, tags={"cell": "gone", "seed": "9", "mlflow.parentRunId": "x"})
+    gone = {"cell": "gone", "mlflow.parentRunId": "x"}
+    client.create_run(number, tags={**gone, "seed": "9", OWNER: owner_of(experiment.runs_folder)})
+    client.create_run(number, tags={**gone, "seed": "8", OWNER: "another"})
     play(experiment)
-    assert statuses(experiment) == (["FINISHED"], {**FINISHED, "9": "KILLED"})
+    assert statuses(experiment) == (["FINISHED"], {**FINISHED, "9": "KILLED", "8": "RUNNING"})
 
 
 def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from probe_lab.config import Experiment
 from probe_lab.sweep import cells, run_sweep
 from probe_lab.tracking import log_report, store, track, tracking_uri
 from probe_lab.tracking.ledger import Ledger
+from probe_lab.tracking.store import OWNER
 
 
 def test_a_sweep_is_a_parent_run_with_a_child_per_cell(experiment: Experiment, database: Path) -> None:
@@ -107,11 +107,62 @@ def test_a_rerun_adds_nothing_and_does_not_even_open_mlflow(
     assert len(children) == 3
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     # Without the ledger MLflow is asked, and answers the same.
-    shutil.rmtree(experiment.runs_folder / ".tracking")
+    (experiment.runs_folder / ".tracking" / "logged.jsonl").unlink()
     play(experiment)
     (again,), more = runs_of(experiment)
     assert again.info.run_id == parent.info.run_id
     assert {run.info.run_id for run in more} == {run.info.run_id for run in children}
+
+
+def test_two_runs_folders_leave_each_other_alone_in_one_store(experiment: Experiment, tmp_path: Path) -> None:
+    import mlflow
+
+    other = experiment_in(tmp_path / "other", experiment.tracking.uri, experiment.name)
+    play(experiment)
+    (parent,), children = runs_of(experiment)
+    client = mlflow.MlflowClient(tracking_uri(experiment))
+    client.update_run(parent.info.run_id, "RUNNING")  # while the first sweep goes on
+    client.update_run(children[0].info.run_id, "RUNNING")
+    finish(other, 0, 1, 2)
+    for path in other.runs_folder.glob("*/metrics.json"):  # the same cells, which took another time
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 9.75}))
+    play(other)
+    parents, everything = runs_of(experiment)
+    assert len(parents) == 2
+    assert len(everything) == 6
+    theirs = {run.info.run_id: run.info.status for run in (*parents, *everything)}
+    assert theirs[parent.info.run_id] == "RUNNING"
+    assert [theirs[run.info.run_id] for run in children] == ["RUNNING", "FINISHED", "FINISHED"]
+    # Without its ledger each folder still finds its own, and ends what it left running.
+    for one in (experiment, other):
+        (one.runs_folder / ".tracking" / "logged.jsonl").unlink()
+        play(one)
+    parents, again = runs_of(experiment)
+    assert {run.info.status for run in (*parents, *again)} == {"FINISHED"}
+    assert len(parents) == 2
+    for one in parents:
+        assert sum(run.data.tags["mlflow.parentRunId"] == one.info.run_id for run in again) == 3
+
+
+def test_runs_without_an_owner_are_left_alone_unless_the_ledger_names_them(experiment: Experiment) -> None:
+    import mlflow
+
+    play(experiment)
+    parents, children = runs_of(experiment)
+    client = mlflow.MlflowClient(tracking_uri(experiment))
+    for run in (*parents, *children):
+        client.delete_tag(run.info.run_id, OWNER)
+    path = experiment.runs_folder / cells(experiment)[1].name / "metrics.json"
+    path.write_text(path.read_text().replace('"estimate": 0.1', '"estimate": 0.7'))
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+    (experiment.runs_folder / ".tracking" / "logged.jsonl").unlink()
+    before = {run.info.run_id for run in runs_of(experiment)[1] if OWNER not in run.data.tags}
+    play(experiment)
+    after = {run.info.run_id for run in runs_of(experiment)[1]}
+    assert len(before) == 2
+    assert before < after
+    assert len(after) == 5
 
 
 def test_a_cell_that_was_trained_again_replaces_its_run(experiment: Experiment) -> None:

@@ -7,7 +7,7 @@ import json
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import probes
+from probe_lab.report.choice import best_on_validation, probes
 from probe_lab.report.load import Variant
 from probe_lab.report.material import Drawing, Section
 from probe_lab.report.papers.prediction import lines_over_steps
@@ -159,7 +159,10 @@ ours, over all images and among the seeds of one prompt; shaded: 95 % interval o
 def figure_blocks(shown: Shown) -> Section:
     """Spearman per block at one step, from the first block of the denoiser to the last."""
     key, step, results = "ps_figure_blocks", shown.material.choice.step, shown.results
-    found = {v.taps: v for v in results.variants if v.step == step and v.model in probes(results)}
+    models = probes(results)
+    read = dict.fromkeys(v.taps for v in results.variants if v.step == step and v.model in models)
+    chosen = {tap: best_on_validation(results, models, step, shown.evaluators[0], tap) for tap in read}
+    found = {tap: variant for tap, variant in chosen.items() if variant}
     taps = sorted(found, key=tap_order)
     names = tap_labels(taps)
     figure = Figure(figsize=(PAGE, 0.9 + 0.3 * len(taps)))
@@ -172,13 +175,13 @@ def figure_blocks(shown: Shown) -> Section:
     axes[0].set_yticks(range(len(taps)), [names[tap] for tap in taps])
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    text = f"""Ours, step {step} of {shown.steps}: one probe per block, dots with their 95 % intervals. The table says
-which block the paper read; its numbers for the others are not in our reference. {CAUTION}"""
+    text = f"""Ours, step {step} of {shown.steps}: the probe of each block that validates best, dots with their 95 %
+intervals. The table says which block the paper read; its numbers for the others are not in our reference. {CAUTION}"""
     alt = (
         f"Dots of the rank correlation for {', '.join(names[tap] for tap in taps)}, over all images and within prompts."
     )
-    read = published()["probe_select"]["notes"]["blocks"]
-    table = paper_table(key, "Probe-Select, block read", CAUTION, ("model", "block"), list(read.items()))
+    theirs = published()["probe_select"]["notes"]["blocks"]
+    table = paper_table(key, "Probe-Select, block read", CAUTION, ("model", "block"), list(theirs.items()))
     return Section(key, "Which block to read (Probe-Select)", text, (Drawing(key, alt, figure),), tables=(table,))
 
 

@@ -32,7 +32,7 @@ def figure_cost(shown: Shown) -> Section:
     figure = Figure(figsize=(PAGE, 2.8))
     formula, ours = figure.subplots(1, 2)
     _formula(formula)
-    costs = [cost(shown.share(step), 1, count) for step in shown.probed]
+    costs = [cost(shown.share(step), 1, count, shown.ahead(shown.probe(step))) for step in shown.probed]
     gains = [[gain(shown, shown.probe(step), name, [count])[0] for name in shown.evaluators] for step in shown.probed]
     rows: list[tuple[Field, ...]] = [
         (step, shown.share(step), price, *found) for step, price, found in zip(shown.probed, costs, gains, strict=True)
@@ -48,7 +48,8 @@ def figure_cost(shown: Shown) -> Section:
     figure.legend(*ours.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     text = f"""Left: {_FORMULA} for K = 1, the share of the compute of finishing all N; the ring is the published
 example. Right: ours, each point a probed step: further right costs more. The formula counts denoiser calls, as the
-paper does; the probe itself is not in it. {CAUTION}"""
+paper does, and one more for every candidate of a probe that reads a lookahead; the probe itself, decodes and
+evaluators are not in it. {CAUTION}"""
     alt = "The cost formula over the number of candidates, and our selection gain over the cost of each step."
     return Section(
         key,
@@ -66,7 +67,7 @@ paper does; the probe itself is not in it. {CAUTION}"""
             our_table(
                 key,
                 f"{shown.model}, one of {count}: selection gain",
-                "Cost by the same formula.",
+                "Cost by the same formula, and 1/steps more where the probe of a step reads a lookahead.",
                 ("step", "η", "cost", *labels(shown.evaluators)),
                 rows,
             ),

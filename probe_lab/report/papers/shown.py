@@ -16,6 +16,7 @@ from probe_lab.report.choice import best_on_validation, probes, steps_of
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Material, Section
 from probe_lab.report.paper import PUBLISHED
+from probe_lab.report.reads import reads_of
 from probe_lab.report.style import evaluator_label
 from probe_lab.report.tables import Field, Table
 
@@ -61,6 +62,10 @@ class Shown:
     def share(self, step: int) -> float:
         """The step as a share of the trajectory: η, or t in Probe-Select."""
         return step / self.steps
+
+    def ahead(self, variant: Variant) -> float:
+        """The share of a trajectory that the lookahead of a probe takes, 0 where it reads none."""
+        return reads_of(self.results, variant).looks_ahead / self.steps
 
     def value(self, variant: Variant, evaluator: str, metric: str) -> Value | None:
         """None too where the metric is undefined."""
@@ -148,9 +153,10 @@ def labels(evaluators: Sequence[str]) -> list[str]:
     return [evaluator_label(name) for name in evaluators]
 
 
-def cost(share: float, keep: int, count: int) -> float:
-    """η + (1 − η) K/N: what the early choice costs, over that of finishing all N."""
-    return share + (1 - share) * keep / count
+def cost(share: float, keep: int, count: int, ahead: float = 0.0) -> float:
+    """η + (1 − η) K/N: what the early choice costs, over that of finishing all N. ``ahead`` is the share of the
+    trajectory that a lookahead takes of every candidate besides."""
+    return share + ahead + (1 - share) * keep / count
 
 
 def _cells(shown: Shown, variant: Variant) -> list[str]:
