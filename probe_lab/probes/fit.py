@@ -33,7 +33,7 @@ from probe_lab.probes.outputs import (
     write_cell,
 )
 from probe_lab.probes.probe import Probe
-from probe_lab.probes.reading import data_of, streamed, taps_of
+from probe_lab.probes.reading import data_of, decided, inputs_of, streamed, taps_of
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.training import Trained, seeded, train_probe
 
@@ -46,9 +46,11 @@ _WHERE = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """A cell after training: ``probe`` is None where there are no weights to keep."""
+    """A cell after training: ``probe`` is None where there are no weights to keep; ``residency`` is that of its
+    arrays."""
 
     predict: Predictor
+    residency: str
     probe: Probe | None = None
     history: list[Epoch] = field(default_factory=list)
     stopped: Stop = ""
@@ -69,6 +71,7 @@ def train_cell(
     folder: Path,
     *,
     resident: ResidentArrays | None = None,
+    stream: bool = False,
     preview: Preview | None = None,
     with_trainer: bool = True,
     progress: bool = False,
@@ -78,9 +81,10 @@ def train_cell(
     """Train the probe of ``experiment`` on ``cache`` and write the files of a cell into ``folder``.
 
     The folder appears when everything is in it; an earlier one of that name is replaced. ``resident`` holds
-    the arrays when several cells share them; ``preview`` is needed by ``x0_preview`` only. ``with_trainer`` and
-    ``go_on`` as in ``train_probe``; ``reduction`` is how the batches are made smaller. The same experiment gives the
-    same files, times aside, on the same machine.
+    the arrays when several cells share them; ``stream``: they are too large for that, whatever ``data.residency``
+    would find. ``preview`` is needed by ``x0_preview`` only. ``with_trainer`` and ``go_on`` as in ``train_probe``;
+    ``reduction`` is how the batches are made smaller. The same experiment and residency give the same files, times
+    aside, on the same machine.
 
     Raises:
         DataError: a step or tap that the cache lacks, an empty split.
@@ -91,8 +95,9 @@ def train_cell(
     require_writable(folder)
     asked, experiment = experiment, reduction.applied(experiment)
     with seeded(experiment.trainer.seed):
-        alone = resident is not None or experiment.trainer.devices == 1
-        data = data_of(experiment if alone else streamed(experiment), cache, resident)  # ranks have their own arrays
+        apart = resident is None and experiment.trainer.devices > 1  # ranks have their own arrays
+        inputs = inputs_of(experiment, cache)  # before they are read: what is replaced meanwhile differs from it
+        data = data_of(streamed(experiment) if stream or apart else experiment, cache, resident)
         training = Training(with_trainer, progress, go_on)
         fitted = _fit(experiment, cache, data, preview, training)
         table = _predictions(experiment, cache, data, fitted)
@@ -108,6 +113,8 @@ def train_cell(
         "loss": experiment.probe.loss,
         "seed": experiment.trainer.seed,
         "seconds": 0.0,
+        "residency": fitted.residency,
+        "inputs": inputs,
         "metrics": metric_entries(table, thresholds),
         "thresholds": thresholds,
         "history": fitted.history,
@@ -157,14 +164,16 @@ def _fit(
 ) -> Fitted:
     config, evaluators = experiment.probe, experiment.probe_evaluators
     if config.model == "x0_preview":
-        return Fitted(previewed(cache, config.step, evaluators, preview))
+        return Fitted(previewed(cache, config.step, evaluators, preview), data.residency)
     spec = _spec(experiment, cache, evaluators, next(iter(data.val_dataloader())))
     if spec.kind in ("linear", "attention_entropy"):
-        return _fitted(Trained(closed_form(spec, data), [], ""))
+        return _fitted(Trained(closed_form(spec, data), [], ""), data.residency)
     labels = None
     if config.model == "shuffled_labels":
         labels = shuffled(cache, evaluators, experiment.data.split, experiment.trainer.seed)
     go_on = training.go_on if config.model == "cnn" else None  # what baselines are for needs them whole
+    ranks = experiment.trainer.devices > 1
+    experiment = decided(experiment, cache) if ranks else experiment
     trained = train_probe(
         spec,
         experiment,
@@ -174,16 +183,16 @@ def _fit(
         progress=training.progress,
         go_on=go_on,
     )
-    return _fitted(trained)
+    return _fitted(trained, experiment.data.residency if ranks else data.residency)
 
 
-def _fitted(trained: Trained) -> Fitted:
+def _fitted(trained: Trained, residency: str) -> Fitted:
     probe = trained.probe
 
     def predict(batch: Batch) -> Tensor:
         return probe.predict(Inputs.of(batch))
 
-    return Fitted(predict, probe, trained.history, trained.stopped)
+    return Fitted(predict, residency, probe, trained.history, trained.stopped)
 
 
 def _spec(experiment: Experiment, cache: Cache, evaluators: Sequence[str], batch: Batch) -> ProbeSpec:

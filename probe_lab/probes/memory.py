@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from probe_lab.config import Experiment
+from probe_lab.losses import parse_loss
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -29,13 +30,16 @@ class Reduction:
 
 
 def within_memory(experiment: Experiment, train: Callable[[Reduction], None]) -> None:
-    """Call ``train``, and again with smaller batches while memory runs out and a batch has prompts to halve."""
-    tried = Reduction()
+    """Call ``train``, and again with smaller batches while memory runs out and a batch has prompts to halve.
+
+    InfoNCE keeps two prompts per process: against none other it is zero, whatever the probe does.
+    """
+    tried, least = Reduction(), 2 if "infonce" in parse_loss(experiment.probe.loss) else 1
     while True:
         try:
             return train(tried)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or _prompts_of_a_rank(experiment) < 2 ** (tried.times + 1):
+            if not is_out_of_memory(error) or _prompts_of_a_rank(experiment) < least * 2 ** (tried.times + 1):
                 raise
             tried = Reduction(tried.times + 1, " ".join(str(error).split())[:300] or type(error).__name__)
         if torch.cuda.is_available():

@@ -10,7 +10,9 @@ import numpy as np
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment, Model
 from probe_lab.data import ProbeDataModule, ResidentArrays
+from probe_lab.data.inputs import Inputs, read_inputs
 from probe_lab.data.resident import fits_in_memory
+from probe_lab.data.scalars import Scalar, stored_previews
 from probe_lab.errors import ProbeError
 from probe_lab.probes.spec import ATTENTION
 
@@ -78,6 +80,15 @@ def _read(experiment: Experiment, cache: Cache) -> list[str]:
         # The data module makes batches of arrays; a probe that reads none is given the smallest.
         return [min(cache.manifest.taps, key=lambda tap: int(np.prod(cache.manifest.taps[tap])))]
     return taps
+
+
+def inputs_of(experiment: Experiment, cache: Cache) -> Inputs:
+    """What a cell will be trained on beside its arrays; of ``x0_preview`` also previews, where it need not decode."""
+    probe, evaluators = experiment.probe, experiment.probe_evaluators
+    previews = probe.previews
+    if probe.model == "x0_preview" and stored_previews(cache, probe.step, evaluators) is not None:
+        previews = [Scalar("x0", evaluator) for evaluator in evaluators]
+    return read_inputs(cache, evaluators, probe.step, previews)
 
 
 def streamed(experiment: Experiment) -> Experiment:

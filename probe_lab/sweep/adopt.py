@@ -9,34 +9,40 @@ from pathlib import Path
 
 import yaml
 
+from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import ReportError
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.results import cannot_write, is_finished, was_stopped
+from probe_lab.sweep.results import cannot_write, is_finished, read_metrics, was_stopped
 from probe_lab.sweep.worker import PARTIAL
 
 
-def adoptable(cells: Sequence[Cell], folder: Path) -> dict[str, Path]:
+def adoptable(cells: Sequence[Cell], folder: Path, now: CachesNow) -> dict[str, Path]:
     """Those of ``cells`` that lie finished in a folder beside ``folder``, by name, and where.
 
     A cell's name says everything that decides its result but where its cache lies (see ``identity``), so the same name
-    and the same cache are the same cell. One that successive halving stopped is not taken.
+    and the same cache are the same cell. One that successive halving stopped is not taken, nor one that was trained on
+    other samples or scores than the cache holds ``now``.
     """
     if not folder.parent.is_dir():
         return {}
     neighbours = [path for path in sorted(folder.parent.iterdir()) if path.is_dir() and path != folder]
-    found = {cell.name: next((path for path in neighbours if _is_it(path / cell.name, cell)), None) for cell in cells}
+    found = {
+        cell.name: next((path for path in neighbours if _is_it(path / cell.name, cell, now)), None) for cell in cells
+    }
     return {name: path / name for name, path in found.items() if path is not None}
 
 
-def _is_it(cell_folder: Path, cell: Cell) -> bool:
+def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
     """Whether there is the cell, whole, and of the very same cache: its name says no more than the cache's name."""
     if not is_finished(cell_folder):
         return False
     try:
         config = yaml.safe_load((cell_folder / "config.yaml").read_bytes())
         place = Path(config["cache"]["root"]) / (config["cache"]["name"] or config["name"])
-        same = place.resolve() == cell.experiment.cache_folder.resolve()
-        return same and not was_stopped(cell_folder)
+        if place.resolve() != cell.experiment.cache_folder.resolve():
+            return False
+        metrics = read_metrics(cell_folder)
+        return not was_stopped(metrics) and not now.changes(cell.experiment.cache_folder, metrics.get("inputs"))
     except (
         OSError,
         ReportError,
@@ -58,7 +64,7 @@ def adopt(found: Mapping[str, Path], folder: Path) -> None:
             aside = folder / PARTIAL / name
             shutil.rmtree(aside, ignore_errors=True)
             shutil.copytree(path, aside)
-            shutil.rmtree(folder / name, ignore_errors=True)  # without metrics, or stopped by halving
+            shutil.rmtree(folder / name, ignore_errors=True)  # without metrics, stopped by halving, or of another cache
             os.replace(aside, folder / name)
     except OSError as error:
         raise cannot_write(folder, error) from error

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from probe_lab.config import Choice, Experiment
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.sweep.axes import Points, Settings, value_at, values_of
-from probe_lab.sweep.identity import cell_name, changes_no_result, identity
+from probe_lab.sweep.identity import cell_name, changes_no_result, identity, other_images
 from probe_lab.sweep.normalise import READ_SCALARS, normalised
 from probe_lab.sweep.taps import TapNames
 
@@ -56,7 +57,8 @@ def lay_out(experiment: Experiment) -> Layout:
 
     Raises:
         ConfigError: a value is of a wrong type or impossible, alone or together with the other axes.
-        SweepError: an axis that cannot change a result or names nothing, two cells with one name, or no cell is left.
+        SweepError: an axis that cannot change a result or names nothing, cells of different images in one cache, two
+            cells with one name, or no cell is left.
     """
     own = experiment.probe
     if own.scalars and own.model not in READ_SCALARS and not experiment.sweep:
@@ -82,6 +84,7 @@ def lay_out(experiment: Experiment) -> Layout:
             _require_same(cell, found.setdefault(cell.name, cell))
     if not found:
         raise SweepError("there is no cell to train: attention_entropy reads attention taps, and probe.taps has none")
+    _require_own_caches(cell.experiment for cell in found.values())
     chosen = _chosen(experiment.only, found.values(), swept, names)
     return Layout(chosen, len(found) - len(chosen))
 
@@ -116,6 +119,26 @@ def _require_same(cell: Cell, first: Cell) -> None:
             f"two cells that differ in {', '.join(keys)} are both called {cell.name}: change one of their values a "
             "little, or run them under two names (name=NAME)"
         )
+
+
+def _require_own_caches(found: Iterable[Experiment]) -> None:
+    """A cache holds the images of one backbone, one set of prompts, ...: over others in it, a cell would only be given
+    another name."""
+    first: dict[Path, Experiment] = {}
+    seen: set[Hashable] = set()
+    for experiment in found:
+        folder = experiment.cache_folder
+        parts = (experiment.backbone, experiment.seed, experiment.prompts, experiment.sampling, experiment.cache)
+        if parts in seen:
+            continue
+        seen.add(parts)
+        different = other_images(first.setdefault(folder, experiment), experiment)
+        if different:
+            told = " and ".join(f"'{key}' ({one}, {other})" for key, (one, other) in different.items())
+            raise SweepError(
+                f"cells of the sweep differ in {told} and read one cache, {folder}, which holds the images of one "
+                "value: give each value a grid with a cache.name of its own"
+            )
 
 
 def _chosen(select: str, found: Iterable[Cell], swept: Iterable[str], names: TapNames) -> tuple[Cell, ...]:

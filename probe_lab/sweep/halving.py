@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.config import Halving, known_keys
@@ -59,14 +59,14 @@ class Rungs:
         return rung == epoch
 
 
-def rungs_of(halving: Halving, cells: Sequence[Cell], folder: Path) -> Rungs | None:
-    """What decides for the cells of a sweep, those that are finished in ``folder`` included; None where all are trained
-    to their end."""
+def rungs_of(halving: Halving, cells: Sequence[Cell], folder: Path, *, but: Collection[str] = ()) -> Rungs | None:
+    """What decides for the cells of a sweep, those that are finished in ``folder`` included, ``but`` for those that are
+    trained again; None where all are trained to their end."""
     if not halving.first:
         return None
     rungs = Rungs(halving, cells)
     for cell in cells:
-        if cell.experiment.probe.model == "cnn" and is_finished(folder / cell.name):
+        if cell.experiment.probe.model == "cnn" and cell.name not in but and is_finished(folder / cell.name):
             history = read_metrics(folder / cell.name).get("history", [])
             rungs.remember(cell.name, (epoch["val_srcc_within"] for epoch in history))
     return rungs

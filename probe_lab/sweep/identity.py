@@ -7,9 +7,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from probe_lab.config import BACKBONE, Experiment, ProbeConfig, Scoring
+from probe_lab.config.keys import leaf_keys
 from probe_lab.config.schema import Schema
 
 IRRELEVANT = (
@@ -32,6 +34,8 @@ _LATER: Mapping[str, tuple[str, ...]] = {
     "metrics": ("auc_threshold",),
 }
 """Keys that came after the first cells were named: they count only where they are set."""
+_GENERATED = ("seed", "prompts", "sampling", "cache")
+"""Sections that decide what `generate` makes, beside ``backbone``."""
 _TAPS_IN_NAME = 64
 
 
@@ -107,6 +111,15 @@ def _taps_label(probe: ProbeConfig) -> str:
 def _shortened(tap: str, length: int = _TAPS_IN_NAME) -> str:
     """Both ends of a long tap: the block it is in and its kind."""
     return tap if len(tap) <= length else f"{tap[: length // 2]}..{tap[-(length // 2) + 2 :]}"
+
+
+def other_images(one: Experiment, other: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Keys that decide what `generate` makes, beside the list of what it captures and the cache's name, where two
+    experiments differ in them, and both values; of ``backbone`` its label."""
+    keys = [key for key in leaf_keys() if key.partition(".")[0] in _GENERATED and not changes_no_result(key)]
+    pairs = {key: (attrgetter(key)(one), attrgetter(key)(other)) for key in keys if key != "cache.name"}
+    pairs["backbone"] = one.backbone.label, other.backbone.label
+    return {key: values for key, values in sorted(pairs.items()) if values[0] != values[1]}
 
 
 def changes_no_result(key: str) -> bool:

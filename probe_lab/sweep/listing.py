@@ -117,6 +117,8 @@ def _totals(plan: SweepPlan) -> list[str]:
     lines = [f"{len(plan.cells)} cells: {', '.join(counts)}."]
     if plan.count("elsewhere"):
         lines.append("Those elsewhere are copied from another experiment that has trained them.")
+    if plan.again:
+        lines.append(f"{plan.again}.")
     if plan.left_out:
         lines.append(f"sweep.select leaves out {plan.left_out} more.")
     arrays = len({(str(group.cache), key) for group in plan.groups for key in group.arrays})

@@ -16,7 +16,7 @@ from probe_lab.errors import SweepError
 from probe_lab.processes import cores, ending, environment, interrupts_held, start_context, visible_cards
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
-from probe_lab.sweep.results import is_finished, was_stopped
+from probe_lab.sweep.results import METRICS
 from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, Rung, work
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -70,6 +70,7 @@ class _Worker:
     cards: Sequence[str] = ()
     ready: bool = False
     cell: Cell | None = None
+    earlier: int | None = None
     group: tuple[str, ...] | None = None
 
 
@@ -139,6 +140,7 @@ class _Pool:
         if group is None:
             return
         worker.group, worker.cell = group, self._waiting[group].pop(0)
+        worker.earlier = self._written(worker.cell)
         if not self._waiting[group]:
             del self._waiting[group]
         with contextlib.suppress(BrokenPipeError):  # it died just now; its pipe's end tells
@@ -170,11 +172,17 @@ class _Pool:
                 raise SweepError(f"worker processes end {how} before they are ready: see their messages above")
         if cell is None:
             return None
-        final = self._folder / cell.name
-        if is_finished(final) and (self._rungs is not None or not was_stopped(final)):
+        if self._written(cell) not in (None, worker.earlier):
             return Outcome(cell.name, 0.0)  # it died between the last file and its message
         hint = "; out of memory? lower workers, or set data.residency=stream" if code == -signal.SIGKILL else ""
         return Outcome(cell.name, 0.0, f"its worker process ended {how}{hint}")
+
+    def _written(self, cell: Cell) -> int | None:
+        """When the cell was finished, in nanoseconds; one that is trained again lies there until it is replaced."""
+        try:
+            return (self._folder / cell.name / METRICS).stat().st_mtime_ns
+        except OSError:
+            return None
 
     def _start(self) -> _Worker:
         context = start_context(on_cpu=self._on_cpu, threads=self._threads)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from probe_lab.cache import Cache, Manifest
 from probe_lab.cache.manifest import manifest_path
-from probe_lab.config import BACKBONE, Experiment, ProbeConfig
+from probe_lab.config import BACKBONE, ProbeConfig
 from probe_lab.errors import CacheError, ConfigError
+from probe_lab.sweep.advice import Advice
 from probe_lab.sweep.grid import Cell
 
 _SHOWN = 5
@@ -83,18 +83,15 @@ def require_arrays(cells: Sequence[Cell]) -> None:
     for cell in cells:
         by_cache.setdefault(cell.experiment.cache_folder, []).append(cell)
     for folder, reading in by_cache.items():
-        experiment = reading[0].experiment
         if not manifest_path(folder).exists():
-            raise CacheError(
-                f"there is no cache {folder} yet: run `{_command(experiment, [])}`, then `probe-lab score` likewise"
-            )
+            advice = Advice.of(reading[0].experiment)
+            command = advice.generate(_captured(advice, reading, []) if advice.other_backbone else [])
+            raise CacheError(f"there is no cache {folder} yet: run `{command}`, then `probe-lab score` likewise")
         _require_in(Manifest.load(folder), folder, reading)
 
 
 def _require_in(manifest: Manifest, folder: Path, cells: Sequence[Cell]) -> None:
-    experiment = cells[0].experiment
-    steps = sorted({cell.experiment.probe.step for cell in cells if cell.arrays})
-    taps = list(dict.fromkeys(tap for cell in cells for tap in cell.experiment.probe.taps))
+    steps, taps = _read(cells)
     no_step = [step for step in steps if step not in manifest.captured_steps]
     no_tap = [tap for tap in taps if tap not in manifest.taps]
     if not no_step and not no_tap:
@@ -107,26 +104,33 @@ def _require_in(manifest: Manifest, folder: Path, cells: Sequence[Cell]) -> None
         near = difflib.get_close_matches(no_tap[0], manifest.taps, n=_SHOWN, cutoff=0.0)
         what = f"tap {no_tap[0]} (of its {len(manifest.taps)} the nearest are {', '.join(near)})"
         count = sum(no_tap[0] in cell.experiment.probe.taps for cell in cells)
-    # What the experiment names already is generated without saying so again.
-    capture = experiment.capture
-    changes = [f"cache.name={_free_name(folder)}"]
-    if set(steps) - set(capture.steps):
-        changes.append(f"capture.steps=[{','.join(map(str, sorted({*capture.steps, *steps})))}]")
-    if further := [tap for tap in no_tap if tap not in capture.taps]:
-        changes.append(f"capture.taps=[{','.join([*capture.taps, *further])}]")
+    advice = Advice.of(cells[0].experiment)
+    command = advice.generate([f"cache.name={_free_name(folder)}", *_captured(advice, cells, no_tap)])
     readers = f"{count} cell{'s' if count > 1 else ''} of the sweep read{'s' if count == 1 else ''}"
     raise CacheError(
         f"the cache {folder} lacks {what}, which {readers}; nothing is added to a cache, so "
-        f"`{_command(experiment, changes)}` makes another one: score and sweep with its cache.name too"
+        f"`{command}` makes another one: score and sweep with its cache.name too"
     )
 
 
-def _command(experiment: Experiment, changes: Sequence[str]) -> str:
-    """``probe-lab generate`` of what the command line asked for, with changes."""
-    name, *overrides = experiment.asked or (experiment.name,)
-    said = {text.partition("=")[0] for text in changes}
-    kept = [text for text in overrides if text.partition("=")[0] not in said and not text.startswith("sweep")]
-    return shlex.join(["probe-lab", "generate", name, *kept, *changes])
+def _read(cells: Sequence[Cell]) -> tuple[list[int], list[str]]:
+    """The steps and the taps that cells read."""
+    steps = sorted({cell.experiment.probe.step for cell in cells if cell.arrays})
+    return steps, list(dict.fromkeys(tap for cell in cells for tap in cell.experiment.probe.taps))
+
+
+def _captured(advice: Advice, cells: Sequence[Cell], lacking: Sequence[str]) -> list[str]:
+    """Overrides of what is captured; what the experiment names already is generated without saying so again. Taps that
+    it names of another backbone are of no use."""
+    capture, (steps, taps) = advice.base.capture, _read(cells)
+    changes = []
+    if set(steps) - set(capture.steps):
+        changes.append(f"capture.steps=[{','.join(map(str, sorted({*capture.steps, *steps})))}]")
+    if advice.other_backbone:
+        changes.append(f"capture.taps=[{','.join(taps)}]")
+    elif further := [tap for tap in lacking if tap not in capture.taps]:
+        changes.append(f"capture.taps=[{','.join([*capture.taps, *further])}]")
+    return changes
 
 
 def _free_name(folder: Path) -> str:

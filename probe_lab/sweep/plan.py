@@ -13,13 +13,15 @@ from rich.console import RenderableType
 from probe_lab.cache import Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Experiment
+from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import ProbeLabError
 from probe_lab.sweep.adopt import adoptable
+from probe_lab.sweep.changed import changed_cells, still_finished, told_changes
 from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
 from probe_lab.sweep.local import at_once_of
 from probe_lab.sweep.needs import require_all, require_arrays
 from probe_lab.sweep.rate import rate_of
-from probe_lab.sweep.results import is_finished, read_metrics
+from probe_lab.sweep.results import is_finished, read_metrics, was_stopped
 
 State = Literal["pending", "finished", "stopped", "elsewhere"]
 """A ``pending`` cell will be trained, one that is finished ``elsewhere`` copied; ``stopped`` by successive halving."""
@@ -43,7 +45,7 @@ class SweepPlan:
 
     ``seconds`` pass on the clock, by ``basis``; ``left_out`` cells of the grids are not chosen by ``sweep.select``;
     ``bytes`` are of the distinct arrays; ``workers`` train at the same time; ``missing`` is why the sweep would be
-    refused as things are, empty where it would not.
+    refused as things are, empty where it would not; ``again`` says which finished cells are trained again, and why.
     """
 
     cells: tuple[Cell, ...]
@@ -55,6 +57,7 @@ class SweepPlan:
     basis: str
     left_out: int
     missing: str = ""
+    again: str = ""
 
     def count(self, state: State) -> int:
         """How many cells are in a state."""
@@ -83,8 +86,11 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
     readable = [cell for cell in layout.cells if str(cell.experiment.cache_folder) in manifests]
     require_arrays(readable)
     found = {cell.name: read_metrics(folder / cell.name) for cell in layout.cells if is_finished(folder / cell.name)}
-    taken = adoptable([cell for cell in layout.cells if cell.name not in found], folder)
-    states = {cell.name: _state(cell, found, taken, halves=experiment.halving.first > 0) for cell in layout.cells}
+    now = CachesNow()
+    changed = changed_cells(layout.cells, found, now)
+    kept = still_finished(found, changed, halves=experiment.halving.first > 0)
+    taken = adoptable([cell for cell in layout.cells if cell.name not in kept], folder, now)
+    states = {cell.name: _state(cell.name, kept, taken) for cell in layout.cells}
     samples = {cell.name: _samples(cell, manifests) for cell in layout.cells}
     rate = rate_of(found, samples, folder)
     groups = []
@@ -105,15 +111,14 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
         basis=rate.basis,
         left_out=layout.left_out,
         missing=_missing([cell for cell in readable if states[cell.name] == "pending"]),
+        again=told_changes({name: told for name, told in changed.items() if name not in taken}),
     )
 
 
-def _state(cell: Cell, found: Mapping[str, Any], taken: Collection[str], *, halves: bool) -> State:
-    if cell.name not in found:
-        return "elsewhere" if cell.name in taken else "pending"
-    if found[cell.name].get("stopped", {}).get("by") != "halving":
-        return "finished"
-    return "stopped" if halves else "pending"  # a sweep without halving trains it whole
+def _state(name: str, kept: Mapping[str, Mapping[str, Any]], taken: Collection[str]) -> State:
+    if name in kept:
+        return "stopped" if was_stopped(kept[name]) else "finished"
+    return "elsewhere" if name in taken else "pending"
 
 
 def _at_once(experiment: Experiment, pending: Sequence[Cell]) -> int:

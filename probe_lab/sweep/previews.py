@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from probe_lab.config import Experiment, ProbeConfig
 from probe_lab.data.scalars import Scalar, scalar_table
 from probe_lab.errors import ProbeLabError, ScoreError
 from probe_lab.progress import Watching
+from probe_lab.sweep.advice import Advice
 from probe_lab.sweep.grid import Cell, cells, single_cell
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.normalise import READ_SCALARS
@@ -110,11 +110,10 @@ def require_previews(cells: Sequence[Cell]) -> None:
                 scalar_table(cache, probe.step, probe.scalars)
             except ScoreError as error:
                 _require_latents([cell])
-                asked = cell.experiment.asked or (cell.experiment.name,)
                 missing = ", ".join(probe.scalars)
                 raise ScoreError(
                     f"{folder} does not hold {missing} at step {probe.step}, which {cell.name} reads: run "
-                    f"`{shlex.join(['probe-lab', 'score', *asked])}`"
+                    f"`{Advice.of(cell.experiment).score()}`"
                 ) from error
 
 

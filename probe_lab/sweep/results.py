@@ -59,9 +59,9 @@ def is_finished(cell_folder: Path) -> bool:
     return (cell_folder / METRICS).is_file()
 
 
-def was_stopped(cell_folder: Path) -> bool:
+def was_stopped(metrics: Mapping[str, Any]) -> bool:
     """Whether successive halving ended the training of a finished cell early."""
-    return read_metrics(cell_folder).get("stopped", {}).get("by") == "halving"
+    return bool(metrics.get("stopped", {}).get("by") == "halving")
 
 
 def read_metrics(cell_folder: Path) -> dict[str, Any]:
@@ -77,11 +77,10 @@ def read_metrics(cell_folder: Path) -> dict[str, Any]:
     return content
 
 
-def estimate_of(metrics: Mapping[str, Any], metric: str, evaluator: str) -> dict[str, Any] | None:
-    """The entry of one metric on the test split, with ``estimate``, ``lower`` and ``upper``; None when it
-    has none."""
+def estimate_of(metrics: Mapping[str, Any], metric: str, evaluator: str, *, split: str) -> dict[str, Any] | None:
+    """The entry of one metric on one split, with ``estimate``, ``lower`` and ``upper``; None when it has none."""
     for entry in metrics["metrics"]:
-        if (entry["split"], entry["evaluator"], entry["metric"]) == ("test", evaluator, metric):
+        if (entry["split"], entry["evaluator"], entry["metric"]) == (split, evaluator, metric):
             found: dict[str, Any] = entry
             return found if found["estimate"] is not None else None
     return None

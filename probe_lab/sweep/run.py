@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe_lab.config import Experiment
+from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import SweepError
 from probe_lab.processes import terminated_as_interrupt
 from probe_lab.sweep.adopt import adopt, adoptable
+from probe_lab.sweep.changed import changed_cells, still_finished, told_changes
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
 from probe_lab.sweep.local import local_engine
@@ -49,13 +51,15 @@ _LOCK = ".lock"
 @dataclass(frozen=True)
 class SweepSummary:
     """Names of cells: trained now, finished before (here, or ``adopted`` from another experiment), failed; those of
-    ``done`` that were ``stopped`` early by halving; ``pending`` are those that a dry run would train."""
+    ``done`` that were ``stopped`` early by halving, and ``reduced`` to smaller batches as memory ran out; ``pending``
+    are those that a dry run would train."""
 
     done: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     adopted: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
     stopped: tuple[str, ...] = ()
+    reduced: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
 
     @property
@@ -73,6 +77,10 @@ class SweepSummary:
             counts.append(f"{len(self.adopted)} taken from another experiment that had trained them")
         if self.stopped:
             counts.append(f"{len(self.stopped)} of the trained ones stopped early by halving")
+        if self.reduced:
+            counts.append(
+                f"{len(self.reduced)} of the trained ones in smaller batches than asked for, as memory ran out"
+            )
         return "\n".join((*(f"failed {f.cell}: {f.error}" for f in self.failed), "; ".join(counts)))
 
 
@@ -87,7 +95,8 @@ def run_sweep(
 
     A sweep writes the results of exactly its own cells; an experiment without a sweep (``train``) is one
     cell, whose rows are added to the results that are there. Cells that another experiment of the same runs has
-    finished are copied from it; those that successive halving stopped count as finished only where the sweep halves.
+    finished are copied from it; those that successive halving stopped count as finished only where the sweep halves,
+    and those whose samples or scores the cache no longer holds are trained again.
     ``trainer`` replaces the training of probes, and with it ``preview_factory``; both are pickled to worker processes.
 
     Raises:
@@ -99,25 +108,32 @@ def run_sweep(
     """
     plan, folder = cells(experiment), experiment.runs_folder
     trainer = trainer or ProbeTrainer(preview_factory, with_trainer=not experiment.sweep)
-    skipped = tuple(cell.name for cell in plan if _is_done(folder / cell.name, experiment))
+    now = CachesNow()
+    found = {cell.name: read_metrics(folder / cell.name) for cell in plan if is_finished(folder / cell.name)}
+    changed = changed_cells(plan, found, now)
+    skipped = tuple(still_finished(found, changed, halves=experiment.halving.first > 0))
     pending = [cell for cell in plan if cell.name not in set(skipped)]
     if dry_run:
         return SweepSummary(skipped=skipped, pending=tuple(cell.name for cell in pending))
-    found = adoptable(pending, folder)
-    pending = [cell for cell in pending if cell.name not in found]
+    taken = adoptable(pending, folder, now)
+    pending = [cell for cell in pending if cell.name not in taken]
+    if again := told_changes({name: told for name, told in changed.items() if name not in taken}):
+        print(again, file=sys.stderr)
     if pending:
         trainer.check(pending)
     with _alone_in(folder):
-        adopt(found, folder)
+        adopt(taken, folder)
         outcomes = _run(experiment, plan, pending, trainer)
     done = tuple(outcome.cell for outcome in outcomes if not outcome.error)
-    stopped = tuple(name for name in done if experiment.halving.first and was_stopped(folder / name))
-    failed = tuple(_failure(outcome) for outcome in outcomes if outcome.error)
-    return SweepSummary(done, skipped, tuple(found), failed, stopped)
-
-
-def _is_done(cell_folder: Path, experiment: Experiment) -> bool:
-    return is_finished(cell_folder) and (bool(experiment.halving.first) or not was_stopped(cell_folder))
+    trained = {name: read_metrics(folder / name) for name in done}
+    return SweepSummary(
+        done,
+        skipped,
+        tuple(taken),
+        failed=tuple(_failure(outcome) for outcome in outcomes if outcome.error),
+        stopped=tuple(name for name, metrics in trained.items() if was_stopped(metrics)),
+        reduced=tuple(name for name, metrics in trained.items() if metrics.get("reduced")),
+    )
 
 
 def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], trainer: CellTrainer) -> list[Outcome]:
@@ -144,7 +160,7 @@ def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], 
         print(f"\n{finished} of {len(plan)} cells are finished and kept in {folder}", file=sys.stderr)
         raise
     finally:
-        _write(experiment, plan, [_failure(outcome) for outcome in outcomes if outcome.error])
+        _write(experiment, plan, pending, outcomes)
     return outcomes
 
 
@@ -155,7 +171,7 @@ def _engine(
     if not pending:
         return contextlib.nullcontext(iter(()))
     folder, workers = experiment.runs_folder, experiment.workers
-    rungs = rungs_of(experiment.halving, plan, folder)
+    rungs = rungs_of(experiment.halving, plan, folder, but={cell.name for cell in pending})
     if experiment.engine.name == "ray":
         from probe_lab.sweep.ray import ray_engine
 
@@ -175,7 +191,7 @@ def _tracked(
         return
     folder, evaluator = experiment.runs_folder, pending[0].experiment.probe_evaluators[0]
     by_name = {cell.name: cell for cell in pending}
-    with SweepProgress(len(pending), skipped=skipped, label=f"{evaluator} {_HEADLINE}") as shown:
+    with SweepProgress(len(pending), skipped=skipped, label=f"{evaluator} val {_HEADLINE}") as shown:
         for outcome in outcomes:
             run = _cell_run(by_name[outcome.cell])
             if outcome.error:
@@ -188,7 +204,8 @@ def _tracked(
 
 
 def _headline(cell_folder: Path, evaluator: str) -> tuple[float, float, float] | None:
-    entry = estimate_of(read_metrics(cell_folder), _HEADLINE, evaluator)
+    """On validation: the best of a list is chosen by what it shows."""
+    entry = estimate_of(read_metrics(cell_folder), _HEADLINE, evaluator, split="val")
     if entry is None:
         return None
     lower, upper = (math.nan if entry[key] is None else entry[key] for key in ("lower", "upper"))
@@ -210,15 +227,18 @@ def _cell_run(cell: Cell) -> CellRun:
     return CellRun(cell.name, tags)
 
 
-def _write(experiment: Experiment, plan: Sequence[Cell], failures: Sequence[Failure]) -> None:
+def _write(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], outcomes: Sequence[Outcome]) -> None:
     folder = experiment.runs_folder
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-    keep_others = not experiment.sweep
-    if keep_others:  # one more cell beside a sweep's: what failed there has still failed
-        own = {cell.name for cell in plan}
-        earlier = [f for f in read_failures(folder) if f.cell not in own and not is_finished(folder / f.cell)]
-        failures = [*earlier, *failures]
-    write_failures(folder, failures)
+    keep_others = not experiment.sweep  # one more cell beside a sweep's: what failed there has still failed
+    own, tried = {cell.name for cell in plan}, {outcome.cell for outcome in outcomes}
+    left = {cell.name for cell in pending} - tried  # an interrupted sweep did not come to them
+    earlier = [
+        failure
+        for failure in read_failures(folder)
+        if failure.cell in left or (keep_others and failure.cell not in own and not is_finished(folder / failure.cell))
+    ]
+    write_failures(folder, [*earlier, *(_failure(outcome) for outcome in outcomes if outcome.error)])
     table = collect(folder, plan, keep_others=keep_others)
     if len(table):
         write_results(folder, table)

@@ -61,7 +61,10 @@ class ProbeTrainer:
         require_all(cells)
 
     def load(self, cell: Cell, workers: int) -> ResidentArrays | None:
-        """The cell's arrays, or None where they are to be streamed, or each process of a training loads its own."""
+        """The cell's arrays, or None where they are to be streamed, or each process of a training loads its own.
+
+        ``auto`` is decided here, for all cells that would share them: ``train`` streams what was not loaded.
+        """
         from probe_lab.cache import Cache
         from probe_lab.data import load_resident
         from probe_lab.data.resident import fits_in_memory
@@ -91,6 +94,7 @@ class ProbeTrainer:
                 cache,
                 folder,
                 resident=shared,
+                stream=shared is None and bool(cell.arrays),
                 preview=preview,
                 with_trainer=self.with_trainer,
                 go_on=None if go_on is None else partial(go_on, cell.name),
@@ -197,7 +201,7 @@ class CellWorker:
             self._trainer.train(cell, aside, self._shared, self._go_on)
             if not (aside / METRICS).exists():
                 raise RuntimeError(f"training {cell.name} wrote no {METRICS}")
-            shutil.rmtree(final, ignore_errors=True)  # a folder without metrics, or a cell that halving had stopped
+            shutil.rmtree(final, ignore_errors=True)  # without metrics, stopped by halving, or of a cache that changed
             os.replace(aside, final)
         finally:
             shutil.rmtree(attempt, ignore_errors=True)

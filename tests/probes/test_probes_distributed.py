@@ -163,6 +163,7 @@ def test_two_processes_train_the_probe_of_one(
     first, second = (metrics_of(tmp_path / name) for name in ("one", "two"))
     assert len(first["history"]) == (stop or experiment.trainer.max_epochs)
     assert first.get("stopped") == second.get("stopped")
+    assert first["residency"] == second["residency"] == "memory"
     for mine, theirs in zip(first["history"], second["history"], strict=True):
         assert mine == pytest.approx(theirs, abs=1e-5)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,23 @@ def test_what_fits_nowhere_is_an_error_and_so_is_anything_else(experiment: Exper
     with pytest.raises(RuntimeError, match="shapes"):
         within_memory(experiment, broken)
     assert tried == [8, 4, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("devices", "expected"), [(1, [8, 4, 2]), (2, [8, 4])])
+def test_infonce_keeps_two_prompts_in_the_batch_of_a_process(
+    experiment: Experiment, probe_of: Callable[..., Experiment], devices: int, expected: list[int]
+) -> None:
+    contrasting = probe_of(experiment, loss="listwise+infonce")
+    contrasting = replace(contrasting, trainer=replace(contrasting.trainer, devices=devices))
+    tried: list[int] = []
+
+    def full(reduction: Reduction) -> None:
+        tried.append(reduction.applied(contrasting).data.batch_prompts)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        within_memory(contrasting, full)
+    assert tried == expected
 
 
 def test_the_allocator_of_the_cpu_is_understood() -> None:

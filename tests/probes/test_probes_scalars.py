@@ -152,6 +152,8 @@ def test_the_x0_baseline_takes_previews_that_are_there(
     """No ``preview`` is given, so nothing could be decoded."""
     train_cell(probe_of(reading, model="x0_preview", scalars=[]), previewed, runs / "cell")
     assert srcc_within(runs / "cell") == pytest.approx(within(previewed, reading, previewed.preview_scores("good", 5)))
+    read = json.loads((runs / "cell" / "metrics.json").read_text())["inputs"]["scores"]
+    assert list(read) == ["scores/good.parquet", "previews/5/good.parquet"]
     with pytest.raises(ProbeError, match="given no preview"):
         train_cell(
             replace(probe_of(reading, model="x0_preview", scalars=[]), evaluators=["other"]), previewed, runs / "b"

@@ -122,6 +122,18 @@ class CardTrainer(FakeTrainer):
         super().train(cell, folder, shared, go_on)
 
 
+@dataclass(frozen=True)
+class ApartTrainer(FakeTrainer):
+    """Its cells have 0.9 in every metric on validation, whatever they have on the test split."""
+
+    def train(self, cell: Cell, folder: Path, shared: str, go_on: GoOn | None) -> None:
+        super().train(cell, folder, shared, go_on)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        numbers = {"estimate": 0.9, "lower": 0.8, "upper": 1.0}
+        metrics["metrics"] = [e | (numbers if e["split"] == "val" else {}) for e in metrics["metrics"]]
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
 def trained(log: Path) -> list[str]:
     """Names of the cells that were trained, in order, with repetitions."""
     lines = log.read_text().splitlines() if log.exists() else []

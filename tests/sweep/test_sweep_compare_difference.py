@@ -123,6 +123,13 @@ def test_what_the_two_do_not_share_is_named(folders: list[Path]) -> None:
         difference(runs, *names, WITHIN)
 
 
+def test_sides_in_smaller_batches_are_said(folders: list[Path]) -> None:
+    change(folders[0], reduced={"batch_prompts": 4, "accumulate": 4, "error": "out of memory"})
+    sheet = difference(folders[0].parent, folders[0].name, folders[2].name, Query(), resamples=5)
+    assert "(1 of 1 in smaller batches, as memory ran out)" in sheet.notes[0]
+    assert "memory" not in sheet.notes[1]
+
+
 def test_stopped_sides_and_validation_are_said(folders: list[Path]) -> None:
     change(folders[1], stopped={"by": "halving", "epochs": 2})
     sheet = difference(folders[0].parent, "-mse-", "-listwise-", Query(splits=("val",)))

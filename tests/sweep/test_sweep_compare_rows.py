@@ -173,6 +173,40 @@ def test_stopped_cells_are_marked(folders: list[Path]) -> None:
     assert "stopped" not in compare(folders[0].parent, Query(where='loss == "mse"'))
 
 
+def test_cells_in_smaller_batches_are_marked(folders: list[Path]) -> None:
+    assert "reduced" not in compare(folders[0].parent)
+    change(folders[2], reduced={"batch_prompts": 4, "accumulate": 4, "error": "out of memory"})
+    marked = compare(folders[0].parent, Query(sort="loss"))["reduced"].tolist()
+    assert marked == ["", "", "", "4 prompts per batch", "", "", "", ""]
+    assert compare(folders[0].parent, Query(group=("loss",), sort="loss"))["reduced"].tolist() == ["1 of 4", ""]
+    assert "1 of the cells were trained in smaller batches" in " ".join(compared(folders[0].parent, Query()).notes)
+
+
+def test_what_changes_no_result_makes_no_other_setting(tmp_path: Path) -> None:
+    write_runs(make_experiment(tmp_path, {"trainer.seed": [0]}))
+    elsewhere = make_experiment(
+        tmp_path,
+        {"trainer.seed": [1]},
+        data={"residency": "stream"},
+        trainer={"accelerator": "auto"},
+        sampling={"batch_size": 4},
+        scoring={"device": "cuda"},
+        cache={"name": "tiny", "shard_size": 8},
+    )
+    write_runs(elsewhere)
+    table = compare(elsewhere.runs_folder, Query(seeds=True))
+    assert table["seeds"].tolist() == [2]
+    assert not any("." in column for column in table.columns)
+    write_runs(make_experiment(tmp_path, {"trainer.seed": [2]}, cache={"name": "other"}))
+    write_runs(make_experiment(tmp_path, {"trainer.seed": [3]}, scoring={"dtype": "float16"}))
+    apart = compare(elsewhere.runs_folder, Query(seeds=True))
+    assert sorted(zip(apart["cache.name"], apart["scoring.dtype"], apart["seeds"], strict=True)) == [
+        ("other", "float32", 1),
+        ("tiny", "float16", 1),
+        ("tiny", "float32", 2),
+    ]
+
+
 def test_csv_json_and_markdown_hold_the_table(folders: list[Path]) -> None:
     for folder in folders[:7]:
         change(folder, metrics=[])

@@ -85,6 +85,28 @@ def test_an_axis_that_changes_no_result_is_refused(key: str) -> None:
         cells(make_experiment(ROOT, {key: [[1], [2]]}))
 
 
+@pytest.mark.parametrize(
+    ("grids", "told"),
+    [
+        ({"sampling.guidance": [1.0, 2.0]}, r"'sampling.guidance' \(1.0, 2.0\)"),
+        ({"seed": [0, 1]}, r"'seed' \(0, 1\)"),
+        ({"prompts": [{"count": 100}, {"count": 320, "seeds": 4}]}, r"'prompts.count' .* and 'prompts.seeds' \(8, 4\)"),
+        ({"cache.dtype": ["float16", "float32"]}, r"'cache.dtype' \(float16, float32\)"),
+        ({"backbone": ["tiny-sd", "tiny-sd3"], "cache.name": ["one"]}, r"'backbone' \(tiny-sd, tiny-sd3\)"),
+        ([{"probe.step": [1]}, {"sampling.steps": [20]}], r"'sampling.steps' \(25, 20\)"),
+    ],
+)
+def test_other_images_in_one_cache_are_refused(grids: object, told: str) -> None:
+    with pytest.raises(SweepError, match=rf"{told} and read one cache, .*: give each value a grid with a cache.name"):
+        cells(make_experiment(ROOT, grids))
+
+
+def test_other_images_in_caches_of_their_own_are_laid_out() -> None:
+    grids = [{"probe.step": [1, 5]}, {"backbone": ["tiny-sd3"], "seed": [2], "cache.name": ["other"]}]
+    assert len(cells(make_experiment(ROOT, grids))) == 3
+    assert len(cells(make_experiment(ROOT, {"sampling.guidance": [1.0], "sampling": [{"batch_size": 4}]}))) == 1
+
+
 def test_baselines_are_not_trained_twice_for_what_they_do_not_read() -> None:
     grid = {
         "probe.model": ["cnn", "noisy_latent", "prompt_only", "x0_preview", "attention_entropy", "linear"],

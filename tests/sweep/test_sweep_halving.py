@@ -135,6 +135,9 @@ def test_what_was_trained_before_still_competes(tmp_path: Path) -> None:
     other = next(cell.name for cell in cells(more) if cell.name != name)
     assert not judge.goes_on(other, 2, 0.05)
     assert judge.goes_on(other, 2, 0.15)
+    again = rungs_of(Halving(first=2, factor=2), cells(more), more.runs_folder, but={name})
+    assert again is not None
+    assert again.goes_on(other, 2, 0.05)  # what is trained again competes by its new values
 
 
 def test_a_whole_cell_takes_the_place_of_a_stopped_one_and_only_of_its_own_cache(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from probe_lab.cache import Manifest
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, SweepError
 from probe_lab.sweep import Cell, cells, run_sweep
+from probe_lab.sweep.identity import other_images
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.plan import SweepPlan, plan_sweep
 from probe_lab.sweep.rate import ROUGH
@@ -239,6 +240,48 @@ def test_the_command_that_is_named_is_one_that_runs(tmp_path: Path) -> None:
     assert (made.cache.name, made.prompts.count) == ("mine_3", 3)
     assert {cell.experiment.probe.step for cell in cells(experiment)} <= set(made.capture.steps)
     assert {tap for cell in cells(experiment) for tap in cell.experiment.probe.taps} <= set(made.capture.taps)
+
+
+def advised(experiment: Experiment) -> list[str]:
+    """The command of the error that says what a sweep's caches lack."""
+    with pytest.raises(CacheError) as caught:
+        require_arrays(cells(experiment))
+    return shlex.split(str(caught.value).split("`")[1])
+
+
+def test_the_cache_of_another_experiment_is_made_by_that_one(tmp_path: Path) -> None:
+    chosen = [f"cache.root={tmp_path}", "workers=4", 'sweep.select=backbone == "tiny-sd3"']
+    experiment = load_experiment("loss_study", chosen)
+    read = cells(experiment)[0].experiment
+    place = f"cache.root={tmp_path}"
+    assert advised(experiment) == ["probe-lab", "generate", "shapes_full_sd3", place]
+    make_cache(read)
+    _, _, name, *overrides = advised(experiment)
+    made = load_experiment(name, overrides)
+    assert (name, made.cache.name) == ("shapes_full_sd3", "shapes_full_sd3_2")
+    assert other_images(made, read) == {}
+    assert set(read.probe.taps) <= set(made.capture.taps)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_cache_without_an_experiment_of_its_own_is_made_by_all_that_differs(tmp_path: Path, there: bool) -> None:
+    grid = (
+        "sweep=[{backbone: [tiny-sd3], cache.name: [mine], seed: [2], prompts.count: [9], "
+        "sampling.scheduler: [default], sampling.vae_tiling: [true], probe.step: [9], "
+        "probe.taps: [[transformer_blocks.3/attention, x0]]}]"
+    )
+    experiment = load_experiment("quickstart", [f"cache.root={tmp_path}", "seed=5", grid])
+    (read,) = (cell.experiment for cell in cells(experiment))
+    if there:
+        make_cache(read)
+    _, verb, name, *overrides = advised(experiment)
+    assert (verb, name) == ("generate", "quickstart")
+    assert "backbone=tiny-sd3" in overrides
+    made = load_experiment(name, overrides)
+    assert other_images(made, read) == {}
+    assert made.cache_folder == tmp_path / ("mine_2" if there else "mine")
+    assert 9 in made.capture.steps
+    assert made.capture.taps == read.probe.taps
 
 
 def test_what_the_cache_holds_needs_no_command(tmp_path: Path) -> None:

@@ -151,3 +151,16 @@ def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> 
     for model in ("cnn", "linear"):
         trained = run_sweep(asking(root, *overrides, f"probe.model={model}"))
         assert len(trained.done) == 1
+
+
+def test_the_command_for_previews_of_another_cache_makes_them_there(root: Path) -> None:
+    shutil.copytree(root / "smoke", root / "other", dirs_exist_ok=True)
+    sweep = f"sweep={{cache.name: [other], seed: [3], probe.step: [3], probe.scalars: [['{BINDING}']]}}"
+    experiment = asking(root, sweep)
+    with pytest.raises(ScoreError) as caught:
+        require_previews(cells(experiment))
+    command = shlex.split(str(caught.value).split("`")[1])
+    made = load_experiment(command[2], command[3:])
+    assert command[:3] == ["probe-lab", "score", "smoke"]
+    assert (made.cache_folder, made.seed) == (root / "other", 3)
+    assert asked_previews(made) == {(3, "x0"): ("shapes_binding",)}

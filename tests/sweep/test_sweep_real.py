@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from probe_lab.cache import Cache, CacheWriter, Manifest, shard_layout, write_scores
+from probe_lab.cache.layout import sidecar_path
 from probe_lab.config import Experiment, build_experiment, with_changes
-from probe_lab.data import SplitFractions, split_of
+from probe_lab.data import SplitFractions, resident, split_of
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.probes.fit import train_cell
-from probe_lab.sweep import cells, compare, read_results, run_sweep
+from probe_lab.sweep import ProbeTrainer, cells, compare, read_results, run_sweep
+from probe_lab.sweep.plan import plan_sweep
 
 PROMPTS, SEEDS, TOKENS = 24, 4, 3
 TAPS = {"up/attention": (TOKENS, 8, 8), "mid/activation": (4, 8, 8), "latent": (4, 8, 8), "x0": (4, 8, 8)}
@@ -155,3 +160,64 @@ def test_what_the_cache_lacks_is_refused_before_any_work(
     with pytest.raises((error, ConfigError), match=text):
         run_sweep(with_changes(experiment, changes))
     assert not experiment.runs_folder.exists()
+
+
+def test_arrays_too_large_for_all_workers_are_streamed_by_each(
+    experiment: Experiment, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking at the memory again, a cell might find room for a copy of its own."""
+    array = 4 * 8 * 8 * 4 * PROMPTS * SEEDS  # bytes of mid/activation
+    monkeypatch.setattr(resident, "available_memory", lambda: 4 * array)  # a quarter of it is one copy
+
+    def trained(name: str, workers: int, **changes: object) -> dict[str, object]:
+        (cell,) = cells(with_changes(experiment, changes))
+        trainer = ProbeTrainer()
+        shared = trainer.load(cell, workers)
+        assert (shared is not None) == (name == "alone")
+        trainer.train(cell, tmp_path / name, shared, None)
+        metrics: dict[str, object] = json.loads((tmp_path / name / "metrics.json").read_text())
+        return metrics
+
+    assert trained("alone", 1)["residency"] == "memory"
+    beside = trained("beside", 2)
+    assert beside["residency"] == "stream"
+    assert beside["history"] == trained("streamed", 2, **{"data.residency": "stream"})["history"]
+    # A cell without arrays has none to share.
+    assert trained("prompts", 2, **{"probe.model": "prompt_only"})["residency"] == "memory"
+
+
+def test_a_cell_is_trained_again_once_its_inputs_have_changed(
+    experiment: Experiment, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "data_cache", tmp_path / "data_cache")
+    ours = replace(
+        experiment,
+        cache=replace(experiment.cache, root=str(tmp_path / "data_cache"), name="tiny"),
+        sweep=({"probe.model": ("linear",), "probe.evaluators": (["good"], ["other"])},),
+        workers=1,
+    )
+    theirs, cache = replace(ours, name="second"), Cache(ours.cache_folder)
+    good, other = (cell.name for cell in cells(ours))
+    run_sweep(ours)
+    assert run_sweep(ours).skipped == (good, other)
+    assert "again" not in capsys.readouterr().err
+
+    scores = cache.folder / "scores" / "good.parquet"
+    write_scores(cache.folder, "good", np.arange(PROMPTS * SEEDS), cache.scores("good") + 1, metadata={"version": "2"})
+    told = f"1 finished cell is trained again, as the cache has changed since: {scores} has other scores"
+    assert plan_sweep(ours).states == {good: "pending", other: "finished"}
+    assert plan_sweep(ours).again == told
+    assert plan_sweep(theirs).states == {good: "pending", other: "elsewhere"}
+    summary = run_sweep(ours)
+    assert (summary.done, summary.skipped) == ((good,), (other,))
+    assert told in capsys.readouterr().err.splitlines()
+    assert run_sweep(theirs).adopted == (good, other)
+
+    sidecar_path(cache.folder, cache.shards[-1]).unlink()
+    assert run_sweep(ours, dry_run=True).pending == (good, other)
+    # Cells of earlier versions recorded nothing, and a cache that is gone trains nothing.
+    path = ours.runs_folder / good / "metrics.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "inputs"}))
+    assert run_sweep(ours, dry_run=True).pending == (other,)
+    shutil.rmtree(cache.folder)
+    assert run_sweep(ours, dry_run=True).pending == ()

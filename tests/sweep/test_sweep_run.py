@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from sweep_world import ACTIVATION, ATTENTION, CardTrainer, FakeTrainer, make_experiment, trained, write_cell
+from sweep_world import (
+    ACTIVATION,
+    ATTENTION,
+    ApartTrainer,
+    CardTrainer,
+    FakeTrainer,
+    make_experiment,
+    trained,
+    write_cell,
+)
 
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError, SweepError
-from probe_lab.sweep import cells, collect, read_results, run_sweep
-from probe_lab.sweep.results import RESULTS, write_results
+from probe_lab.sweep import Cell, Outcome, SweepSummary, cells, collect, read_results, run, run_sweep
+from probe_lab.sweep.results import RESULTS, read_failures, write_results
 
 SEEDS = {"trainer.seed": [0, 1, 2, 3]}
 
@@ -266,6 +277,46 @@ def test_a_sweep_that_fails_leaves_no_results_of_another(tmp_path: Path) -> None
     with pytest.raises(SweepError):
         run_sweep(second, trainer=FakeTrainer(tmp_path / "log", {2: "fail"}))
     assert not (second.runs_folder / "results.parquet").exists()
+
+
+def test_failures_that_an_interrupted_rerun_did_not_come_to_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment(tmp_path, SEEDS, workers=1)
+    names = names_of(experiment)
+    run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {0: "fail", 1: "fail", 2: "fail"}))
+
+    def interrupted(pending: Sequence[Cell], folder: Path, **settings: object) -> AbstractContextManager[object]:
+        def outcomes() -> Iterator[Outcome]:
+            for cell in pending:
+                seed = cell.experiment.trainer.seed
+                if seed == 2:
+                    raise KeyboardInterrupt
+                if seed == 0:
+                    (folder / cell.name).mkdir()
+                    write_cell(cell, folder / cell.name, 0.5)
+                yield Outcome(cell.name, 1.0, "once more" if seed else "")
+
+        return contextlib.nullcontext(outcomes())
+
+    monkeypatch.setattr(run, "local_engine", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {}))
+    left = {failure.cell: failure.error for failure in read_failures(experiment.runs_folder)}
+    assert left == {names[2]: "ValueError: seed 2 is bad", names[1]: "once more"}
+
+
+def test_the_best_cell_of_a_running_sweep_is_that_of_validation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = make_experiment(tmp_path, {"trainer.seed": [1]})
+    run_sweep(experiment, trainer=ApartTrainer(tmp_path / "log", {}))
+    assert "shapes_reward val srcc_within 0.900 [0.800, 1.000]" in capsys.readouterr().err
+
+
+def test_the_summary_counts_cells_in_smaller_batches() -> None:
+    assert "1 of the trained ones in smaller batches" in SweepSummary(done=("a", "b"), reduced=("b",)).text
+    assert "batches" not in SweepSummary(done=("a", "b")).text
 
 
 def test_a_damaged_list_of_failures_is_written_anew(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def compare(runs_folder: Path, query: Query | None = None) -> pd.DataFrame:
     then the numbers, named as in MLflow: ``<evaluator>/<metric>``, ``…/lower`` and ``…/upper``, on the validation
     split with ``val/`` before (NaN where a cell has none). Instead of cell and seed, rows that are means have
     ``seeds``, or ``settings`` and ``cells``: how many they are the mean of. ``stopped`` says which cells were not
-    trained to the end, where there is such a cell.
+    trained to the end, ``reduced`` which in smaller batches than asked for, where there is such a cell.
 
     Raises ReportError as :func:`compared` does.
     """

@@ -78,6 +78,12 @@ class Finished:
         ended = self.content.get("stopped")
         return f"{ended['by']}, {ended['epochs']} epochs" if ended else ""
 
+    @property
+    def reduced(self) -> str:
+        """How small its batches became as memory ran out; empty where they are those that were asked for."""
+        smaller = self.content.get("reduced")
+        return f"{smaller['batch_prompts']} prompts per batch" if smaller else ""
+
     def number(self, measure: Measure, part: str) -> float:
         """``estimate``, ``lower`` or ``upper``; nan where the cell has none."""
         value = self.entries.get((measure.split, measure.evaluator, measure.metric), {}).get(part)

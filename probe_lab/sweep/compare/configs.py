@@ -12,28 +12,30 @@ import yaml
 
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError
-from probe_lab.sweep.identity import IRRELEVANT
+from probe_lab.sweep.identity import changes_no_result
 
 CONFIG = "config.yaml"
 Flat = Mapping[str, Hashable]
 """Dotted keys and plain values; a list is a tuple."""
 
 _SECTION = re.compile(r"^(?=[^\s#-])", re.MULTILINE)
-_ELSEWHERE = (*IRRELEVANT, "evaluators", "probe.evaluators")
-"""Sections and keys that do not say what a cell is; which evaluators it predicts is seen in its columns."""
-_COLUMNS = {"probe.model", "probe.step", "probe.taps", "probe.loss", "trainer.seed", "cache.root"}
-"""Keys that have a column of their own under a shorter name, and where the cache lies."""
+_COLUMNS = {"probe.model", "probe.step", "probe.taps", "probe.loss", "trainer.seed", "evaluators", "probe.evaluators"}
+"""Keys that have a column of their own under a shorter name; which evaluators a cell predicts its columns show."""
+_OF_SCORES = ("scoring.dtype", "scoring.models.")
+"""No sweep is over them, and yet they say which scores a cell predicts."""
 
 
 def read_configs(folders: Iterable[Path]) -> list[Flat]:
-    """The flat config of each cell folder; a key that came after the cell was trained has its default.
+    """The flat config of each cell folder; a key that came after the cell was trained has its default, and an empty
+    ``cache.name`` that of the experiment.
 
     A block mapping is the union of its top-level sections, and the cells of a sweep share nearly all of them: each
     distinct section is parsed once. ReportError for a file that is missing or no YAML.
     """
     default = dict(flat(dataclasses.asdict(Experiment())))
     known: dict[str, list[tuple[str, Hashable]]] = {}
-    return [default | dict(_entries(folder / CONFIG, known)) for folder in folders]
+    found = [default | dict(_entries(folder / CONFIG, known)) for folder in folders]
+    return [config | {"cache.name": config["cache.name"] or config["name"]} for config in found]
 
 
 def _entries(path: Path, known: dict[str, list[tuple[str, Hashable]]]) -> list[tuple[str, Hashable]]:
@@ -68,11 +70,11 @@ def joined(value: Hashable) -> Hashable:
 
 
 def differing(configs: Sequence[Flat]) -> list[str]:
-    """Keys that do not have one value everywhere, without those that are elsewhere in a table."""
+    """Keys that do not have one value everywhere, without those that change no result or are elsewhere in a table."""
     keys = dict.fromkeys(key for config in configs for key in config)
     candidates = [key for key in keys if not _is_elsewhere(key)]
     return [key for key in candidates if len({config.get(key) for config in configs}) > 1]
 
 
 def _is_elsewhere(key: str) -> bool:
-    return key in _COLUMNS or any(key == name or key.startswith(f"{name}.") for name in _ELSEWHERE)
+    return key in _COLUMNS or (changes_no_result(key) and not key.startswith(_OF_SCORES))

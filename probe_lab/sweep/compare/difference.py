@@ -158,9 +158,10 @@ def _frame(rows: Sequence[dict[str, Hashable]]) -> pd.DataFrame:
 
 
 def _told(setting: Setting) -> str:
-    ended = sum(bool(cell.stopped) for cell in setting)
+    ended, smaller = sum(bool(cell.stopped) for cell in setting), sum(bool(cell.reduced) for cell in setting)
     text = setting[0].name
     if len(setting) > 1:
         seeds = ", ".join(str(cell.shown[SEED]) for cell in setting)
         text += f" and {len(setting) - 1} more: training seeds {seeds}, averaged in every resample"
-    return f"{text} ({ended} of {len(setting)} stopped before the last epoch)" if ended else text
+    text += f" ({ended} of {len(setting)} stopped before the last epoch)" if ended else ""
+    return text + (f" ({smaller} of {len(setting)} in smaller batches, as memory ran out)" if smaller else "")

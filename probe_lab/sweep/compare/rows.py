@@ -35,10 +35,19 @@ class Row:
     @property
     def stopped(self) -> str:
         """Which of its cells were not trained to the end."""
-        found = [cell.stopped for cell in self.cells]
-        if len(found) == 1:
-            return found[0]
-        return f"{sum(map(bool, found))} of {len(found)}" if any(found) else ""
+        return _marked([cell.stopped for cell in self.cells])
+
+    @property
+    def reduced(self) -> str:
+        """Which of its cells were trained in smaller batches than asked for."""
+        return _marked([cell.reduced for cell in self.cells])
+
+
+def _marked(marks: Sequence[str]) -> str:
+    """The mark of one cell, or how many cells have one."""
+    if len(marks) == 1:
+        return marks[0]
+    return f"{sum(map(bool, marks))} of {len(marks)}" if any(marks) else ""
 
 
 def rows_of(cells: Sequence[Finished], query: Query, chosen_by: Measure) -> list[Row]:

@@ -44,15 +44,15 @@ def compared(runs_folder: Path, query: Query) -> Sheet:
     rows = _sorted(rows_of(cells, query, chosen_by), measures, query)
     kept = rows[: query.limit]
     keys = tuple(dict.fromkeys(key for row in kept for key in row.told))
-    stopped = sum(bool(cell.stopped) for row in kept for cell in row.cells)
-    if stopped:
-        keys = (*keys, "stopped")
+    shown = [cell for row in kept for cell in row.cells]
+    stopped, reduced = sum(bool(cell.stopped) for cell in shown), sum(bool(cell.reduced) for cell in shown)
+    keys += ("stopped",) * bool(stopped) + ("reduced",) * bool(reduced)
     return Sheet(
         frame=_frame(kept, keys, measures),
         keys=keys,
         numbers=_headings(measures, query),
         title=_title(query, measures, chosen_by),
-        notes=_notes(kept, len(rows), stopped),
+        notes=_notes(kept, len(rows), stopped, reduced),
     )
 
 
@@ -123,7 +123,7 @@ def _best_first(value: float) -> float:
 def _frame(rows: Sequence[Row], keys: Sequence[str], measures: Sequence[Measure]) -> pd.DataFrame:
     import pandas as pd
 
-    told = [row.told | {"stopped": row.stopped} for row in rows]
+    told = [row.told | {"stopped": row.stopped, "reduced": row.reduced} for row in rows]
     frame = pd.DataFrame([{key: one.get(key) for key in keys} for one in told], columns=list(keys))
     numbers = {
         measure.column + part: [row.number(measure, part.strip("/") or "estimate") for row in rows]
@@ -159,10 +159,12 @@ def _title(query: Query, measures: Sequence[Measure], chosen_by: Measure) -> str
     return f"{text}; means over training seeds" if query.seeds else text
 
 
-def _notes(kept: Sequence[Row], rows: int, stopped: int) -> tuple[str, ...]:
+def _notes(kept: Sequence[Row], rows: int, stopped: int, reduced: int) -> tuple[str, ...]:
     notes = [f"{len(kept)} of {rows} rows: `--limit 0` shows all"] if len(kept) < rows else []
     if any(len(row.cells) > 1 for row in kept):
         notes.append("the bounds of a mean are the means of its cells' bounds")
     if stopped:
         notes.append(f"{stopped} of the cells were stopped before their last epoch (column stopped)")
+    if reduced:
+        notes.append(f"{reduced} of the cells were trained in smaller batches, as memory ran out (column reduced)")
     return tuple(notes)

@@ -1,0 +1,66 @@
+"""What of a cache a cell was trained on, and whether the cache still holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from probe_lab.cache import Cache, sha256_of
+from probe_lab.cache.layout import PreviewOf, scores_path
+from probe_lab.data.scalars import Scalar
+from probe_lab.errors import CacheError
+
+
+class Inputs(TypedDict):
+    """``inputs`` of ``metrics.json``: the samples of the complete shards, and the sha256 of each file of scores that
+    was read, by its place in the cache."""
+
+    samples: int
+    scores: dict[str, str]
+
+
+def read_inputs(cache: Cache, evaluators: Sequence[str], step: int, previews: Sequence[Scalar]) -> Inputs:
+    """Of a cell that reads the scores of ``evaluators``, and of some ``previews`` of ``step``; files that are not there
+    are left out."""
+    paths = [scores_path(cache.folder, evaluator) for evaluator in evaluators]
+    paths += [scores_path(cache.folder, each.evaluator, PreviewOf(step, each.latent)) for each in previews]
+    scores = {path.relative_to(cache.folder).as_posix(): sha256_of(path) for path in paths if path.is_file()}
+    return Inputs(samples=len(cache.complete_samples), scores=scores)
+
+
+class CachesNow:
+    """What caches hold, each looked at and each file hashed once."""
+
+    def __init__(self) -> None:
+        self._samples: dict[Path, int] = {}
+        self._sha256: dict[Path, str] = {}
+
+    def changes(self, folder: Path, recorded: Mapping[str, Any] | None) -> list[str]:
+        """What is no longer as a cell recorded it, in words; nothing where it recorded nothing.
+
+        A cache or a file that is gone has not changed: nothing could be trained on it.
+        """
+        samples = self._samples_of(folder) if recorded else 0
+        if not recorded or not samples:
+            return []
+        found = []
+        if (then := recorded.get("samples", samples)) != samples:
+            found.append(f"{folder} has {samples} samples instead of {then}")
+        paths = {folder / place: digest for place, digest in recorded.get("scores", {}).items()}
+        found += [f"{path} has other scores" for path, digest in paths.items() if self._differs(path, digest)]
+        return found
+
+    def _samples_of(self, folder: Path) -> int:
+        """0 where there is no cache, or none that can be read."""
+        if folder not in self._samples:
+            try:
+                self._samples[folder] = len(Cache(folder).complete_samples)
+            except CacheError:
+                self._samples[folder] = 0
+        return self._samples[folder]
+
+    def _differs(self, path: Path, digest: str) -> bool:
+        if path not in self._sha256 and path.is_file():
+            self._sha256[path] = sha256_of(path)
+        return self._sha256.get(path, digest) != digest

@@ -1,0 +1,55 @@
+"""What a cell records of the cache that it was trained on, and what counts as changed."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from data_world import STEP, Build
+
+import probe_lab.data.inputs
+from probe_lab.cache import Cache, sha256_of, write_scores
+from probe_lab.cache.layout import PreviewOf, sidecar_path
+from probe_lab.data.inputs import CachesNow, read_inputs
+from probe_lab.data.scalars import Scalar
+
+
+def test_changes_are_told_and_files_hashed_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = build().cache
+    folder, ids = cache.folder, np.arange(len(cache.samples))
+    write_scores(folder, "quality", ids, ids, metadata={}, of=PreviewOf(STEP))
+    recorded = read_inputs(cache, ["quality", "missing"], STEP, [Scalar("x0", "quality")])
+    scores, previews = folder / "scores" / "quality.parquet", folder / "previews" / str(STEP) / "quality.parquet"
+    assert recorded == {
+        "samples": len(ids),
+        "scores": {
+            "scores/quality.parquet": sha256_of(scores),
+            f"previews/{STEP}/quality.parquet": sha256_of(previews),
+        },
+    }
+    assert CachesNow().changes(folder, recorded) == []
+    assert CachesNow().changes(folder, None) == []
+
+    write_scores(folder, "quality", ids, ids + 1, metadata={}, of=PreviewOf(STEP))
+    sidecar_path(folder, cache.shards[-1]).unlink()
+    left = len(Cache(folder).complete_samples)
+    hashed = []
+    monkeypatch.setattr(probe_lab.data.inputs, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    now = CachesNow()
+    for _ in range(2):
+        assert now.changes(folder, recorded) == [
+            f"{folder} has {left} samples instead of {len(ids)}",
+            f"{previews} has other scores",
+        ]
+    assert sorted(hashed) == sorted([scores, previews])
+
+    previews.unlink()  # gone is not changed: nothing could be trained on it
+    assert CachesNow().changes(folder, {**recorded, "samples": left}) == []
+    assert CachesNow().changes(folder, {"another": "format"}) == []
+    shutil.rmtree(folder / "shards")
+    assert CachesNow().changes(folder, recorded) == []
+    (folder / "manifest.json").unlink()
+    assert CachesNow().changes(folder, recorded) == []
+    shutil.rmtree(folder)
+    assert CachesNow().changes(folder, recorded) == []
