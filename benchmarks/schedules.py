@@ -3,9 +3,9 @@
 `python -m benchmarks.schedules [--experiment selection] [--candidates 4 5 8] [--json FILE]`
 
 It reads what the cells of `probe-lab sweep` predicted. The probe of the single cut, at `probe.step`, is the best on
-validation prompts; the schedule is the best on validation prompts, with the same probe at the other steps, within the
-calls of the single cut. Both then select on the test prompts, among every set of so many of a prompt's seeds; intervals
-are from a paired bootstrap over prompts.
+validation prompts of those that read arrays alone; the schedule is the best on validation prompts, with the same probe
+at the other steps, within the calls of the single cut. Both then select on the test prompts, among every set of so many
+of a prompt's seeds; intervals are from a paired bootstrap over prompts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def measure(name: str, numbers: Sequence[int]) -> dict[str, object]:
     """For each number of candidates: the schedule, the calls of both, the difference and both gains."""
     experiment = load_experiment(name)
     evaluator, step, steps = experiment.probe_evaluators[0], experiment.probe.step, experiment.sampling.steps
-    cell = best_cell(experiment, evaluator)
+    cell = best_cell(experiment, evaluator, previews=False)
     cells = at_other_steps(cell)
     tables = {at: _test_rows(folder, evaluator) for at, folder in cells.items()}
     target = _by_prompt(tables[step], "target")
