@@ -93,10 +93,17 @@ def test_shares_of_gpus_are_checked() -> None:
 
 def test_after_ctrl_c_nothing_is_left_and_any_engine_continues(tmp_path: Path) -> None:
     before = ray_folders()
-    command = [
-        sys.executable, "-m", "probe_lab", "generate", "smoke", f"cache.root={tmp_path}", "engine.name=ray",
-        "engine.cpus=0.5", "prompts.count=40", "prompts.seeds=2", "cache.shard_size=4", "sampling.steps=4",
+    overrides = [
+        f"cache.root={tmp_path}", "engine.name=ray", "engine.cpus=0.5",
+        "prompts.count=80", "prompts.seeds=2", "cache.shard_size=4", "sampling.steps=4",
     ]  # fmt: skip
+    program = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where the tests run in the background
+        "from probe_lab.cli import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", program, "generate", "smoke", *overrides]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     cache = tmp_path / "smoke"
     deadline = time.monotonic() + PATIENCE
@@ -114,7 +121,7 @@ def test_after_ctrl_c_nothing_is_left_and_any_engine_continues(tmp_path: Path) -
     assert alive == []
     assert ray_folders() == before
     assert list(tmp_path.rglob(".shared-*")) == []
-    assert 0 < len(Cache(cache).shards) < 20
-    rest = load_experiment("smoke", [each for each in command[5:] if not each.startswith("engine")])
+    assert 0 < len(Cache(cache).shards) < 40
+    rest = load_experiment("smoke", [each for each in overrides if not each.startswith("engine")])
     generate(rest, lambda done, total: None, lambda plan: None)
     assert verify(cache) == []
