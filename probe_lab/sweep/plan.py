@@ -6,22 +6,20 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import RenderableType
 
 from probe_lab.cache import Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Experiment
-from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import ProbeLabError
-from probe_lab.sweep.adopt import adoptable
-from probe_lab.sweep.changed import changed_cells, still_finished, told_changes
 from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
 from probe_lab.sweep.local import at_once_of
 from probe_lab.sweep.needs import require_all, require_arrays
 from probe_lab.sweep.rate import rate_of
-from probe_lab.sweep.results import is_finished, read_metrics, was_stopped
+from probe_lab.sweep.results import was_stopped
+from probe_lab.sweep.standing import Standing, standing_of
 
 State = Literal["pending", "finished", "stopped", "elsewhere"]
 """A ``pending`` cell will be trained, one that is finished ``elsewhere`` copied; ``stopped`` by successive halving."""
@@ -85,14 +83,10 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
     manifests = {place: Manifest.load(path) for place, path in caches.items() if manifest_path(path).exists()}
     readable = [cell for cell in layout.cells if str(cell.experiment.cache_folder) in manifests]
     require_arrays(readable)
-    found = {cell.name: read_metrics(folder / cell.name) for cell in layout.cells if is_finished(folder / cell.name)}
-    now = CachesNow()
-    changed = changed_cells(layout.cells, found, now)
-    kept = still_finished(found, changed, halves=experiment.halving.first > 0)
-    taken = adoptable([cell for cell in layout.cells if cell.name not in kept], folder, now)
-    states = {cell.name: _state(cell.name, kept, taken) for cell in layout.cells}
+    standing = standing_of(experiment, layout.cells)
+    states = {cell.name: _state(cell.name, standing) for cell in layout.cells}
     samples = {cell.name: _samples(cell, manifests) for cell in layout.cells}
-    rate = rate_of(found, samples, folder)
+    rate = rate_of(standing.found, samples, folder)
     groups = []
     for (place, *arrays), cells in group_by_arrays(layout.cells).items():
         seconds = sum(rate.seconds(cell, samples[cell.name]) for cell in cells if states[cell.name] == "pending")
@@ -111,14 +105,14 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
         basis=rate.basis,
         left_out=layout.left_out,
         missing=_missing([cell for cell in readable if states[cell.name] == "pending"]),
-        again=told_changes({name: told for name, told in changed.items() if name not in taken}),
+        again=standing.again,
     )
 
 
-def _state(name: str, kept: Mapping[str, Mapping[str, Any]], taken: Collection[str]) -> State:
-    if name in kept:
-        return "stopped" if was_stopped(kept[name]) else "finished"
-    return "elsewhere" if name in taken else "pending"
+def _state(name: str, standing: Standing) -> State:
+    if name in standing.kept:
+        return "stopped" if was_stopped(standing.kept[name]) else "finished"
+    return "elsewhere" if name in standing.taken else "pending"
 
 
 def _at_once(experiment: Experiment, pending: Sequence[Cell]) -> int:

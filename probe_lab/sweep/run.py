@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe_lab.config import Experiment
-from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import SweepError
 from probe_lab.processes import terminated_as_interrupt
-from probe_lab.sweep.adopt import adopt, adoptable
-from probe_lab.sweep.changed import changed_cells, still_finished, told_changes
+from probe_lab.sweep.adopt import adopt
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
 from probe_lab.sweep.local import local_engine
@@ -38,6 +36,7 @@ from probe_lab.sweep.results import (
     write_failures,
     write_results,
 )
+from probe_lab.sweep.standing import standing_of
 from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, ProbeTrainer
 from probe_lab.tracking import CellRun, Tracker, track
 
@@ -108,17 +107,14 @@ def run_sweep(
     """
     plan, folder = cells(experiment), experiment.runs_folder
     trainer = trainer or ProbeTrainer(preview_factory, with_trainer=not experiment.sweep)
-    now = CachesNow()
-    found = {cell.name: read_metrics(folder / cell.name) for cell in plan if is_finished(folder / cell.name)}
-    changed = changed_cells(plan, found, now)
-    skipped = tuple(still_finished(found, changed, halves=experiment.halving.first > 0))
-    pending = [cell for cell in plan if cell.name not in set(skipped)]
+    standing = standing_of(experiment, plan)
+    skipped, taken = tuple(standing.kept), standing.taken
+    pending = [cell for cell in plan if cell.name not in standing.kept]
     if dry_run:
         return SweepSummary(skipped=skipped, pending=tuple(cell.name for cell in pending))
-    taken = adoptable(pending, folder, now)
     pending = [cell for cell in pending if cell.name not in taken]
-    if again := told_changes({name: told for name, told in changed.items() if name not in taken}):
-        print(again, file=sys.stderr)
+    if standing.again:
+        print(standing.again, file=sys.stderr)
     if pending:
         trainer.check(pending)
     with _alone_in(folder):
