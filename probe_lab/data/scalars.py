@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.cache.layout import PREVIEW_WORDS
+from probe_lab.cache.layout import LOOKAHEAD, PREVIEW_WORDS
 from probe_lab.errors import ConfigError, ScoreError
 
 LATENTS = {word: latent for latent, word in PREVIEW_WORDS.items()}
@@ -37,6 +37,11 @@ class Scalar:
 
     def __str__(self) -> str:
         return f"{PREVIEW_WORDS[self.latent]}:{self.evaluator}"
+
+
+def looks_ahead(taps: Iterable[str], scalars: Iterable[Scalar]) -> bool:
+    """Whether what is read takes one more denoiser call for each candidate."""
+    return LOOKAHEAD in (*taps, *(scalar.latent for scalar in scalars))
 
 
 def scalar_table(cache: Cache, step: int, scalars: Sequence[str]) -> Tensor:

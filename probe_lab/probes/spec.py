@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from probe_lab.cache.layout import LOOKAHEAD
-from probe_lab.data.scalars import Scalar
+from probe_lab.data.scalars import Scalar, looks_ahead
 from probe_lab.errors import ProbeError
 
 Kind = Literal["cnn", "prompt_only", "linear", "attention_entropy", "preview"]
@@ -98,7 +97,7 @@ class ProbeSpec:
     @property
     def looks_ahead(self) -> bool:
         """Whether what it reads takes one more denoiser call for each candidate."""
-        return LOOKAHEAD in (*self.taps, *(each.latent for each in self.previews))
+        return looks_ahead(self.taps, self.previews)
 
     @property
     def is_costly(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from probe_lab.cache.layout import LOOKAHEAD, PREVIEW_WORDS
-from probe_lab.data.scalars import Scalar
+from probe_lab.cache.layout import PREVIEW_WORDS
+from probe_lab.data.scalars import Scalar, looks_ahead
 from probe_lab.report.load import Results, Variant
 from probe_lab.report.style import evaluator_label, tap_labels
 
@@ -20,7 +20,7 @@ class Reads:
     @property
     def looks_ahead(self) -> bool:
         """Whether a candidate takes one denoiser call more."""
-        return LOOKAHEAD in (*self.taps.split("+"), *(score.latent for score in self.scores))
+        return looks_ahead(self.taps.split("+"), self.scores)
 
     @property
     def needs(self) -> str:

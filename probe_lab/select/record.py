@@ -41,7 +41,7 @@ def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], 
     names = file_names(rows)
     entries = []
     try:
-        former = _images_of(folder)
+        former = _former_images(folder)
         for row, files in zip(rows, names, strict=True):
             described = []
             for one, name in zip(row.candidates, files, strict=True):
@@ -52,20 +52,23 @@ def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], 
         head = {"format_version": FORMAT_VERSION, "versions": versions()}
         text = json.dumps({**head, **content, "prompts": entries}, indent=1, allow_nan=False) + "\n"
         _write(folder / RECORD, text.encode())
-        for path in former - _images_of(folder):
+        for path in former - _images_of(entries):
             (folder / path).unlink(missing_ok=True)
     except OSError as error:
         raise _refused(folder, error) from error
 
 
-def _images_of(folder: Path) -> set[str]:
+def _former_images(folder: Path) -> set[str]:
     """The images that the record in a folder names; none where there is no record that can be read."""
     try:
-        prompts = json.loads((folder / RECORD).read_bytes())["prompts"]
-        paths = {one["image"] for row in prompts for one in row["candidates"] if one["image"]}
+        paths = _images_of(json.loads((folder / RECORD).read_bytes())["prompts"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return set()
     return {path for path in paths if str(Path(path).parent) in (".", PRUNED)}
+
+
+def _images_of(prompts: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {one["image"] for row in prompts for one in row["candidates"] if one["image"]}
 
 
 def versions() -> dict[str, str]:

@@ -39,7 +39,7 @@ class Reader:
     def of(cls, given: Probe | Path | str) -> Reader:
         return cls(given) if isinstance(given, Probe) else cls(load_probe(Path(given)), Path(given))
 
-    def cut(self, step: int, keep: int, accept: float) -> Cut:
+    def cut(self, step: int, keep: int, accept: float = 0.0) -> Cut:
         """``accept`` > 0: with intervals of that level."""
         if not accept:
             return Cut(step, keep, self.probe)
@@ -64,7 +64,7 @@ def single_cut(reader: Reader, keep: int, step: int | None, ratio: float | None,
                 f"cutoff_step_ratio={ratio} is not allowed: give a share of the steps above 0 and below 1"
             )
         step = max(1, round(ratio * steps))
-    return (reader.cut(reader.probe.spec.step if step is None else step, keep, 0.0),)
+    return (reader.cut(reader.probe.spec.step if step is None else step, keep),)
 
 
 def step_in(spec: ProbeSpec, steps: int) -> int | None:
