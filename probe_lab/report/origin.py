@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import yaml
+from probe_lab.config.yaml_text import read_yaml
 
 _STATED = ("name", "backbone", "cache")
 
@@ -53,4 +53,4 @@ def origin_names(origins: Sequence[Origin]) -> list[str]:
 
 @lru_cache(maxsize=256)  # the cells of a sweep say the same few things
 def _read(text: str) -> dict[str, Any]:
-    return yaml.safe_load(text) or {}
+    return read_yaml(text) or {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from probe_lab.config.yaml_text import read_yaml
 from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import ReportError
 from probe_lab.sweep.grid import Cell
@@ -37,7 +38,7 @@ def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
     if not is_finished(cell_folder):
         return False
     try:
-        config = yaml.safe_load((cell_folder / "config.yaml").read_bytes())
+        config = read_yaml((cell_folder / "config.yaml").read_bytes())
         place = Path(config["cache"]["root"]) / (config["cache"]["name"] or config["name"])
         if place.resolve() != cell.experiment.cache_folder.resolve():
             return False

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from probe_lab.config import Model
+from probe_lab.config.yaml_text import read_yaml
 from probe_lab.errors import ReportError
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.normalise import CLOSED_FORM
@@ -100,6 +101,5 @@ def _earlier(runs_folder: Path) -> list[tuple[Mapping[str, Any], int]]:
 
 def _asked_for(cell_folder: Path) -> int:
     """How many samples the configuration of a cell asks for."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    prompts = yaml.load((cell_folder / "config.yaml").read_bytes(), Loader=loader)["prompts"]
+    prompts = read_yaml((cell_folder / "config.yaml").read_bytes())["prompts"]
     return int(prompts["count"]) * int(prompts["seeds"])

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from probe_lab.config.yaml_text import read_yaml
 from probe_lab.tracking.ledger import digest_of
 
 _FILES = ("config.yaml", "metrics.json", "predictions.parquet")
@@ -37,7 +36,7 @@ def read_cell(folder: Path) -> CellValues:
     """The values of a finished cell. OSError, ValueError, KeyError or TypeError when its files are damaged."""
     content = json.loads((folder / "metrics.json").read_bytes())
     path = folder / "config.yaml"
-    config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.exists() else {}
+    config = read_yaml(path.read_text()) if path.exists() else {}
     end = int((folder / "metrics.json").stat().st_mtime * 1000)
     files = (folder / name for name in _FILES)
     return CellValues(

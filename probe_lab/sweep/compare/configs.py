@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from probe_lab.config import Experiment
+from probe_lab.config.yaml_text import read_yaml
 from probe_lab.errors import ReportError
 from probe_lab.sweep.identity import changes_no_result
 
@@ -39,12 +40,11 @@ def read_configs(folders: Iterable[Path]) -> list[Flat]:
 
 
 def _entries(path: Path, known: dict[str, list[tuple[str, Hashable]]]) -> list[tuple[str, Hashable]]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML has it
     found: list[tuple[str, Hashable]] = []
     try:
         for section in _SECTION.split(path.read_text(encoding="utf-8")):
             if section not in known:
-                known[section] = flat(yaml.load(section, Loader=loader) or {})
+                known[section] = flat(read_yaml(section) or {})
             found += known[section]
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise ReportError(
