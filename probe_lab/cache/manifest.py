@@ -11,6 +11,7 @@ import torch
 
 from probe_lab.cache.files import write_atomic
 from probe_lab.errors import CacheError
+from probe_lab.json_text import read_json
 
 FORMAT_VERSION = 1
 IMAGES = "capture.images"
@@ -86,7 +87,7 @@ class Manifest:
         """Read folder/manifest.json. CacheError when it is missing, broken or of another format version."""
         path = manifest_path(folder)
         try:
-            values = json.loads(path.read_bytes())
+            values = read_json(path.read_bytes())
         except OSError as error:
             raise CacheError(
                 f"{folder} is not a cache ({path.name}: {error.strerror}): run `probe-lab generate` to make it"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from probe_lab.cache.files import StagedFile
 from probe_lab.errors import CacheError
+from probe_lab.json_text import read_json
 
 _DTYPES = {
     "F64": torch.float64,
@@ -178,7 +179,7 @@ def read_header(handle: int, path: str) -> Header:
 
 @lru_cache(maxsize=64)  # full shards of one cache have the same header, byte by byte: one parsed copy serves them all
 def _parse(text: bytes) -> Header:
-    values = json.loads(text)
+    values = read_json(text)
     metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
     entries, end = {}, 8 + len(text)
     for name, value in values.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from probe_lab.cache.tables import UNREADABLE
 from probe_lab.errors import ConfigError, nearest
+from probe_lab.json_text import read_json
 
 PerImage = Literal["first", "all"]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -104,10 +104,10 @@ def parquet_captions(path: Path, column: str, per_image: PerImage) -> list[str]:
 
 def _coco(path: Path, per_image: PerImage) -> list[str]:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path.read_bytes())
     except UnicodeDecodeError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"prompts.path '{path}' is not valid JSON ({error})") from error
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):

@@ -6,7 +6,6 @@ for both. Beside what ``transformers`` saves, Salesforce's own ``model_base_retr
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,6 +23,7 @@ from probe_lab.evaluators.base import Evaluator, Settings
 from probe_lab.evaluators.checkpoints import Checkpoint, load_strictly, locate
 from probe_lab.evaluators.model import ModelEvaluator
 from probe_lab.evaluators.pictures import clip_transform
+from probe_lab.json_text import read_json
 
 FILES = ("model.safetensors", "pytorch_model.bin", "model_base_retrieval_coco.pth", "model_large_retrieval_coco.pth")
 ORIGINAL = ".pth"
@@ -125,7 +125,7 @@ class BlipItc(Blip):
 
 def _saved_config(path: Path) -> BlipConfig:
     """What transformers saved. ScoreError when it is of another model."""
-    kind = json.loads(path.read_bytes()).get("model_type")
+    kind = read_json(path.read_bytes()).get("model_type")
     if kind != BlipConfig.model_type:
         raise ScoreError(f"{path} describes a model of the type '{kind}': name a checkpoint of the type blip")
     return BlipConfig.from_json_file(path)

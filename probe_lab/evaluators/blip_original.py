@@ -6,7 +6,6 @@ Read off the checkpoints' shapes, since they come without a config: widths, dept
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Settings
 from probe_lab.evaluators.checkpoints import SHOWN, Checkpoint, locate
+from probe_lab.json_text import read_json
 
 VOCABULARY = "google-bert/bert-base-uncased"
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json")
@@ -126,7 +126,7 @@ def words(path: Path) -> dict[str, int]:
     """Ids by the pieces of words, of a ``vocab.txt`` or a ``tokenizer.json``."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        read: dict[str, Any] = json.loads(text)
+        read: dict[str, Any] = read_json(text)
         return dict(read["model"]["vocab"])
     return {piece: index for index, piece in enumerate(text.removesuffix("\n").split("\n"))}
 

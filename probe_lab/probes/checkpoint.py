@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 import probe_lab
 from probe_lab.config import BACKBONE
 from probe_lab.errors import ProbeError
+from probe_lab.json_text import read_json
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 
@@ -59,7 +60,7 @@ def load_probe(folder: Path) -> Probe:
         ProbeError: files are missing, damaged, of another pair, or of a newer format version.
     """
     try:
-        content = json.loads((folder / DESCRIPTION).read_bytes())
+        content = read_json((folder / DESCRIPTION).read_bytes())
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:
         raise ProbeError(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from probe_lab.report.choice import BASELINES, best_on_validation, probes, steps_of
 from probe_lab.report.load import Results, Value, load_results
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.origin import stated
 from probe_lab.report.style import COLUMN, MARKERS, METRICS, OKABE_ITO, evaluator_label, model_label
 from probe_lab.report.tables import Field, Table
 
@@ -110,6 +110,7 @@ def _best(results: Results, step: int, evaluator: str, metric: str, model: str =
 
 def _backbone(results: Results) -> str:
     """The backbone that an experiment's cells were trained on, as its configuration names it."""
-    config = OmegaConf.create(results.config(results.cells["cell"].iloc[0]) or "{}")
-    name = OmegaConf.select(config, "backbone.name") or OmegaConf.select(config, "backbone.path")
-    return str(name or results.folder.name)
+    backbone = stated(results.config(results.cells["cell"].iloc[0]), "backbone").get("backbone") or {}
+    if isinstance(backbone, str):
+        return backbone
+    return str(backbone.get("name") or backbone.get("path") or results.folder.name)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from probe_lab.config.keys import leaf_keys
 from probe_lab.errors import ReportError
+from probe_lab.json_text import read_json
 from probe_lab.report.origin import Origin, origin_of, stated
 from probe_lab.sweep.results import require_version
 
@@ -228,7 +229,7 @@ def _told_apart(table: pd.DataFrame) -> pd.DataFrame:
     cells = table.drop_duplicates("cell")
     later = cells[cells.duplicated([*VARIANT, "seed"])]
     named = {
-        cell: json.dumps(json.loads(extra) | {"cell": cell[-8:]})
+        cell: json.dumps(read_json(extra) | {"cell": cell[-8:]})
         for cell, extra in zip(later["cell"], later["extra"], strict=True)
     }
     pairs = zip(table["cell"], table["extra"], strict=True)
@@ -265,7 +266,7 @@ def _read_metrics(folder: Path, cell: str) -> dict[str, Any]:
     """What a cell measured, how long it took and what stopped it."""
     path = folder / cell / "metrics.json"
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ReportError(
             f"{path} cannot be read ({error}): run `probe-lab sweep {folder.name}` again, it trains what is missing"
@@ -285,7 +286,7 @@ def _failures(folder: Path) -> tuple[Failure, ...]:
     if not path.exists():
         return ()
     try:
-        return tuple(Failure(str(item["cell"]), str(item["error"])) for item in json.loads(path.read_text()))
+        return tuple(Failure(str(item["cell"]), str(item["error"])) for item in read_json(path.read_text()))
     except (ValueError, TypeError, KeyError) as error:
         raise ReportError(
             f"{path} is not a list of {{cell, error}} ({error}): run `probe-lab sweep {folder.name}` again"
@@ -295,7 +296,7 @@ def _failures(folder: Path) -> tuple[Failure, ...]:
 def _axes(path: Path, axes: object) -> dict[str, object]:
     """The swept keys that have no column of their own."""
     try:
-        content = json.loads(str(axes)) if axes else {}
+        content = read_json(str(axes)) if axes else {}
         return {key: content[key] for key in sorted(content.keys() - set(_NAMED_AXES))}
     except (ValueError, AttributeError) as error:
         raise ReportError(f"{path} has the axes {axes!r}, which is no JSON object: run the sweep again") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probe_lab.json_text import read_json
 from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.metrics.prompts import Floats
 from probe_lab.report.choice import variant_text
@@ -150,7 +150,7 @@ def uncalibrated(results: Results, cell: str, evaluator: str, table: pd.DataFram
     path = results.folder / cell / "probe.json"
     if not path.exists():
         return None
-    targets = json.loads(path.read_text(encoding="utf-8")).get("targets", {})
+    targets = read_json(path.read_text(encoding="utf-8")).get("targets", {})
     if evaluator not in targets.get("evaluators", []) or "slope" not in targets:
         return None
     at = targets["evaluators"].index(evaluator)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
 from probe_lab.cache import Cache
 from probe_lab.errors import CacheError
@@ -17,6 +16,7 @@ from probe_lab.report.applied import Answers, Field, Request, World, cells_of, i
 from probe_lab.report.choice import probes
 from probe_lab.report.load import Value, load_results
 from probe_lab.report.material import Material
+from probe_lab.report.origin import stated
 from probe_lab.report.style import evaluator_label, tap_labels, tap_order
 
 MOST_PLACES = 6
@@ -229,11 +229,11 @@ def _world_beside(name: str, folder: Path, evaluator: str) -> World | str:
     if not probes(results):
         return "it holds baselines only, no probe was trained there"
     cell = next(iter(cells_of(results).values()))
-    config = OmegaConf.create(results.config(cell) or "{}")
-    root = OmegaConf.select(config, "cache.root")
-    if root is None:
+    config = stated(results.config(cell), "cache", "name")
+    place = config.get("cache") or {}
+    if place.get("root") is None:
         return "its cells do not say which cache they were trained on"
-    path = Path(root) / (OmegaConf.select(config, "cache.name") or OmegaConf.select(config, "name") or name)
+    path = Path(place["root"]) / (place.get("name") or config.get("name") or name)
     try:
         cache = Cache(path)
     except CacheError:

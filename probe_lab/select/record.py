@@ -14,6 +14,7 @@ from typing import Any
 from probe_lab import __version__
 from probe_lab.capture.sampling import png
 from probe_lab.errors import SelectError
+from probe_lab.json_text import read_json
 from probe_lab.select.candidates import Candidate, Row, file_names
 from probe_lab.select.sheet import contact_sheet, title_of
 
@@ -61,7 +62,7 @@ def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], 
 def _former_images(folder: Path) -> set[str]:
     """The images that the record in a folder names; none where there is no record that can be read."""
     try:
-        paths = _images_of(json.loads((folder / RECORD).read_bytes())["prompts"])
+        paths = _images_of(read_json((folder / RECORD).read_bytes())["prompts"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return set()
     return {path for path in paths if str(Path(path).parent) in (".", PRUNED)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from probe_lab.config import CaptureConfig, Experiment
 from probe_lab.data.scalars import LATENTS
 from probe_lab.errors import SelectError
+from probe_lab.json_text import read_json
 from probe_lab.probes import Probe, load_probe, preview_probe
 from probe_lab.probes.checkpoint import DESCRIPTION
 from probe_lab.select.budget import Judged
@@ -49,7 +49,7 @@ class Asked:
         found = {**place, "evaluators": list(spec.evaluators), "taps": list(spec.taps), "scalars": list(spec.scalars)}
         if self.cell is None:
             return found
-        content = json.loads((self.cell / DESCRIPTION).read_bytes())
+        content = read_json((self.cell / DESCRIPTION).read_bytes())
         return found | {key: content[key] for key in ("weights_sha256", "code_version")}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe_lab.errors import ReportError, SweepError
+from probe_lab.json_text import read_json
 from probe_lab.sweep.grid import Cell
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def read_metrics(cell_folder: Path) -> dict[str, Any]:
     """The content of a finished cell's ``metrics.json``. ReportError when it is damaged."""
     path = cell_folder / METRICS
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        content: dict[str, Any] = read_json(path.read_bytes())
         content["metrics"], content["cell"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(
@@ -170,7 +171,7 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:
 def read_failures(folder: Path) -> list[Failure]:
     """What ``write_failures`` left, nothing where there is no such file or it is damaged: it is written anew."""
     try:
-        entries = json.loads((folder / FAILURES).read_bytes())
+        entries = read_json((folder / FAILURES).read_bytes())
         return [Failure(entry["cell"], entry["error"], entry["traceback"]) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from probe_lab.json_text import read_json
+
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """How a run stands, in MLflow's words."""
 Kind = Literal["cell", "failure", "report", "end"]
@@ -44,5 +46,5 @@ class Entry:
     @staticmethod
     def from_line(line: str) -> Entry:
         """ValueError, KeyError or TypeError for a line that is none."""
-        content = json.loads(line)
+        content = read_json(line)
         return Entry(content["kind"], content["name"], content["tags"], content["error"])

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from probe_lab.json_text import read_json
 from probe_lab.tracking.backlog import FOLDER, write_whole
 from probe_lab.tracking.entries import Status
 
@@ -56,7 +57,7 @@ class Ledger:
         ledger = Ledger(runs, uri)
         with suppress(OSError, ValueError, KeyError, TypeError):  # torn or foreign: what was read so far is true
             for line in (runs / FOLDER / _FILE).read_text().splitlines():
-                content = json.loads(line)
+                content = read_json(line)
                 if content.get("uri", uri) != uri:
                     break
                 ledger._take(content)

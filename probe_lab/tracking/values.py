@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probe_lab.config.yaml_text import read_yaml
+from probe_lab.json_text import read_json
 from probe_lab.tracking.ledger import digest_of
 
 _FILES = ("config.yaml", "metrics.json", "predictions.parquet")
@@ -34,7 +35,7 @@ class CellValues:
 
 def read_cell(folder: Path) -> CellValues:
     """The values of a finished cell. OSError, ValueError, KeyError or TypeError when its files are damaged."""
-    content = json.loads((folder / "metrics.json").read_bytes())
+    content = read_json((folder / "metrics.json").read_bytes())
     path = folder / "config.yaml"
     config = read_yaml(path.read_text()) if path.exists() else {}
     end = int((folder / "metrics.json").stat().st_mtime * 1000)

@@ -20,6 +20,7 @@ from probe_lab import __version__
 from probe_lab.cache.files import StagedFile
 from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata
 from probe_lab.errors import ReportError, nearest
+from probe_lab.json_text import read_json
 from probe_lab.select.tradeoff.ways import QUESTIONS, WAYS, Question, Way
 
 ROWS = "tradeoff.parquet"
@@ -209,7 +210,7 @@ def _metadata(about: About) -> dict[str, str]:
 def _about(metadata: Mapping[str, str]) -> About:
     texts = {name: metadata[name] for name in ("evaluator", "backbone", "sampling", "machine", "version")}
     counts = {name: int(metadata[name]) for name in ("prompts", "seeds")}
-    return About(**texts, **counts, cells=tuple(json.loads(metadata["cells"])))  # type: ignore[arg-type]
+    return About(**texts, **counts, cells=tuple(read_json(metadata["cells"])))  # type: ignore[arg-type]
 
 
 def _read(path: Path, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[str, str]]:
