@@ -32,6 +32,7 @@ from benchmarks.stopwatch import Method, Stopwatch, timed
 from probe_lab.capture import Capture
 from probe_lab.capture.attention import AttentionReader
 from probe_lab.capture.call import PipelineCall
+from probe_lab.capture.follow import Follower
 from probe_lab.capture.readers import LayerReader
 from probe_lab.capture.text import encode_prompts
 from probe_lab.config import Sampling
@@ -47,11 +48,11 @@ CAPTURE: list[Method] = [
     (Capture, "__enter__"),
     (Capture, "__exit__"),
     (Capture, "_keep_activation"),
-    (PipelineCall, "_begin"),
-    (PipelineCall, "_set_timesteps"),
-    (PipelineCall, "_denoise"),
-    (PipelineCall, "_denoised"),
-    (PipelineCall, "_step"),
+    (PipelineCall, "begin"),
+    (Capture, "_start"),
+    (Follower, "_denoise"),
+    (Follower, "_denoised"),
+    (Capture, "_before_step"),
     (LayerReader, "_before"),
     (LayerReader, "_after"),
     (AttentionReader, "_read"),

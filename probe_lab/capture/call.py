@@ -1,51 +1,39 @@
-"""Follow one call of a stock diffusers pipeline: which step it is at, whose rows a batch holds, what the text is."""
+"""One call of a stock diffusers pipeline: which step it is at, whose rows a batch holds, what the text is."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from probe_lab.capture.family import Family
+from probe_lab.capture.follow import CallState, Follower
 from probe_lab.capture.layout import Arguments
-from probe_lab.capture.listen import after_method, after_module, before_method, before_module
+from probe_lab.capture.rows import spread
 from probe_lab.errors import CaptureError
 
 
-@dataclass
-class _State:
-    """What is known of the call in progress. ``encoded``: per text encoder, token ids and attention mask.
-
-    Without ``running`` whatever happens belongs to another pipeline that shares parts with this one.
-    """
-
-    running: bool = False
-    rows: int = 0
-    steps: int = 0
-    step: int = 0
-    in_step: bool = False
-    has_prompt: bool | None = None
-    encoded: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+def _nothing(*args: Any) -> None:
+    pass
 
 
 class PipelineCall:
-    """Follows the calls of ``pipe`` while it is watched, and reports what happens.
+    """Reports what happens in the calls of ``pipe`` while it watches.
 
     A *step* begins with a denoiser call and ends in the scheduler. A pipeline may call the denoiser again within a
-    step, without the prompt (guidance as a call of its own): such calls are not reported.
+    step, without the prompt (guidance as a call of its own): such calls are not reported. What others do with the parts
+    of the pipeline is not either, see ``Follower``; nor is a call of the pipeline within a call of it.
 
     Args:
-        on_begin: the pipeline was called; nothing has happened yet.
         on_start: the schedule is known; nothing has been denoised yet.
-        before_denoiser: the arguments of the conditional denoiser call, by name.
+        before_denoiser: the arguments of the conditional denoiser call, by name, of the rows that are left.
         after_denoiser: whether it succeeded.
-        before_step: what the scheduler is about to be given (model output, timestep, sample).
+        before_step: what the scheduler is about to be given (model output, timestep, sample), always of all rows.
+        on_end: the pipeline has returned, or raised.
     """
 
     def __init__(
@@ -53,23 +41,21 @@ class PipelineCall:
         pipe: DiffusionPipeline,
         family: Family,
         *,
-        on_begin: Callable[[], None],
-        on_start: Callable[[], None],
-        before_denoiser: Callable[[Arguments], None],
-        after_denoiser: Callable[[bool], None],
-        before_step: Callable[[Tensor, Tensor | float, Tensor], None],
+        on_start: Callable[[], None] = _nothing,
+        before_denoiser: Callable[[Arguments], None] = _nothing,
+        after_denoiser: Callable[[bool], None] = _nothing,
+        before_step: Callable[[Tensor, Tensor | float, Tensor], None] = _nothing,
+        on_end: Callable[[], None] = _nothing,
     ) -> None:
         self._pipe = pipe
         self._family = family
-        self._denoiser = family.denoiser_of(pipe)
-        self._signature = inspect.signature(self._denoiser.forward)
-        self._on_begin = on_begin
-        self._on_start = on_start
-        self._before_denoiser = before_denoiser
-        self._after_denoiser = after_denoiser
-        self._before_step = before_step
-        self._state = _State()
-        self._reporting = False
+        self.start = on_start
+        self.before_denoiser = before_denoiser
+        self.after_denoiser = after_denoiser
+        self.before_step = before_step
+        self.end = on_end
+        self._follower = Follower.of(pipe, family)
+        self._state = CallState(thread=0)
 
     @property
     def step(self) -> int:
@@ -83,27 +69,44 @@ class PipelineCall:
 
     @property
     def rows(self) -> int:
-        """Images that are denoised: prompts × images per prompt, until ``narrow``."""
-        return self._state.rows
+        """Images that are denoised: prompts × images per prompt, until ``keep``."""
+        return self._state.images if self._state.kept is None else len(self._state.kept)
 
-    def narrow(self, rows: int) -> None:
-        """From the next denoiser call on it is given only so many rows."""
-        self._state.rows = rows
+    @property
+    def kept(self) -> Tensor:
+        """Which of the call's images are still denoised, int64, rising."""
+        return torch.arange(self._state.images) if self._state.kept is None else self._state.kept
+
+    def keep(self, rows: Tensor) -> None:
+        """From the next denoiser call on it is given only these images of the call, in the call's order."""
+        self._state.kept = rows.sort().values
+
+    def of_all(self, tensor: Tensor) -> Tensor:
+        """A floating-point tensor of the images that are left as one of all images of the call, NaN for the others."""
+        kept = self._state.kept
+        return tensor if kept is None else spread(tensor, kept, self._state.images, torch.nan)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether what is called here and now is called by the pipeline itself."""
+        return self._follower.is_own
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the denoiser call in progress, here in this thread, is the pipeline's own."""
+        return self._follower.is_reading
+
+    def around_own(self, stand_in: Callable[..., Any]) -> Callable[..., Any]:
+        """For ``around_method`` of a part of the pipeline: ``stand_in`` for those calls that the pipeline makes."""
+        return self._follower.around_own(stand_in)
 
     def watch(self, stack: ExitStack) -> None:
         """Listen until ``stack`` is closed."""
-        pipe, scheduler = self._pipe, self._pipe.scheduler
-        stack.callback(before_method(pipe, "check_inputs", self._begin))
-        stack.callback(before_method(pipe, "encode_prompt", self._encode_prompt))
-        stack.callback(before_method(pipe, "prepare_latents", self._prepare_latents))
-        stack.callback(after_method(scheduler, "set_timesteps", self._set_timesteps))
-        stack.callback(before_method(scheduler, "step", self._step))
-        for text in self._family.texts:
-            encoder = getattr(pipe, text.encoder)
-            if encoder is not None:
-                stack.callback(before_module(encoder, self._encoding(text.encoder)))
-        stack.callback(before_module(self._denoiser, self._denoise))
-        stack.callback(after_module(self._denoiser, self._denoised))
+        self._follower = Follower.of(self._pipe, self._family)
+        stack.callback(self._follower.tell(self))
+
+    def begin(self, state: CallState) -> None:
+        self._state = state
 
     def conditional(self, batch: Tensor) -> Tensor:
         """The rows with the prompt, of a batch that may be [unconditional…, conditional…].
@@ -142,56 +145,6 @@ class PipelineCall:
             return None
         ids, mask = self._state.encoded[encoder]
         return until_end(ids, getattr(self._pipe, tokenizer).eos_token_id) if mask is None else mask.bool()
-
-    # What the pipeline does, in its order; the latents may be prepared before or after the timesteps are set.
-
-    def _begin(self, *args: Any, **kwargs: Any) -> None:
-        """Every pipeline first checks what it was called with."""
-        self._state = _State(running=True)
-        self._reporting = False
-        self._on_begin()
-
-    def _encode_prompt(self, *args: Any, **kwargs: Any) -> None:
-        if self._state.has_prompt is None:  # what comes after the prompt is the negative prompt
-            self._state.has_prompt = (args[0] if args else kwargs.get("prompt")) is not None
-
-    def _encoding(self, encoder: str) -> Callable[..., None]:
-        def receive(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            ids = args[0] if args else kwargs["input_ids"]
-            if self._state.running and self._state.has_prompt:
-                self._state.encoded.setdefault(encoder, (ids, kwargs.get("attention_mask")))
-
-        return receive
-
-    def _prepare_latents(self, *args: Any, **kwargs: Any) -> None:
-        self._state.rows = args[0] if args else kwargs["batch_size"]
-
-    def _set_timesteps(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.running or self._state.steps:  # of another pipeline with the same scheduler
-            self._state = _State()
-            return
-        self._state.steps = len(self._pipe.scheduler.timesteps)
-        self._on_start()
-
-    def _denoise(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._state.running or self._state.in_step:
-            return
-        if not self._state.steps:
-            raise CaptureError("the scheduler was exchanged inside the capture: exchange it before")
-        self._state.step += 1
-        self._state.in_step = self._reporting = True
-        self._before_denoiser(self._signature.bind(*args, **kwargs).arguments)
-
-    def _denoised(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        if self._reporting:
-            self._reporting = False
-            self._after_denoiser(output is not None)
-
-    def _step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not self._state.running:
-            return
-        self._state.in_step = False
-        self._before_step(model_output, timestep, sample)
 
 
 def until_end(ids: Tensor, end: int) -> Tensor:

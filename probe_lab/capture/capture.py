@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import is_compiled_module
@@ -19,6 +20,7 @@ from probe_lab.capture.layout import Arguments, folded
 from probe_lab.capture.listen import Undo, after_module
 from probe_lab.capture.lookahead import Lookahead
 from probe_lab.capture.readers import LayerReader, MeanOfLayers, TokenLayout, image_output
+from probe_lab.capture.stateful import kept_between_steps
 from probe_lab.capture.taps import Kind, Tap
 from probe_lab.capture.x0 import predicted_x0
 from probe_lab.errors import CaptureError, nearest
@@ -33,8 +35,10 @@ class Capture:
     ...     images = pipe(prompts, num_images_per_prompt=5).images
     >>> capture[5, "up_blocks.1.attentions.0", "attention"]   # [len(prompts) * 5, tokens, H, W]
 
-    Rows are in the pipeline's image order and are those of the prompt, not of the guidance. ``steps`` are 1-based. When
-    the pipeline runs again inside the same ``with``, its tensors replace the earlier ones. ``token_mask`` is bool
+    Rows are in the pipeline's image order and are those of the prompt, not of the guidance; those of images that a
+    selection inside has pruned before the step are NaN. ``steps`` are 1-based. When the pipeline runs again inside the
+    same ``with``, its tensors replace the earlier ones. What others do meanwhile with the parts of the pipeline, a
+    callback or another pipeline in this thread or another one, is not captured. ``token_mask`` is bool
     [rows, tokens], False for padding, whose attention maps are zero; it is None when nothing tells the two apart
     (prompt embeddings instead of prompts). Tensors lie on the CPU, in the dtype of the model (attention: float32).
 
@@ -45,9 +49,10 @@ class Capture:
         size: longest side of maps and activations: larger ones are averaged down to it; 0 leaves it.
 
     Raises:
-        CaptureError: an unknown tap or pipeline class; a compiled denoiser; a step beyond the schedule (before the
-            first denoiser call); attention that does not pass through ``F.scaled_dot_product_attention``; a module that
-            does not run, or runs twice per step. A call that ends early keeps the steps that it made.
+        CaptureError: an unknown tap or pipeline class; a compiled denoiser; a tap inside a denoiser that keeps
+            something from step to step (``enable_cache``), or one that asks it again; a step beyond the schedule (both
+            before the first denoiser call); attention that does not pass through ``F.scaled_dot_product_attention``; a
+            module that does not run, or runs twice per step. A call that ends early keeps the steps that it made.
     """
 
     def __init__(
@@ -68,13 +73,12 @@ class Capture:
         self.steps = tuple(sorted(set(steps)))
         self.token_mask: Tensor | None = None
         self._mask: Tensor | None = None
-        self._kept: Tensor | None = None
         self._normalize = normalize
         self._length = tokens
         self._size = size
         self._tensors: dict[tuple[int, Tap], Tensor] = {}
         self._tokens: TokenLayout | None = None
-        self._lookahead: Lookahead | None = None
+        self._ahead: Lookahead | None = None
         self._recording = False
         self._means: list[MeanOfLayers] = []
         self._readers: list[LayerReader] = []
@@ -82,12 +86,13 @@ class Capture:
         self._call = PipelineCall(
             pipe,
             self._family,
-            on_begin=self._begin,
             on_start=self._start,
             before_denoiser=self._before_denoiser,
             after_denoiser=self._after_denoiser,
             before_step=self._before_step,
+            on_end=self._end,
         )
+        self._refuse_state()
         if not self.steps or self.steps[0] < 1:
             raise CaptureError(f"the steps to capture are {list(self.steps)}: name at least one, 1 is the first call")
         modules = dict(self._denoiser.named_modules())
@@ -105,11 +110,14 @@ class Capture:
         """((step, tap), tensor) of all that the last pipeline call left."""
         return list(self._tensors.items())
 
-    def narrow(self, rows: Tensor) -> None:
-        """Until the call ends, the denoiser is given only these rows of it, int64: later tensors are theirs, in this
-        order."""
-        self._kept = rows
-        self._call.narrow(len(rows))
+    def look_ahead(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, images: Tensor) -> Tensor:
+        """The lookahead of these images of the call, int64, from a captured step whose scheduler is about to be given
+        the tensors: [n, C, h, w], one more denoiser call for each."""
+        assert self._ahead is not None
+        assert self._tokens is not None
+        here = images.to(sample.device)
+        clean = self._ahead(model_output[here], timestep, sample[here], torch.searchsorted(self._call.kept, images))
+        return self._family.unpack(clean, self._tokens.grid)
 
     def __enter__(self) -> Self:
         if self._stack is not None:
@@ -128,6 +136,15 @@ class Capture:
         self._stack.close()
         self._stack = None
 
+    def _refuse_state(self) -> None:
+        """Refuse taps inside a denoiser that leaves parts of a step out, and a further call of it."""
+        within = next((tap for tap in self.taps if tap.module or tap.kind == "lookahead"), None)
+        if within is not None and (kept := kept_between_steps(self._denoiser)):
+            raise CaptureError(
+                f"'{within}' cannot be captured, the denoiser {kept}, so a step need not run all of it: switch that "
+                "off (disable_cache()), or tap 'latent' and 'x0' only"
+            )
+
     def _check(self, tap: Tap, module: nn.Module | None) -> None:
         """Refuse a tap that the denoiser lacks."""
         if not tap.module:
@@ -143,16 +160,10 @@ class Capture:
 
     # What happens during a pipeline call, in its order.
 
-    def _begin(self) -> None:
-        """Drop what a call that was interrupted, inside the ``with``, may have left open."""
-        self._recording = False
-        for reader in self._readers:
-            reader.leave()
-
     def _start(self) -> None:
         self._tensors = {}
-        self._kept = None
         self.token_mask = None
+        self._refuse_state()
         if self.steps[-1] > self._call.steps:
             raise CaptureError(
                 f"step {self.steps[-1]} is beyond the schedule: this call has {self._call.steps} steps, 1 is the first"
@@ -163,12 +174,10 @@ class Capture:
             self._mask = self._call.token_mask(arguments)
             self.token_mask = None if self._mask is None else self._fitted(self._mask)
         self._recording = self._call.step in self.steps
+        self._ahead = None
         if self._recording:
             self._tokens = TokenLayout.of(self._family, self._denoiser, arguments)
-            if Tap("", "lookahead") in self.taps:
-                self._lookahead = Lookahead(self._denoiser, self._pipe.scheduler, arguments, self._call.rows)
-            for mean in self._means:
-                mean.take()  # what an interrupted call may have left
+            self._ahead = Lookahead(self._denoiser, self._pipe.scheduler, arguments, self._call.rows)
 
     def _after_denoiser(self, succeeded: bool) -> None:
         if not self._recording:
@@ -188,19 +197,25 @@ class Capture:
         if self._call.step not in self.steps:
             return
         assert self._tokens is not None
-        if self._kept is not None:
-            model_output, sample = (rows[self._kept.to(rows.device)] for rows in (model_output, sample))
+        kept = self._call.kept
+        own, latent = (rows[kept.to(rows.device)] for rows in (model_output, sample))
         for tap in self.taps:
             if tap.kind == "latent":
-                self._keep(tap, self._family.unpack(sample, self._tokens.grid))
+                self._keep(tap, self._family.unpack(latent, self._tokens.grid))
             elif tap.kind == "x0":
-                clean = predicted_x0(self._pipe.scheduler, model_output, timestep, sample)
+                clean = predicted_x0(self._pipe.scheduler, own, timestep, latent)
                 self._keep(tap, self._family.unpack(clean, self._tokens.grid))
             elif tap.kind == "lookahead":
-                assert self._lookahead is not None
-                clean = self._lookahead(model_output, timestep, sample)
-                self._keep(tap, self._family.unpack(clean, self._tokens.grid))
-        self._lookahead = None  # it holds the embeddings of the call
+                self._keep(tap, self.look_ahead(model_output, timestep, sample, kept))
+
+    def _end(self) -> None:
+        """Let go of the call's tensors, and of what an interruption may have left open."""
+        self._recording = False
+        self._ahead = None
+        for reader in self._readers:
+            reader.leave()
+        for mean in self._means:
+            mean.take()
 
     def _read_attention(self) -> list[Undo]:
         """One reader per layer, whose map goes to every tap that holds the layer."""
@@ -225,7 +240,7 @@ class Capture:
         return [undo for reader in self._readers for undo in reader.hook()]
 
     def _sequence(self) -> TokenLayout | None:
-        return self._tokens if self._recording else None
+        return self._tokens if self._recording and self._call.is_reading else None
 
     def _read_activations(self) -> list[Undo]:
         def reader(tap: Tap) -> Undo:
@@ -252,8 +267,7 @@ class Capture:
     def _keep_attention(self, tap: Tap, maps: Tensor) -> None:
         assert self._tokens is not None
         if self._mask is not None:
-            mask = self._mask if self._kept is None else self._mask[self._kept]
-            maps = maps * mask.to(maps.device)[:, :, None]
+            maps = maps * self._mask[self._call.kept].to(maps.device)[:, :, None]
         if self._normalize == "text":
             maps = maps / maps.sum(1, keepdim=True).clamp_min(1e-12)
         self._keep(tap, self._averaged(folded(self._fitted(maps), self._tokens.grid)))
@@ -276,7 +290,7 @@ class Capture:
 
     def _keep(self, tap: Tap, tensor: Tensor) -> None:
         # A copy: the pipeline may go on to write into its tensor, and a view would keep the whole batch alive.
-        self._tensors[self._call.step, tap] = tensor.detach().to("cpu", copy=True)
+        self._tensors[self._call.step, tap] = self._call.of_all(tensor.detach().to("cpu", copy=True))
 
 
 def _refuse_compiled(denoiser: nn.Module) -> None:

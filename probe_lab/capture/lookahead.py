@@ -7,14 +7,13 @@ call; the half with the prompt is enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probe_lab.capture.layout import Arguments
-from probe_lab.capture.rows import entries_of, taken, with_prompt
+from probe_lab.capture.rows import batch_of, copied, input_of, taken
 from probe_lab.capture.x0 import Moment, Scheduler, is_unscaled, moment_of, scales, x0_at
 
 
@@ -32,10 +31,11 @@ class Lookahead:
     """
 
     def __init__(self, denoiser: nn.Module, scheduler: Scheduler, arguments: Arguments, rows: int) -> None:
-        self._denoiser, self._scheduler, self._rows = denoiser, scheduler, rows
-        half = with_prompt(rows)
-        self._arguments = {name: taken(value, half, name) for name, value in arguments.items()}
-        self._input = "hidden_states" if "hidden_states" in self._arguments else "sample"
+        self._denoiser, self._scheduler = denoiser, scheduler
+        self._arguments = copied(arguments)  # some denoisers write into the containers that they are given
+        self._input = input_of(arguments)
+        first = batch_of(arguments) - rows
+        self._rows = torch.arange(first, first + rows)
 
     def __call__(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, kept: Tensor | None = None
@@ -68,19 +68,16 @@ class Lookahead:
 
     def _ask(self, ahead: Tensor, here: Moment, there: Moment, kept: Tensor | None) -> Tensor:
         """What the denoiser answers for the rows with the prompt, as the scheduler takes it."""
-        arguments = self._arguments
-        if kept is not None:
-            entries = entries_of(kept, self._rows)
-            arguments = {name: taken(value, entries, name) for name, value in arguments.items()}
+        arguments = taken(self._arguments, self._rows if kept is None else self._rows[kept])
         given = arguments[self._input]
         asked = ahead
         if is_unscaled(self._scheduler):
             asked = ahead / (scales(self._scheduler, there, ahead)[1] ** 2 + 1).sqrt()
-        changed: Mapping[str, Any] = {
+        changed: dict[str, Any] = {
             self._input: asked.to(given.dtype),
             "timestep": _moved(arguments["timestep"], here, there),
         }
-        output = self._denoiser.forward(**{**arguments, **changed})
+        output = self._denoiser.forward(**arguments | changed)
         answer: Tensor = output[0] if isinstance(output, tuple) else output.sample
         # A learned variance is behind the channels; other families' extra tokens are behind the image's.
         return answer[:, : ahead.shape[1]]

@@ -90,7 +90,7 @@ class LayerReader:
             self._entered = True
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        if not self._entered:
+        if not self._entered or self._current() is None:  # of another thread, or of a call within this one
             return
         maps, others = self._maps, self._other_keys
         self.leave()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from probe_lab.capture.backbones import family_of
+from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.listen import after_method
 from probe_lab.config import Sampling
 
@@ -68,16 +68,17 @@ class _Stop(Exception):
 @contextlib.contextmanager
 def stopped_after(pipe: DiffusionPipeline, last: int) -> Iterator[None]:
     """The pipeline call inside ends when its scheduler has made ``last`` steps."""
-    calls = itertools.count(1)
+    call = PipelineCall(pipe, family_of(pipe))
 
     def stop(*args: Any, **kwargs: Any) -> None:
-        if next(calls) == last:
+        if call.is_own and call.step == last:
             raise _Stop
 
-    undo = after_method(pipe.scheduler, "step", stop)  # a capture has kept what it wants of the step by then
-    try:
-        with contextlib.suppress(_Stop):
-            yield
-    finally:
-        undo()
-        pipe.maybe_free_model_hooks()  # what the end of the call would have done: the models of an offload go back
+    with contextlib.ExitStack() as stack:
+        # What the end of the call would have done: the models of an offload go back.
+        stack.callback(pipe.maybe_free_model_hooks)
+        call.watch(stack)
+        # A capture has kept what it wants of the step by then.
+        stack.callback(after_method(pipe.scheduler, "step", stop))
+        stack.enter_context(contextlib.suppress(_Stop))
+        yield

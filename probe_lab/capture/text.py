@@ -51,15 +51,7 @@ def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], lengt
         found.update(text_of(call, family, arguments, length))
         raise _Read
 
-    call = PipelineCall(
-        pipe,
-        family,
-        on_begin=lambda: None,
-        on_start=lambda: None,
-        before_denoiser=receive,
-        after_denoiser=lambda succeeded: None,
-        before_step=lambda output, timestep, sample: None,
-    )
+    call = PipelineCall(pipe, family, before_denoiser=receive)
     with ExitStack() as stack:
         call.watch(stack)
         try:

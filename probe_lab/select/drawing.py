@@ -15,8 +15,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from probe_lab.capture.backbones import family_of
+from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
-from probe_lab.capture.listen import before_method
 from probe_lab.capture.preview import pictures
 from probe_lab.capture.prompts import sample_seed
 from probe_lab.capture.taps import Tap
@@ -111,7 +111,9 @@ class Drawing:
         generators = [torch.Generator().manual_seed(seed) for prompt in prompts for seed in self._seeds(prompt)]
         with ExitStack() as stack:
             x0 = stack.enter_context(Capture(self._pipe, [str(_X0)], self._setup.steps))
-            stack.callback(before_method(self._pipe.scheduler, "step", lambda *_, **__: self._step(len(prompts))))
+            PipelineCall(self._pipe, family_of(self._pipe), before_step=lambda *_: self._step(len(prompts))).watch(
+                stack
+            )
             return select(prompts, generator=generators, **options), x0
 
     def _seeds(self, prompt: str) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +15,9 @@ from probe_lab.cache.layout import LOOKAHEAD
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import Family
-from probe_lab.capture.layout import Arguments, Grid
-from probe_lab.capture.lookahead import Lookahead
+from probe_lab.capture.layout import Arguments
 from probe_lab.capture.preview import Previewer
+from probe_lab.capture.stateful import kept_between_steps
 from probe_lab.capture.taps import Tap
 from probe_lab.capture.text import text_of
 from probe_lab.data.scalars import Scalar
@@ -26,7 +25,7 @@ from probe_lab.errors import SelectError
 from probe_lab.probes import Inputs
 from probe_lab.select.conformal import is_decided
 from probe_lab.select.ranking import By, order
-from probe_lab.select.rows import NarrowedRows
+from probe_lab.select.rows import decode_only
 from probe_lab.select.schedule import Cut
 
 
@@ -61,37 +60,45 @@ class Running:
         self._cuts: tuple[Cut, ...] = ()
         self._text: dict[str, Tensor] = {}
         rows = len(prompts) * candidates
-        self._narrowed = NarrowedRows(pipe, family.denoiser_of(pipe), rows)
-        self._call = PipelineCall(
-            pipe,
-            family,
-            on_begin=lambda: None,
-            on_start=lambda: None,
-            before_denoiser=self._before_denoiser,
-            after_denoiser=lambda succeeded: None,
-            before_step=self._before_step,
-        )
+        self._call = PipelineCall(pipe, family, before_denoiser=self._before_denoiser, before_step=self._before_step)
         self.kept = list(torch.arange(rows).view(len(prompts), candidates))
         self.scores = torch.full((len(prompts), candidates, len(evaluators)), torch.nan)
         self._evaluators = evaluators
         self._capture: Capture
-        self._denoiser = family.denoiser_of(pipe)
-        self._ahead: _Ahead | None = None
         self.denoised = 0
         self.steps = 0
 
     def run(self, options: Mapping[str, Any]) -> Any:
-        """The pipeline's output, of the kept rows."""
+        """The pipeline's output, of the kept rows.
+
+        Raises:
+            SelectError: a denoiser that keeps something of all candidates from step to step, or a call that ended
+                before the last cut.
+        """
+        self._refuse_state()
         self.steps = self._steps_of(options)
         self._cuts = self._cuts_of(self.steps)
         taps = dict.fromkeys(tap for cut in self._cuts for tap in _read(cut))
         capture = Capture(self._pipe, taps or ["latent"], [cut.step for cut in self._cuts], **self._layout)
         with ExitStack() as stack:
-            self._narrowed.watch(stack)  # first: what is captured later has the kept rows only
             self._capture = stack.enter_context(capture)
             self._call.watch(stack)
+            decode_only(self._pipe, self._call, lambda: torch.cat(self.kept), stack)
             output = self._pipe(**options)
+        if self._call.step < self._cuts[-1].step:
+            raise SelectError(
+                f"the call ended after step {self._call.step} of {self.steps}, before the cut at step "
+                f"{self._cuts[-1].step}, so nothing was chosen: let it run on, and call the pipeline in one thread "
+                "at a time"
+            )
         return self._only_kept(output) if options.get("output_type") == "latent" else output
+
+    def _refuse_state(self) -> None:
+        if kept := kept_between_steps(self._family.denoiser_of(self._pipe)):
+            raise SelectError(
+                f"the denoiser {kept}, which would mix up the candidates once some of them are pruned: switch that off "
+                "(disable_cache()) for a selection"
+            )
 
     def _steps_of(self, options: Mapping[str, Any]) -> int:
         for name in ("timesteps", "sigmas"):
@@ -110,9 +117,6 @@ class Running:
 
     def _before_denoiser(self, arguments: Arguments) -> None:
         self.denoised += self._call.rows
-        if any(cut.step == self._call.step and cut.probe.spec.looks_ahead for cut in self._cuts):
-            lookahead = Lookahead(self._denoiser, self._pipe.scheduler, arguments, self._call.rows)
-            self._ahead = _Ahead(lookahead, self._family.grid(self._denoiser, arguments))
         if self._call.step == 1 and any(cut.probe.spec.needs_text for cut in self._cuts):
             text = text_of(self._call, self._family, arguments, self._layout["tokens"])
             self._text = {name: rows[:: self._candidates] for name, rows in text.items()}
@@ -121,21 +125,14 @@ class Running:
         here = [cut for cut in self._cuts if cut.step == self._call.step]
         if not here:
             return
-        captured = torch.cat(self.kept)
-        if self._ahead is not None:
-            self._ahead.given = (model_output, timestep, sample)
         for cut in here:
-            self._choose(cut, captured)
-        self._ahead = None  # it holds the embeddings of the call
-        rows = torch.cat(self.kept)
-        self._narrowed.keep(rows)
-        self._capture.narrow(rows)
-        self._call.narrow(len(rows))
+            self._choose(cut, lambda images: self._look_ahead(model_output, timestep, sample, images))
+        self._call.keep(torch.cat(self.kept))
 
-    def _choose(self, cut: Cut, captured: Tensor) -> None:
-        """Ask the probe of a cut; ``captured`` are the rows of the call that the tensors of this step are of."""
+    def _choose(self, cut: Cut, look_ahead: Callable[[Tensor], Tensor]) -> None:
+        """Ask the probe of a cut."""
         active = torch.cat(self.kept)
-        scores = cut.probe.predict(self._inputs(cut, active, captured))
+        scores = cut.probe.predict(self._inputs(cut, active, look_ahead))
         columns = [self._evaluators.index(name) for name in cut.probe.spec.evaluators]
         self.scores.flatten(0, 1)[active[:, None], torch.tensor(columns)] = scores
         by_prompt = scores.split([len(rows) for rows in self.kept])
@@ -152,13 +149,12 @@ class Running:
                 keep = self._keep
         return rows[order(scores, self._by, cut.probe)[:keep]]
 
-    def _inputs(self, cut: Cut, rows: Tensor, captured: Tensor) -> Inputs:
+    def _inputs(self, cut: Cut, rows: Tensor, look_ahead: Callable[[Tensor], Tensor]) -> Inputs:
         """What the probe of a cut reads of the candidates that are left."""
-        places = (captured[None] == rows[:, None]).int().argmax(1)
-        found = {tap: self._capture[cut.step, Tap.parse(tap)][places] for tap in _read(cut)}
+        found = {tap: self._capture[cut.step, Tap.parse(tap)][rows] for tap in _read(cut)}
         prompt = rows // self._candidates
         if cut.probe.spec.looks_ahead:
-            found[LOOKAHEAD] = self._look_ahead(rows, places)
+            found[LOOKAHEAD] = look_ahead(rows)
         _require_shapes(cut, found)
         return Inputs(
             features={tap: found[tap].float() for tap in cut.probe.spec.taps},
@@ -182,23 +178,10 @@ class Running:
             columns |= zip(here, scores.unbind(1), strict=True)
         return torch.stack([columns[each] for each in asked], 1)
 
-    def _look_ahead(self, rows: Tensor, places: Tensor) -> Tensor:
+    def _look_ahead(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, images: Tensor) -> Tensor:
         """The lookahead of the candidates that are left, [n, C, h, w]: one more denoiser call for each."""
-        assert self._ahead is not None
-        model_output, timestep, sample = self._ahead.given
-        here = rows.to(sample.device)
-        clean = self._ahead.lookahead(model_output[here], timestep, sample[here], places)
-        self.denoised += len(rows)
-        return self._family.unpack(clean, self._ahead.grid).float().cpu()
-
-
-@dataclass
-class _Ahead:
-    """What it takes to look ahead from the step in progress: ``given`` is what its scheduler is given."""
-
-    lookahead: Lookahead
-    grid: Grid
-    given: tuple[Tensor, Tensor | float, Tensor] = (torch.empty(0), 0.0, torch.empty(0))
+        self.denoised += len(images)
+        return self._capture.look_ahead(model_output, timestep, sample, images).float().cpu()
 
 
 def _read(cut: Cut) -> list[str]:
