@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from probe_lab.capture.listen import Undo, before_method
+
+NAME = "scaled_dot_product_attention"
+ORIGINAL = torch._C._nn.scaled_dot_product_attention
+"""What ``F.scaled_dot_product_attention`` is as long as nobody puts another function in its place."""
 
 CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 256 * 2**20}
 """Upper bound, per kind of device, of the float32 scores that exist at once: what a cache holds, or enough to keep a
@@ -17,7 +27,32 @@ GPU busy. Twice that is allocated, for scores and their softmax."""
 
 EVERYTHING = slice(None)
 
-Received = Callable[[Tensor, Tensor, float | None, Tensor | None], None]
+_PRECISION = threading.RLock()
+"""Held while the precision of matrix products, a setting of the whole process, is another one."""
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What an attention function was given: ``query`` [n, heads, Q, d], ``key`` [n, heads, K, d], and as in
+    ``attention_map`` ``scale`` and ``mask``."""
+
+    query: Tensor
+    key: Tensor
+    scale: float | None
+    mask: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        key: Tensor,
+        *further: Any,
+        attn_mask: Tensor | None = None,
+        scale: float | None = None,
+        **others: Any,
+    ) -> AttentionCall:
+        """From the arguments of ``F.scaled_dot_product_attention``, or of a function in its place that has more."""
+        return cls(query, key, scale, further[1] if len(further) > 1 else attn_mask)
 
 
 @torch.no_grad()
@@ -32,7 +67,8 @@ def attention_map(
 ) -> Tensor:
     """softmax(q·kᵀ·scale + mask) over all keys, of image queries and text keys, averaged over heads.
 
-    Computed in float32, in parts that stay below ``CHUNK_BYTES``.
+    Computed in float32, whatever autocast and the settings of matrix products say, in parts that stay below
+    ``CHUNK_BYTES``.
 
     Args:
         query: [n, heads, Q, d].
@@ -54,16 +90,32 @@ def attention_map(
     some_queries = min(queries, max(1, budget))
     some_heads = min(heads, max(1, budget // queries))
     total = query.new_zeros(rows, queries, len(range(keys)[text]), dtype=torch.float32)
-    for h in range(0, heads, some_heads):
-        part = slice(h, h + some_heads)
-        turned = key[:, part].float().transpose(-1, -2)
-        for q in range(0, queries, some_queries):
-            positions = slice(q, q + some_queries)
-            scores = (query[:, part, positions].float() * factor) @ turned
-            if bias is not None:
-                scores += _part(bias, part, positions)
-            total[:, positions] += scores.softmax(-1)[..., text].sum(1)
+    with full_precision(query.device):
+        for h in range(0, heads, some_heads):
+            part = slice(h, h + some_heads)
+            turned = key[:, part].float().transpose(-1, -2)
+            for q in range(0, queries, some_queries):
+                positions = slice(q, q + some_queries)
+                scores = (query[:, part, positions].float() * factor) @ turned
+                if bias is not None:
+                    scores += _part(bias, part, positions)
+                total[:, positions] += scores.softmax(-1)[..., text].sum(1)
     return total.div_(heads).transpose(1, 2)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Matrix products of float32 tensors on ``device`` are computed in float32: neither autocast nor TF32 or bfloat16
+    (``torch.set_float32_matmul_precision``) shortens them."""
+    backends: Any = torch.backends
+    settings = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
+    with _PRECISION, torch.autocast(device.type, enabled=False):
+        before = settings.fp32_precision
+        settings.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            settings.fp32_precision = before
 
 
 def _additive(mask: Tensor, image: slice) -> Tensor:
@@ -72,7 +124,7 @@ def _additive(mask: Tensor, image: slice) -> Tensor:
     mask = mask[:, :, image] if mask.shape[2] > 1 else mask
     if mask.dtype != torch.bool:
         return mask.float()
-    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+    return torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def _part(bias: Tensor, heads: slice, queries: slice) -> Tensor:
@@ -81,14 +133,42 @@ def _part(bias: Tensor, heads: slice, queries: slice) -> Tensor:
 
 
 class AttentionReader(TorchFunctionMode):
-    """While it is entered, ``receive(query, key, scale, mask)`` gets what reaches the attention function.
+    """While it is entered, ``calls`` collects what reaches the attention function.
 
-    The attention itself is computed as before: reading never changes an image.
+    The attention itself is computed as before: reading never changes an image. Where another function stands in the
+    place of ``F.scaled_dot_product_attention``, both it and the original are listened to.
     """
 
-    def __init__(self, receive: Received) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._receive = receive
+        self._of_original: list[AttentionCall] = []
+        self._of_stand_in: list[AttentionCall] = []
+        self._undo: Undo | None = None
+
+    def __enter__(self) -> Self:
+        self._of_original, self._of_stand_in = [], []
+        if stand_in() is not None:
+            self._undo = before_method(F, NAME, self._called)
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+    def take(self) -> list[AttentionCall]:
+        """What was collected, one entry per call that the model made; then it is empty again.
+
+        A stand-in that passes each call on, perhaps changed, is answered by the original, so those calls count. One
+        that has a kernel of its own, or cuts a call into several, is described by what it was given.
+        """
+        original, others = self._of_original, self._of_stand_in
+        self._of_original, self._of_stand_in = [], []
+        return others if others and len(original) != len(others) else original
 
     def __torch_function__(
         self,
@@ -98,19 +178,16 @@ class AttentionReader(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            self._read(*args, **kwargs)
+        if func is ORIGINAL:
+            self._of_original.append(AttentionCall.of(*args, **kwargs))
         return func(*args, **kwargs)
 
-    def _read(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> None:
-        self._receive(query, key, scale, attn_mask)
+    def _called(self, *args: Any, **kwargs: Any) -> None:
+        if self in _get_current_function_mode_stack():  # another thread is not read
+            self._of_stand_in.append(AttentionCall.of(*args, **kwargs))
+
+
+def stand_in() -> Any | None:
+    """What somebody put in the place of ``F.scaled_dot_product_attention``, if anybody did."""
+    function = F.scaled_dot_product_attention
+    return None if function is ORIGINAL else function

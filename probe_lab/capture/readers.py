@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from probe_lab.capture.attention import EVERYTHING, AttentionReader, attention_map
+from probe_lab.capture.attention import EVERYTHING, AttentionCall, AttentionReader, attention_map, stand_in
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.family import Family, Order
 from probe_lab.capture.layout import Arguments, Grid
@@ -69,17 +69,14 @@ class LayerReader:
         self._call = call
         self._current = current
         self._receive = receive
-        self._mode = AttentionReader(self._read)
+        self._mode = AttentionReader()
         self._entered = False
-        self._maps: list[Tensor] = []
-        self._other_keys: list[int] = []
 
     def hook(self) -> list[Undo]:
         return [self.leave, before_module(self._layer, self._before), after_module(self._layer, self._after)]
 
     def leave(self) -> None:
         """Leave the mode, if an interruption came before the layer could."""
-        self._maps, self._other_keys = [], []
         if self._entered:
             self._entered = False
             self._mode.__exit__(None, None, None)
@@ -92,43 +89,56 @@ class LayerReader:
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         if not self._entered or self._current() is None:  # of another thread, or of a call within this one
             return
-        maps, others = self._maps, self._other_keys
         self.leave()
-        if output is None:  # the layer raised: its own error is on the way up
+        calls = self._mode.take()
+        layout = self._current()
+        if output is None or layout is None:  # the layer raised: its own error is on the way up
             return
-        if not maps and others:
+        # Others may be of an adapter.
+        of_text = [call for call in calls if call.key.shape[2] == layout.keys]
+        if not of_text:
+            raise CaptureError(self._unread(calls))
+        if len(of_text) > 1:
             raise CaptureError(
-                f"'{self._path}' attends over {others[0]} keys, which are not those of the image and the prompt: "
-                "reference images and further inputs cannot be captured"
+                f"'{self._path}' attends to the text {len(of_text)} times in one call: tap another layer"
             )
-        if not maps:
-            raise CaptureError(
-                f"'{self._path}' does not call F.scaled_dot_product_attention, so its attention cannot be read: use "
-                "the default attention processor and backend (set_attention_backend('native'))"
-            )
-        if len(maps) > 1:
-            raise CaptureError(f"'{self._path}' attends to the text {len(maps)} times in one call: tap another layer")
-        self._receive(maps[0])
+        self._receive(self._map(of_text[0], layout))
 
-    def _read(self, query: Tensor, key: Tensor, scale: float | None, mask: Tensor | None) -> None:
-        sequence = self._current()
-        if sequence is None:
-            return
-        if key.shape[2] != sequence.keys:  # of an adapter, perhaps: there may be another call
-            self._other_keys.append(key.shape[2])
-            return
-        conditional = self._call.conditional
-        joint = sequence.order != "cross"
-        self._maps.append(
-            attention_map(
-                conditional(query),
-                conditional(key),
-                image=sequence.image if joint else EVERYTHING,
-                text=sequence.text if joint else EVERYTHING,
-                scale=scale,
-                mask=conditional(mask) if mask is not None and mask.dim() == 4 and len(mask) > 1 else mask,
+    def _unread(self, calls: Sequence[AttentionCall]) -> str:
+        """Why there is no map."""
+        if calls:
+            return (
+                f"'{self._path}' attends over {calls[0].key.shape[2]} keys, which are not those of the image and the "
+                "prompt: reference images and further inputs cannot be captured"
             )
+        processor = getattr(self._layer, "processor", None)
+        named = f"its processor is {_name(processor)}" if processor is not None else f"it is a {_name(self._layer)}"
+        backend = getattr(processor, "_attention_backend", None)
+        with_backend = f" with the backend '{getattr(backend, 'value', backend)}'" if backend is not None else ""
+        patch = stand_in()
+        replaced = "" if patch is None else f", and {_name(patch)} stands in the place of that function"
+        return (
+            f"'{self._path}' does not call F.scaled_dot_product_attention ({named}{with_backend}{replaced}), so its "
+            "attention cannot be read: use the default attention processor and backend "
+            "(set_attention_backend('native'))"
         )
+
+    def _map(self, call: AttentionCall, layout: TokenLayout) -> Tensor:
+        conditional, joint, mask = self._call.conditional, layout.order != "cross", call.mask
+        return attention_map(
+            conditional(call.query),
+            conditional(call.key),
+            image=layout.image if joint else EVERYTHING,
+            text=layout.text if joint else EVERYTHING,
+            scale=call.scale,
+            mask=conditional(mask) if mask is not None and mask.dim() == 4 and len(mask) > 1 else mask,
+        )
+
+
+def _name(thing: Any) -> str:
+    """Where a function or the class of an object comes from."""
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class MeanOfLayers:
