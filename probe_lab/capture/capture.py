@@ -22,7 +22,7 @@ from probe_lab.capture.lookahead import Lookahead
 from probe_lab.capture.readers import LayerReader, MeanOfLayers, TokenLayout, image_output
 from probe_lab.capture.stateful import kept_between_steps
 from probe_lab.capture.taps import Kind, Tap
-from probe_lab.capture.x0 import predicted_x0
+from probe_lab.capture.x0 import clipped, predicted_x0
 from probe_lab.errors import CaptureError, nearest
 
 Normalize = Literal["all", "text"]
@@ -204,6 +204,7 @@ class Capture:
                 self._keep(tap, self._family.unpack(latent, self._tokens.grid))
             elif tap.kind == "x0":
                 clean = predicted_x0(self._pipe.scheduler, own, timestep, latent)
+                clean = clipped(self._pipe.scheduler, clean)
                 self._keep(tap, self._family.unpack(clean, self._tokens.grid))
             elif tap.kind == "lookahead":
                 self._keep(tap, self.look_ahead(model_output, timestep, sample, kept))

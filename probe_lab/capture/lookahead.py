@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from probe_lab.capture.layout import Arguments
 from probe_lab.capture.rows import batch_of, copied, input_of, taken
-from probe_lab.capture.x0 import Moment, Scheduler, is_unscaled, moment_of, scales, x0_at
+from probe_lab.capture.x0 import Moment, Scheduler, clipped, is_unscaled, moment_of, scales, x0_at
 
 
 def step_ahead(step: int, steps: int) -> int:
@@ -53,18 +53,18 @@ class Lookahead:
         clean = x0_at(self._scheduler, model_output, here, sample)
         index = step_ahead(here.index + 1, len(self._scheduler.timesteps)) - 1
         if index == here.index:
-            return clean
+            return clipped(self._scheduler, clean)
         there = Moment(index, self._scheduler.timesteps[index])
         ahead = self._jump(sample, clean, here, there)
-        return x0_at(self._scheduler, self._ask(ahead, here, there, kept), there, ahead)
+        return clipped(self._scheduler, x0_at(self._scheduler, self._ask(ahead, here, there, kept), there, ahead))
 
     def _jump(self, sample: Tensor, clean: Tensor, here: Moment, there: Moment) -> Tensor:
-        """The DDIM step (η = 0): the same x₀ and ε, as much of each as there is later."""
+        """The DDIM step (η = 0): the same x₀, as the scheduler clips it, and ε, as much of each as there is later."""
         exact = sample.double()
         signal, noise = scales(self._scheduler, here, exact)
         epsilon = (exact - signal * clean.double()) / noise
         signal, noise = scales(self._scheduler, there, exact)
-        return (signal * clean.double() + noise * epsilon).to(sample.dtype)
+        return (signal * clipped(self._scheduler, clean).double() + noise * epsilon).to(sample.dtype)
 
     def _ask(self, ahead: Tensor, here: Moment, there: Moment, kept: Tensor | None) -> Tensor:
         """What the denoiser answers for the rows with the prompt, as the scheduler takes it."""

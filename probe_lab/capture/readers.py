@@ -87,12 +87,12 @@ class LayerReader:
             self._entered = True
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        if not self._entered or self._current() is None:  # of another thread, or of a call within this one
+        layout = self._current()
+        if not self._entered or layout is None:  # of another thread, or of a call within this one
             return
         self.leave()
         calls = self._mode.take()
-        layout = self._current()
-        if output is None or layout is None:  # the layer raised: its own error is on the way up
+        if output is None:  # the layer raised: its own error is on the way up
             return
         # Others may be of an adapter.
         of_text = [call for call in calls if call.key.shape[2] == layout.keys]
