@@ -43,6 +43,7 @@ SDXL = replace(
     SD,
     name="sdxl",
     pipelines=("StableDiffusionXLPipeline",),
+    texts=(Text(), Text("text_encoder_2", "tokenizer_2", beside=True)),
     pooled=lambda arguments: arguments["added_cond_kwargs"]["text_embeds"],
     ends_in_summary=False,
 )
@@ -79,7 +80,11 @@ SD3 = Family(
     grid=grid_of_latent,
     unpack=unpacked,
     # The two CLIP encoders share their token positions; T5's tokens follow.
-    texts=(Text("text_encoder", "tokenizer", fixed=True), Text("text_encoder_3", "tokenizer_3")),
+    texts=(
+        Text("text_encoder", "tokenizer", fixed=True),
+        Text("text_encoder_2", "tokenizer_2", fixed=True, beside=True),
+        Text("text_encoder_3", "tokenizer_3"),
+    ),
     pooled=lambda arguments: arguments["pooled_projections"],
 )
 FLUX = Family(

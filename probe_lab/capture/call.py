@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from probe_lab.capture.family import Family
-from probe_lab.capture.follow import CallState, Follower
+from probe_lab.capture.follow import CallState, Follower, version_of
 from probe_lab.capture.layout import Arguments
 from probe_lab.capture.rows import spread
 from probe_lab.errors import CaptureError
@@ -68,6 +68,11 @@ class PipelineCall:
         return self._state.steps
 
     @property
+    def images(self) -> int:
+        """Images of the call: prompts × images per prompt."""
+        return self._state.images
+
+    @property
     def rows(self) -> int:
         """Images that are denoised: prompts × images per prompt, until ``keep``."""
         return self._state.images if self._state.kept is None else len(self._state.kept)
@@ -75,7 +80,7 @@ class PipelineCall:
     @property
     def kept(self) -> Tensor:
         """Which of the call's images are still denoised, int64, rising."""
-        return torch.arange(self._state.images) if self._state.kept is None else self._state.kept
+        return torch.arange(self._state.images, device="cpu") if self._state.kept is None else self._state.kept
 
     def keep(self, rows: Tensor) -> None:
         """From the next denoiser call on it is given only these images of the call, in the call's order."""
@@ -124,27 +129,46 @@ class PipelineCall:
         )
 
     def token_mask(self, arguments: Arguments) -> Tensor | None:
-        """True for the real text tokens of each image: bool [rows, tokens]; None if nothing tells them from padding."""
+        """True for the real text tokens of each image that is left: bool [rows, tokens]; None if nothing tells them
+        from padding: prompt embeddings were given instead of prompts, or put in their place during the call."""
         tokens = arguments["encoder_hidden_states"].shape[1]
         if self._family.mask:
             given = arguments.get(self._family.mask)
             if given is None:  # a pipeline that drops a mask of ones
-                return torch.ones(self.rows, tokens, dtype=torch.bool)
+                return torch.ones(self.rows, tokens, dtype=torch.bool, device="cpu")
             return self.conditional(given).bool().cpu()
-        if not self._state.has_prompt:
+        if not self._state.has_prompt or not self.has_first_text(arguments):
             return None
-        parts = [self._mask_of(text.encoder, text.tokenizer) for text in self._family.texts]
-        mask = torch.cat([part for part in parts if part is not None], 1).cpu()
+        parts: list[Tensor] = []
+        for text in self._family.texts:
+            part = self._mask_of(text.encoder, text.tokenizer)
+            if part is not None and text.beside and parts:
+                parts[-1] = parts[-1] | part
+            elif part is not None:
+                parts.append(part)
+        mask = torch.cat(parts, 1)
         mask = torch.cat(
             [mask, mask.new_zeros(len(mask), tokens - mask.shape[1])], 1
         )  # of an encoder that is not there
-        return mask.repeat_interleave(self.rows // len(mask), 0)
+        return mask.repeat_interleave(self._state.images // len(mask), 0)[self.kept]
+
+    def has_first_text(self, arguments: Arguments) -> bool:
+        """Whether the denoiser is given the text of its first call, and not what a callback put in its place."""
+        first = self._state.text
+        if first is None or version_of(first) != self._state.text_version:
+            return False
+        now = self.conditional(arguments["encoder_hidden_states"])
+        if now is first:
+            return True
+        whole = first[len(first) - self._state.images :]
+        return torch.equal(now, whole[self.kept.to(whole.device)])
 
     def _mask_of(self, encoder: str, tokenizer: str) -> Tensor | None:
         if encoder not in self._state.encoded:
             return None
         ids, mask = self._state.encoded[encoder]
-        return until_end(ids, getattr(self._pipe, tokenizer).eos_token_id) if mask is None else mask.bool()
+        mask = until_end(ids, getattr(self._pipe, tokenizer).eos_token_id) if mask is None else mask.bool()
+        return mask.cpu()
 
 
 def until_end(ids: Tensor, end: int) -> Tensor:

@@ -40,7 +40,8 @@ class Capture:
     same ``with``, its tensors replace the earlier ones. What others do meanwhile with the parts of the pipeline, a
     callback or another pipeline in this thread or another one, is not captured. ``token_mask`` is bool
     [rows, tokens], False for padding, whose attention maps are zero; it is None when nothing tells the two apart
-    (prompt embeddings instead of prompts). Tensors lie on the CPU, in the dtype of the model (attention: float32).
+    (prompt embeddings instead of prompts, or in their place from some step on). Tensors lie on the CPU, in the dtype of
+    the model (attention: float32).
 
     Args:
         taps: a tap, its text, a pattern (``up_blocks.*/attention``) or ``paper``, the set that the papers read.
@@ -170,10 +171,13 @@ class Capture:
             )
 
     def _before_denoiser(self, arguments: Arguments) -> None:
-        if self._call.step == 1:
-            self._mask = self._call.token_mask(arguments)
-            self.token_mask = None if self._mask is None else self._fitted(self._mask)
         self._recording = self._call.step in self.steps
+        if self._call.step == 1 or self._recording:
+            self._mask = self._call.token_mask(arguments)
+            if self._mask is None:
+                self.token_mask = None
+            elif len(self._mask) == self._call.images:
+                self.token_mask = self._fitted(self._mask)
         self._ahead = None
         if self._recording:
             self._tokens = TokenLayout.of(self._family, self._denoiser, arguments)
@@ -268,7 +272,7 @@ class Capture:
     def _keep_attention(self, tap: Tap, maps: Tensor) -> None:
         assert self._tokens is not None
         if self._mask is not None:
-            maps = maps * self._mask[self._call.kept].to(maps.device)[:, :, None]
+            maps = maps * self._mask.to(maps.device)[:, :, None]
         if self._normalize == "text":
             maps = maps / maps.sum(1, keepdim=True).clamp_min(1e-12)
         self._keep(tap, self._averaged(folded(self._fitted(maps), self._tokens.grid)))

@@ -34,11 +34,13 @@ class Text:
     """One part of the text tokens that the denoiser reads: who encoded it and who cut it into tokens.
 
     ``fixed``: always as many tokens as the tokenizer's own limit, whatever ``max_sequence_length`` says.
+    ``beside``: each of its tokens is in one position with that of the part before, so either may be a real one.
     """
 
     encoder: str = "text_encoder"
     tokenizer: str = "tokenizer"
     fixed: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class CallState:
         step: the 1-based one in progress, 0 before the first.
         in_step: a denoiser call was made since the last step of the scheduler.
         encoded: per text encoder, token ids and attention mask.
+        text: what the denoiser was given to attend to in its first call, and the version of that tensor, which counts
+            changes in place (None where torch keeps none).
         aside: a function of the user, or a part of the pipeline, is at work: what it calls is its own affair.
         denoising: denoiser calls that have not returned: the pipeline's own, and those within it.
         batch: rows that the pipeline gave to its denoiser call.
@@ -68,6 +70,8 @@ class CallState:
     in_step: bool = False
     has_prompt: bool | None = None
     encoded: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    text: Tensor | None = None
+    text_version: int | None = None
     aside: bool = False
     denoising: int = 0
     batch: int = 0
@@ -232,6 +236,9 @@ class Follower:
         if not state.in_step:
             state.step += 1
             state.in_step = state.reporting = True
+            if state.step == 1:
+                state.text = arguments.get("encoder_hidden_states")
+                state.text_version = version_of(state.text)
             for listener in self._each(state):
                 listener.before_denoiser(arguments)
         # By name, as pipelines give them: what wraps a forward, for the scale of LoRAs say, looks among the named ones.
@@ -266,6 +273,11 @@ class Follower:
         for listener in self._each(self._state):
             listener.before_step(model_output, timestep, sample)
         return original(model_output, timestep, sample, *args, **kwargs)
+
+
+def version_of(tensor: Tensor | None) -> int | None:
+    """How often a tensor was changed in place; None for those of inference mode, which do not count it."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def text_of(call: PipelineCall, family: Family, arguments: Arguments, length: in
     # At once, and not of all prompts at the end: FLUX has 8 MB of text per prompt, nearly all of it padding.
     tokens = call.conditional(arguments["encoder_hidden_states"]).float().cpu()
     mask = call.token_mask(arguments)
-    known = torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask
+    known = torch.ones(tokens.shape[:2], dtype=torch.bool, device="cpu") if mask is None else mask
     beyond = length - known.shape[1] if length else 0
     found = {"tokens": F.pad(tokens, (0, 0, 0, beyond))}
     if mask is not None:
@@ -78,7 +78,7 @@ def text_of(call: PipelineCall, family: Family, arguments: Arguments, length: in
     if pooled is not None:
         found["embedding"] = call.conditional(pooled).float().cpu()
     elif family.ends_in_summary:
-        found["embedding"] = tokens[torch.arange(len(tokens)), known.sum(1) - 1]
+        found["embedding"] = tokens[torch.arange(len(tokens), device="cpu"), known.sum(1) - 1]
     else:
         found["embedding"] = (tokens * known[..., None]).sum(1) / known.sum(1, keepdim=True).clamp_min(1)
     return found

@@ -53,7 +53,8 @@ def token_limits(pipe: DiffusionPipeline, sampling: Sampling) -> list[Limit]:
     limits: list[Limit] = []
     for text in family.texts:
         tokenizer = getattr(pipe, text.tokenizer)
-        if tokenizer is not None:
+        shared = text.beside and bool(limits)  # those positions are counted
+        if tokenizer is not None and not shared:
             tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
             fixed = text.fixed or own is None
             length = sampling.max_sequence_length or (own.default if own else 0)
