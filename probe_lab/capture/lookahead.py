@@ -35,7 +35,7 @@ class Lookahead:
         self._arguments = copied(arguments)  # some denoisers write into the containers that they are given
         self._input = input_of(arguments)
         first = batch_of(arguments) - rows
-        self._rows = torch.arange(first, first + rows)
+        self._rows = torch.arange(first, first + rows, device="cpu")
 
     def __call__(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, kept: Tensor | None = None
@@ -85,6 +85,6 @@ class Lookahead:
 
 def _moved(given: Any, here: Moment, there: Moment) -> Any:
     """The timestep in the pipeline's own units: as the scheduler counts, or a share of that."""
-    share = torch.as_tensor(given).double() / float(here.timestep)
-    moved = share * float(there.timestep)
-    return moved.to(given.dtype) if isinstance(given, Tensor) else type(given)(moved)
+    if isinstance(given, Tensor):
+        return (given.double() / float(here.timestep) * float(there.timestep)).to(given.dtype)
+    return type(given)(given / float(here.timestep) * float(there.timestep))

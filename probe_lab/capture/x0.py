@@ -94,7 +94,7 @@ def moment_of(scheduler: Scheduler, timestep: Tensor | float | int) -> Moment:
         sought = timestep.to(scheduler.timesteps.device) if isinstance(timestep, Tensor) else timestep
         index = int(scheduler.index_for_timestep(sought))
     if index is None:
-        index = int((scheduler.timesteps == torch.as_tensor(timestep).to(scheduler.timesteps)).nonzero()[0])
+        index = int((scheduler.timesteps == float(timestep)).nonzero()[0])
     return Moment(index, timestep)
 
 

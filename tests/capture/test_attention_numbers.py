@@ -139,7 +139,7 @@ def own_kernel(
 ) -> Tensor:
     """As SageAttention: it calls the original only for what its kernel cannot do."""
     if attn_mask is not None or is_causal:
-        return ORIGINAL(query, key, value, attn_mask, dropout_p, is_causal)
+        return ORIGINAL(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
     return (query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])).softmax(-1) @ value
 
 
@@ -150,7 +150,7 @@ def centred(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
 
 @pytest.mark.parametrize("function", [passed_on, head_by_head, row_by_row, own_kernel, centred])
 def test_a_function_in_the_place_of_the_attention(tiny_pipe: GetPipe, function: Callable[..., Tensor]) -> None:
-    for name, tap in (("sd", TAP), ("flux-schnell", "single_transformer_blocks.0")):
+    for name, tap in (("sd", TAP), ("flux-schnell", "transformer_blocks.0")):
         pipe = tiny_pipe(name)
         expected = captured(pipe, tap)[1, tap, "attention"]
         with patched(function):
