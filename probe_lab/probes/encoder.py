@@ -178,5 +178,5 @@ def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _coordinates(grid: tuple[int, int], device: torch.device) -> Tensor:
     """``[1, 2, H, W]``: y and x from −1 to 1, so that "left of" can be learned."""
-    axes = [torch.linspace(-1, 1, side, device=device) for side in grid]
+    axes = [torch.linspace(-1, 1, side, dtype=torch.float32, device=device) for side in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]

@@ -118,7 +118,8 @@ class Probe(nn.Module):
         self._check(inputs)
         training = self.training
         self.eval()
-        prediction = self(inputs).prediction
+        with torch.autocast(self.target_mean.device.type, enabled=False):  # one around it would round the scores
+            prediction = self(inputs).prediction
         self.train(training)
         return self.target_mean + self.target_std * (self.target_shift + self.target_slope * prediction)
 

@@ -121,6 +121,7 @@ class Drawing:
         return [sample_seed(prompt, index, self._seed) for index in range(self._candidates)]
 
     def _step(self, prompts: int) -> None:
+        self._field.steps = len(self._pipe.scheduler.timesteps)  # which may be more than were asked for
         self._field.advance(prompts)
         self._watch.stepped(self._field)
 

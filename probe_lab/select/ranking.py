@@ -36,7 +36,8 @@ def order(scores: Tensor, by: By, probe: Probe) -> Tensor:
         return _best_first(standard.sum(1), _fronts(standard))
     if isinstance(by, str):
         return _best_first(standard[:, names.index(by)])
-    return _best_first(sum((weight * standard[:, names.index(name)] for name, weight in by.items()), torch.zeros(1)))
+    parts = [weight * standard[:, names.index(name)] for name, weight in by.items()]
+    return _best_first(torch.stack(parts).sum(0))
 
 
 def _best_first(value: Tensor, front: Tensor | None = None) -> Tensor:
@@ -48,7 +49,7 @@ def _best_first(value: Tensor, front: Tensor | None = None) -> Tensor:
 def _fronts(scores: Tensor) -> Tensor:
     """Which Pareto front each row of ``scores`` [n, E] is on, 0 the best; int64 [n]."""
     beats = (scores[:, None] >= scores[None]).all(2) & (scores[:, None] > scores[None]).any(2)
-    front = torch.full((len(scores),), -1)
+    front = torch.full((len(scores),), -1, dtype=torch.int64, device=scores.device)
     level = 0
     while (front < 0).any():
         left = front < 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -22,7 +21,7 @@ from probe_lab.capture.taps import Tap
 from probe_lab.capture.text import text_of
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import SelectError
-from probe_lab.probes import Inputs
+from probe_lab.probes import Inputs, Probe
 from probe_lab.select.conformal import is_decided
 from probe_lab.select.ranking import By, order
 from probe_lab.select.rows import decode_only
@@ -46,6 +45,7 @@ class Running:
         prompts: Sequence[str],
         candidates: int,
         keep: int,
+        probes: Sequence[Probe],
         cuts_of: Callable[[int], tuple[Cut, ...]],
         by: By,
         evaluators: Sequence[str],
@@ -54,19 +54,22 @@ class Running:
         on_cut: Callable[[int, list[Tensor]], None],
     ) -> None:
         self._pipe, self._family = pipe, family
-        self._prompts, self._candidates, self._keep = prompts, candidates, keep
+        self._prompts, self._candidates, self._keep, self._probes = prompts, candidates, keep, probes
         self._cuts_of, self._by, self._layout, self._on_cut = cuts_of, by, layout, on_cut
         self._preview = preview
         self._cuts: tuple[Cut, ...] = ()
+        self._made = 0
         self._text: dict[str, Tensor] = {}
         rows = len(prompts) * candidates
+        self._plan = PipelineCall(pipe, family, on_start=self._start)
         self._call = PipelineCall(pipe, family, before_denoiser=self._before_denoiser, before_step=self._before_step)
-        self.kept = list(torch.arange(rows).view(len(prompts), candidates))
-        self.scores = torch.full((len(prompts), candidates, len(evaluators)), torch.nan)
+        # On the CPU and in float32, whatever the defaults of the process are.
+        self.kept = list(torch.arange(rows, device="cpu").view(len(prompts), candidates))
+        shape = (len(prompts), candidates, len(evaluators))
+        self.scores = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
         self._evaluators = evaluators
         self._capture: Capture
         self.denoised = 0
-        self.steps = 0
 
     def run(self, options: Mapping[str, Any]) -> Any:
         """The pipeline's output, of the kept rows.
@@ -76,22 +79,33 @@ class Running:
                 before the last cut.
         """
         self._refuse_state()
-        self.steps = self._steps_of(options)
-        self._cuts = self._cuts_of(self.steps)
-        taps = dict.fromkeys(tap for cut in self._cuts for tap in _read(cut))
-        capture = Capture(self._pipe, taps or ["latent"], [cut.step for cut in self._cuts], **self._layout)
+        taps = dict.fromkeys(tap for probe in self._probes for tap in _read(probe))
+        # Which steps are read is known once the pipeline has set its schedule.
+        capture = Capture(self._pipe, taps or ["latent"], [1], **self._layout)
         with ExitStack() as stack:
+            self._plan.watch(stack)
             self._capture = stack.enter_context(capture)
             self._call.watch(stack)
             decode_only(self._pipe, self._call, lambda: torch.cat(self.kept), stack)
             output = self._pipe(**options)
-        if self._call.step < self._cuts[-1].step:
+        if self._made < len(self._cuts) or not self._cuts:
             raise SelectError(
-                f"the call ended after step {self._call.step} of {self.steps}, before the cut at step "
-                f"{self._cuts[-1].step}, so nothing was chosen: let it run on, and call the pipeline in one thread "
-                "at a time"
+                f"the call ended after step {self._call.step} of {self._call.steps}, before the cut at step "
+                f"{self._cuts[-1].step if self._cuts else 1}, so nothing was chosen: let it run on, and call the "
+                "pipeline in one thread at a time"
             )
         return self._only_kept(output) if options.get("output_type") == "latent" else output
+
+    @property
+    def steps(self) -> int:
+        """Steps that the call made. That may be fewer than the schedule has: a callback stopped it, or it was asked
+        for a part of them (``denoising_end``)."""
+        return self._call.step
+
+    def _start(self) -> None:
+        """The scheduler has its timesteps, however many were asked for."""
+        self._cuts = self._cuts_of(self._plan.steps)
+        self._capture.steps = tuple(sorted({cut.step for cut in self._cuts}))
 
     def _refuse_state(self) -> None:
         if kept := kept_between_steps(self._family.denoiser_of(self._pipe)):
@@ -99,13 +113,6 @@ class Running:
                 f"the denoiser {kept}, which would mix up the candidates once some of them are pruned: switch that off "
                 "(disable_cache()) for a selection"
             )
-
-    def _steps_of(self, options: Mapping[str, Any]) -> int:
-        for name in ("timesteps", "sigmas"):
-            if options.get(name) is not None:
-                return len(options[name])
-        usual = inspect.signature(self._pipe.__call__).parameters["num_inference_steps"].default
-        return int(options.get("num_inference_steps", usual))
 
     def _only_kept(self, output: Any) -> Any:
         """Latents are given as the loop left them, with all rows."""
@@ -117,14 +124,33 @@ class Running:
 
     def _before_denoiser(self, arguments: Arguments) -> None:
         self.denoised += self._call.rows
-        if self._call.step == 1 and any(cut.probe.spec.needs_text for cut in self._cuts):
+        reading = [cut.probe.spec for cut in self._cuts if cut.probe.spec.needs_text]
+        if self._call.step == 1 and reading:
             text = text_of(self._call, self._family, arguments, self._layout["tokens"])
             self._text = {name: rows[:: self._candidates] for name, rows in text.items()}
+            pooled = self._family.pooled(arguments) is not None
+            if "token_mask" not in text and (not pooled or any(spec.needs_tokens for spec in reading)):
+                raise SelectError(
+                    "the probe reads the prompt, and nothing tells the text of prompt embeddings from their padding: "
+                    "give prompts, or a probe with probe.text=none"
+                )
+        here = [cut.probe.spec for cut in self._cuts if cut.step == self._call.step]
+        if any(spec.needs_text for spec in here) and not self._call.has_first_text(arguments):
+            raise SelectError(
+                f"the prompt embeddings were replaced before step {self._call.step}, where the probe reads the prompt: "
+                "replace them after the cut, or use a probe with probe.text=none"
+            )
+        if any(spec.attention_taps for spec in here) and self._call.token_mask(arguments) is None:
+            raise SelectError(
+                "the probe reads attention to the prompt, without that to padding, and nothing tells the two apart in "
+                "prompt embeddings: give prompts, or a probe of activations, x0 or latent"
+            )
 
     def _before_step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor) -> None:
         here = [cut for cut in self._cuts if cut.step == self._call.step]
         if not here:
             return
+        self._made += len(here)
         for cut in here:
             self._choose(cut, lambda images: self._look_ahead(model_output, timestep, sample, images))
         self._call.keep(torch.cat(self.kept))
@@ -134,7 +160,7 @@ class Running:
         active = torch.cat(self.kept)
         scores = cut.probe.predict(self._inputs(cut, active, look_ahead))
         columns = [self._evaluators.index(name) for name in cut.probe.spec.evaluators]
-        self.scores.flatten(0, 1)[active[:, None], torch.tensor(columns)] = scores
+        self.scores.flatten(0, 1)[active[:, None], torch.tensor(columns, device="cpu")] = scores.float()
         by_prompt = scores.split([len(rows) for rows in self.kept])
         self.kept = [self._best(cut, *both) for both in zip(self.kept, by_prompt, strict=True)]
         self._on_cut(cut.step, [left % self._candidates for left in self.kept])
@@ -151,14 +177,14 @@ class Running:
 
     def _inputs(self, cut: Cut, rows: Tensor, look_ahead: Callable[[Tensor], Tensor]) -> Inputs:
         """What the probe of a cut reads of the candidates that are left."""
-        found = {tap: self._capture[cut.step, Tap.parse(tap)][rows] for tap in _read(cut)}
+        found = {tap: self._capture[cut.step, Tap.parse(tap)][rows] for tap in _read(cut.probe)}
         prompt = rows // self._candidates
         if cut.probe.spec.looks_ahead:
             found[LOOKAHEAD] = look_ahead(rows)
         _require_shapes(cut, found)
         return Inputs(
             features={tap: found[tap].float() for tap in cut.probe.spec.taps},
-            step=torch.full((len(rows),), cut.probe.spec.step),
+            step=torch.full((len(rows),), cut.probe.spec.step, dtype=torch.int64, device="cpu"),
             prompt=prompt,
             text=self._text.get("embedding"),
             tokens=self._text.get("tokens"),
@@ -174,7 +200,8 @@ class Running:
         columns: dict[Scalar, Tensor] = {}
         for latent in dict.fromkeys(each.latent for each in asked):
             here = [each for each in asked if each.latent == latent]
-            scores = self._preview(found[latent], texts, [each.evaluator for each in here])
+            with torch.autocast(self._pipe.device.type, enabled=False):  # as when previews were scored for training
+                scores = self._preview(found[latent], texts, [each.evaluator for each in here])
             columns |= zip(here, scores.unbind(1), strict=True)
         return torch.stack([columns[each] for each in asked], 1)
 
@@ -184,10 +211,10 @@ class Running:
         return self._capture.look_ahead(model_output, timestep, sample, images).float().cpu()
 
 
-def _read(cut: Cut) -> list[str]:
-    """The taps that a cut needs: its probe's, and what previews are decoded from. Looking ahead costs a denoiser call,
+def _read(probe: Probe) -> list[str]:
+    """The taps that a probe needs: its own, and what previews are decoded from. Looking ahead costs a denoiser call,
     so that is done later, for the candidates that are left."""
-    read = [*cut.probe.spec.taps, *(each.latent for each in cut.probe.spec.previews)]
+    read = [*probe.spec.taps, *(each.latent for each in probe.spec.previews)]
     return [tap for tap in dict.fromkeys(read) if tap != LOOKAHEAD]
 
 

@@ -127,22 +127,27 @@ def progressive(
     return tuple(cuts)
 
 
-def check_probe(cut: Cut, family: Family, steps: int) -> None:
-    """SelectError for a probe that was trained on another kind of model, at another step or for another schedule."""
-    spec = cut.probe.spec
+def check_probe(probe: Probe, family: Family) -> None:
+    """SelectError for a probe that was trained on another kind of model, or with another text encoder."""
+    spec = probe.spec
     trained = family_name(spec.backbone)
     if trained not in ("", family.name):
         raise SelectError(
             f"the probe was trained on {spec.backbone} (family {trained}) and the pipeline is of the family "
             f"{family.name}: train one on this backbone"
         )
-    if not 1 <= cut.step < steps:
-        raise SelectError(f"candidates cannot be chosen after step {cut.step} of {steps}: choose before the last step")
     if spec.needs_text and spec.text_encoder != ENCODER:
         raise SelectError(
             f"the probe reads the prompt as {spec.text_encoder} encodes it, and a selection has the backbone's own "
             "text encoder: train one with text.encoder=backbone, or probe.text=none"
         )
+
+
+def check_cut(cut: Cut, steps: int) -> None:
+    """SelectError for a cut at the end of the schedule, or at another place of it than where its probe was trained."""
+    spec = cut.probe.spec
+    if not 1 <= cut.step < steps:
+        raise SelectError(f"candidates cannot be chosen after step {cut.step} of {steps}: choose before the last step")
     if cut.step / steps != spec.step / spec.total_steps:
         raise SelectError(
             f"the probe was trained at step {spec.step} of {spec.total_steps} and the candidates are chosen at step "

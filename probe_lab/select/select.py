@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +16,15 @@ from torch import Tensor
 from probe_lab.capture.backbones import family_of
 from probe_lab.capture.capture import Normalize
 from probe_lab.capture.preview import previewer
+from probe_lab.capture.x0 import name_of
 from probe_lab.config import Scoring
 from probe_lab.errors import SelectError, nearest
 from probe_lab.evaluators import Evaluator
 from probe_lab.probes import Probe
+from probe_lab.select.inputs import Prompts, Seed, generators_of, seeds_of
 from probe_lab.select.ranking import By, check_by
 from probe_lab.select.running import Running
-from probe_lab.select.schedule import Cut, Reader, check_probe, progressive, single_cut
+from probe_lab.select.schedule import Cut, Reader, check_cut, check_probe, progressive, single_cut
 
 SCHEDULERS = (
     "DDIMScheduler",
@@ -39,16 +43,18 @@ class Selection:
     """What a selecting call gives.
 
     ``images`` are those of the stock pipeline (``output``), of the kept candidates alone: prompt after prompt, each
-    one's best first. ``kept`` are their candidate numbers and ``seeds`` those of their generators, [prompts][keep].
+    one's best first. ``kept`` are their candidate numbers, [prompts][keep]. ``seeds``, alike, are those with which
+    ``manual_seed`` draws them again; None where no seed does, because the generator was used before or stands for
+    several candidates, or because latents were given.
     ``scores`` [prompts, candidates, evaluators], float32, are predicted, each by the last cut that saw the candidate,
     in the evaluators' units; NaN for an evaluator that no probe which saw it predicts. ``denoiser_calls`` counts
-    images: one call with six rows of images is six, and looking ahead counts too; ``of`` is what it takes to finish
-    all candidates.
+    images: one call with six rows of images is six, and looking ahead counts too; ``of`` is what as many steps as the
+    call made would take with all candidates.
     """
 
     output: Any
     kept: tuple[tuple[int, ...], ...]
-    seeds: tuple[tuple[int, ...], ...]
+    seeds: tuple[tuple[Seed, ...], ...]
     scores: Tensor
     evaluators: tuple[str, ...]
     denoiser_calls: int
@@ -130,87 +136,92 @@ class ProbeSelect:
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         *,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         **options: Any,
     ) -> Selection:
         """Call the pipeline with ``options``. ``generator``: one per candidate, prompt after prompt; one, from which
-        theirs are seeded; or None for fresh ones."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        self._refuse_scheduler()
-        generators = self._generators(generator, len(prompts))
+        theirs are seeded; or None for fresh ones. ``prompt_embeds``, with what the pipeline takes beside them (pooled
+        ones, masks, negative ones), stand for prompts: one row of each tensor per prompt."""
+        if "num_images_per_prompt" in options:
+            raise SelectError(
+                f"num_images_per_prompt={options['num_images_per_prompt']} is what candidates={self._candidates} says: "
+                "leave it out"
+            )
+        prompts = Prompts.of(prompt, options, self._candidates, repeat=self._family.mixes_masks)
+        self._refuse(prompts)
+        generators = generators_of(generator, prompts.count, self._candidates)
+        seeds = seeds_of(generators)
+        if options.get("latents") is not None:
+            seeds = [None] * len(seeds)
         running = Running(
             self._pipe,
             self._family,
-            prompts=prompts,
+            prompts=prompts.texts or ("",) * prompts.count,
             candidates=self._candidates,
             keep=self._keep,
-            cuts_of=self._cuts,
+            probes=self.probes,
+            cuts_of=functools.partial(self._cuts, self._asked_steps(options)),
             by=self.by,
             evaluators=self.evaluators,
             layout=self._layout,
             preview=self._preview,
             on_cut=self._on_cut,
         )
-        output = running.run({**options, **self._rows_of(prompts, options), "generator": generators})
+        output = running.run({**self._defaults(options), **options, **prompts.options, "generator": generators})
         kept = running.kept
         return Selection(
             output=output,
             kept=tuple(tuple(row % self._candidates for row in rows.tolist()) for rows in kept),
-            seeds=tuple(tuple(generators[row].initial_seed() for row in rows.tolist()) for rows in kept),
+            seeds=tuple(tuple(seeds[row] for row in rows.tolist()) for rows in kept),
             scores=running.scores,
             evaluators=self.evaluators,
             denoiser_calls=running.denoised,
             of=len(generators) * running.steps,
         )
 
-    def _cuts(self, steps: int) -> tuple[Cut, ...]:
-        """What is done in a call of so many steps."""
+    def _asked_steps(self, options: Mapping[str, Any]) -> int:
+        """``num_inference_steps`` of a call; 0 where its own timesteps or sigmas are given."""
+        if any(options.get(name) is not None for name in ("timesteps", "sigmas")):
+            return 0
+        usual = inspect.signature(type(self._pipe).__call__).parameters["num_inference_steps"].default
+        return int(options.get("num_inference_steps", usual))
+
+    def _cuts(self, asked: int, steps: int) -> tuple[Cut, ...]:
+        """What is done in a call whose schedule has so many steps.
+
+        A scheduler may make more steps than it is asked for. A probe knows how many its cache asked for, so one that is
+        asked for again is at the same place of the same schedule.
+        """
+        if all(probe.spec.total_steps == asked for probe in self.probes):
+            steps = asked
         if self._schedule is not None:
             cuts = progressive(self._schedule, self._readers, self._candidates, self._keep, self._accept, steps)
         else:
             cuts = single_cut(self._readers[0], self._keep, *self._cutoff, steps)
         for cut in cuts:
-            check_probe(cut, self._family, steps)
+            check_cut(cut, steps)
         return cuts
 
-    def _rows_of(self, prompts: list[str], options: Mapping[str, Any]) -> dict[str, Any]:
-        """The prompts, and every option that has an entry for each, so that each prompt gets its candidates."""
-        if "num_images_per_prompt" in options:
-            raise SelectError(
-                f"num_images_per_prompt={options['num_images_per_prompt']} is what candidates={self._candidates} says: "
-                "leave it out"
-            )
-        negative = options.get("negative_prompt")
-        each = [negative] * len(prompts) if isinstance(negative, str) else list(negative or [])
-        if each and len(each) != len(prompts):
-            raise SelectError(f"there are {len(each)} negative prompts for {len(prompts)} prompts: give one each")
-        rows = {"prompt": prompts} | ({"negative_prompt": each} if each else {})
-        if not self._family.mixes_masks:
-            return {**rows, "num_images_per_prompt": self._candidates}
-        repeated = {name: [text for text in texts for _ in range(self._candidates)] for name, texts in rows.items()}
-        return {**repeated, "num_images_per_prompt": 1}
+    def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Some pipelines have an empty negative prompt as a default, and refuse it beside its embeddings."""
+        takes = inspect.signature(type(self._pipe).__call__).parameters
+        both = options.get("negative_prompt_embeds") is not None and "negative_prompt" in takes
+        return {"negative_prompt": None} if both else {}
 
-    def _generators(
-        self, given: torch.Generator | Sequence[torch.Generator] | None, prompts: int
-    ) -> list[torch.Generator]:
-        count = prompts * self._candidates
-        if given is None or isinstance(given, torch.Generator):
-            device = "cpu" if given is None else given.device
-            seeds = torch.randint(2**63 - 1, (count,), generator=given, device=device)
-            return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-        if len(given) != count:
-            raise SelectError(
-                f"there are {len(given)} generators for {count} candidates ({prompts} prompts × {self._candidates}): "
-                "give one for each, or a single one"
-            )
-        return list(given)
-
-    def _refuse_scheduler(self) -> None:
-        name = type(self._pipe.scheduler).__name__
+    def _refuse(self, prompts: Prompts) -> None:
+        """SelectError for a scheduler that is not known, or a probe that does not fit the pipeline or the prompts."""
+        name = name_of(self._pipe.scheduler)
         if name not in SCHEDULERS:
             raise SelectError(f"selection is not known to be safe with {name}: {nearest(name, SCHEDULERS)}")
+        for probe in self.probes:
+            check_probe(probe, self._family)
+            if probe.spec.previews and not prompts.texts:
+                raise SelectError(
+                    f"the probe reads {', '.join(probe.spec.scalars)}, scores that pictures get for a prompt, and "
+                    "prompt_embeds are no text: give prompts"
+                )
 
 
 def _check(
