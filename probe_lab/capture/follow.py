@@ -186,7 +186,7 @@ class Follower:
                 listener.begin(state)
             return original(*given, *args[len(given) :], **named)
         finally:
-            self._state = None
+            self._state = state.text = None
             for listener in self._each(state):
                 listener.end()
 

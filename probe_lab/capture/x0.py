@@ -114,7 +114,8 @@ def clipped(scheduler: Scheduler, clean: Tensor) -> Tensor:
     """What the scheduler makes of an x₀ prediction: its ``pred_original_sample``, after ``thresholding`` or
     ``clip_sample`` where it is configured with them."""
     config, name = scheduler.config, name_of(scheduler)
-    if config.get("thresholding") and name.startswith(_THRESHOLDING) and config.get("predict_x0", True):
+    of_noise = name.startswith("UniPC") and not config.get("predict_x0", True)  # it predicts no x₀
+    if config.get("thresholding") and name.startswith(_THRESHOLDING) and not of_noise:
         threshold: Callable[[Tensor], Tensor] = getattr(scheduler, "_threshold_sample")  # noqa: B009
         return threshold(clean)
     if config.get("clip_sample") and name.startswith(_CLIPPING):

@@ -76,8 +76,8 @@ def load_probe(folder: Path) -> Probe:
             f"{folder / DESCRIPTION} has format version {version} and this probe_lab reads {FORMAT_VERSION}: "
             "use the probe_lab that wrote it, or train the cell again"
         )
-    with torch.device("meta"):  # of the file are its numbers, and their dtype whatever torch's default is
-        probe = Probe(_spec(folder / DESCRIPTION, content.get("spec")))
+    with torch.device("cpu"):
+        probe = Probe(_spec(folder / DESCRIPTION, content.get("spec"))).float()  # whatever torch's default dtype is
     if hashlib.sha256(weights).hexdigest() != content.get("weights_sha256"):
         raise ProbeError(
             f"{folder / WEIGHTS} is not the file that {DESCRIPTION} names: copy both again, or train again"
@@ -97,7 +97,7 @@ def load_probe(folder: Path) -> Probe:
                 f"not {tuple(expected[name].shape)}: "
                 f"its {DESCRIPTION} describes another probe"
             )
-    probe.load_state_dict(state, assign=True)
+    probe.load_state_dict(state)
     return probe.eval()
 
 

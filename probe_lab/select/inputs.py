@@ -48,7 +48,13 @@ class Prompts:
             raise SelectError(f"prompt and prompt_embeds: {wrong} what is drawn; give one of them")
         texts = () if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
         count = len(embeddings["prompt_embeds"]) if prompt is None else len(texts)
-        further = {name: _texts(name, given[name], count) for name in TEXTS if given.get(name)}
+        if not count:
+            raise SelectError("there is no prompt: give at least one")
+        # An empty text is a negative prompt of its own; a further prompt that is empty is the first one again.
+        named = [
+            name for name in TEXTS if given.get(name) or (name == "negative_prompt" and given.get(name) is not None)
+        ]
+        further = {name: _texts(name, given[name], count) for name in named}
         for name, tensor in embeddings.items():
             if len(tensor) != count:
                 raise SelectError(f"{name} has {len(tensor)} rows for {count} prompts: give one row each")

@@ -375,3 +375,16 @@ def test_text_that_a_callback_replaces_before_the_cut(tiny: GetPipe) -> None:
     assert len(select(pipe, probe_of(pipe), PROMPTS, **options).images) == 2
     with pytest.raises(SelectError, match="the prompt embeddings were replaced before step 2, where the probe reads"):
         select(pipe, reading_text(pipe, "sdxl", "pooled"), PROMPTS, **options)
+
+
+def test_no_prompt_at_all_is_refused_and_an_empty_negative_one_is_given_to_each(tiny: GetPipe) -> None:
+    with pytest.raises(SelectError, match="there is no prompt: give at least one"):
+        select(tiny("sd"), probe_of(tiny("sd")), [])
+    pipe = tiny("qwen-image")  # where prompts are repeated
+    options = {"num_inference_steps": 3, **SIZE, "true_cfg_scale": 3.0}
+    chooses = ProbeSelect(pipe, probe_of(pipe, 1, 3), candidates=2)
+    found = [
+        chooses(PROMPTS, generator=generators(4), negative_prompt=negative, **options).images
+        for negative in ("", ["", ""])
+    ]
+    assert torch.equal(*found)
