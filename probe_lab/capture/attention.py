@@ -142,7 +142,7 @@ class AttentionReader(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._of_original: list[AttentionCall] = []
-        self._of_stand_in: list[AttentionCall] = []
+        self._of_stand_in: list[tuple[AttentionCall, int]] = []  # with the number of the original's before it
         self._undo: Undo | None = None
 
     def __enter__(self) -> Self:
@@ -163,12 +163,16 @@ class AttentionReader(TorchFunctionMode):
     def take(self) -> list[AttentionCall]:
         """What was collected, one entry per call that the model made; then it is empty again.
 
-        A stand-in that passes each call on, perhaps changed, is answered by the original, so those calls count. One
-        that has a kernel of its own, or cuts a call into several, is described by what it was given.
+        A stand-in that passes a call on, perhaps changed, is answered by the original, so what that was given counts.
+        One that has a kernel of its own, or cuts a call into several, is described by what it was given.
         """
         original, others = self._of_original, self._of_stand_in
         self._of_original, self._of_stand_in = [], []
-        return others if others and len(original) != len(others) else original
+        starts = [*(before for _, before in others), len(original)]
+        calls = original[: starts[0]]
+        for (call, start), end in zip(others, starts[1:], strict=True):
+            calls.append(original[start] if end - start == 1 else call)
+        return calls
 
     def __torch_function__(
         self,
@@ -184,7 +188,7 @@ class AttentionReader(TorchFunctionMode):
 
     def _called(self, *args: Any, **kwargs: Any) -> None:
         if self in _get_current_function_mode_stack():  # another thread is not read
-            self._of_stand_in.append(AttentionCall.of(*args, **kwargs))
+            self._of_stand_in.append((AttentionCall.of(*args, **kwargs), len(self._of_original)))
 
 
 def stand_in() -> Any | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from probe_lab.capture import Capture
-from probe_lab.capture.attention import attention_map
+from probe_lab.capture.attention import AttentionReader, attention_map
 from probe_lab.errors import CaptureError
 
 GetPipe = Callable[[str], DiffusionPipeline]
@@ -103,6 +103,27 @@ def test_the_default_dtype_does_not_round_a_mask() -> None:
         torch.set_default_dtype(torch.float32)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
+
+
+def test_each_call_is_answered_by_the_original_or_by_the_stand_in() -> None:
+    query, key = torch.randn(2, 1, 2, 8, 16, generator=torch.Generator().manual_seed(0))
+
+    def either(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Its own kernel for short texts, two calls of the original for long ones, one for all others."""
+        if key.shape[2] < 4:
+            return value.new_zeros(query.shape)
+        return head_by_head(query, key, value) if key.shape[2] > 6 else ORIGINAL(2 * query, key, value)
+
+    reader = AttentionReader()
+    with patched(either), reader:
+        for keys in (3, 8, 5):
+            F.scaled_dot_product_attention(query, key[:, :, :keys], key[:, :, :keys])
+    assert [call.key.shape[2] for call in reader.take()] == [3, 8, 5]
+    with patched(either), reader:
+        F.scaled_dot_product_attention(query, key[:, :, :5], key[:, :, :5])
+    (call,) = reader.take()
+    assert torch.equal(call.query, 2 * query)
+    assert not reader.take()
 
 
 # Functions that people put in the place of F.scaled_dot_product_attention.
