@@ -23,6 +23,8 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),
     ]
 )
+IMAGE_ID = pa.field("image_id", pa.string())
+"""The image that a prompt describes, "" for none: only in caches of prompts whose source names images."""
 SPLITS = ("train", "val", "test")
 
 
@@ -54,8 +56,9 @@ def to_table(samples: pd.DataFrame) -> pa.Table:
     missing = [name for name in SCHEMA.names if name not in samples.columns]
     if missing:
         raise CacheError(f"the sample table lacks {', '.join(missing)} (needed: {', '.join(SCHEMA.names)})")
+    schema = SCHEMA.append(IMAGE_ID) if IMAGE_ID.name in samples.columns else SCHEMA
     try:
-        return pa.Table.from_pandas(samples[SCHEMA.names], schema=SCHEMA, preserve_index=False).replace_schema_metadata(
+        return pa.Table.from_pandas(samples[schema.names], schema=schema, preserve_index=False).replace_schema_metadata(
             None
         )
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -69,10 +72,11 @@ def read_samples(path: Path) -> pa.Table:
     except UNREADABLE as error:
         raise CacheError(f"cannot read {path} ({error}): run `probe-lab generate` to make the cache") from error
     found = {field.name: _plain(field.type) for field in table.schema}
-    if found != {field.name: field.type for field in SCHEMA}:
+    schema = SCHEMA.append(IMAGE_ID) if IMAGE_ID.name in found else SCHEMA
+    if found != {field.name: field.type for field in schema}:
         text = ", ".join(f"{name} {kind}" for name, kind in found.items())
         raise CacheError(f"{path} has the columns {text}; needed: {_types()}")
-    return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(None)
+    return table.select(schema.names).cast(schema).replace_schema_metadata(None)
 
 
 def sample_problems(table: pa.Table) -> list[tuple[int, str]]:

@@ -25,7 +25,7 @@ from probe_lab.cache.layout import (
 )
 from probe_lab.cache.manifest import IMAGES, Manifest, manifest_path
 from probe_lab.cache.mismatch import require_same
-from probe_lab.cache.samples import load_samples, sample_problems, to_frame, to_table
+from probe_lab.cache.samples import IMAGE_ID, load_samples, sample_problems, to_frame, to_table
 from probe_lab.cache.tables import write_table
 from probe_lab.cache.tensors import first_not_finite, row_checksums, write_tensors
 from probe_lab.cache.text import write_text
@@ -63,9 +63,11 @@ class CacheWriter:
             write_table(self.folder / SAMPLES, table)
             manifest.save(self.folder)
         self._check_manifest()
-        # The split is a note of what it was at generation time; data.split may change, the samples may not.
-        stored = load_samples(self.folder / SAMPLES)
-        if not stored.drop(columns="split").equals(self.samples.drop(columns="split")):
+        # The split is a note of what it was at generation time; data.split may change, the samples may not. Older
+        # caches do not know which image a prompt describes.
+        noted = ["split", IMAGE_ID.name]
+        stored = load_samples(self.folder / SAMPLES).drop(columns=noted, errors="ignore")
+        if not stored.equals(self.samples.drop(columns=noted, errors="ignore")):
             raise CacheError(
                 f"{self.folder / SAMPLES} holds other samples than this experiment asks for: choose another cache.name"
             )

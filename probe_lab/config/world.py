@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,19 +29,26 @@ class Backbone:
 class Prompts:
     """Where prompts come from, and how many seeds each one gets.
 
-    ``path`` is a file (its suffix tells the format) or, for ``hub``, a dataset id. ``count`` limits the distinct
-    prompts; ``shuffle`` draws them, seeded by the experiment's seed, instead of taking the first ones.
+    ``path`` is a file (its suffix tells the format) or, for ``hub``, a dataset id. ``column`` names the column of a
+    table or the key of a record, ``field`` the keys that lead to the texts of another JSON (``images.sentences.raw``).
+    ``quoting`` says whether cells of a CSV or TSV stand in quotes; ``auto``: a CSV's do, a TSV's where its header's do.
+    ``split`` is that of a hub dataset (empty: ``train``) or of Karpathy's images (empty: all). ``count`` limits the
+    distinct prompts; ``shuffle`` draws them, seeded by the experiment's seed, instead of taking the first ones.
+    ``exclude`` leaves out what says the same as a prompt of other experiments, caches, files or ``shapes:SEED:COUNT``.
     """
 
     source: Literal["shapes", "file", "hub"] = "shapes"
     path: str = ""
     column: str = "prompt"
-    split: str = "train"
+    field: str = ""
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    split: str = ""
     revision: str = ""
     per_image: Literal["first", "all"] = "first"
     shuffle: bool = False
     count: int = 300
     seeds: int = 8
+    exclude: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from probe_lab.data.batch import Batch
 from probe_lab.data.groups import Groups, prompt_groups
 from probe_lab.data.resident import ResidentArrays, load_resident
-from probe_lab.data.splits import SPLITS, Split, SplitFractions, split_of
+from probe_lab.data.splits import SPLITS, Split, SplitFractions, split_of, splits_of
 from probe_lab.data.statistics import Statistics
 from probe_lab.data.stream import BatchStream
 
@@ -28,6 +28,7 @@ __all__ = [
     "load_resident",
     "prompt_groups",
     "split_of",
+    "splits_of",
 ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe_lab.cache import Cache
-from probe_lab.data.splits import SPLITS, Split, SplitFractions, split_of
+from probe_lab.data.splits import SPLITS, Split, SplitFractions, splits_of
 
 IntArray = npt.NDArray[np.int64]
 
@@ -50,18 +50,13 @@ def prompt_groups(cache: Cache, evaluators: Sequence[str], fractions: SplitFract
     usable = complete & ~np.isnan(targets).any(axis=1)
     resident_row = np.cumsum(complete) - 1
 
-    prompts = samples.drop_duplicates("prompt_id")
-    split_by_prompt = {
-        int(prompt_id): SPLITS.index(split_of(prompt, fractions))
-        for prompt_id, prompt in zip(prompts["prompt_id"], prompts["prompt"], strict=True)
-    }
-    split_of_sample = samples["prompt_id"].map(split_by_prompt).to_numpy()
+    splits = splits_of(samples, fractions).to_numpy()
 
     prompt_id = samples["prompt_id"].to_numpy()
     shard, row = samples["shard"].to_numpy(), samples["row"].to_numpy()
     found: dict[Split, Groups] = {}
-    for index, split in enumerate(SPLITS):
-        of_split = split_of_sample == index
+    for split in SPLITS:
+        of_split = splits == split
         chosen = np.flatnonzero(of_split & usable)  # prompt-major, so the seeds of a prompt are neighbours
         first = np.flatnonzero(np.diff(prompt_id[chosen], prepend=-1))
         found[split] = Groups(

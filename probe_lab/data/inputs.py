@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from probe_lab.cache import Cache, sha256_of
 from probe_lab.cache.layout import PreviewOf, scores_path
 from probe_lab.data.scalars import Scalar
+from probe_lab.data.splits import RULE
 from probe_lab.errors import CacheError
 
 
@@ -49,6 +50,15 @@ class CachesNow:
             found.append(f"{folder} has {samples} samples instead of {then}")
         paths = {folder / place: digest for place, digest in recorded.get("scores", {}).items()}
         found += [f"{path} has other scores" for path, digest in paths.items() if self._differs(path, digest)]
+        return found
+
+    def outdated(self, folder: Path, metrics: Mapping[str, Any]) -> list[str]:
+        """``changes`` since a cell with these ``metrics``, and whether its prompts were split by another rule: cells
+        from before there was a second one recorded inputs and no ``splits``."""
+        recorded = metrics.get("inputs")
+        found = self.changes(folder, recorded)
+        if recorded and metrics.get("splits", 1) != RULE and self._samples_of(folder):
+            found.append(f"the prompts of {folder} are split by what they say")
         return found
 
     def _samples_of(self, folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Train, val and test by a stable hash of the prompt text, so that they are disjoint in every cache."""
+"""Train, val and test by a stable hash of what a prompt says, so that they are disjoint in every cache."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import pandas as pd
+
+from probe_lab.data.canonical import meaning
 from probe_lab.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+RULE = 2
+"""Number of the rule below: 1 was a hash of the exact text. Cells record it, since another rule splits otherwise."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,19 @@ class SplitFractions:
         return ", ".join(f"{split} {self.of(split):g}" for split in SPLITS)
 
 
-def split_of(prompt: str, fractions: SplitFractions) -> Split:
-    """The split of a prompt, from its exact text and the fractions alone, never from the cache.
+def split_key(prompt: str, image_id: str = "") -> str:
+    """What decides a prompt's split: the image that it describes, where the source names one, else its ``meaning``."""
+    return f"image {image_id}" if image_id else meaning(prompt)
 
-    The first 53 bits of the prompt's sha256 are a number in [0, 1); train takes the low end, test the high
+
+def split_of(prompt: str, fractions: SplitFractions, image_id: str = "") -> Split:
+    """The split of a prompt, from its ``split_key`` and the fractions alone, never from the cache.
+
+    The first 53 bits of the key's sha256 are a number in [0, 1); train takes the low end, test the high
     end. When only `test` shrinks in favour of `val`, or the other way round, training prompts stay training
     prompts.
     """
-    digest = hashlib.sha256(prompt.encode("utf-8")).digest()
+    digest = hashlib.sha256(split_key(prompt, image_id).encode("utf-8")).digest()
     unit = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
     chosen: Split = "train"
     limit = 0.0
@@ -56,3 +66,11 @@ def split_of(prompt: str, fractions: SplitFractions) -> Split:
             if unit < limit:
                 break
     return chosen
+
+
+def splits_of(samples: pd.DataFrame, fractions: SplitFractions) -> pd.Series[str]:
+    """The split of each row of a table with the column ``prompt`` and, where the source names them, ``image_id``."""
+    images = samples["image_id"] if "image_id" in samples else [""] * len(samples)
+    keys = list(zip(samples["prompt"], images, strict=True))
+    of_key = {(prompt, image): split_of(prompt, fractions, image) for prompt, image in dict.fromkeys(keys)}
+    return pd.Series([of_key[key] for key in keys], index=samples.index, name="split", dtype=object)

@@ -18,6 +18,7 @@ from torch import Tensor
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
 from probe_lab.data import Batch, ProbeDataModule, ResidentArrays
+from probe_lab.data.splits import RULE
 from probe_lab.errors import ProbeError
 from probe_lab.losses import parse_loss
 from probe_lab.probes.baselines import KINDS, Predictor, Preview, closed_form, previewed, shuffled
@@ -115,6 +116,7 @@ def train_cell(
         "seconds": 0.0,
         "residency": fitted.residency,
         "inputs": inputs,
+        "splits": RULE,
         "metrics": metric_entries(table, thresholds),
         "thresholds": thresholds,
         "history": fitted.history,

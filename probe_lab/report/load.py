@@ -125,6 +125,11 @@ class Results:
         kept = rows[["sample_id", "prompt_id", "seed", "target", "prediction"]]
         return kept.sort_values("sample_id").reset_index(drop=True)
 
+    def prompt_splits(self, cell: str) -> dict[int, str]:
+        """prompt_id -> split, of the prompts that a cell predicts. ReportError if damaged."""
+        rows = self._predictions(cell).drop_duplicates("prompt_id")
+        return dict(zip(rows["prompt_id"].tolist(), rows["split"].astype(str).tolist(), strict=True))
+
     def tables(self, variant: Variant) -> list[pd.DataFrame]:
         """The whole predictions.parquet of every training seed, in order of the seeds. ReportError if damaged."""
         return [self._predictions(cell) for cell in self.seeds(variant).values()]

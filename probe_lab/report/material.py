@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from probe_lab.cache import Cache
-from probe_lab.data.splits import SplitFractions, split_of
+from probe_lab.data.splits import SplitFractions, splits_of
 from probe_lab.report.choice import Choice
 from probe_lab.report.load import Results
 from probe_lab.report.origin import stated
@@ -35,15 +35,17 @@ class Material:
         return f"denoiser call (of {self.cache.manifest.steps})" if self.cache else "denoiser call (step)"
 
     def splits(self, samples: pd.DataFrame) -> pd.Series[str]:
-        """The split in which the best probe was trained or tested on each of the cache's ``samples``: that of its
-        ``data.split``, while the cache has the one of generation."""
+        """The split in which the best probe was trained or tested on each of the cache's ``samples``, which are whole
+        prompts: that of its predictions. Those without are split by its ``data.split``, or are training prompts where
+        it was trained before prompts were split by what they say."""
         cell = next(iter(self.results.seeds(self.choice.best).values()))
         data = stated(self.results.config(cell), "data").get("data") or {}
-        if "split" not in data:
-            return samples["split"]
-        fractions = SplitFractions(**data["split"])
-        of_prompt = {prompt: split_of(prompt, fractions) for prompt in samples["prompt"].unique()}
-        return samples["prompt"].map(of_prompt)
+        predicted = self.results.prompt_splits(cell)
+        split = splits_of(samples, SplitFractions(**data["split"])) if "split" in data else samples["split"]
+        recorded = samples["prompt_id"].map(predicted)
+        if (recorded.notna() & (recorded != split)).any():
+            split = split.where(recorded.notna(), "train")
+        return recorded.fillna(split)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ of the cross, and the circle may be anywhere. No two objects of a caption share 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from probe_lab.errors import ConfigError, nearest
 
@@ -22,6 +22,8 @@ COLOURS: tuple[Colour, ...] = get_args(Colour)
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 LINKS: tuple[Link, ...] = get_args(Link)
 MAX_OBJECTS = 4
+_MIRRORED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+"""What says the same of two objects in the other order; ``right of`` and ``below`` are no links of the grammar."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,47 @@ def parse_caption(caption: str) -> Scene:
     Raises:
         ConfigError: the text is not of the grammar above.
     """
+    objects, links = _parsed(caption, LINKS)
+    return Scene(tuple(objects), cast(tuple[Link, ...], tuple(links)))
+
+
+def canonical_caption(caption: str) -> str:
+    """The alphabetically first text with the same objects and relations; "" for what is no caption.
+
+    Beside the links of the grammar, "right of" and "below" are understood. "and" parts a caption into chains of related
+    objects: neither the order of the chains nor the end from which one is read changes the picture.
+    """
+    try:
+        objects, links = _parsed(caption, (*LINKS, *sorted({*_MIRRORED} - {*LINKS})))
+    except ConfigError:
+        return ""
+    starts = [0, *(place + 1 for place, link in enumerate(links) if link == "and")]
+    ends = [*starts[1:], len(objects)]
+    chains = [_chain(objects[start:end], links[start : end - 1]) for start, end in zip(starts, ends, strict=True)]
+    return " and ".join(sorted(chains))
+
+
+def _chain(objects: Sequence[Object], links: Sequence[str]) -> str:
+    forward = [str(objects[0])]
+    backward = [str(objects[-1])]
+    for link, item in zip(links, objects[1:], strict=True):
+        forward += [link, str(item)]
+    for link, item in zip(reversed(links), reversed(objects[:-1]), strict=True):
+        backward += [_MIRRORED[link], str(item)]
+    return min(" ".join(forward), " ".join(backward))
+
+
+def _parsed(caption: str, allowed: Sequence[str]) -> tuple[list[Object], list[str]]:
+    """Objects and the links between them. ConfigError for what is no caption with the ``allowed`` links."""
     words = caption.lower().replace(",", " ").split()
     objects: list[Object] = []
-    links: list[Link] = []
+    links: list[str] = []
     while words:
         if objects:
-            length = 2 if words[:2] == ["left", "of"] else 1
+            length = 2 if words[1:2] == ["of"] else 1
             link = " ".join(words[:length])
-            if link not in LINKS:
-                raise ConfigError(f"'{link}' in the caption '{caption}' is no link: {nearest(link, LINKS)}")
+            if link not in allowed:
+                raise ConfigError(f"'{link}' in the caption '{caption}' is no link: {nearest(link, allowed)}")
             links.append(link)
             words = words[length:]
         if words[:1] not in (["a"], ["an"]) or len(words) < 3:
@@ -91,7 +125,7 @@ def parse_caption(caption: str) -> Scene:
         words = words[3:]
     if not 1 <= len(objects) <= MAX_OBJECTS:
         raise ConfigError(f"'{caption}' names {len(objects)} objects, allowed are 1 to {MAX_OBJECTS}")
-    return Scene(tuple(objects), tuple(links))
+    return objects, links
 
 
 def sample_scene(rng: random.Random) -> Scene:

@@ -43,7 +43,7 @@ def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
         if place.resolve() != cell.experiment.cache_folder.resolve():
             return False
         metrics = read_metrics(cell_folder)
-        return not was_stopped(metrics) and not now.changes(cell.experiment.cache_folder, metrics.get("inputs"))
+        return not was_stopped(metrics) and not now.outdated(cell.experiment.cache_folder, metrics)
     except (
         OSError,
         ReportError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,10 @@ def _require_own_caches(found: Iterable[Experiment]) -> None:
     """A cache holds the images of one backbone, one set of prompts, ...: over others in it, a cell would only be given
     another name."""
     first: dict[Path, Experiment] = {}
-    seen: set[Hashable] = set()
+    seen: set[str] = set()
     for experiment in found:
         folder = experiment.cache_folder
-        parts = (experiment.backbone, experiment.seed, experiment.prompts, experiment.sampling, experiment.cache)
+        parts = repr((experiment.backbone, experiment.seed, experiment.prompts, experiment.sampling, experiment.cache))
         if parts in seen:
             continue
         seen.add(parts)

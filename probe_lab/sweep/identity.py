@@ -27,7 +27,7 @@ ONLY_SPEED: Mapping[str, tuple[str, ...]] = {
 }
 """Keys of other sections that change no result."""
 _LATER: Mapping[str, tuple[str, ...]] = {
-    "prompts": ("column", "per_image", "revision", "shuffle", "split"),
+    "prompts": ("column", "exclude", "field", "per_image", "quoting", "revision", "shuffle", "split"),
     "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
     "trainer": ("accumulate", "patience"),
     "probe": ("scalars",),
@@ -67,6 +67,8 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     for section, keys in ONLY_SPEED.items():
         for key in keys:
             del content[section][key]
+    if experiment.prompts.source == "hub" and experiment.prompts.split == "train":
+        content["prompts"]["split"] = ""  # which means the same
     for section, keys in _LATER.items():
         default = type(getattr(experiment, section))()
         for key in keys:

@@ -40,7 +40,7 @@ def standing_of(experiment: Experiment, cells: Sequence[Cell]) -> Standing:
     changed = {
         cell.name: told
         for cell in cells
-        if cell.name in found and (told := now.changes(cell.experiment.cache_folder, found[cell.name].get("inputs")))
+        if cell.name in found and (told := now.outdated(cell.experiment.cache_folder, found[cell.name]))
     }
     halves = experiment.halving.first > 0
     kept = {

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe_lab.capture.prompts import choose_prompts, collect_prompts, read_prompts, sample_table
+from probe_lab.capture.prompts import choose_prompts, collect_prompts, read_prompts, sample_seed, sample_table
 from probe_lab.config import Prompts, load_experiment
+from probe_lab.data.canonical import meaning
 from probe_lab.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "prompts.md"
@@ -158,7 +159,7 @@ def parquet(table: dict[str, object]) -> bytes:
         ("p.json", "{", "is not valid JSON"),
         ("p.json", "[" * 100_000, "is not valid JSON"),
         ("p.json", b'"\xff"', "not UTF-8"),
-        ("p.json", '["a"]', "has no list 'annotations'"),
+        ("p.json", "{}", "has no list 'annotations'"),
         ("p.json", '{"annotations": {}}', "has no list 'annotations'"),
         ("p.json", '{"annotations": []}', "holds no prompt"),
         ("p.json", '{"annotations": [{"image_id": 1, "caption": "a"}, {"image_id": 1}]}', "annotation 1 .* 'caption'"),
@@ -211,4 +212,152 @@ def test_the_examples_of_the_docs_read_what_they_say(tmp_path: Path, monkeypatch
         Path(prompts.path).write_text(before[1])
         assert read_prompts(prompts, 0) == after[1].splitlines()
         read += 1
-    assert read == 3
+    assert read == 6
+
+
+GENEVAL = '{"tag": "counting", "prompt": "a photo of two cups"}\n\n{"prompt": "a red cup"}\n'
+KARPATHY = {
+    "dataset": "coco",
+    "images": [
+        {"cocoid": 9, "split": "val", "sentences": [{"raw": "a cat"}, {"raw": "a grey cat"}]},
+        {"cocoid": 3, "split": "test", "sentences": [{"raw": "a dog"}]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys", "prompts"),
+    [
+        ("e.jsonl", GENEVAL, {}, ["a photo of two cups", "a red cup"]),
+        ("e.ndjson", '"a cat"\r\n"a\\ndog"\r\n', {}, ["a cat", "a dog"]),
+        ("e.jsonl", '{"meta": {"text": "a cat"}}\n', {"field": "meta.text"}, ["a cat"]),
+        ("anime.json", '["a fox", "", "a hen"]', {}, ["a fox", "a hen"]),
+        ("test.json", '[{"prompt": "a fox", "image_path": ["a.jpg"]}]', {}, ["a fox"]),
+        ("d.json", '[{"caption": "a fox"}, {"caption": null}]', {"column": "caption"}, ["a fox"]),
+        ("dataset_coco.json", json.dumps(KARPATHY), {}, ["a cat", "a dog"]),
+        ("dataset_coco.json", json.dumps(KARPATHY), {"per_image": "all"}, ["a cat", "a grey cat", "a dog"]),
+        ("dataset_coco.json", json.dumps(KARPATHY), {"split": "test"}, ["a dog"]),
+        ("f.json", json.dumps(KARPATHY), {"field": "images.sentences.raw", "per_image": "all"},
+         ["a cat", "a grey cat", "a dog"]),
+        ("f.json", '{"data": {"one": ["a", "b"]}}', {"field": "data.one"}, ["a", "b"]),
+        ("drawbench.csv", 'Prompts,Category\n"A red car, parked.",Colors\n', {"column": "Prompts"},
+         ["A red car, parked."]),
+        ("color_val.txt", "a green bench and a red car\r\nThe cat sat.\r\n", {},
+         ["a green bench and a red car", "The cat sat."]),
+        ("p.tsv", 'Prompt\tNote\n"O P E N" on a door\t"\nsaid ""so""\tx\n', {"column": "Prompt"},
+         ['"O P E N" on a door', 'said ""so""']),
+        ("p.tsv", '"prompt"\t"n"\n"a ""b"""\t"1"\n', {}, ['a "b"']),
+        ("p.tsv", 'prompt\tn\n"a ""b"""\t1\n', {"quoting": "csv"}, ['a "b"']),
+        ("p.tsv", 'prompt\tn\n"a ""b"""\t1\n', {"quoting": "none"}, ['"a ""b"""']),
+        ("p.csv", 'prompt,n\n"a,1\n', {"quoting": "none"}, ['"a']),
+    ],
+)  # fmt: skip
+def test_the_files_of_benchmarks_are_read(
+    write: Write, name: str, content: str, keys: dict[str, object], prompts: list[str]
+) -> None:
+    assert read_prompts(of(write(name, content), **keys), 0) == prompts
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["p.txt", "p.csv", "p.jsonl", "p.json"])
+def test_a_byte_order_mark_says_how_a_file_is_encoded(write: Write, name: str, encoding: str) -> None:
+    content = {
+        "p.txt": "ein Café\n",
+        "p.csv": "prompt\nein Café\n",
+        "p.jsonl": '"ein Café"\n',
+        "p.json": '["ein Café"]',
+    }
+    assert read_prompts(of(write(name, content[name].encode(encoding))), 0) == ["ein Café"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keys", "message"),
+    [
+        ("p.txt", "a cat\n".encode("utf-16-le"), {}, "NUL character in line 1, as UTF-16 without a byte order mark"),
+        ("p.csv", "prompt\na cat\n".encode("utf-16-be"), {}, "NUL character in line 1"),
+        ("p.txt", "猫犬\n".encode("utf-16-be"), {}, "not UTF-8|NUL"),
+        ("p.txt", b"a cat\na d\0g\n", {}, "NUL character in line 2"),
+        ("p.json", r'["a cat", "a d\u0000g"]', {}, "entry 2 .* has no valid text"),
+        ("p.parquet", parquet({"prompt": ["a cat", "a d\0g"]}), {}, r"prompt 2 of the source, 'a d\\x00g', .* NUL"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": 1}\n', {}, r"'prompt' of line 2 .*\(it holds a number"),
+        ("p.jsonl", '{"prompt": "a"}\n\n{"promt": "a"}\n', {}, r"line 3 .* no key 'prompt' .*did you mean 'promt'"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', {}, r"not valid JSON \(Expecting value, line 2 column"),
+        ("p.jsonl", "[1]\n", {}, "line 1 .* neither a text nor a record"),
+        ("p.json", '{"prompt": "a"}\n{"prompt": "b"}\n', {}, "line 2 .*one JSON value per line .jsonl"),
+        ("p.json", '[{"prompt": "a"}, 3]', {}, "entry 2 .* neither a text nor a record"),
+        ("p.json", '{"images": [{"sentences": ["a"]}]}', {}, "image 0 .* no list 'sentences' with a 'raw'"),
+        ("p.json", json.dumps(KARPATHY), {"split": "tset"}, "'tset' is that of no image .*did you mean 'test'"),
+        ("p.json", '{"data": [{"txt": "a"}]}', {"field": "data.text"}, "'text', which entry 1 .*did you mean 'txt'"),
+        ("p.json", '{"data": [{"n": 1}]}', {"field": "data.n"}, r"entry 1 .*\(it holds a number"),
+        ("p.json", '{"data": []}', {}, "no list 'annotations' or 'images': .*prompts.field=data.items.text"),
+        ("p.tsv", 'prompt\tn\na\t1\n"a ""b"""\t1\n', {}, "line 3 .*prompts.quoting=csv .* prompts.quoting=none"),
+        ("p.tsv", 'prompt\tn\n"a\nb"\t1\n', {}, "has 1 cells at line 2 and 2 in its header: write prompts.quoting=csv"),
+        ("p.csv", "Prompts,n\na,1\n", {}, "write prompts.column='Prompts'"),
+    ],
+)
+def test_what_a_file_lacks_is_told_with_its_place(
+    write: Write, name: str, content: str | bytes, keys: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_prompts(of(write(name, content), **keys), 0)
+    assert name in str(caught.value) or "of the source" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_prompt_in_several_spellings_is_one_and_stays_as_written(write: Write) -> None:
+    path = write(
+        "p.txt", "cafe\u0301 au  lait\ncaf\u00e9 au lait\ncaf\u00e9\u200b au lait \n\u200b\nCaf\u00e9 au lait\n"
+    )
+    chosen = collect_prompts(of(path), 0)
+    assert chosen.prompts == ("cafe\u0301 au lait", "Caf\u00e9 au lait")
+    assert (chosen.empty, chosen.duplicates) == (1, 2)
+    assert sample_seed("cafe\u0301 au lait", 3, 1) == sample_seed("caf\u00e9 au lait\u200b", 3, 1)
+    assert sample_seed("caf\u00e9 au lait", 3, 1) != sample_seed("Caf\u00e9 au lait", 3, 1)
+
+
+def test_the_captions_of_an_image_keep_its_name(write: Write, tmp_path: Path) -> None:
+    coco = of(write("c.json", json.dumps({"annotations": COCO})), per_image="all")
+    assert collect_prompts(coco, 0).image_ids == ("20", "10", "20")
+    assert collect_prompts(of(write("k.json", json.dumps(KARPATHY))), 0).image_ids == ("9", "3")
+    table = write("t.csv", "image_id,prompt\n7,a cat\n7,a dog\n")
+    assert collect_prompts(of(table), 0).image_ids == ("7", "7")
+    pq.write_table(pa.table({"prompt": [["a", "b"], ["c"]]}), tmp_path / "l.parquet")
+    assert collect_prompts(of(tmp_path / "l.parquet", per_image="all"), 0).image_ids == ("a", "a", "")
+    overrides = ["prompts.source=file", f"prompts.path={coco.path}", "prompts.per_image=all", "prompts.seeds=2"]
+    samples = sample_table(load_experiment("smoke", overrides))
+    assert samples["image_id"].tolist() == ["20", "20", "10", "10", "20", "20"]
+    assert samples.query("image_id == '20'")["split"].nunique() == 1
+
+
+def test_prompts_of_others_are_excluded_by_what_they_say(write: Write, tmp_path: Path) -> None:
+    path = write("p.txt", "A cat.\na dog\na blue square right of a red circle\na hen\n")
+    seen = write("seen.txt", "a cat\na red circle left of a blue square\n")
+    chosen = collect_prompts(of(path, exclude=[str(seen)]), 0)
+    assert (chosen.prompts, chosen.excluded) == (("a dog", "a hen"), 2)
+    assert chosen.note(4) == "prompts: 2 kept, dropped 2 excluded, the source has no more (prompts.count=4)"
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    sample_table(load_experiment("smoke", ["prompts.count=3"])).to_parquet(cache / "samples.parquet")
+    first = load_experiment("smoke").prompts
+    for exclude in ([str(cache)], ["shapes:0:3"]):
+        again = Prompts(count=5, exclude=exclude)
+        assert read_prompts(again, 0) == read_prompts(Prompts(count=8), 0)[3:]
+    kept = {meaning(prompt) for prompt in read_prompts(Prompts(count=100, exclude=["smoke"]), 0)}
+    assert not kept & {meaning(prompt) for prompt in read_prompts(first, 0)}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        ("shapes:zero:3", "write shapes:SEED:COUNT"),
+        ("shapes:0", "write shapes:SEED:COUNT"),
+        ("smokee", "names 'smokee', which is no file of prompts.*did you mean 'smoke'"),
+        ("gone.txt", "'gone.txt' cannot be read"),
+        ("{own}", "leads from .* back to itself"),
+    ],
+)
+def test_an_entry_that_excludes_nothing_is_refused(tmp_path: Path, exclude: str, message: str) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(f"backbone: tiny-sd\nprompts: {{exclude: ['{exclude.format(own=own)}']}}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_prompts(load_experiment(own).prompts, 0)

@@ -2,13 +2,26 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from probe_lab.errors import ConfigError
-from probe_lab.shapes.captions import COLOURS, LINKS, SHAPES, Relation, parse_caption, sample_captions, sample_scene
+from probe_lab.shapes.captions import (
+    COLOURS,
+    LINKS,
+    SHAPES,
+    Object,
+    Relation,
+    Scene,
+    canonical_caption,
+    parse_caption,
+    sample_captions,
+    sample_scene,
+)
 
 
 def test_the_example_of_the_design_parses() -> None:
@@ -48,3 +61,32 @@ def test_captions_are_distinct_seeded_and_a_prefix_of_longer_lists() -> None:
 def test_other_text_is_refused(caption: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_caption(caption)
+
+
+def _described(scene: Scene) -> tuple[Counter[str], Counter[tuple[str, str, str]]]:
+    objects = [str(item) for item in scene.objects]
+    return Counter(objects), Counter((objects[r.subject], r.kind, objects[r.reference]) for r in scene.relations)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 2**32), st.randoms())
+def test_a_canonical_caption_says_what_all_its_permutations_say(seed: int, other: int, rng: random.Random) -> None:
+    scene = sample_scene(random.Random(seed))
+    chains = re.split(r" and ", scene.caption)
+    rng.shuffle(chains)
+    turned = [_turned(chain) if rng.random() < 0.5 else chain for chain in chains]
+    assert canonical_caption(" and ".join(turned)) == canonical_caption(scene.caption)
+    # Captions of few kinds of objects, so that equal ones are common.
+    few = [Scene(tuple(Object("red", shape) for shape in ("circle", "cross", "square")), links) for links in _LINKS]
+    one, another = few[seed % len(few)], few[other % len(few)]
+    same = canonical_caption(one.caption) == canonical_caption(another.caption)
+    assert same == (_described(one) == _described(another))
+    assert canonical_caption("a cat left of a dog") == ""
+
+
+_LINKS = list(itertools.product(LINKS, repeat=2))
+
+
+def _turned(chain: str) -> str:
+    """The same from its other end."""
+    mirrored = {"left of": "right of", "above": "below"}
+    return " ".join(mirrored.get(part, part) for part in reversed(re.split(r" (left of|above) ", chain)))
