@@ -51,9 +51,15 @@ def plan(
     """
     from probe_lab.capture.dry import planned
     from probe_lab.capture.plan import plan_table
+    from probe_lab.capture.prompt_notes import notes_of, prompts_at_hand
+    from probe_lab.evaluators.scorable import unscorable_note
 
     config = load_experiment(experiment, overrides)
     out.print(plan_table(planned(config, tflops)))
+    chosen = prompts_at_hand(config)
+    if chosen is not None:
+        for line in filter(None, (*notes_of(chosen, config), unscorable_note(config, chosen.prompts))):
+            out.print(escape(line))
 
 
 @app.command()
@@ -78,8 +84,15 @@ def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
     """
     from probe_lab.capture.generate import generate as fill
     from probe_lab.capture.plan import plan_table
+    from probe_lab.capture.prompt_notes import notes_of
+    from probe_lab.capture.prompts import collect_prompts
+    from probe_lab.evaluators.scorable import require_scorable
 
     config = load_experiment(experiment, overrides)
+    chosen = collect_prompts(config.prompts, config.seed)
+    require_scorable(config, chosen.prompts)
+    for line in notes_of(chosen, config):
+        out.print(escape(line))
     with progress("generate", "images") as update:
         fill(config, update, lambda made: out.print(plan_table(made)))
     out.print(f"images and tensors: {config.cache_folder}")
@@ -113,11 +126,14 @@ def score(
         _import(folder, source, evaluator, column or "score", overwrite)
         return
 
+    from probe_lab.cache import Cache
     from probe_lab.evaluators.encode import encode_texts
     from probe_lab.evaluators.run import check_names, score_cache
+    from probe_lab.evaluators.scorable import require_scorable
     from probe_lab.sweep.previews import make_previews
 
     check_names(folder, config.evaluators, config.scoring)
+    require_scorable(config, Cache(folder).samples["prompt"].unique().tolist())
     if encode_texts(folder, config.text.encoder, config.scoring, overwrite=overwrite):
         out.print(f"text embeddings: {folder / 'text'}/{config.text.encoder}.safetensors")
     with progress("score", "images") as update:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe_lab.config.repeats import check_repeats
 from probe_lab.config.schema import EXHIBITS, Experiment
 from probe_lab.config.world import Prompts
 from probe_lab.data.scalars import Scalar
@@ -92,10 +93,9 @@ def check(experiment: Experiment) -> None:
     for evaluator in probe.evaluators:
         if evaluator not in experiment.evaluators:
             raise ConfigError(f"'probe.evaluators' names '{evaluator}': {nearest(evaluator, experiment.evaluators)}")
-    for place, scalar in enumerate(probe.scalars):
+    for scalar in probe.scalars:
         Scalar.parse(scalar)
-        if scalar in probe.scalars[:place]:
-            raise ConfigError(f"'probe.scalars' names '{scalar}' twice: once is enough")
+    check_repeats(experiment)
     _check_tradeoff(experiment)
     if select.keep > select.candidates:
         raise ConfigError(

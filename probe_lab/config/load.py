@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from probe_lab.config.checks import check
 from probe_lab.config.keys import ENTRIES, SWEEP, section
+from probe_lab.config.repeats import check_axes
 from probe_lab.config.schema import Experiment, Schema
 from probe_lab.config.sweep import Sweep, overridden, read_sweep, require_option
 from probe_lab.errors import ConfigError, nearest
@@ -49,6 +50,7 @@ def build_experiment(
     """Merge file content and overrides into a checked ``Experiment``; see ``load_experiment``."""
     experiment = merged(content, changes, origin=origin, default_name=default_name)
     check(experiment)
+    check_axes(experiment)
     return experiment
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from probe_lab.cache import Cache
+from probe_lab.config.repeats import require_once
 from probe_lab.data.batch import Batch
 from probe_lab.data.groups import prompt_groups
 from probe_lab.data.loader import Layout, Progress, TrainLoader
@@ -281,6 +282,8 @@ def _check_values(
         raise ConfigError("probe.taps is empty: name at least one tap of the cache")
     if not evaluators:
         raise ConfigError("probe.evaluators is empty: name at least one evaluator that has scored the cache")
+    for key, names in {"probe.taps": taps, "probe.evaluators": evaluators}.items():
+        require_once(f"'{key}'", names)
     if batch_prompts < 1:
         raise ConfigError(f"data.batch_prompts={batch_prompts} is not allowed: give 1 or more prompts per batch")
     if residency not in ("stream", "memory", "auto"):

@@ -43,6 +43,10 @@ class Evaluator(ABC):
         ScoreError for what it cannot score.
         """
 
+    def unscorable(self, prompts: Sequence[str]) -> list[str]:
+        """Those of the prompts that it cannot score whatever the image is, in their order; none unless overridden."""
+        return []
+
     def prepare(self, image: Image) -> Prepared:
         """What ``score_family`` is given of an image; the image itself unless a subclass makes it smaller."""
         return image

@@ -29,6 +29,10 @@ class ShapesEvaluator(Evaluator):
         self.name = settings.name
         self.reward = _REWARD_OF[settings.name.partition("@")[0]]
 
+    def unscorable(self, prompts: Sequence[str]) -> list[str]:
+        """Whatever is no caption of the shapes world."""
+        return [prompt for prompt in prompts if not _is_caption(prompt)]
+
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """float32 [n] in 0..1. ScoreError for a prompt that is not a caption of the shapes world."""
         return self.score_family([self], images, prompts)[self.name]
@@ -45,6 +49,14 @@ class ShapesEvaluator(Evaluator):
             member.name: torch.tensor([getattr(each, member.reward) for each in found], dtype=torch.float32)
             for member in cast(Sequence[ShapesEvaluator], members)
         }
+
+
+def _is_caption(prompt: str) -> bool:
+    try:
+        parse_caption(prompt)
+    except ConfigError:
+        return False
+    return True
 
 
 def _scene(prompt: str) -> Scene:

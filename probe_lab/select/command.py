@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from probe_lab.capture.pipelines import load_pipeline
+from probe_lab.capture.prompts import choose_prompts
 from probe_lab.capture.truncation import token_limits, truncated, truncation_note
 from probe_lab.config import Experiment
+from probe_lab.data.canonical import canonical
+from probe_lab.errors import SelectError
 from probe_lab.select.drawing import Drawing
 from probe_lab.select.judges import judges_of, score_rows
 from probe_lab.select.record import require_writable, write_record
@@ -47,7 +50,8 @@ def run(
 ) -> Summary:
     """Select among the candidates of every prompt and write what came of it.
 
-    The seeds are those that `generate` would take for these prompts. ``tell`` is given notes, one line each, before the
+    Prompts are read as those of a file are (white space, repeated ones), so the seeds are those that `generate` would
+    take for them. ``tell`` is given notes, one line each, before the
     first image.
 
     Raises:
@@ -55,7 +59,7 @@ def run(
         CaptureError: a backbone or a tap that cannot be loaded or read.
         ReportError: no cell is finished. ScoreError, ConfigError: an evaluator that cannot run.
     """
-    prompts = list(dict.fromkeys(request.prompts))
+    prompts = _cleaned(request.prompts)
     out = request.out or FOLDER / experiment.name
     seed = experiment.seed if request.seed is None else request.seed
     setup = setup_of(experiment, request.probes)
@@ -93,6 +97,14 @@ def run(
         content["worth"] = {judge.name: value for judge in judges if (value := worth(rows, judge.name))}
         write_record(out, rows, content, evaluators=setup.shown)
     return Summary(kept_table(rows, setup.shown), tuple(lines_of(content)), out)
+
+
+def _cleaned(prompts: Sequence[str]) -> list[str]:
+    """The prompts as those of a file are read, each once."""
+    for prompt in prompts:
+        if not canonical(prompt):
+            raise SelectError(f"the prompt {prompt!r} is empty: say what to draw, or leave it out")
+    return list(choose_prompts(prompts, len(prompts)).prompts)
 
 
 def _plan_text(experiment: Experiment, setup: Setup) -> str:

@@ -56,7 +56,7 @@ def build_world(
         {
             "sample_id": np.arange(count),
             "prompt_id": prompt,
-            "prompt": [f"a red circle, card {value}" for value in prompt],
+            "prompt": [f"a red circle, no {value}" for value in prompt],
             "seed": 1000 + np.arange(count),
             "split": "train",
             "shard": shard,

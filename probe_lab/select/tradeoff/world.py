@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
 from probe_lab.cache.tables import write_table
-from probe_lab.capture.prompts import read_prompts
+from probe_lab.capture.prompts import collect_prompts, prompt_table
 from probe_lab.config import Experiment, Prompts
-from probe_lab.data.splits import split_of
+from probe_lab.data.splits import splits_of
 from probe_lab.errors import SelectError
 from probe_lab.probes import load_probe
 from probe_lab.probes.transfer import Job, predict_at
@@ -27,14 +28,18 @@ def held_out_prompts(experiment: Experiment) -> tuple[str, ...]:
     Raises:
         SelectError: there is none.
     """
-    every = read_prompts(experiment.prompts, experiment.seed)
-    found = [prompt for prompt in every if split_of(prompt, experiment.data.split) == "test"]
-    if not found:
+    return tuple(_held_out(experiment)["prompt"])
+
+
+def _held_out(experiment: Experiment) -> pd.DataFrame:
+    every = prompt_table(collect_prompts(experiment.prompts, experiment.seed))
+    found = every[splits_of(every, experiment.data.split) == "test"]
+    if found.empty:
         raise SelectError(
             f"none of the {len(every)} prompts of {experiment.name} is in its test split "
             f"({experiment.data.split}): set data.split.test above 0, or prompts.count higher"
         )
-    return tuple(found[: experiment.tradeoff.prompts])
+    return found.head(experiment.tradeoff.prompts)
 
 
 def with_all_candidates(

@@ -1,0 +1,43 @@
+"""Lists in which a value must not stand twice: it would count twice, or be another name of the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from probe_lab.config.schema import Conditional, Experiment
+from probe_lab.errors import ConfigError
+
+
+def check_repeats(experiment: Experiment) -> None:
+    """ConfigError for the first list that holds a value twice."""
+    lists: Mapping[str, Sequence[Any]] = {
+        "capture.steps": experiment.capture.steps,
+        "capture.taps": experiment.capture.taps,
+        "evaluators": experiment.evaluators,
+        "probe.evaluators": experiment.probe.evaluators,
+        "probe.taps": experiment.probe.taps,
+        "probe.scalars": experiment.probe.scalars,
+        "prompts.exclude": experiment.prompts.exclude,
+        "halving.by": experiment.halving.by,
+        "tradeoff.candidates": experiment.tradeoff.candidates,
+        "tradeoff.timed": experiment.tradeoff.timed,
+    }
+    for key, values in lists.items():
+        require_once(f"'{key}'", values)
+
+
+def check_axes(experiment: Experiment) -> None:
+    """``check_repeats`` of a sweep: of the values of its axes and of its sets of taps."""
+    for grid in experiment.sweep:
+        for key, axis in grid.items():
+            require_once(f"the sweep over '{key}'", axis.values if isinstance(axis, Conditional) else axis)
+    for name, taps in experiment.sets.items():
+        require_once(f"the set '{name}' in sweep.sets", taps)
+
+
+def require_once(place: str, values: Sequence[Any]) -> None:
+    """ConfigError where ``place`` names one of its values twice; values may be lists and mappings."""
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise ConfigError(f"{place} names '{value}' twice: once is enough")

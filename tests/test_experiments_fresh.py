@@ -1,0 +1,63 @@
+"""No test caption of an experiment whose results the README shows was in an earlier experiment, by what it says."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import pytest
+
+from probe_lab.capture.prompts import CAPTION_SEED, collect_prompts, prompt_table
+from probe_lab.config import load_experiment
+from probe_lab.data import splits_of
+from probe_lab.data.canonical import meaning
+from probe_lab.shapes.captions import sample_captions
+from probe_lab.shapes.mistakes import held_out
+
+PILOTS = (0, 2000)
+"""Seed and number of captions of the pilots of ``shapes_full``."""
+COUNTS = {"shapes_full": 2000, "shapes_full_sd3": 1000, "selection_sd3": 1600}
+EARLIER = {
+    "shapes_full": ("smoke", "quickstart", "quickstart_sd3"),
+    "shapes_full_sd3": ("smoke", "quickstart", "quickstart_sd3", "shapes_full"),
+    "selection_sd3": ("smoke", "quickstart", "quickstart_sd3", "shapes_full", "shapes_full_sd3"),
+}
+
+
+def drawn(seed: int, count: int) -> frozenset[str]:
+    return frozenset(map(meaning, itertools.islice(sample_captions(CAPTION_SEED + seed), count)))
+
+
+@cache
+def said(name: str, split: str = "") -> frozenset[str]:
+    experiment = load_experiment(name)
+    prompts = prompt_table(collect_prompts(experiment.prompts, experiment.seed))
+    chosen = prompts[splits_of(prompts, experiment.data.split) == split] if split else prompts
+    return frozenset(map(meaning, chosen["prompt"]))
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_test_captions_are_fresh(name: str) -> None:
+    experiment, test = load_experiment(name), said(name, "test")
+    assert len(collect_prompts(experiment.prompts, experiment.seed).prompts) == COUNTS[name]
+    assert len(test) > 0.1 * COUNTS[name]
+    assert not test & drawn(*PILOTS)
+    for earlier in EARLIER[name]:
+        assert not test & said(earlier), earlier
+    assert not said(name, "test") & (said(name, "train") | said(name, "val"))
+
+
+def test_the_pilot_of_selection_sd3_saw_none_of_its_captions() -> None:
+    assert not said("selection_sd3") & drawn(4, 600)
+
+
+@pytest.mark.parametrize(("name", "world"), [("selection", "shapes_full"), ("loss_study", "shapes_full")])
+def test_those_that_share_a_cache_share_its_captions(name: str, world: str) -> None:
+    experiment, whole = load_experiment(name), load_experiment(world)
+    assert (experiment.seed, experiment.prompts, experiment.data.split) == (whole.seed, whole.prompts, whole.data.split)
+
+
+def test_the_clip_of_the_shapes_world_was_not_trained_on_the_captions_that_it_scores() -> None:
+    scored = load_experiment("quickstart")
+    assert "shapes_clip_score" in scored.evaluators
+    assert set(collect_prompts(scored.prompts, scored.seed).prompts) <= held_out()
