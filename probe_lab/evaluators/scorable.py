@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from probe_lab.config import Experiment
 from probe_lab.errors import ScoreError
-from probe_lab.evaluators.base import available, create
+from probe_lab.evaluators.base import available, card, create
 from probe_lab.evaluators.run import is_given
 
 _SHOWN = 3
@@ -18,7 +18,9 @@ def unscorable_note(experiment: Experiment, prompts: Sequence[str]) -> str:
     if not experiment.capture.images:
         return ""
     for name in experiment.evaluators:
-        if name.partition("@")[0] not in available() or is_given(experiment.cache_folder, name, experiment.scoring):
+        known = name.partition("@")[0] in available()
+        # Those with weights to fetch read any text, and need not be where images are made.
+        if not known or card(name).weights or is_given(experiment.cache_folder, name, experiment.scoring):
             continue
         refused = create(name, experiment.scoring).unscorable(prompts)
         if refused:

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from probe_lab.capture.generate import generate
+from probe_lab.capture.prompts import sample_seed
 from probe_lab.cli import app
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import ProbeLabError, SelectError
@@ -300,3 +301,18 @@ def test_the_picture_of_a_terminal_shows_who_was_pruned() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "'a red circle'  0@1 1@1 2" in text
     assert "step 2 of 10, 4 denoiser calls made (all candidates: 30)" in text
+
+
+def test_prompts_are_read_as_those_of_a_file(keys: list[str], tmp_path: Path) -> None:
+    spellings = ["a  red circle", "a red circle", " a red\u200b circle\n"]
+    arguments = [word for prompt in spellings for word in ("--prompt", prompt)]
+    assert not app(["select", "smoke", *keys, *arguments, "-n", "2", "-o", str(tmp_path)], standalone_mode=False)
+    [row] = record_of(tmp_path)["prompts"]
+    assert row["prompt"] == "a red circle"
+    assert [one["seed"] for one in row["candidates"]] == [sample_seed("a red circle", index, 0) for index in range(2)]
+
+
+@pytest.mark.parametrize("prompt", ["", " \t", "\u200b"])
+def test_an_empty_prompt_is_refused(keys: list[str], tmp_path: Path, prompt: str) -> None:
+    with pytest.raises(SelectError, match="is empty: say what to draw"):
+        app(["select", "smoke", *keys, "--prompt", prompt, "-o", str(tmp_path)], standalone_mode=False)
