@@ -162,7 +162,9 @@ class Follower:
             if encoder is not None:
                 stack.callback(before_module(encoder, self._encoding(text.encoder)))
         denoiser = self._denoiser
-        stack.callback(denoiser.register_forward_pre_hook(self._denoise, prepend=True, with_kwargs=True).remove)
+        # The first of all hooks, since others may call anything; the last one sees what they made of the arguments.
+        stack.callback(denoiser.register_forward_pre_hook(self._enter_denoiser, prepend=True).remove)
+        stack.callback(denoiser.register_forward_pre_hook(self._denoise, with_kwargs=True).remove)
         stack.callback(denoiser.register_forward_hook(self._denoised, with_kwargs=True, always_call=True).remove)
 
     def _each(self, state: CallState) -> Iterator[Listener]:
@@ -217,18 +219,20 @@ class Follower:
             listener.start()
         return result
 
+    def _enter_denoiser(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        state = self._here()
+        if state is not None and (state.denoising or not state.aside):
+            state.denoising += 1
+
     def _denoise(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        state = self._own()
-        if state is None:
-            state = self._here()
-            if state is not None and state.denoising:
-                state.denoising += 1
+        if not self.is_reading:
             return None
+        state = self._state
+        assert state is not None
         if not state.steps:
             raise CaptureError("the scheduler was exchanged inside the capture: exchange it before")
-        state.denoising = 1
         arguments: Arguments = self._signature.bind(*args, **kwargs).arguments
         state.batch = batch_of(arguments)
         if state.kept is not None:
