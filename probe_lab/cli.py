@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.exceptions import TyperException
 
 from probe_lab import __version__
 from probe_lab.config import Experiment, load_experiment
+from probe_lab.console import PlainConsole, visible
 from probe_lab.errors import ProbeLabError
 from probe_lab.progress import progress
 
@@ -31,7 +30,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 INTERRUPTED = 130
 RESUMED = {"generate", "score", "sweep", "train", "tradeoff", "demo"}
 """Verbs that keep what they have done so far."""
-out = Console(soft_wrap=True, highlight=False)
+out = PlainConsole(soft_wrap=True)
 
 
 @app.command()
@@ -146,9 +145,9 @@ def score(
             engine=config.engine,
             on_progress=update,
         )
-    out.print(escape(f"{summary.text} ({folder / 'scores'})"))
+    out.print(f"{summary.text} ({folder / 'scores'})")
     for line in make_previews(config, overwrite=overwrite, watching=progress):
-        out.print(escape(line))
+        out.print(line)
 
 
 def _import(folder: Path, source: Path | None, evaluator: str | None, column: str, overwrite: bool) -> None:
@@ -157,7 +156,7 @@ def _import(folder: Path, source: Path | None, evaluator: str | None, column: st
     if source is None or not evaluator:
         raise typer.BadParameter("--import FILE and --evaluator NAME belong together: give both")
     made = import_scores(folder, source, evaluator, column=column, overwrite=overwrite)
-    out.print(escape(f"{evaluator}: {made.text}; name it in `evaluators` ({folder / 'scores'})"))
+    out.print(f"{evaluator}: {made.text}; name it in `evaluators` ({folder / 'scores'})")
 
 
 @app.command("evaluators")
@@ -212,7 +211,7 @@ def sweep(
         out.print(plan_sweep(config).table)
         return
     summary = run_sweep(config)
-    out.print(escape(summary.text))
+    out.print(summary.text)
     if summary.failed:
         raise typer.Exit(1)
 
@@ -380,11 +379,11 @@ def select(
     keys = overrides_of(candidates=candidates, keep=keep, schedule=schedule, budget=budget, by=by, accept=accept)
     config = load_experiment(experiment, [*(overrides or []), *keys])
     request = Request(prompt, folder, seed, probe or [], score, everything)
-    made = run(config, request, watching=watching, tell=lambda line: out.print(escape(line)))
+    made = run(config, request, watching=watching, tell=lambda line: out.print(line))
     out.print(made.table)
     for line in made.lines:
-        out.print(escape(line))
-    out.print(escape(f"images, sheet.png and selection.json: {made.out}"))
+        out.print(line)
+    out.print(f"images, sheet.png and selection.json: {made.out}")
 
 
 @app.command()
@@ -412,8 +411,8 @@ def tradeoff(
     made = measure(config, probe, watching=progress, announce=lambda plan: out.print(plan_table(plan)))
     out.print(rows_table(made))
     for line in lines_of(made):
-        out.print(escape(line))
-    out.print(escape(f"`probe-lab report {experiment}` draws it; files: {config.runs_folder}/tradeoff*.parquet"))
+        out.print(line)
+    out.print(f"`probe-lab report {experiment}` draws it; files: {config.runs_folder}/tradeoff*.parquet")
 
 
 @app.command()
@@ -455,7 +454,7 @@ def cache_verify(path: Annotated[Path, typer.Argument(help="a cache folder")]) -
     problems = verify(path)
     for problem in problems:
         row = "" if problem.row is None else f", row {problem.row}"
-        out.print(escape(f"{problem.file}{row}: {problem.message}"))
+        out.print(f"{problem.file}{row}: {problem.message}")
     out.print(f"{len(problems)} problems" if problems else "no problems")
     raise typer.Exit(1 if problems else 0)
 
@@ -481,9 +480,9 @@ def main() -> None:
     except ProbeLabError as error:
         if debug:
             raise
-        fail(" ".join(str(error).split()))
+        fail(str(error))
     except TyperException as error:  # wrong usage: its text may be followed by a hint on lines of their own
-        fail(" ".join(getattr(error, "format_message", error.__str__)().split()))
+        fail(getattr(error, "format_message", error.__str__)())
     if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code
         resumes = not {*arguments[:1]} - RESUMED
         print(f"\ninterrupted{': the same command continues where it stopped' if resumes else ''}", file=sys.stderr)
@@ -491,5 +490,6 @@ def main() -> None:
 
 
 def fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    """Print one line, whatever the message quotes, and leave with exit code 2."""
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)

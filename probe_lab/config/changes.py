@@ -42,7 +42,9 @@ def changed_unchecked(experiment: Experiment, changes: Mapping[str, Any]) -> Exp
         update = OmegaConf.create({})
         for key, value in others.items():
             OmegaConf.update(update, key, _one_of_a_list(key, value), force_add=True)
-        changed = dataclasses.replace(merged(content, update, origin=origin), asked=experiment.asked)
+        changed = dataclasses.replace(
+            merged(content, update, origin=origin), asked=experiment.asked, written=experiment.written
+        )
     else:
         changed = dataclasses.replace(experiment, sweep=(), only="", sets={})
     return with_values(changed, {key: typed(key, value, origin) for key, value in simple.items()})

@@ -2,90 +2,36 @@
 
 from __future__ import annotations
 
+from probe_lab.cache.layout import valid_name
+from probe_lab.config.limits import require_ranges
 from probe_lab.config.repeats import check_repeats
-from probe_lab.config.schema import EXHIBITS, Experiment
+from probe_lab.config.schema import EXHIBITS, Experiment, ProbeConfig
 from probe_lab.config.world import Prompts
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
+from probe_lab.names import problem_of
+
+_MOST_FACTOR = 10**6
 
 
 def check(experiment: Experiment) -> None:
     """ConfigError for the first value that is out of its limits or does not fit another one."""
-    sampling, probe, trainer, select = experiment.sampling, experiment.probe, experiment.trainer, experiment.select
-    positive = {
-        "prompts.count": experiment.prompts.count,
-        "prompts.seeds": experiment.prompts.seeds,
-        "sampling.steps": sampling.steps,
-        "sampling.height": sampling.height,
-        "sampling.width": sampling.width,
-        "sampling.batch_size": sampling.batch_size,
-        "cache.shard_size": experiment.cache.shard_size,
-        "scoring.batch_size": experiment.scoring.batch_size,
-        "data.batch_prompts": experiment.data.batch_prompts,
-        "probe.width": probe.width,
-        "probe.depth": probe.depth,
-        "probe.embedding": probe.embedding,
-        "probe.temperature": probe.temperature,
-        "probe.nce_temperature": probe.nce_temperature,
-        "trainer.max_epochs": trainer.max_epochs,
-        "trainer.devices": trainer.devices,
-        "trainer.learning_rate": trainer.learning_rate,
-        "trainer.accumulate": trainer.accumulate,
-        "engine.cpus": experiment.engine.cpus,
-        "select.candidates": select.candidates,
-        "select.keep": select.keep,
-        "tradeoff.prompts": experiment.tradeoff.prompts,
-        "tradeoff.timed_prompts": experiment.tradeoff.timed_prompts,
-        "tradeoff.thin": experiment.tradeoff.thin,
-        "workers": experiment.workers,
-    }
-    for key, value in positive.items():
-        if not value > 0:  # NaN too
-            raise ConfigError(f"'{key}' is {value}: it must be greater than 0")
-    for key, step in [("capture.steps", s) for s in experiment.capture.steps] + [("probe.step", probe.step)]:
-        if not 1 <= step <= sampling.steps:
-            raise ConfigError(
-                f"'{key}' names step {step}: steps are 1 to {sampling.steps} (sampling.steps), 1 is the first call"
-            )
-    for key, share in {
-        "probe.ema": probe.ema,
-        "probe.dropout": probe.dropout,
-        "select.accept": select.accept,
-        "tradeoff.thin": experiment.tradeoff.thin,
-    }.items():
-        if not 0 <= share < 1:
-            raise ConfigError(f"'{key}' is {share}: it must be at least 0 and below 1")
-    for key, amount in {
-        "sampling.guidance": sampling.guidance,
-        "sampling.max_sequence_length": sampling.max_sequence_length,
-        "probe.margin": probe.margin,
-        "probe.alignment": probe.alignment,
-        "probe.oversample": probe.oversample,
-        "trainer.gradient_clip": trainer.gradient_clip,
-        "trainer.weight_decay": trainer.weight_decay,
-        "trainer.patience": trainer.patience,
-        "halving.first": experiment.halving.first,
-        "select.budget": select.budget,
-        "tradeoff.rounds": experiment.tradeoff.rounds,
-        "tradeoff.fewer_steps": experiment.tradeoff.fewer_steps,
-        "engine.gpus": experiment.engine.gpus,
-        "data.num_workers": experiment.data.num_workers,
-        "capture.tokens": experiment.capture.tokens,
-        "capture.size": experiment.capture.size,
-    }.items():
-        if not amount >= 0:
-            raise ConfigError(f"'{key}' is {amount}: it must not be negative")
+    sampling, probe, select = experiment.sampling, experiment.probe, experiment.select
+    require_ranges(experiment)
+    _check_names(experiment)
+    for step in experiment.capture.steps:
+        _require_step("capture.steps", step, sampling.steps)
+    if probe.step != ProbeConfig().step:  # nobody wrote the default, and `generate` does without
+        require_probe_step(experiment)
     for key, side in {"sampling.height": sampling.height, "sampling.width": sampling.width}.items():
         if side % 8:
             raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
     _check_devices(experiment)
-    if trainer.strategy == "ddp" and trainer.devices == 1:
+    if not 2 <= experiment.halving.factor <= _MOST_FACTOR:
         raise ConfigError(
-            "'trainer.strategy' is ddp and 'trainer.devices' is 1: set devices to 2 or more, or leave auto"
+            f"'halving.factor' is {experiment.halving.factor}: of 2 to {_MOST_FACTOR:,} cells one goes on"
         )
-    if experiment.halving.factor < 2:
-        raise ConfigError(f"'halving.factor' is {experiment.halving.factor}: of 2 or more cells one goes on")
     if experiment.engine.address and experiment.engine.name != "ray":
         raise ConfigError(f"'engine.address' is '{experiment.engine.address}' and only engine.name=ray has one")
     if not experiment.evaluators:
@@ -115,6 +61,30 @@ def check(experiment: Experiment) -> None:
     if not (experiment.backbone.name or (experiment.backbone.family and experiment.backbone.path)):
         raise ConfigError("'backbone' is empty: name a built-in one, tiny-sd for instance, or {family: ..., path: ...}")
     parse_loss(probe.loss)
+
+
+def require_probe_step(experiment: Experiment) -> None:
+    """ConfigError where ``probe.step`` is none of the sampling's steps."""
+    _require_step("probe.step", experiment.probe.step, experiment.sampling.steps)
+
+
+def _require_step(key: str, step: int, steps: int) -> None:
+    if not 1 <= step <= steps:
+        raise ConfigError(f"'{key}' names step {step}: steps are 1 to {steps} (sampling.steps), 1 is the first call")
+
+
+def _check_names(experiment: Experiment) -> None:
+    """Names become folders and files."""
+    for key, name in (("name", experiment.name), ("cache.name", experiment.cache.name)):
+        if name and (problem := problem_of(name)):
+            raise ConfigError(f"'{key}' is {name!r}, which is no name: {problem}")
+    of_evaluators = {"evaluators": experiment.evaluators, "scoring.models": experiment.scoring.models}
+    for key, listed in (of_evaluators | {"text.encoder": [experiment.text.encoder]}).items():
+        for name in listed:
+            if not valid_name(name):
+                raise ConfigError(
+                    f"'{key}' has {name!r}, which is no name: write letters, digits and _ . - (a@b: a label)"
+                )
 
 
 def _check_devices(experiment: Experiment) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from probe_lab.config.checks import check
+from probe_lab.config.checks import check, require_probe_step
+from probe_lab.config.document import OVERRIDES, Document, read_document, read_value
+from probe_lab.config.environment import Written, without_values, written_texts
+from probe_lab.config.hints import OPEN, hint_at, is_section
 from probe_lab.config.keys import ENTRIES, SWEEP, section
 from probe_lab.config.repeats import check_axes
-from probe_lab.config.schema import Experiment, Schema
+from probe_lab.config.schema import BACKBONE, Experiment, Schema
 from probe_lab.config.sweep import Sweep, overridden, read_sweep, require_option
 from probe_lab.errors import ConfigError, nearest
 
 EXPERIMENTS = Path("experiments")
 SHIPPED = Path(__file__).parents[2] / "experiments"
 """Those of the checkout, also when a command is started in another folder."""
+FORMER = {"trainer.strategy": "several trainer.devices always share one training by DDP, so leave it out"}
+"""Keys of earlier versions, and what to do about them."""
 
 
 def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Experiment:
@@ -30,17 +37,19 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Exp
         ConfigError: no such file, broken YAML, an unknown key, a wrong type or an impossible value.
     """
     path = _find(Path(name))
-    parts = [text for text in overrides or [] if text.startswith(f"{SWEEP}.")]
-    for text in parts:
-        require_option(text)
+    document = read_document(path)
+    changes = read_overrides(overrides or [])
     try:
-        content = OmegaConf.load(path)
-        changes = _read([text for text in overrides or [] if text not in parts], parts)
-    except Exception as error:  # YAML errors come from another library and in many classes
-        raise ConfigError(f"{path} or its overrides cannot be read: {_one_line(error)}") from error
-    if not isinstance(content, DictConfig):
-        raise ConfigError(f"{path} holds no keys: an experiment is a YAML mapping, see experiments/quickstart.yaml")
-    experiment = build_experiment(content, changes, origin=str(path), default_name=path.stem)
+        content = OmegaConf.create(document.content)
+    except OmegaConfBaseException as error:
+        raise not_valid("", str(path), error) from error
+    try:
+        experiment = build_experiment(content, changes, origin=str(path), default_name=path.stem)
+        if any(OmegaConf.select(part, "probe.step") is not None for part in (content, changes)):
+            require_probe_step(experiment)
+    except ConfigError as error:
+        sentence = _with_line(str(error), document, changes)
+        raise ConfigError(without_values(sentence, str(document.content), *(overrides or []))) from error
     return dataclasses.replace(experiment, asked=(str(name), *(overrides or [])))
 
 
@@ -58,21 +67,29 @@ def merged(content: DictConfig, changes: DictConfig, *, origin: str, default_nam
     """``build_experiment`` without the check of limits."""
     for part in (content, changes):
         if isinstance(part.get("backbone"), str):
-            part["backbone"] = {"name": part["backbone"], "family": "", "path": ""}
+            part["backbone"] = _named(part["backbone"])
         elif isinstance(part.get("backbone"), DictConfig) and "family" in part["backbone"]:
             part["backbone"] = {"name": "", **part["backbone"]}  # it replaces a built-in one of the file
     _refuse_unknown(content, Schema, origin)
-    _refuse_unknown(changes, Schema, "the overrides")
+    _refuse_unknown(changes, Schema, OVERRIDES)
     try:
         keys = cast(DictConfig, OmegaConf.merge(*map(_without_sweep, (content, changes))))
         sweep = _sweep(content, changes, keys)
         typed = OmegaConf.merge(OmegaConf.structured(Schema), _without_sweep(keys))
         schema = cast(Schema, OmegaConf.to_object(typed))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise not_valid("", origin, error) from error
     values = {f.name: getattr(schema, f.name) for f in fields(Schema)}
     values |= {"sweep": sweep.grids, "only": sweep.select, "sets": sweep.sets}
-    return Experiment(**values | {"name": schema.name or default_name})
+    values |= {"name": schema.name or default_name, "written": _written(keys)}
+    return Experiment(**values)
+
+
+def _written(keys: DictConfig) -> Written:
+    raw = cast(dict[str, Any], OmegaConf.to_container(keys, resolve=False))
+    if "oc.env" not in str(raw):
+        return {}
+    return written_texts(raw, _plain(keys))
 
 
 def not_valid(key: str, origin: str, error: Exception) -> ConfigError:
@@ -81,20 +98,55 @@ def not_valid(key: str, origin: str, error: Exception) -> ConfigError:
     return ConfigError(f"'{key}' in {origin} is not valid: {_one_line(error)}")
 
 
-def _read(overrides: list[str], parts: list[str]) -> DictConfig:
-    """Overrides as nested keys; those of ``parts`` of the sweep lie over a whole one, wherever they stand."""
-    changes = OmegaConf.from_dotlist([_quoted(text) for text in overrides])
+def read_overrides(overrides: Sequence[str]) -> DictConfig:
+    """Overrides as nested keys; those of parts of the sweep lie over a whole one, wherever they stand.
+
+    Raises:
+        ConfigError: no ``key=value``, a key within a list or a plain value, or a value that its key cannot hold.
+    """
+    changes, parts = OmegaConf.create({}), OmegaConf.create({})
+    for text in overrides:
+        if text.startswith(f"{SWEEP}."):
+            require_option(text)
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"'{text}' is no override: write KEY=VALUE")
+        key = key.replace("[", ".").replace("]", "").strip()
+        _require_whole(key, value)
+        content = read_value(key, value)
+        try:
+            into = parts if key.startswith(f"{SWEEP}.") else changes
+            OmegaConf.update(into, key, _named(content) if key == BACKBONE else content, force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError, AssertionError) as error:
+            raise not_valid(key, OVERRIDES, error) from error
     if parts:
-        said = OmegaConf.from_dotlist([_quoted(text) for text in parts])[SWEEP]
-        changes[SWEEP] = overridden(_plain(changes[SWEEP]), _plain(said)) if SWEEP in changes else said
+        changes[SWEEP] = overridden(_plain(changes[SWEEP]), _plain(parts[SWEEP])) if SWEEP in changes else parts[SWEEP]
     return changes
 
 
-def _quoted(text: str) -> str:
-    key, equals, value = text.partition("=")
-    if key == f"{SWEEP}.select":  # it begins as YAML and is none
-        return f"{key}={json.dumps(value)}"
-    return f"{text}''" if equals and not value else text  # "key=" means the empty string, not YAML's null
+def _require_whole(key: str, value: str) -> None:
+    """ConfigError for a key within a list or within a plain value."""
+    names = key.split(".")
+    for length in range(1, len(names)) if names[0] != SWEEP else ():
+        outer, hint = ".".join(names[:length]), hint_at(names[:length])
+        if get_origin(hint) is list:
+            raise ConfigError(f"'{key}' is a place in the list '{outer}', which is set as a whole: write {outer}=[...]")
+        if hint is not OPEN and not is_section(hint) and get_origin(hint) is not dict:
+            raise ConfigError(f"unknown key '{key}' in {OVERRIDES}: '{outer}' has no keys, write {outer}={value}")
+
+
+def _named(content: object) -> object:
+    """A backbone's name as the section that it is short for."""
+    return {"name": content, "family": "", "path": ""} if isinstance(content, str) else content
+
+
+def _with_line(sentence: str, document: Document, changes: DictConfig) -> str:
+    """With the place of the key that a sentence begins with, where the file sets it."""
+    quoted = re.match(r"'([^']+)' ", sentence)
+    key = quoted[1] if quoted else ""
+    if key not in document.lines or document.origin in sentence or OmegaConf.select(changes, key) is not None:
+        return sentence
+    return f"{sentence} ({document.origin}, line {document.lines[key]})"
 
 
 def _sweep(content: DictConfig, changes: DictConfig, keys: DictConfig) -> Sweep:
@@ -118,9 +170,10 @@ def _without_sweep(content: DictConfig) -> DictConfig:
 
 
 def _find(name: Path) -> Path:
-    for candidate in [name, EXPERIMENTS / name, EXPERIMENTS / f"{name}.yaml", SHIPPED / f"{name}.yaml"]:
-        if candidate.is_file():
-            return candidate
+    with contextlib.suppress(OSError):  # a name that no file system takes
+        for candidate in [name, EXPERIMENTS / name, EXPERIMENTS / f"{name}.yaml", SHIPPED / f"{name}.yaml"]:
+            if candidate.is_file():
+                return candidate
     known = {
         str(path.relative_to(folder).with_suffix(""))
         for folder in (EXPERIMENTS, SHIPPED)
@@ -132,6 +185,8 @@ def _find(name: Path) -> Path:
 def _refuse_unknown(content: DictConfig, cls: type, origin: str, prefix: str = "") -> None:
     names = {entry.name for entry in fields(cls)} | ({SWEEP} if not prefix else set())
     for key in map(str, content):
+        if prefix + key in FORMER:
+            raise ConfigError(f"'{prefix}{key}' in {origin} is no key any more: {FORMER[prefix + key]}")
         if key not in names:
             raise ConfigError(f"unknown key '{prefix}{key}' in {origin}: {nearest(key, names)}")
         kind, value = section(cls, key), content._get_node(key)

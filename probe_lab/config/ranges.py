@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
+from probe_lab.config.limits import MOST_CELLS
 from probe_lab.errors import ConfigError, nearest
 
 Scale = Literal["linear", "log"]
 _WORDS = ("from", "to", "step", "count", "scale")
-_MOST = 100_000
 
 
 def span(key: str, content: Mapping[str, Any], *, whole: bool) -> tuple[int | float, ...]:
@@ -77,5 +77,5 @@ def _spread(key: str, first: float, last: float, count: object, scale: object) -
 
 
 def _require_few(key: str, count: int) -> None:
-    if count > _MOST:
-        raise ConfigError(f"the range over '{key}' has {count} values: take a larger step (at most {_MOST})")
+    if count > MOST_CELLS:
+        raise ConfigError(f"the range over '{key}' has {count} values: take a larger step (at most {MOST_CELLS})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from probe_lab.config.schema import Conditional, Experiment
@@ -38,6 +38,9 @@ def check_axes(experiment: Experiment) -> None:
 
 def require_once(place: str, values: Sequence[Any]) -> None:
     """ConfigError where ``place`` names one of its values twice; values may be lists and mappings."""
+    plain = [value for value in values if isinstance(value, Hashable)]
+    if len(set(plain)) == len(plain) == len(values):  # a range may have many
+        return
     for number, value in enumerate(values):
         if value in values[:number]:
             raise ConfigError(f"{place} names '{value}' twice: once is enough")

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 
+from probe_lab.config.environment import Written, as_written
 from probe_lab.config.world import Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
 from probe_lab.data.scalars import Scalar
 from probe_lab.data.splits import SplitFractions
@@ -17,7 +18,6 @@ from probe_lab.losses import parse_loss
 Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
 Backend = Literal["native", "reference"]
 EngineName = Literal["local", "ray"]
-Strategy = Literal["auto", "ddp"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Trainer:
 
     ``accumulate`` takes a step only after so many batches, with the mean of their gradients. ``patience`` ends a
     training after so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are
-    processes that share one training (``strategy`` ddp).
+    processes that share one training, by DDP.
     """
 
     max_epochs: int = 12
@@ -142,7 +142,6 @@ class Trainer:
     seed: int = 0
     devices: int = 1
     accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
-    strategy: Strategy = "auto"
     accumulate: int = 1
     patience: int = 0
 
@@ -311,13 +310,15 @@ class Experiment(Schema):
     """One experiment file with its overrides. ``sweep`` is a union of grids, each a mapping from key to values.
 
     ``only`` chooses among their cells (``sweep.select`` in a file), ``sets`` are named lists of taps (``sweep.sets``).
-    ``asked`` is what the command line said, the file and its overrides, to repeat in messages.
+    ``asked`` is what the command line said, the file and its overrides, to repeat in messages. ``written`` holds the
+    texts whose values came from the environment.
     """
 
     sweep: tuple[Grid, ...] = ()
     only: str = ""
     sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     asked: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    written: Written = field(default_factory=dict, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, as an experiment file would hold them."""
@@ -329,8 +330,13 @@ class Experiment(Schema):
         content["sweep"] = said | {"grids": grids} if said else grids
         return content
 
+    def stored(self) -> dict[str, Any]:
+        """``to_dict`` as it is written to files: values from the environment are the texts that read them."""
+        content: dict[str, Any] = as_written(self.to_dict(), self.written)
+        return content
+
     def to_yaml(self) -> str:
-        return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
+        return OmegaConf.to_yaml(OmegaConf.create(self.stored()))
 
 
 def _plain(axis: Axis) -> Any:

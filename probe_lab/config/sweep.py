@@ -6,6 +6,7 @@ for taps only where cells are laid out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from probe_lab.cache.layout import PLACELESS
 from probe_lab.config.choice import Choice
 from probe_lab.config.keys import known_keys, leaf_keys
+from probe_lab.config.limits import MOST_CELLS
 from probe_lab.config.ranges import span
 from probe_lab.config.schema import Axis, Conditional, Grid
 from probe_lab.errors import ConfigError, nearest
@@ -49,6 +51,7 @@ def read_sweep(content: object) -> Sweep:
             f"'sweep.select' is {select}: write a test of cells in quotes, 'step in [5, 10]' for instance"
         )
     Choice.parse(select, {key for grid in grids for key in grid}, where="'sweep.select'")
+    _require_few(grids)
     return Sweep(grids, select, _sets(said.get("sets") or {}))
 
 
@@ -142,13 +145,24 @@ def _values(key: str, content: object) -> tuple[Any, ...]:
     found: list[Any] = []
     for value in content:
         found += span(key, value, whole=whole) if isinstance(value, dict) and "from" in value else [value]
+        if len(found) > MOST_CELLS:
+            raise ConfigError(f"the sweep over '{key}' has more than {MOST_CELLS:,} values: take larger steps")
     return tuple(found)
+
+
+def _require_few(grids: tuple[Grid, ...]) -> None:
+    """ConfigError for more cells than can be laid out. A conditional axis counts as one value here."""
+    count = sum(math.prod(len(axis) for axis in grid.values() if isinstance(axis, tuple)) for grid in grids)
+    if count > MOST_CELLS:
+        raise ConfigError(f"'sweep' has {count:,} cells: name fewer values (at most {MOST_CELLS:,} cells)")
 
 
 def _seeded(grids: tuple[Grid, ...], seeds: object) -> tuple[Grid, ...]:
     """Every grid with the training seeds 0 to ``seeds`` − 1, in place of those that it has."""
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ConfigError(f"'sweep.seeds' is {seeds}: write how many training seeds each cell gets, 3 for instance")
+    if seeds > MOST_CELLS:
+        raise ConfigError(f"'sweep.seeds' is {seeds}: it must be at most {MOST_CELLS:,}")
     axis = tuple(range(seeds))
     return tuple({_SEED: axis, **grid, **({_SEED: axis} if _SEED in grid else {})} for grid in grids or ({},))
 

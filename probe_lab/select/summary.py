@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
+from probe_lab.console import literal
 from probe_lab.select.candidates import Row
 from probe_lab.select.sheet import labels_of, score_text
 from probe_lab.select.watch import shortened
@@ -40,7 +40,7 @@ def kept_table(rows: Sequence[Row], evaluators: Sequence[str]) -> Table:
     for row in rows:
         for one in row.kept:
             numbers = [f"{score_text(one, name)}  {label}".strip() for name, label in labels.items()]
-            table.add_row(escape(shortened(row.prompt, 36)), str(one.number), str(one.seed), "\n".join(numbers))
+            table.add_row(literal(shortened(row.prompt, 36)), str(one.number), str(one.seed), "\n".join(numbers))
     return table
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from probe_lab.console import PlainConsole
 from probe_lab.progress import LINE_EVERY
 
 
@@ -66,7 +67,7 @@ class Watch(Protocol):
 @contextmanager
 def watching(console: Console | None = None) -> Iterator[Watch]:
     """A picture that changes on a terminal, lines on stderr elsewhere."""
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     if not console.is_terminal:
         yield _Lines()
         return

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,8 +40,7 @@ def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
         return False
     try:
         config = read_yaml((cell_folder / "config.yaml").read_bytes())
-        place = Path(config["cache"]["root"]) / (config["cache"]["name"] or config["name"])
-        if place.resolve() != cell.experiment.cache_folder.resolve():
+        if not _same_cache(config, cell):
             return False
         metrics = read_metrics(cell_folder)
         return not was_stopped(metrics) and not now.outdated(cell.experiment.cache_folder, metrics)
@@ -52,6 +52,15 @@ def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
         TypeError,
     ):  # its own sweep will say so
         return False
+
+
+def _same_cache(config: Mapping[str, Any], cell: Cell) -> bool:
+    """Whether a stored configuration names the cell's cache; a place from the environment by the same text."""
+    root, name = config["cache"]["root"], config["cache"]["name"] or config["name"]
+    own = cell.experiment.stored()
+    if "${" in f"{root}{name}":
+        return (root, name) == (own["cache"]["root"], own["cache"]["name"] or own["name"])
+    return (Path(root) / name).resolve() == cell.experiment.cache_folder.resolve()
 
 
 def adopt(found: Mapping[str, Path], folder: Path) -> None:

@@ -18,7 +18,8 @@ from probe_lab.config import (
     typed,
     with_values,
 )
-from probe_lab.config.checks import check
+from probe_lab.config.checks import check, require_probe_step
+from probe_lab.config.limits import MOST_CELLS
 from probe_lab.errors import SweepError
 from probe_lab.sweep.taps import TapNames
 
@@ -65,6 +66,11 @@ class Points:
                 settings, holds = self._settings(key, axis.values), self._holds(key, axis, grid, found, made)
             else:
                 settings, holds = self._settings(key, axis), [True] * len(found)
+            count = sum(len(settings) if held else 1 for held in holds)
+            if count > MOST_CELLS:
+                raise SweepError(
+                    f"the sweep has at least {count:,} cells in one grid: name fewer values (at most {MOST_CELLS:,})"
+                )
             found = [
                 chosen
                 for point, held in zip(found, holds, strict=True)
@@ -73,6 +79,7 @@ class Points:
         for point in found:
             experiment = self._at(point, made)
             check(experiment)
+            require_probe_step(experiment)
             yield experiment, point
 
     def _holds(self, key: str, axis: Conditional, grid: Grid, points: Sequence[Settings], made: _Made) -> list[bool]:

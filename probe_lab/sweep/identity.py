@@ -23,9 +23,11 @@ ONLY_SPEED: Mapping[str, tuple[str, ...]] = {
     "sampling": ("batch_size", "device", "offload"),
     "cache": ("root", "shard_size"),
     "data": ("residency", "num_workers"),
-    "trainer": ("accelerator", "strategy"),
+    "trainer": ("accelerator",),
 }
 """Keys of other sections that change no result."""
+_FORMER = ("trainer.strategy",)
+"""Keys that only configurations of older cells still have."""
 _LATER: Mapping[str, tuple[str, ...]] = {
     "prompts": ("column", "exclude", "field", "per_image", "quoting", "revision", "shuffle", "split"),
     "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
@@ -127,4 +129,4 @@ def other_images(one: Experiment, other: Experiment) -> dict[str, tuple[Any, Any
 def changes_no_result(key: str) -> bool:
     """Whether a dotted key is in no cell's identity."""
     section, _, name = key.partition(".")
-    return section in (*IRRELEVANT, "scoring") or name in ONLY_SPEED.get(section, ())
+    return key in _FORMER or section in (*IRRELEVANT, "scoring") or name in ONLY_SPEED.get(section, ())

@@ -8,9 +8,9 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Group as Lines
-from rich.markup import escape
 from rich.table import Table
 
+from probe_lab.console import literal
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.normalise import CLOSED_FORM
 from probe_lab.sweep.plan import Group, State, SweepPlan
@@ -44,12 +44,12 @@ def plan_listing(plan: SweepPlan) -> Lines:
         told += [f"  {line}" for line in _varies(cells, seeds=seeds)]
         sizes = [group.bytes for group in rows]
         table.add_row(
-            escape("\n".join(told)),
+            literal("\n".join(told)),
             "\n".join(f"{states[state]} {word}" for state, word in _WORDS.items() if states[state]),
             "?" if None in sizes else f"{sum(size or 0 for size in sizes) / 1e6:,.1f}" if rows[0].arrays else "",
             _clock(sum(group.seconds for group in rows) / plan.workers) if states["pending"] else "",
         )
-    return Lines(table, *map(escape, _totals(plan)))
+    return Lines(table, *map(literal, _totals(plan)))
 
 
 def _lines(groups: Iterable[Group]) -> list[list[Group]]:

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from probe_lab.console import PlainConsole
+
 if TYPE_CHECKING:
     from probe_lab.sweep.worker import Outcome
 
@@ -31,7 +33,7 @@ class SweepProgress:
     """
 
     def __init__(self, total: int, *, skipped: int = 0, label: str = "", console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or PlainConsole(stderr=True, soft_wrap=True)
         self._total, self._skipped, self._label = total, skipped, label
         self._done = self._failed = 0
         self._best: tuple[float, str] | None = None

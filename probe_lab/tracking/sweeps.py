@@ -30,7 +30,7 @@ class Tracker:
 
     def __init__(self, background: Background | None = None, experiment: Experiment | None = None) -> None:
         self._background = background
-        self._places = place_tags(experiment.to_dict()) if experiment is not None else {}
+        self._places = place_tags(experiment.stored()) if experiment is not None else {}
 
     @property
     def active(self) -> bool:

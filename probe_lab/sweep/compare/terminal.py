@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
+from rich.text import Text
 
+from probe_lab.console import literal, visible
 from probe_lab.fitting import Fitting, natural_width
 from probe_lab.sweep.compare.sheet import Sheet, shown, worded
 
@@ -26,12 +27,12 @@ def sheet_table(sheet: Sheet) -> Fitting:
 def _by_column(sheet: Sheet, between: str) -> Table:
     table = _table(sheet)
     for key in sheet.keys:
-        table.add_column(escape(key))
+        table.add_column(literal(key))
     for heading in sheet.numbers.values():
-        table.add_column(escape(heading), justify="right", no_wrap=True)
+        table.add_column(literal(heading), justify="right", no_wrap=True)
     for row in sheet.frame.to_dict("records"):
         told = (_told(key, row[key], between) for key in sheet.keys)
-        table.add_row(*map(escape, told), *(escape(shown(row, column)) for column in sheet.numbers))
+        table.add_row(*map(literal, told), *(literal(shown(row, column)) for column in sheet.numbers))
     return table
 
 
@@ -47,7 +48,7 @@ def _by_line(sheet: Sheet) -> Table:
         words = [word if key in _PLAIN else f"{key} {word}" for key, word in told.items() if word]
         taps = worded(row.get("taps")).split("+") if worded(row.get("taps")) else []
         values = [shown(row, column) for column in sheet.numbers]
-        table.add_row(escape("\n".join([", ".join(words), *taps])), escape(headings), escape("\n".join(values)))
+        table.add_row(literal("\n".join([", ".join(words), *taps])), literal(headings), literal("\n".join(values)))
         table.add_section()
     return table
 
@@ -56,9 +57,9 @@ def _table(sheet: Sheet, *, edge: bool = True) -> Table:
     from rich.table import Table
 
     return Table(
-        title=escape(sheet.title),
+        title=Text(visible(sheet.title), style="table.title"),
         title_justify="left",
-        caption=escape("\n".join(sheet.notes)) or None,
+        caption=Text(visible("\n".join(sheet.notes)), style="table.caption") if sheet.notes else None,
         caption_justify="left",
         show_edge=edge,
         pad_edge=edge,
