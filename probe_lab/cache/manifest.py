@@ -75,6 +75,10 @@ class Manifest:
         """Names of the fields that differ, in the order of the class."""
         return [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
+    def renamed(self, name: str) -> Manifest:
+        """As the manifest of a folder with another name: a cache may be moved, and is the same one."""
+        return dataclasses.replace(self, name=name)
+
     def save(self, folder: Path | str) -> None:
         """Write folder/manifest.json whole or not at all. CacheError when the disk refuses it."""
         write_atomic(

@@ -9,6 +9,7 @@ from probe_lab.cache.manifest import Manifest
 from probe_lab.errors import CacheError
 
 KEYS = {
+    "name": "cache.name",
     "backbone": "backbone",
     "scheduler": "sampling.scheduler",
     "steps": "sampling.steps",
@@ -30,8 +31,7 @@ KEYS = {
 
 
 def require_same(folder: Path, stored: Manifest, wanted: Manifest) -> None:
-    """Raise ``CacheError`` with every key that differs and both values; only the code version and the
-    name may differ."""
+    """Raise ``CacheError`` with every key that differs and both values; only the code version may differ."""
     differences = list(_differences(stored, wanted))
     if differences:
         listed = ", ".join(f"{key} (cache: {_text(old)}, experiment: {_text(new)})" for key, old, new in differences)
@@ -44,7 +44,7 @@ def require_same(folder: Path, stored: Manifest, wanted: Manifest) -> None:
 def _differences(stored: Manifest, wanted: Manifest) -> Iterator[tuple[str, object, object]]:
     for name in stored.difference(wanted):
         old, new = getattr(stored, name), getattr(wanted, name)
-        if name in ("code_version", "name"):  # a folder may be renamed
+        if name == "code_version":
             continue
         if name in ("taps", "extra"):
             prefix, absent = ("capture.taps ", "absent") if name == "taps" else ("", "default")

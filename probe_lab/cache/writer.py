@@ -142,7 +142,8 @@ class CacheWriter:
         write_text(self.folder, encoder, tensors, prompts=int(self.samples["prompt_id"].nunique()))
 
     def _check_manifest(self) -> None:
-        require_same(self.folder, Manifest.load(self.folder), self.manifest)
+        stored = Manifest.load(self.folder).renamed(self.manifest.name)
+        require_same(self.folder, stored, self.manifest)
 
     def _check_open(self, shard: int) -> None:
         self._check_manifest()  # somebody may have replaced the cache since this writer started

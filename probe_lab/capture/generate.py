@@ -109,7 +109,7 @@ def is_complete(experiment: Experiment, samples: pd.DataFrame) -> bool:
     asked = experiment.capture.taps  # patterns are compared as they are written, in the manifest's further settings
     if not has_patterns(asked) and set(stored.taps) != set(asked):
         return False
-    if set(stored.difference(wanted)) - {"code_version"}:
+    if set(stored.difference(wanted)) - {"code_version", "name"}:
         return False
     has_text = ENCODER in Cache(folder).text_encoders()
     return has_text and not CacheWriter(folder, stored, samples).pending()
@@ -120,4 +120,5 @@ def _refuse_another(experiment: Experiment, samples: pd.DataFrame) -> None:
     folder = experiment.cache_folder
     if (folder / "manifest.json").exists():
         stored = Manifest.load(folder)
-        require_same(folder, stored, manifest_of(experiment, stored.taps, samples))
+        wanted = manifest_of(experiment, stored.taps, samples)
+        require_same(folder, stored.renamed(wanted.name), wanted)

@@ -236,3 +236,12 @@ def test_require_space(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"needs 9000000.0 TB but its disk has [\d.]+ .B free"):
         require_space(tmp_path / "not" / "yet", 9 * 10**18)
     assert not (tmp_path / "not").exists()
+
+
+def test_a_renamed_folder_is_the_same_cache(world: World) -> None:
+    world.write(world.writer(), 0)
+    moved = World(world.folder.rename(world.folder.with_name("moved")))
+    writer = CacheWriter(moved.folder, moved.manifest(name="moved"), moved.samples)
+    assert writer.pending() == [1, 2]
+    moved.write(writer, 1)
+    assert writer.pending() == [2]
