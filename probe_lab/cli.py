@@ -58,7 +58,7 @@ def plan(
     chosen = prompts_at_hand(config)
     if chosen is not None:
         for line in filter(None, (*notes_of(chosen, config), unscorable_note(config, chosen.prompts))):
-            out.print(escape(line))
+            out.print(line)
 
 
 @app.command()
@@ -91,7 +91,7 @@ def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
     chosen = collect_prompts(config.prompts, config.seed)
     require_scorable(config, chosen.prompts)
     for line in notes_of(chosen, config):
-        out.print(escape(line))
+        out.print(line)
     with progress("generate", "images") as update:
         fill(config, update, lambda made: out.print(plan_table(made)))
     out.print(f"images and tensors: {config.cache_folder}")

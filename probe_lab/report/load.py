@@ -15,9 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from probe_lab.cache.layout import valid_name
 from probe_lab.config.keys import leaf_keys
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
+from probe_lab.names import problem_of
 from probe_lab.report.origin import Origin, origin_of, stated
 from probe_lab.sweep.results import require_version
 
@@ -182,6 +184,7 @@ def load_results(folder: Path) -> Results:
     table = table[table["split"] == "test"].reset_index(drop=True)
     if table.empty:
         raise ReportError(f"{path} has no rows of the test split: no cell was trained, see {folder / 'failures.json'}")
+    _require_names(path, table)
     first = table.drop_duplicates("cell")
     axes = _short([_axes(path, axes) for axes in first["axes"]])
     origins: dict[Origin, dict[str, dict[str, object]]] = defaultdict(dict)
@@ -197,6 +200,14 @@ def load_results(folder: Path) -> Results:
         )
     main = max(parts, key=lambda part: len(part.cells))
     return replace(main, elsewhere=tuple(part for part in parts if part is not main))
+
+
+def _require_names(path: Path, table: pd.DataFrame) -> None:
+    """ReportError where a name that becomes a folder or a file would leave its own: others may have written it."""
+    cells, evaluators = (list(map(str, table[column].unique())) for column in ("cell", "evaluator"))
+    wrong = [name for name in cells if problem_of(name)] + [name for name in evaluators if not valid_name(name)]
+    if wrong:
+        raise ReportError(f"{path} has the cell or evaluator {wrong[0]!r}, which is no name: run the sweep again")
 
 
 def _part(

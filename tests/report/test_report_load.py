@@ -39,6 +39,16 @@ def test_an_empty_or_broken_table_is_refused(runs_copy: Path) -> None:
         load_results(runs_copy)
 
 
+@pytest.mark.parametrize("name", ["../x", "/x", "..", "[/x]", "a\x1b[2J", ".hidden"])
+@pytest.mark.parametrize("column", ["cell", "evaluator"])
+def test_names_that_would_leave_their_folder_are_refused(runs_copy: Path, column: str, name: str) -> None:
+    table = pd.read_parquet(runs_copy / "results.parquet")
+    write_results(runs_copy, table.assign(**{column: name}))
+    with pytest.raises(ReportError, match="which is no name") as caught:
+        load_results(runs_copy)
+    assert "\x1b" not in str(caught.value)
+
+
 def test_a_cell_without_metrics_is_refused(runs_copy: Path) -> None:
     next(runs_copy.glob("linear*/metrics.json")).unlink()
     with pytest.raises(ReportError, match=r"metrics\.json cannot be read"):
