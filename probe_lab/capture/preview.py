@@ -12,13 +12,14 @@ from diffusers import DiffusionPipeline, ModelMixin
 from PIL.Image import Image
 from torch import Tensor
 
+from probe_lab.capture.faults import finite_rows
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators import Evaluator, available, create, score_all
 
 Previewer = Callable[[Tensor, list[str], Sequence[str]], Tensor]
-"""(x0 [n, C, h, w], prompts, evaluators) -> scores, float32 [n, evaluators]."""
+"""(x0 [n, C, h, w], prompts, evaluators) -> scores, float32 [n, evaluators]; NaN where x0 decodes to no picture."""
 _LATENTS_AT_ONCE = 2**16
 """Places of latents that are decoded together: four pictures of 1024 × 1024, at most 64 small ones."""
 
@@ -54,9 +55,10 @@ def previewer(
         size = min(64, max(1, _LATENTS_AT_ONCE // (x0.shape[-2] * x0.shape[-1])))
         parts: list[Tensor] = []
         for start in range(0, len(x0), size):
-            images = pictures(pipe, x0[start : start + size])
-            scores = score_all(judges, images, prompts[start : start + size])
-            parts.append(torch.stack([scores[name] for name in evaluators], 1))
+            pixels = decoded_pixels(pipe, x0[start : start + size])
+            scores = score_all(judges, as_images(pipe, pixels), prompts[start : start + size])
+            columns = torch.stack([scores[name] for name in evaluators], 1)
+            parts.append(torch.where(finite_rows(pixels)[:, None], columns, torch.nan))
         return torch.cat(parts)
 
     return score
@@ -72,20 +74,29 @@ def preview_evaluator(name: str, scoring: Scoring | None = None) -> Evaluator:
     return create(name, scoring)
 
 
-@torch.no_grad()
 def pictures(pipe: DiffusionPipeline, x0: Tensor) -> list[Image]:
     """What the pipeline would make of clean latents [n, C, h, w]."""
+    return as_images(pipe, decoded_pixels(pipe, x0))
+
+
+def as_images(pipe: DiffusionPipeline, pixels: Tensor) -> list[Image]:
+    """Pictures of pixels [n, 3, H, W] in −1..1; black where they are NaN."""
+    return cast(list[Image], pipe.image_processor.postprocess(torch.nan_to_num(pixels, nan=-1.0), output_type="pil"))
+
+
+@torch.no_grad()
+def decoded_pixels(pipe: DiffusionPipeline, x0: Tensor) -> Tensor:
+    """Pixels [n, 3, H, W] in −1..1 of clean latents [n, C, h, w], as the pipeline decodes them."""
     vae = pipe.vae
     # As the pipelines do: such an autoencoder gives nan in float16.
     too_narrow = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
     if too_narrow:
         vae.to(torch.float32)
     try:
-        pixels = decoded(vae, x0.to(pipe._execution_device, vae.dtype))
+        return decoded(vae, x0.to(pipe._execution_device, vae.dtype))
     finally:
         if too_narrow:
             vae.to(torch.float16)
-    return cast(list[Image], pipe.image_processor.postprocess(pixels, output_type="pil"))
 
 
 @torch.no_grad()

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 
 from PIL.Image import Image
 
+from probe_lab.cache.faults import Fault
+
 
 @dataclass(frozen=True)
 class Candidate:
     """One seed of a prompt. ``place`` among the kept ones, 0 the best, or None with the step that it was ``pruned``
-    at; ``image`` is the finished one, or where it is a ``preview`` what the prediction of that step decodes to."""
+    at; ``image`` is the finished one, or where it is a ``preview`` what the prediction of that step decodes to;
+    ``fault`` says why it is no choice, see ``Selection.faults``."""
 
     number: int
     seed: int
@@ -22,10 +25,16 @@ class Candidate:
     image: Image | None = None
     preview: bool = False
     true: Mapping[str, float] = field(default_factory=dict)
+    fault: Fault | None = None
 
     @property
     def finished(self) -> bool:
         return self.image is not None and not self.preview
+
+    @property
+    def can_be_judged(self) -> bool:
+        """Whether there is a finished image, and it is a picture of the prompt."""
+        return self.finished and self.fault is None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from probe_lab.select.drawing import Drawing
 from probe_lab.select.judges import judges_of, score_rows
 from probe_lab.select.record import require_writable, write_record
 from probe_lab.select.setup import Setup, setup_of
-from probe_lab.select.summary import Summary, kept_table, lines_of, worth
+from probe_lab.select.summary import Summary, fault_lines, kept_table, lines_of, worth
 from probe_lab.select.watch import Watch
 
 FOLDER = Path("selections")
@@ -96,7 +96,7 @@ def run(
         seconds["score"] = time.monotonic() - started
         content["worth"] = {judge.name: value for judge in judges if (value := worth(rows, judge.name))}
         write_record(out, rows, content, evaluators=setup.shown)
-    return Summary(kept_table(rows, setup.shown), tuple(lines_of(content)), out)
+    return Summary(kept_table(rows, setup.shown), (*fault_lines(rows), *lines_of(content)), out)
 
 
 def _cleaned(prompts: Sequence[str]) -> list[str]:

@@ -45,6 +45,7 @@ def half_widths(cell: Path, evaluators: tuple[str, ...], level: float) -> Tensor
         rows = table[table["evaluator"] == evaluator]
         if rows.empty:
             raise SelectError(f"{path} has no validation predictions of {evaluator}: train the cell again")
+        require_finite(rows, path)
         one = rows.groupby("prompt_id").sample(n=1, random_state=np.random.RandomState(0))
         prediction, target = (
             torch.tensor(one[name].to_numpy(), dtype=torch.float64) for name in ("prediction", "target")
@@ -53,9 +54,21 @@ def half_widths(cell: Path, evaluators: tuple[str, ...], level: float) -> Tensor
     return torch.tensor(widths, dtype=torch.float32)
 
 
+def require_finite(table: pd.DataFrame, path: Path) -> None:
+    """SelectError for predictions or targets that are no numbers: nothing can be chosen by them."""
+    broken = ~np.isfinite(table[["prediction", "target"]].to_numpy(dtype=np.float64)).all(axis=1)
+    if broken.any():
+        sample = table["sample_id"].to_numpy()[broken][0]
+        raise SelectError(
+            f"{path} has a prediction or target of sample {sample} that is not finite ({int(broken.sum())} such rows): "
+            "train the cell again"
+        )
+
+
 def is_decided(scores: Tensor, width: float, keep: int) -> bool:
-    """Whether the lower bounds of the ``keep`` best of ``scores`` [n] lie above the upper bounds of all others."""
+    """Whether the lower bounds of the ``keep`` best of ``scores`` [n] lie above the upper bounds of all others; one
+    that is not finite is below all that are."""
     if len(scores) <= keep:
         return True
-    best = scores.sort(descending=True).values
+    best = torch.where(scores.isfinite(), scores, -torch.inf).sort(descending=True).values
     return bool(best[keep - 1] - width > best[keep] + width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,9 +15,11 @@ from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
+from probe_lab.cache.faults import Fault
 from probe_lab.capture.backbones import family_of
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
+from probe_lab.capture.faults import decodes_watched
 from probe_lab.capture.preview import pictures
 from probe_lab.capture.prompts import sample_seed
 from probe_lab.capture.taps import Tap
@@ -89,18 +92,25 @@ class Drawing:
         sampling, size = self._experiment.sampling, self._experiment.sampling.batch_size
         jobs = [(row.prompt, one) for row in rows for one in row.candidates]
         images: dict[tuple[str, int], Image] = {}
+        faults: dict[tuple[str, int], Fault] = {}
         started = time.monotonic()
         for start in range(0, len(jobs), size):
             part = jobs[start : start + size]
             options = family_of(self._pipe).call_options(sampling, [prompt for prompt, _ in part])
             generators = [torch.Generator().manual_seed(one.seed) for _, one in part]
-            made = self._pipe(**options, generator=generators).images
-            images |= {(prompt, one.number): image for (prompt, one), image in zip(part, made, strict=True)}
+            with decodes_watched(self._pipe) as decodes:
+                output = self._pipe(**options, generator=generators)
+            faulty = decodes.faults(output)
+            faults |= {(part[place][0], part[place][1].number): fault for place, fault in faulty.items()}
+            images |= {(prompt, one.number): image for (prompt, one), image in zip(part, output.images, strict=True)}
         seconds = time.monotonic() - started
         apart = max(_apart(one.image, images[row.prompt, one.number]) for row in rows for one in row.kept)
 
         def finished(prompt: str, one: Candidate) -> Candidate:
-            return one if one.place is not None else replace(one, image=images[prompt, one.number], preview=False)
+            if one.place is not None:
+                return one
+            key = prompt, one.number
+            return replace(one, image=images[key], preview=False, fault=faults.get(key, one.fault))
 
         whole = [replace(row, candidates=[finished(row.prompt, one) for one in row.candidates]) for row in rows]
         return whole, seconds, apart
@@ -135,11 +145,13 @@ class Drawing:
         before = sum(map(len, found.kept[:place]))
         scores = found.scores[place]
         by = self._setup.shown[0]
-        others = sorted(gone, key=lambda one: (-gone[one], -float(scores[one, found.evaluators.index(by)])))
+        predicted_by = torch.nan_to_num(scores[:, found.evaluators.index(by)], nan=-math.inf).tolist()
+        others = sorted(gone, key=lambda one: (-gone[one], -predicted_by[one]))
         candidates = []
         for number in (*kept, *others):
             predicted = dict(zip(found.evaluators, scores[number].tolist(), strict=True))
-            one = Candidate(number, self._seeds(prompt)[number], predicted)
+            fault = found.faults[place].get(number)
+            one = Candidate(number, self._seeds(prompt)[number], predicted, fault=fault)
             if number in gone:
                 row = place * self._candidates + number
                 picture = self._preview(x0[gone[number], _X0][row : row + 1])

@@ -33,8 +33,8 @@ def judges_of(experiment: Experiment) -> tuple[list[Evaluator], list[str]]:
 
 
 def score_rows(judges: Sequence[Evaluator], rows: Sequence[Row], batch_size: int) -> list[Row]:
-    """The rows with the true scores of every finished image."""
-    places = [(row, one) for row, candidates in enumerate(rows) for one in candidates.candidates if one.finished]
+    """The rows with the true scores of every finished image that is a picture of its prompt."""
+    places = [(row, one) for row, candidates in enumerate(rows) for one in candidates.candidates if one.can_be_judged]
     scores: dict[tuple[int, int], dict[str, float]] = {}
     for start in range(0, len(places), batch_size):
         part = places[start : start + batch_size]

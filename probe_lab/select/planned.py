@@ -13,6 +13,7 @@ from probe_lab.errors import SelectError
 from probe_lab.probes import Probe, load_probe
 from probe_lab.probes.outputs import PREDICTIONS
 from probe_lab.select.budget import Judged, best_plan
+from probe_lab.select.conformal import require_finite
 from probe_lab.select.ranking import By, check_by
 
 _KEYS = ["prompt_id", "sample_id"]
@@ -59,6 +60,7 @@ def _values(cell: Path, by: By) -> pd.DataFrame:
     check_by(by, probe)
     table = pd.read_parquet(path)
     table = table[table["split"] == "val"]
+    require_finite(table, path)
     parts = [weight * _standardised(table, name, probe) for name, weight in _weights(by).items()]
     return sum(parts[1:], parts[0]).sort_index()
 

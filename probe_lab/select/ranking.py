@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -28,10 +28,24 @@ def order(scores: Tensor, by: By, probe: Probe) -> Tensor:
     """Positions of the candidates of one prompt, the best first, of ``scores`` [n, E] in the evaluators' units.
 
     ``pareto``: those that no other one beats in all evaluators come first, then those that only they beat, and so on;
-    within a front, the larger sum of standardised scores.
+    within a front, the larger sum of standardised scores. Candidates that are not ``ranked`` come last.
     """
-    names = list(probe.spec.evaluators)
-    standard = probe.standardised(scores)
+    places = torch.arange(len(scores))
+    usable = ranked(scores, by, probe)
+    best = _order(probe.standardised(scores[usable]), by, list(probe.spec.evaluators))
+    return torch.cat([places[usable][best], places[~usable]])
+
+
+def ranked(scores: Tensor, by: By, probe: Probe) -> Tensor:
+    """Which candidates have a finite number in everything that ``by`` compares, of ``scores`` [n, E]: bool [n]."""
+    evaluators = probe.spec.evaluators
+    compared = evaluators if by == "pareto" else [by] if isinstance(by, str) else by
+    columns = [evaluators.index(name) for name in compared]
+    return torch.isfinite(probe.standardised(scores)[:, columns]).all(1)
+
+
+def _order(standard: Tensor, by: By, names: Sequence[str]) -> Tensor:
+    """``order`` of standardised scores that are all finite."""
     if by == "pareto":
         return _best_first(standard.sum(1), _fronts(standard))
     if isinstance(by, str):

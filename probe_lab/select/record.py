@@ -98,6 +98,7 @@ def _entry(one: Candidate, path: str) -> dict[str, Any]:
         "predicted": {name: score if math.isfinite(score) else None for name, score in one.predicted.items()},
         "true": dict(one.true) or None,
         "image": path or None,
+        "fault": one.fault,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from probe_lab.cache.faults import Fault
 from probe_lab.cache.layout import LOOKAHEAD
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import Family
+from probe_lab.capture.faults import decodes_watched, finite_rows
 from probe_lab.capture.layout import Arguments
 from probe_lab.capture.preview import Previewer
 from probe_lab.capture.stateful import kept_between_steps
@@ -23,9 +26,11 @@ from probe_lab.data.scalars import Scalar
 from probe_lab.errors import SelectError
 from probe_lab.probes import Inputs, Probe
 from probe_lab.select.conformal import is_decided
-from probe_lab.select.ranking import By, order
+from probe_lab.select.ranking import By, order, ranked
 from probe_lab.select.rows import decode_only
 from probe_lab.select.schedule import Cut
+
+_log = logging.getLogger(__name__)
 
 
 class Running:
@@ -33,8 +38,13 @@ class Running:
 
     Previews that a probe reads are decoded and scored by ``preview``, of the candidates that its cut still finds.
 
+    A candidate whose numbers at a cut are not finite, latents or what its probe reads and says of them, comes last
+    there and is named in a warning.
+
     Afterwards ``kept`` holds, for each prompt, the rows of the call that were finished, int64, the best first;
-    ``scores`` what was predicted of ``evaluators``, float32 [prompts, candidates, E], NaN for what no probe predicts.
+    ``scores`` what was predicted of ``evaluators``, float32 [prompts, candidates, E], NaN for what no probe predicts;
+    ``broken`` the rows that came last because they are not finite; ``faults`` what is wrong with finished images, by
+    their place in the output.
     """
 
     def __init__(
@@ -65,6 +75,8 @@ class Running:
         self._call = PipelineCall(pipe, family, before_denoiser=self._before_denoiser, before_step=self._before_step)
         # On the CPU and in float32, whatever the defaults of the process are.
         self.kept = list(torch.arange(rows, device="cpu").view(len(prompts), candidates))
+        self.broken: set[int] = set()
+        self.faults: dict[int, Fault] = {}
         shape = (len(prompts), candidates, len(evaluators))
         self.scores = torch.full(shape, torch.nan, dtype=torch.float32, device="cpu")
         self._evaluators = evaluators
@@ -87,6 +99,7 @@ class Running:
             self._capture = stack.enter_context(capture)
             self._call.watch(stack)
             decode_only(self._pipe, self._call, lambda: torch.cat(self.kept), stack)
+            decodes = stack.enter_context(decodes_watched(self._pipe))  # last: of the kept rows
             output = self._pipe(**options)
         if self._made < len(self._cuts) or not self._cuts:
             raise SelectError(
@@ -94,7 +107,10 @@ class Running:
                 f"{self._cuts[-1].step if self._cuts else 1}, so nothing was chosen: let it run on, and call the "
                 "pipeline in one thread at a time"
             )
-        return self._only_kept(output) if options.get("output_type") == "latent" else output
+        if options.get("output_type") == "latent":
+            output = self._only_kept(output)
+        self.faults = decodes.faults(output)
+        return output
 
     @property
     def steps(self) -> int:
@@ -151,19 +167,43 @@ class Running:
         if not here:
             return
         self._made += len(here)
+        finite = finite_rows(model_output) & finite_rows(sample)
         for cut in here:
-            self._choose(cut, lambda images: self._look_ahead(model_output, timestep, sample, images))
+            self._choose(cut, finite, lambda images: self._look_ahead(model_output, timestep, sample, images))
         self._call.keep(torch.cat(self.kept))
 
-    def _choose(self, cut: Cut, look_ahead: Callable[[Tensor], Tensor]) -> None:
-        """Ask the probe of a cut."""
+    def _choose(self, cut: Cut, finite: Tensor, look_ahead: Callable[[Tensor], Tensor]) -> None:
+        """Ask the probe of a cut; ``finite`` says of each row of the call whether its latents are."""
         active = torch.cat(self.kept)
-        scores = cut.probe.predict(self._inputs(cut, active, look_ahead))
+        inputs = self._inputs(cut, active, look_ahead)
+        read = [*inputs.features.values(), *([] if inputs.scalars is None else [inputs.scalars])]
+        # An infinite input is cut to the largest one that a probe knows, and would get a score like any other.
+        usable = torch.stack([finite[active], *map(finite_rows, read)]).all(0)
+        scores = torch.where(usable[:, None], cut.probe.predict(inputs), torch.nan)
         columns = [self._evaluators.index(name) for name in cut.probe.spec.evaluators]
         self.scores.flatten(0, 1)[active[:, None], torch.tensor(columns, device="cpu")] = scores.float()
         by_prompt = scores.split([len(rows) for rows in self.kept])
+        for rows, values in zip(self.kept, by_prompt, strict=True):
+            self._name_broken(cut, rows, values)
         self.kept = [self._best(cut, *both) for both in zip(self.kept, by_prompt, strict=True)]
         self._on_cut(cut.step, [left % self._candidates for left in self.kept])
+
+    def _name_broken(self, cut: Cut, rows: Tensor, scores: Tensor) -> None:
+        """Note which of one prompt's ``rows`` cannot be ranked. SelectError where that is all of them."""
+        broken = rows[~ranked(scores, self._by, cut.probe)].tolist()
+        prompt = self._prompts[int(rows[0]) // self._candidates]
+        if len(broken) == len(rows):
+            raise SelectError(
+                f"none of the {len(rows)} candidates of '{prompt}' that reach step {cut.step} has a finite score: "
+                "draw in float32 or bfloat16, or ask a probe whose weights are finite"
+            )
+        new = [row for row in broken if row not in self.broken]
+        if new:
+            numbers = ", ".join(str(row % self._candidates) for row in new)
+            _log.warning(
+                "at step %d of '%s', the score of candidate %s is not finite: last choice", cut.step, prompt, numbers
+            )
+        self.broken.update(new)
 
     def _best(self, cut: Cut, rows: Tensor, scores: Tensor) -> Tensor:
         """Those of one prompt's ``rows`` that go on; as few as in the end where their lead is beyond doubt."""

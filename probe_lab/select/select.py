@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from probe_lab.cache.faults import Fault
 from probe_lab.capture.backbones import family_of
 from probe_lab.capture.capture import Normalize
 from probe_lab.capture.preview import previewer
@@ -47,9 +48,13 @@ class Selection:
     ``manual_seed`` draws them again; None where no seed does, because the generator was used before or stands for
     several candidates, or because latents were given.
     ``scores`` [prompts, candidates, evaluators], float32, are predicted, each by the last cut that saw the candidate,
-    in the evaluators' units; NaN for an evaluator that no probe which saw it predicts. ``denoiser_calls`` counts
-    images: one call with six rows of images is six, and looking ahead counts too; ``of`` is what as many steps as the
-    call made would take with all candidates.
+    in the evaluators' units; NaN for an evaluator that no probe which saw it predicts, and for a candidate whose
+    numbers were not finite. ``denoiser_calls`` counts images: one call with six rows of images is six, and looking
+    ahead counts too; ``of`` is what as many steps as the call made would take with all candidates.
+
+    ``faults`` maps, for each prompt, the candidates that are no choice to the reason: ``not_finite`` where latents,
+    scores or the finished image held NaN or infinity, ``flagged`` where the pipeline's safety checker made the image
+    black.
     """
 
     output: Any
@@ -59,6 +64,7 @@ class Selection:
     evaluators: tuple[str, ...]
     denoiser_calls: int
     of: int
+    faults: tuple[Mapping[int, Fault], ...] = ()
 
     @property
     def images(self) -> Any:
@@ -179,7 +185,18 @@ class ProbeSelect:
             evaluators=self.evaluators,
             denoiser_calls=running.denoised,
             of=len(generators) * running.steps,
+            faults=self._faults(running, len(prompts)),
         )
+
+    def _faults(self, running: Running, prompts: int) -> tuple[Mapping[int, Fault], ...]:
+        """By candidate, of each prompt: those that came last at a cut, and finished images."""
+        finished = torch.cat(running.kept).tolist()
+        found: dict[int, Fault] = dict.fromkeys(sorted(running.broken), "not_finite")
+        found |= {finished[place]: fault for place, fault in running.faults.items()}
+        by_prompt: list[dict[int, Fault]] = [{} for _ in range(prompts)]
+        for row, fault in found.items():
+            by_prompt[row // self._candidates][row % self._candidates] = fault
+        return tuple(by_prompt)
 
     def _asked_steps(self, options: Mapping[str, Any]) -> int:
         """``num_inference_steps`` of a call; 0 where its own timesteps or sigmas are given."""

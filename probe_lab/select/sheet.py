@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.select.candidates import Candidate, Row
 
 TILE, GAP, PER_LINE = 160, 14, 8
@@ -105,6 +106,8 @@ def _captions(one: Candidate, labels: Labels) -> list[tuple[str, str]]:
     kept = one.place is not None
     state = f"{one.number}: kept" if kept else f"{one.number}: pruned at step {one.pruned}"
     lines = [(state, _KEPT if kept else _QUIET), (f"seed {one.seed}", _QUIET)]
+    if one.fault is not None:
+        return [*lines, (FAULT_WORDS[one.fault], _INK)]
     for name, label in labels.items():
         lines.append((f"{score_text(one, name)}  {label}", _INK if kept else _QUIET))
     return lines

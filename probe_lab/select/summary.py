@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from probe_lab.console import literal
+from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.select.candidates import Row
 from probe_lab.select.sheet import labels_of, score_text
 from probe_lab.select.watch import shortened
@@ -46,18 +47,34 @@ def kept_table(rows: Sequence[Row], evaluators: Sequence[str]) -> Table:
 
 def worth(rows: Sequence[Row], evaluator: str) -> dict[str, float] | None:
     """Mean true score of the kept candidates, of all, of the best possible ones, and the selection gain between the
-    two last (0 random, 1 oracle); None where not all are scored."""
-    if not all(evaluator in one.true for row in rows for one in row.candidates):
+    two last (0 random, 1 oracle), of those that are pictures of their prompt; None where not all are scored."""
+    if not all(evaluator in one.true for row in rows for one in row.candidates if one.fault is None):
         return None
     kept, everything, best = [], [], []
     for row in rows:
-        scores = [one.true[evaluator] for one in row.candidates]
-        kept.append(mean(one.true[evaluator] for one in row.kept))
+        chosen = [one.true[evaluator] for one in row.kept if one.fault is None]
+        if not chosen:  # nothing that is kept of this prompt is a picture
+            continue
+        scores = [one.true[evaluator] for one in row.candidates if one.fault is None]
+        kept.append(mean(chosen))
         everything.append(mean(scores))
-        best.append(mean(sorted(scores, reverse=True)[: len(row.kept)]))
+        best.append(mean(sorted(scores, reverse=True)[: len(chosen)]))
+    if not kept:
+        return None
     found = {"kept": mean(kept), "all": mean(everything), "best": mean(best)}
     room = found["best"] - found["all"]
     return found | ({"selection_gain": (found["kept"] - found["all"]) / room} if room > 0 else {})
+
+
+def fault_lines(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each candidate that is no choice."""
+    return [
+        f"candidate {one.number} of {shortened(row.prompt)} ({'kept' if one.place is not None else 'pruned'}) is "
+        f"{FAULT_WORDS[one.fault]}"
+        for row in rows
+        for one in row.candidates
+        if one.fault is not None
+    ]
 
 
 def _sameness(apart: int) -> str:
