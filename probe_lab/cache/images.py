@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from probe_lab.cache.files import StagedFile
 from probe_lab.cache.tables import UNREADABLE
 from probe_lab.errors import CacheError
+from probe_lab.regular import regular
 
 # What the Hugging Face `datasets` library and its viewer read to show a struct column as pictures.
 _FEATURES = {"info": {"features": {"sample_id": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}}}
@@ -35,7 +36,7 @@ def write_images(file: StagedFile, sample_ids: Sequence[int], images: Sequence[b
 def read_images(path: Path) -> Iterator[tuple[int, bytes]]:
     """(sample_id, PNG bytes) in row order, one row group in memory at a time. CacheError when damaged."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(regular(path)) as file:
             for batch in file.iter_batches(batch_size=_GROUP):
                 images = batch.column("image").field("bytes")
                 for sample, data in zip(batch.column("sample_id"), images, strict=True):
@@ -47,7 +48,7 @@ def read_images(path: Path) -> Iterator[tuple[int, bytes]]:
 def read_image(path: Path, row: int) -> bytes:
     """PNG bytes of one row. CacheError when the file is damaged or shorter."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(regular(path)) as file:
             table = file.read_row_group(row // _GROUP, columns=["image"])
             data: bytes = table.column("image")[row % _GROUP].as_py()["bytes"]
             return data

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
+from probe_lab.regular import regular
 
 SAMPLES = "samples.parquet"
 TOKEN_MASK = "token_mask"
@@ -66,7 +67,7 @@ class Sidecar:
     def load(cls, path: Path) -> Sidecar:
         """CacheError when it cannot be read or is not a sidecar of this format."""
         try:
-            values = read_json(path.read_bytes())
+            values = read_json(regular(path).read_bytes())
             values["keys"] = tuple(values["keys"])
             values["row_crc32"] = tuple(values["row_crc32"])
             return cls(**values)

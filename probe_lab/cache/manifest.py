@@ -12,6 +12,7 @@ import torch
 from probe_lab.cache.files import write_atomic
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
+from probe_lab.regular import regular
 
 FORMAT_VERSION = 1
 IMAGES = "capture.images"
@@ -60,6 +61,11 @@ class Manifest:
         return self.extra.get(IMAGES) != "false"
 
     @property
+    def pixels(self) -> int:
+        """Of one image."""
+        return self.width * self.height
+
+    @property
     def array_dtype(self) -> torch.dtype:
         return CACHE_DTYPES[self.cache_dtype]
 
@@ -91,7 +97,7 @@ class Manifest:
         """Read folder/manifest.json. CacheError when it is missing, broken or of another format version."""
         path = manifest_path(folder)
         try:
-            values = read_json(path.read_bytes())
+            values = read_json(regular(path).read_bytes())
         except OSError as error:
             raise CacheError(
                 f"{folder} is not a cache ({path.name}: {error.strerror}): run `probe-lab generate` to make it"

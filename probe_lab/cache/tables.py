@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from probe_lab.cache.files import StagedFile, disk_errors
+from probe_lab.regular import regular
 
 # What pyarrow raises for a damaged file, wherever the damage is (a column name may cease to be UTF-8).
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError, KeyError, IndexError)
@@ -23,7 +24,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def read_table(path: Path) -> pa.Table:
     """The whole table, its pages compared with their checksums. Raises one of UNREADABLE when damaged."""
-    table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
+    table = pq.read_table(regular(path), partitioning=None, page_checksum_verification=True)
     table.schema.names  # noqa: B018
     table_metadata(table)
     return table

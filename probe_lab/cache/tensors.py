@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from probe_lab.cache.files import StagedFile
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
+from probe_lab.regular import regular
 
 _DTYPES = {
     "F64": torch.float64,
@@ -69,7 +71,7 @@ class OpenFile:
         self.path = path
         self.handle = -1
         try:
-            self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.handle = os.open(regular(Path(path)), os.O_RDONLY | os.O_CLOEXEC)
             self.header = read_header(self.handle, path)
             size = os.fstat(self.handle).st_size
         except OSError as error:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from probe_lab.cache.files import sha256_of
 from probe_lab.cache.images import read_images
 from probe_lab.cache.layout import TOKEN_MASK, Sidecar, images_path, shard_path, sidecar_path
 from probe_lab.cache.manifest import Manifest
+from probe_lab.cache.picture import opened
 from probe_lab.cache.problems import Problem, problem, ranges
 from probe_lab.cache.tensors import OpenFile, data_order, read_header, row_checksums
 from probe_lab.errors import CacheError
@@ -140,7 +139,7 @@ def _damaged_rows(path: Path, sidecar: Sidecar) -> list[int]:
 
 def _image_damage(data: bytes, size: tuple[int, int]) -> str:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             image.verify()
             found = image.size
     except Exception as error:  # Pillow raises whatever its decoder met: OSError, SyntaxError, ValueError, struct.error

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from probe_lab.cache import sha256_of
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Settings, card
+from probe_lab.regular import regular
 
 SHOWN = 5
 """Keys of each kind that an error lists."""
@@ -65,6 +66,7 @@ class Checkpoint:
         ScoreError when it is damaged, or a pickle of more than tensors: that would run code of whoever made it.
         """
         try:
+            regular(self.path)
             if self.path.suffix == ".safetensors":
                 return load_file(self.path)
             zipped = zipfile.is_zipfile(self.path)

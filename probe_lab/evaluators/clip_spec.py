@@ -19,6 +19,7 @@ from probe_lab.evaluators.clip_tokens import tokenizer_folder
 from probe_lab.evaluators.model import Transform
 from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, clip_transform
 from probe_lab.json_text import read_json
+from probe_lab.regular import regular
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 OWN_CONFIG, THEIR_CONFIG, THEIR_PICTURES = "open_clip_config.json", "config.json", "preprocessor_config.json"
@@ -161,7 +162,7 @@ def _of_config(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path.read_text(encoding="utf-8"))
+        content = read_json(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ScoreError(f"{path} cannot be read ({error}): fetch it again") from error
     return content if isinstance(content, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.cache.picture import MOST_PIXELS, opened
 from probe_lab.errors import CacheError
 from probe_lab.evaluators.base import Evaluator, Prepared, prepared
 
@@ -65,10 +65,10 @@ def chunks(
             stopped.set()  # a chunk that nobody waits for is not finished
 
 
-def decoded(data: bytes) -> Image.Image | None:
-    """The picture, or None when it is broken."""
+def decoded(data: bytes, most: int = MOST_PIXELS) -> Image.Image | None:
+    """The picture, or None when it is broken or has more than ``most`` pixels."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = opened(data, most)
         image.load()
     except MemoryError:
         raise
@@ -101,7 +101,7 @@ def _made(
     stopped: threading.Event,
 ) -> Iterator[Chunk]:
     def made(raw: Raw) -> dict[str, Prepared] | None:
-        image = decoded(raw[2])
+        image = decoded(raw[2], cache.manifest.pixels)
         return None if image is None else prepared(evaluators, image)
 
     stream, chunk = raw_images(cache, ids), Chunk()

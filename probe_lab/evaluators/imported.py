@@ -16,6 +16,7 @@ from probe_lab.cache.layout import scores_path
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.errors import ScoreError, nearest
 from probe_lab.evaluators.base import available
+from probe_lab.regular import regular
 
 KEYS: tuple[tuple[str, ...], ...] = (("sample_id",), ("prompt", "seed"))
 """What may tell a row's sample."""
@@ -82,6 +83,7 @@ def _read(file: Path) -> pd.DataFrame:
     if file.suffix.lower() not in (".csv", ".parquet"):
         raise ScoreError(f"{file} is neither .csv nor .parquet: give it one of these formats and its ending")
     try:
+        regular(file)
         if file.suffix.lower() == ".parquet":
             return pd.read_parquet(file)
         return pd.read_csv(file, dtype=str, keep_default_na=False)

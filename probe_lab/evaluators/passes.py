@@ -95,7 +95,7 @@ def _score_shard(cache: Cache, names: Sequence[str], ids: NDArray[np.int64], sco
     whole = Part(scores={name: np.zeros(0, np.float32) for name in names})
     stream = raw_images(cache, ids)
     while batch := list(islice(stream, scoring.batch_size)):
-        images = [decoded(data) for _, _, data in batch]
+        images = [decoded(data, cache.manifest.pixels) for _, _, data in batch]
         chunk = Chunk()
         for raw, image in zip(batch, images, strict=True):
             chunk.add(raw, None if image is None else prepared(evaluators, image))

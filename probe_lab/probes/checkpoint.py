@@ -7,21 +7,21 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 import probe_lab
-from probe_lab.config import BACKBONE
 from probe_lab.errors import ProbeError
 from probe_lab.json_text import read_json
+from probe_lab.probes.description import FORMAT_VERSION, spec_of
 from probe_lab.probes.probe import Probe
-from probe_lab.probes.spec import ProbeSpec
+from probe_lab.regular import regular
 
-FORMAT_VERSION = 1
 WEIGHTS = "probe.safetensors"
 DESCRIPTION = "probe.json"
 
@@ -58,27 +58,23 @@ def load_probe(folder: Path) -> Probe:
     """The probe of ``save_probe`` on the CPU, in evaluation mode.
 
     Raises:
-        ProbeError: files are missing, damaged, of another pair, or of a newer format version.
+        ProbeError: files are missing, no regular files, damaged, of another pair, or of a newer format version; a
+            description of what cannot be built; weights that are not finite.
     """
     try:
-        content = read_json((folder / DESCRIPTION).read_bytes())
-        weights = (folder / WEIGHTS).read_bytes()
+        content = read_json(regular(folder / DESCRIPTION).read_bytes())
     except OSError as error:
-        raise ProbeError(
-            f"there is no probe in {folder} ({error.strerror}: {Path(error.filename).name}): "
-            "give the folder of a trained cell, runs/<experiment>/<cell>"
-        ) from error
+        raise _missing(folder, error) from error
     except ValueError as error:
         raise ProbeError(f"{folder / DESCRIPTION} is not valid JSON ({error}): train the cell again") from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise ProbeError(
-            f"{folder / DESCRIPTION} has format version {version} and this probe_lab reads {FORMAT_VERSION}: "
-            "use the probe_lab that wrote it, or train the cell again"
-        )
-    with torch.device("cpu"):
-        probe = Probe(_spec(folder / DESCRIPTION, content.get("spec"))).float()  # whatever torch's default dtype is
-    if hashlib.sha256(weights).hexdigest() != content.get("weights_sha256"):
+    spec = spec_of(folder / DESCRIPTION, content)
+    with torch.device("meta"):  # shapes without memory: what is described may be larger than what there is
+        expected = Probe(spec).state_dict()
+    try:
+        weights = regular(folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise _missing(folder, error) from error
+    if hashlib.sha256(weights).hexdigest() != content["weights_sha256"]:
         raise ProbeError(
             f"{folder / WEIGHTS} is not the file that {DESCRIPTION} names: copy both again, or train again"
         )
@@ -86,7 +82,22 @@ def load_probe(folder: Path) -> Probe:
         state = load(weights)
     except SafetensorError as error:
         raise ProbeError(f"{folder / WEIGHTS} is damaged ({error}): train the cell again") from error
-    expected = probe.state_dict()
+    _check_weights(folder, state, expected)
+    with torch.device("cpu"):
+        probe = Probe(spec).float()  # whatever torch's default dtype is
+    probe.load_state_dict(state)
+    return probe.eval()
+
+
+def _missing(folder: Path, error: OSError) -> ProbeError:
+    return ProbeError(
+        f"there is no probe in {folder} ({error.strerror}: {Path(error.filename).name}): "
+        "give the folder of a trained cell, runs/<experiment>/<cell>"
+    )
+
+
+def _check_weights(folder: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ProbeError for tensors other than those expected, and for values that are not finite."""
     for name in sorted(set(expected) ^ set(state)):
         where = "lacks" if name in expected else "has the unknown"
         raise ProbeError(f"{folder / WEIGHTS} {where} tensor '{name}': its {DESCRIPTION} describes another probe")
@@ -97,23 +108,11 @@ def load_probe(folder: Path) -> Probe:
                 f"not {tuple(expected[name].shape)}: "
                 f"its {DESCRIPTION} describes another probe"
             )
-    probe.load_state_dict(state)
-    return probe.eval()
-
-
-def _spec(path: Path, values: Any) -> ProbeSpec:
-    names = {field.name for field in dataclasses.fields(ProbeSpec)}
-    if isinstance(values, dict):
-        values = {"text_encoder": BACKBONE, "scalars": ()} | values  # there were no others when older ones were trained
-    if not isinstance(values, dict) or set(values) != names:
-        wrong = sorted(set(values) ^ names) if isinstance(values, dict) else ["spec"]
-        raise ProbeError(f"{path} lacks or has too much: {', '.join(wrong)}; train the cell again")
-    try:
-        taps = {tap: (int(c), int(h), int(w)) for tap, (c, h, w) in values["taps"].items()}
-        lists = {name: tuple(values[name]) for name in ("evaluators", "scalars")}
-        return ProbeSpec(**values | {"taps": taps} | lists)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ProbeError(f"{path} has a value of another type ({error}): train the cell again") from error
+        if not torch.isfinite(tensor).all():
+            raise ProbeError(
+                f"'{name}' in {folder / WEIGHTS} holds NaN or infinity, and what it predicts chooses nothing: train "
+                "the cell again with a lower trainer.learning_rate"
+            )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -20,6 +20,7 @@ from probe_lab.config.keys import leaf_keys
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
 from probe_lab.names import problem_of
+from probe_lab.regular import regular
 from probe_lab.report.origin import Origin, origin_of, stated
 from probe_lab.sweep.results import require_version
 
@@ -282,7 +283,7 @@ def _read_metrics(folder: Path, cell: str) -> dict[str, Any]:
     """What a cell measured, how long it took and what stopped it."""
     path = folder / cell / "metrics.json"
     try:
-        content = read_json(path.read_bytes())
+        content = read_json(regular(path).read_bytes())
     except (OSError, ValueError) as error:
         raise ReportError(
             f"{path} cannot be read ({error}): run `probe-lab sweep {folder.name}` again, it trains what is missing"
@@ -349,7 +350,7 @@ def _read_parquet(
 ) -> pd.DataFrame:
     """These columns; ``check`` is given the file's metadata."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(regular(path)) as file:
             table = file.read(use_threads=False)  # small files, and many of them
     except (OSError, pa.ArrowException) as error:
         raise ReportError(f"{path} cannot be read ({error}): run `probe-lab sweep` again") from error

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
-from PIL import Image
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.cache.picture import opened
 from probe_lab.report.material import Material
 from probe_lab.report.style import LIGHT
 
@@ -38,7 +36,7 @@ _LINKING = frozenset(_ARTICLES + _PLACES)
 
 def picture(cache: Cache, sample: int) -> npt.NDArray[np.uint8]:
     """The finished image, ``[H, W, 3]``."""
-    with Image.open(io.BytesIO(cache.image(sample))) as image:
+    with opened(cache.image(sample), cache.manifest.pixels) as image:
         return np.asarray(image.convert("RGB"))
 
 

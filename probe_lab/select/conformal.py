@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probe_lab.errors import SelectError
 from probe_lab.probes.outputs import PREDICTIONS
+from probe_lab.regular import regular
 
 
 def half_width(prediction: Tensor, target: Tensor, level: float) -> float:
@@ -38,7 +39,7 @@ def half_widths(cell: Path, evaluators: tuple[str, ...], level: float) -> Tensor
     path = cell / PREDICTIONS
     if not path.is_file():
         raise SelectError(f"there is no {path}: early acceptance needs a trained cell's folder, not a probe alone")
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(regular(path))
     table = table[table["split"] == "val"]
     widths = []
     for evaluator in evaluators:

@@ -30,7 +30,7 @@ def order(scores: Tensor, by: By, probe: Probe) -> Tensor:
     ``pareto``: those that no other one beats in all evaluators come first, then those that only they beat, and so on;
     within a front, the larger sum of standardised scores. Candidates that are not ``ranked`` come last.
     """
-    places = torch.arange(len(scores))
+    places = torch.arange(len(scores), device=scores.device)
     usable = ranked(scores, by, probe)
     best = _order(probe.standardised(scores[usable]), by, list(probe.spec.evaluators))
     return torch.cat([places[usable][best], places[~usable]])

@@ -5,7 +5,6 @@ The folder is read as anyone would read it: by open_clip alone.
 
 from __future__ import annotations
 
-import io
 import itertools
 import random
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probe_lab.cache import Cache
+from probe_lab.cache.picture import opened
 from probe_lab.evaluators import create, score_all
 from probe_lab.metrics import Interval, evaluate
 from probe_lab.shapes.captions import parse_caption, sample_captions
@@ -110,7 +110,7 @@ def agreement(judge: Judge, cache: Cache, split: str) -> dict[str, Interval]:
     """Mean over prompts of Spearman's correlation among a prompt's pictures, with every exact reward by name."""
     samples = cache.samples[cache.samples["split"] == split]
     decoded = {
-        sample: Image.open(io.BytesIO(data)).convert("RGB")
+        sample: opened(data, cache.manifest.pixels).convert("RGB")
         for shard in sorted(samples["shard"].unique())
         for sample, data in cache.iter_images(shard)
     }

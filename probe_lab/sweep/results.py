@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.json_text import read_json
+from probe_lab.regular import regular
 from probe_lab.sweep.grid import Cell
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def read_metrics(cell_folder: Path) -> dict[str, Any]:
     """The content of a finished cell's ``metrics.json``. ReportError when it is damaged."""
     path = cell_folder / METRICS
     try:
-        content: dict[str, Any] = read_json(path.read_bytes())
+        content: dict[str, Any] = read_json(regular(path).read_bytes())
         content["metrics"], content["cell"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(
@@ -143,7 +144,7 @@ def read_results(folder: Path) -> pd.DataFrame:
     if not path.exists():
         raise ReportError(f"there is no {path}: run `probe-lab sweep` on the experiment first")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(regular(path))
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise ReportError(
             f"{path} cannot be read: run `probe-lab sweep` again, it only writes the file anew"
@@ -171,7 +172,7 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:
 def read_failures(folder: Path) -> list[Failure]:
     """What ``write_failures`` left, nothing where there is no such file or it is damaged: it is written anew."""
     try:
-        entries = read_json((folder / FAILURES).read_bytes())
+        entries = read_json(regular(folder / FAILURES).read_bytes())
         return [Failure(entry["cell"], entry["error"], entry["traceback"]) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from probe_lab.errors import ConfigError, ReportError, nearest
 from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions
+from probe_lab.regular import regular
 from probe_lab.sweep.compare.cells import (
     SEED,
     SHOWN,
@@ -133,7 +134,7 @@ def _predictions(cell: Finished) -> pd.DataFrame:
 
     path = cell.folder / PREDICTIONS
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(regular(path))
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise ReportError(f"{path} cannot be read: delete its folder and sweep again, which trains it") from error
 

@@ -1,0 +1,121 @@
+"""``probe.json`` as it is read: every value checked before anything is built from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from probe_lab.config import BACKBONE
+from probe_lab.data.scalars import Scalar
+from probe_lab.errors import ConfigError, ProbeError
+from probe_lab.probes.spec import Kind, ProbeSpec, TextMode
+
+FORMAT_VERSION = 1
+LARGEST_SIZE, LARGEST_DEPTH = 2**20, 64
+"""Of a side, a width or a number of channels or tokens, and of levels: far above what anybody trains."""
+
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _whole(least: int, most: int) -> _Check:
+    return lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most}"
+
+
+def _choice(names: tuple[str, ...]) -> _Check:
+    return lambda value: value in names, f"one of {', '.join(names)}"
+
+
+def _texts(least: int) -> _Check:
+    def check(value: Any) -> bool:
+        return _is_texts(value) and len(value) >= least
+
+    return check, f"a list of {'one or more ' if least else ''}names"
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(entry, str) and entry for entry in value)
+
+
+def _are_shapes(value: Any) -> bool:
+    fits, _ = _whole(1, LARGEST_SIZE)
+    return isinstance(value, dict) and all(
+        isinstance(shape, list) and len(shape) == 3 and all(map(fits, shape)) for shape in value.values()
+    )
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1
+
+
+_TEXT: _Check = (lambda value: isinstance(value, str), "a text")
+_SIZE, _SIZE_OR_NONE = _whole(1, LARGEST_SIZE), _whole(0, LARGEST_SIZE)
+_SPEC: Mapping[str, _Check] = {
+    "kind": _choice(get_args(Kind)),
+    "taps": (_are_shapes, f"a mapping from taps to three sizes from 1 to {LARGEST_SIZE}"),
+    "evaluators": _texts(1),
+    "step": _whole(1, LARGEST_SIZE),
+    "total_steps": _whole(1, LARGEST_SIZE),
+    "text": _choice(get_args(TextMode)),
+    "text_dim": _SIZE_OR_NONE,
+    "token_dim": _SIZE_OR_NONE,
+    "tokens": _SIZE_OR_NONE,
+    "width": _SIZE,
+    "depth": _whole(1, LARGEST_DEPTH),
+    "embedding": _SIZE,
+    "dropout": (_is_share, "a number from 0 to below 1"),
+    "aligned": (lambda value: isinstance(value, bool), "true or false"),
+    "backbone": _TEXT,
+    "cache": _TEXT,
+    "text_encoder": _TEXT,
+    "scalars": _texts(0),
+}
+_OLDER = {"text_encoder": BACKBONE, "scalars": []}
+"""There were no others when older probes were trained."""
+
+
+def spec_of(path: Path, content: Any) -> ProbeSpec:
+    """The spec in the ``content`` of ``path``.
+
+    Raises:
+        ProbeError: another format version, a value that is missing, unknown, of another type or beyond its bounds, or a
+            probe that cannot be built.
+    """
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise ProbeError(
+            f"{path} has format version {version} and this probe_lab reads {FORMAT_VERSION}: "
+            "use the probe_lab that wrote it, or train the cell again"
+        )
+    for name in ("weights_sha256", "code_version"):
+        _require(path, name, content.get(name), _TEXT)
+    values = content.get("spec")
+    if isinstance(values, dict):
+        values = _OLDER | values
+    if not isinstance(values, dict) or set(values) != set(_SPEC):
+        wrong = sorted(set(values) ^ set(_SPEC)) if isinstance(values, dict) else ["spec"]
+        raise ProbeError(f"{path} lacks or has too much: {', '.join(wrong)}; train the cell again")
+    for name, check in _SPEC.items():
+        _require(path, name, values[name], check)
+    if values["step"] > values["total_steps"]:
+        raise ProbeError(f"{path} has the step {values['step']} of {values['total_steps']}: train the cell again")
+    try:
+        for scalar in values["scalars"]:
+            Scalar.parse(scalar)
+    except ConfigError as error:
+        raise ProbeError(f"{path} has a scalar that is none ({error}): train the cell again") from error
+    taps = {tap: (shape[0], shape[1], shape[2]) for tap, shape in values["taps"].items()}
+    lists = {name: tuple(values[name]) for name in ("evaluators", "scalars")}
+    return ProbeSpec(**values | {"taps": taps} | lists)
+
+
+def _require(path: Path, name: str, value: Any, check: _Check) -> None:
+    fits, allowed = check
+    if not fits(value):
+        raise ProbeError(f"{path} has {name}={_short(value)}, which has to be {allowed}: train the cell again")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
