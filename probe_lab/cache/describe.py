@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.cache.layout import PREVIEWED, scored_previews, scores_path
 from probe_lab.cache.reader import Cache
 
@@ -32,6 +34,7 @@ def describe(folder: Path | str) -> dict[str, object]:
         "samples": len(cache.samples),
         "complete_samples": len(done),
         "images": len(done) if manifest.has_images else 0,
+        "faults": dict(Counter(FAULT_WORDS[fault] for fault in cache.faults.values())),
         "splits": {str(name): int(count) for name, count in cache.samples["split"].value_counts().items()},
         "shards": int(cache.samples["shard"].nunique()),
         "complete_shards": len(cache.shards),
@@ -52,7 +55,7 @@ def info_table(folder: Path | str) -> Table:
     facts = describe(folder)
     table = Table(title=str(folder), title_justify="left", show_header=False)
     for name, value in facts.items():
-        if name == "taps":
+        if name == "taps" or (name == "faults" and not value):
             continue
         if isinstance(value, dict):
             shown = [(key, _size(size) if name == "bytes_per_key" else str(size)) for key, size in value.items()]

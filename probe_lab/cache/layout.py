@@ -7,10 +7,11 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from probe_lab.cache.faults import FAULTS, Fault
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
 from probe_lab.regular import regular
@@ -49,7 +50,8 @@ class Sidecar:
 
     `bytes` and `sha256` are of the safetensors file, `images_bytes` and `images_sha256` of the images
     parquet (0 and "" in a cache without images). `keys` are the arrays of the shard; `row_crc32` is one CRC-32
-    per row over all arrays, so that damage can be pinned to samples.
+    per row over all arrays, so that damage can be pinned to samples. `faults` are the rows whose image is no
+    picture of its prompt; a shard without any has no such entry.
     """
 
     rows: int
@@ -59,9 +61,13 @@ class Sidecar:
     images_sha256: str
     keys: tuple[str, ...]
     row_crc32: tuple[int, ...]
+    faults: Mapping[int, Fault] = field(default_factory=dict)
 
     def to_json(self) -> builtins.bytes:
-        return (json.dumps(dataclasses.asdict(self), sort_keys=True) + "\n").encode()
+        values = dataclasses.asdict(self)
+        if not self.faults:
+            del values["faults"]
+        return (json.dumps(values, sort_keys=True) + "\n").encode()
 
     @classmethod
     def load(cls, path: Path) -> Sidecar:
@@ -70,12 +76,22 @@ class Sidecar:
             values = read_json(regular(path).read_bytes())
             values["keys"] = tuple(values["keys"])
             values["row_crc32"] = tuple(values["row_crc32"])
+            values["faults"] = _faults(values.get("faults", {}), values["rows"])
             return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CacheError(
                 f"{path} is not a readable sidecar ({error!r}): delete it, and `probe-lab "
                 "generate` writes its shard again"
             ) from error
+
+
+def _faults(values: Mapping[str, Fault], rows: int) -> dict[int, Fault]:
+    """By row. ValueError for a row that the shard lacks, or another word."""
+    faults = {int(row): fault for row, fault in values.items()}
+    for row, fault in faults.items():
+        if not 0 <= row < rows or fault not in FAULTS:
+            raise ValueError(f"row {row} of {rows} is {fault!r}")
+    return faults
 
 
 def shard_path(folder: Path, shard: int) -> Path:

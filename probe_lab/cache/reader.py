@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,16 +13,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probe_lab.cache.faults import Fault
 from probe_lab.cache.images import read_image, read_images
 from probe_lab.cache.layout import (
     PREVIEWED,
     SAMPLES,
     TOKEN_MASK,
     PreviewOf,
+    Sidecar,
     complete_shards,
     images_path,
     scores_folder,
     shard_path,
+    sidecar_path,
     stems,
     text_path,
 )
@@ -88,6 +91,24 @@ class Cache:
     def complete_samples(self) -> pd.DataFrame:
         """The samples of the complete shards, in the row order of `read_all`."""
         return self.samples[self.samples["shard"].isin(self.shards)]
+
+    @cached_property
+    def faults(self) -> dict[int, Fault]:
+        """The samples of complete shards whose image is no picture of its prompt, by sample_id. They have no score."""
+        found: dict[int, Fault] = {}
+        starts = self.samples.groupby("shard")["sample_id"].first()
+        for shard in self.shards:
+            first = int(starts.loc[shard]) if shard in starts.index else 0
+            found |= {
+                first + row: fault for row, fault in Sidecar.load(sidecar_path(self.folder, shard)).faults.items()
+            }
+        return found
+
+    @property
+    def picture_samples(self) -> pd.DataFrame:
+        """The ``complete_samples`` without those that have a fault: what may be scored, shown and learned from."""
+        complete = self.complete_samples
+        return complete[~complete["sample_id"].isin(list(self.faults))]
 
     def rows(self, shard: int) -> int:
         """How many samples a complete shard holds. CacheError when the shard is not complete."""
@@ -191,12 +212,13 @@ class Cache:
         return stems(self.folder / "scores", ".parquet")
 
     def scores(self, evaluator: str) -> npt.NDArray[np.float32]:
-        """Raw scores, float32 [n] in sample_id order over all samples; NaN where a sample has none yet.
+        """Raw scores, float32 [n] in sample_id order over all samples; NaN where a sample has none yet, or has an image
+        that is no picture (`faults`).
 
         ScoreError when the evaluator has no file here (lists those that have), or one that this cache cannot
         belong to.
         """
-        return read_scores(self.folder, evaluator, len(self.samples))
+        return self._of_pictures(read_scores(self.folder, evaluator, len(self.samples)))
 
     def score_metadata(self, evaluator: str) -> dict[str, str]:
         """What `write_scores` was told: version, checkpoint, preprocessing. Errors as in `scores`."""
@@ -208,7 +230,12 @@ class Cache:
 
     def preview_scores(self, evaluator: str, step: int, latent: str = PREVIEWED[0]) -> npt.NDArray[np.float32]:
         """As `scores`, of the pictures that a latent of a step (``x0``, ``lookahead``) decodes to."""
-        return read_scores(self.folder, evaluator, len(self.samples), PreviewOf(step, latent))
+        return self._of_pictures(read_scores(self.folder, evaluator, len(self.samples), PreviewOf(step, latent)))
+
+    def _of_pictures(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """An import, or a file from before, may have scores of the others."""
+        scores[list(self.faults)] = np.nan
+        return scores
 
     def _require_images(self) -> None:
         if not self.manifest.has_images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from probe_lab.cache.files import leftovers
 from probe_lab.cache.layout import (
     SAMPLES,
     PreviewOf,
+    Sidecar,
     complete_shards,
     scored_previews,
     scores_folder,
     scores_path,
+    sidecar_path,
     stems,
     text_path,
 )
@@ -56,11 +59,12 @@ def verify(folder: Path | str) -> list[Problem]:
     for shard in sorted({*complete, *_shards_of(folder), *(samples.shards if samples else ())}):
         ids = samples.shards.get(shard, []) if samples else None
         problems += shard_problems(folder, manifest, shard, ids)
+    faulty = _faulty(folder, samples, complete) if samples else set()
     for encoder in stems(folder / "text", ".safetensors"):
         problems += _text_problems(folder, encoder, samples.prompts if samples else None)
     for of in (None, *scored_previews(folder)):
         for evaluator in stems(scores_folder(folder, of), ".parquet"):
-            problems += _score_problems(folder, evaluator, of, samples, complete)
+            problems += _score_problems(folder, evaluator, of, samples, complete, faulty)
     for path, abandoned in leftovers(folder):
         if abandoned:
             problems.append(problem(folder, path, "left by a killed writer: `probe-lab generate` removes it"))
@@ -84,6 +88,16 @@ def _samples(folder: Path, manifest: Manifest, problems: list[Problem]) -> _Samp
     return _Samples(shards, int(frame["prompt_id"].nunique()), len(frame))
 
 
+def _faulty(folder: Path, samples: _Samples, complete: list[int]) -> set[int]:
+    """Samples whose image is no picture: they are to have no score. A broken sidecar is a problem of its shard."""
+    found: set[int] = set()
+    for shard in complete:
+        with contextlib.suppress(CacheError):
+            rows = Sidecar.load(sidecar_path(folder, shard)).faults
+            found |= {ids[row] for ids in [samples.shards.get(shard, [])] for row in rows if row < len(ids)}
+    return found
+
+
 def _shards_of(folder: Path) -> set[int]:
     names = stems(folder / "shards", ".safetensors") + stems(folder / "images", ".parquet")
     return {int(name) for name in names if name.isdigit()}
@@ -105,7 +119,7 @@ def _text_problems(folder: Path, encoder: str, prompts: int | None) -> Iterator[
 
 
 def _score_problems(
-    folder: Path, evaluator: str, of: PreviewOf | None, samples: _Samples | None, complete: list[int]
+    folder: Path, evaluator: str, of: PreviewOf | None, samples: _Samples | None, complete: list[int], faulty: set[int]
 ) -> Iterator[Problem]:
     path = scores_path(folder, evaluator, of)
     try:
@@ -125,7 +139,7 @@ def _score_problems(
     metadata = table_metadata(table)
     if IMPORTED in metadata:
         return
-    wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())}
+    wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())} - faulty
     for first, last in runs(sorted(wanted - set(ids.tolist()) - unreadable_images(metadata))):
         what = f"sample {first} has" if first == last else f"samples {first} to {last} have"
         key = f"probe.step={of.step} and probe.scalars=[{of.word}:" if of else "evaluators=["

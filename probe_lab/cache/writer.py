@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from probe_lab.cache.faults import Fault
 from probe_lab.cache.files import StagedFile, disk_errors, locked, make_folder, remove_leftovers
 from probe_lab.cache.images import write_images
 from probe_lab.cache.layout import (
@@ -32,6 +34,7 @@ from probe_lab.cache.text import write_text
 from probe_lab.errors import CacheError, nearest
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_NO_FAULTS: Mapping[int, Fault] = MappingProxyType({})
 
 
 class CacheWriter:
@@ -88,9 +91,11 @@ class CacheWriter:
         arrays: Mapping[str, Tensor],
         images: Sequence[bytes] = (),
         token_mask: Tensor | None = None,
+        faults: Mapping[int, Fault] = _NO_FAULTS,
     ) -> None:
         """Store one shard whole or not at all: [n, C, H, W] per key of the manifest, n PNGs, mask [n, L].
 
+        `faults` marks the rows whose image is no picture of its prompt: they never get a score.
         A cache without images (`Manifest.has_images`) takes none, and has no file of images for the shard.
 
         Arrays are cast to the manifest's `cache_dtype`, the mask to uint8; row i belongs to row i of
@@ -125,6 +130,7 @@ class CacheWriter:
                 images_sha256=image_file.sha256 if image_file else "",
                 keys=tuple(tensors),
                 row_crc32=tuple(row_checksums(tensors, len(rows))),
+                faults=dict(faults),
             )
             commit = stack.enter_context(StagedFile(sidecar_path(self.folder, shard)))
             commit.write(sidecar.to_json())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -12,13 +13,22 @@ from torch import Tensor
 
 from probe_lab import __version__
 from probe_lab.cache import IMAGES, CacheWriter, Manifest
+from probe_lab.cache.faults import Fault
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import has_patterns
-from probe_lab.capture.sampling import png, sample_images, sample_tensors
+from probe_lab.capture.sampling import png, sample_pictures, sample_tensors
 from probe_lab.capture.text import ENCODER, encode_prompts
 from probe_lab.capture.truncation import token_limits, truncated
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
+
+
+@dataclass(frozen=True)
+class Png:
+    """An image as it is stored, and its fault, if it has one."""
+
+    data: bytes
+    fault: Fault | None = None
 
 
 def fill_shards(
@@ -31,8 +41,9 @@ def fill_shards(
     with capture_of(experiment, pipe) as capture:
         for shard in shards:
             samples = writer.samples_of(shard)
-            arrays, images, mask = yield from _run(experiment, pipe, capture, samples)
-            writer.write_shard(shard, arrays, images, mask)
+            arrays, drawn, mask = yield from _run(experiment, pipe, capture, samples)
+            faults = {row: each.fault for row, each in enumerate(drawn) if each.fault is not None}
+            writer.write_shard(shard, arrays, [each.data for each in drawn], mask, faults)
 
 
 def fill_text(experiment: Experiment, pipe: DiffusionPipeline, writer: CacheWriter) -> None:
@@ -54,10 +65,10 @@ def _run(
     pipe: DiffusionPipeline,
     capture: Capture,
     samples: pd.DataFrame,
-) -> Generator[int, None, tuple[dict[str, Tensor], list[bytes], Tensor | None]]:
-    """Arrays by cache key, PNG images and token mask of some samples, in their order; yields images of each batch."""
+) -> Generator[int, None, tuple[dict[str, Tensor], list[Png], Tensor | None]]:
+    """Arrays by cache key, images and token mask of some samples, in their order; yields images of each batch."""
     arrays: dict[str, Tensor] = {}
-    images: list[bytes] = []
+    images: list[Png] = []
     masks: list[Tensor] = []
     size = experiment.sampling.batch_size
     for start in range(0, len(samples), size):
@@ -84,10 +95,10 @@ def _require_shape(key: str, tensor: Tensor, before: Tensor) -> None:
         )
 
 
-def draw(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[bytes]:
-    """PNG images of some samples; none, and no step after the last captured one, with ``capture.images=false``."""
+def draw(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[Png]:
+    """Images of some samples; none, and no step after the last captured one, with ``capture.images=false``."""
     if experiment.capture.images:
-        return [png(image) for image in sample_images(experiment.sampling, pipe, samples)]
+        return [Png(png(each.image), each.fault) for each in sample_pictures(experiment.sampling, pipe, samples)]
     sample_tensors(experiment.sampling, pipe, samples, max(experiment.capture.steps))
     return []
 
@@ -128,6 +139,7 @@ def _further_settings(experiment: Experiment) -> dict[str, str]:
         "capture.tokens": (capture.tokens, 0),
         "capture.size": (capture.size, 0),
         "sampling.max_sequence_length": (sampling.max_sequence_length, 0),
+        "sampling.safety_checker": (sampling.safety_checker, True),
         "sampling.vae_tiling": (sampling.vae_tiling, False),
         "sampling.vae_slicing": (sampling.vae_slicing, False),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pandas as pd
 
 from probe_lab.cache import Cache, CacheWriter, Manifest, require_same
+from probe_lab.cache.faults import faults_note, require_pictures
 from probe_lab.capture.family import has_patterns
 from probe_lab.capture.fill import manifest_of
 from probe_lab.capture.pipelines import load_pipeline
@@ -16,6 +18,8 @@ from probe_lab.capture.text import ENCODER
 from probe_lab.capture.workers import Crew, Filler, Job, LocalFiller, devices_of, on_device, shared_cores
 from probe_lab.config import Experiment
 from probe_lab.processes import terminated_as_interrupt
+
+_log = logging.getLogger(__name__)
 
 
 def generate(experiment: Experiment, on_progress: Callable[[int, int], None], announce: Callable[[Plan], None]) -> None:
@@ -27,7 +31,8 @@ def generate(experiment: Experiment, on_progress: Callable[[int, int], None], an
     depend on how many, nor on where.
 
     Raises:
-        CacheError: another experiment's cache lies there, the disk cannot hold the plan, or a tensor overflows.
+        CacheError: another experiment's cache lies there, the disk cannot hold the plan, a tensor overflows, or, at
+            the end, no image is a picture.
         CaptureError: a tap or a step that the backbone or the schedule lacks, or a worker died.
         ConfigError: a Ray cluster that is not there, or on which no worker finds a place.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the other processes are stopped, complete shards are kept.
@@ -35,17 +40,27 @@ def generate(experiment: Experiment, on_progress: Callable[[int, int], None], an
     samples = sample_table(experiment)
     if is_complete(experiment, samples):
         on_progress(len(samples), len(samples))
+        _tell_faults(experiment)
         return
     _refuse_another(experiment, samples)
     shards = samples["shard"].nunique()
     with terminated_as_interrupt():
         if experiment.engine.name == "local":
             _generate_here(experiment, samples, shards, on_progress, announce)
-            return
-        from probe_lab.capture.ray import ray_filler
+        else:
+            from probe_lab.capture.ray import ray_filler
 
-        with ray_filler(experiment, shards) as filler:
-            _generate(experiment, samples, filler, on_progress, announce)
+            with ray_filler(experiment, shards) as filler:
+                _generate(experiment, samples, filler, on_progress, announce)
+    _tell_faults(experiment)
+
+
+def _tell_faults(experiment: Experiment) -> None:
+    """Warn of images that are no pictures. CacheError where none is one."""
+    cache = Cache(experiment.cache_folder)
+    require_pictures(cache)
+    if note := faults_note(cache):
+        _log.warning(note)
 
 
 def _generate_here(

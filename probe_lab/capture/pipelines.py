@@ -62,12 +62,15 @@ def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
 
 
 def configure(pipe: DiffusionPipeline, sampling: Sampling) -> None:
-    """Set scheduler and autoencoder as ``sampling`` says.
+    """Set scheduler, autoencoder and safety checker as ``sampling`` says.
 
     Raises:
         CaptureError: the pipeline has no such option, or its denoiser predicts what the scheduler cannot use.
     """
     require_length(pipe, sampling)
+    if not sampling.safety_checker and getattr(pipe, "safety_checker", None) is not None:
+        pipe.register_modules(safety_checker=None)
+        pipe.register_to_config(requires_safety_checker=False)
     if sampling.scheduler != "default":
         pipe.scheduler = _scheduler(pipe, sampling.scheduler)
     for wanted, option in ((sampling.vae_tiling, "tiling"), (sampling.vae_slicing, "slicing")):

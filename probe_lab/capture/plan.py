@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,8 @@ from diffusers import DiffusionPipeline
 from rich.table import Table
 
 from probe_lab.cache import require_space
-from probe_lab.capture.fill import capture_of, draw
+from probe_lab.cache.faults import faults_remedy, faults_text
+from probe_lab.capture.fill import Png, capture_of, draw
 from probe_lab.capture.sampling import ROWS
 from probe_lab.capture.text import encode_prompts
 from probe_lab.capture.truncation import token_limits, truncation_note
@@ -87,12 +89,28 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataF
         steps=tuple(sorted(set(experiment.capture.steps))),
         shapes=shapes,
         element_bytes=ELEMENT_BYTES[experiment.cache.dtype],
-        image_bytes=max(map(len, drawn), default=0),
+        image_bytes=max((len(each.data) for each in drawn), default=0),
         seconds=seconds / len(batch) * len(samples) / workers,
         units=(os.cpu_count() or 1) if sampling.on_cpu else workers,
         hardware="CPU" if sampling.on_cpu else "GPU",
         text_bytes=len(prompts) * _text_bytes(experiment, pipe, prompts[0]),
-        note=truncation_note(token_limits(pipe, sampling), prompts),
+        note="\n".join(filter(None, (truncation_note(token_limits(pipe, sampling), prompts), _faults(drawn)))),
+    )
+
+
+def _faults(drawn: Sequence[Png]) -> str:
+    """A note on images of the small batch that are no pictures. CaptureError where all are NaN: so will the rest be."""
+    faults = [each.fault for each in drawn if each.fault is not None]
+    if not faults:
+        return ""
+    if faults.count("not_finite") == len(drawn):
+        raise CaptureError(
+            f"all {len(drawn)} images that were drawn to plan this decode to NaN or infinity: "
+            f"{faults_remedy(faults)}, or repair the autoencoder of the backbone"
+        )
+    return (
+        f"{len(faults)} of {len(drawn)} images that were drawn to plan this are no pictures ({faults_text(faults)}): "
+        f"{faults_remedy(faults)}"
     )
 
 

@@ -19,6 +19,7 @@ from probe_lab.cache import Cache
 from probe_lab.cache.layout import AskedPreviews, PreviewOf
 from probe_lab.capture.preview import Previewer, preview_evaluator, preview_scorer
 from probe_lab.config import Experiment
+from probe_lab.errors import ScoreError
 from probe_lab.evaluators.ledger import Ledger
 from probe_lab.evaluators.pool import scored_apart
 from probe_lab.evaluators.run import SAVE_EVERY
@@ -94,7 +95,7 @@ def score_previews(
 
 
 def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, Ledger], on_progress: Progress) -> None:
-    total = len(cache.complete_samples) * len(ledgers)
+    total = len(cache.picture_samples) * len(ledgers)
     done = total - sum(len(ledger.pending) for ledger in ledgers.values())
     on_progress(done, total)
     work = list(_work(cache, ledgers))
@@ -105,6 +106,7 @@ def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, Ledge
     # Closed here: processes go on to the end of their work where nobody tells them that Ctrl-C has ended this one.
     with closing(_here(experiment, cache, work) if alone else _apart(experiment, cache, work)) as found:
         for part, scores in found:
+            _require_finite(part, scores)
             for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
                 ledgers[part.of, name].add(part.ids.tolist(), values)
             done += scores.numel()
@@ -113,6 +115,16 @@ def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, Ledge
                 for ledger in ledgers.values():
                     ledger.save()
                 saved = time.monotonic()
+
+
+def _require_finite(part: _Work, scores: Tensor) -> None:
+    """ScoreError for latents that decode to no picture."""
+    broken = part.ids[~torch.isfinite(scores).all(1).numpy()]
+    if len(broken):
+        raise ScoreError(
+            f"the {part.of.word} of sample {broken[0]} at step {part.of.step} decodes to NaN or infinity "
+            f"({len(broken)} of {len(part.ids)}): decode with sampling.dtype=float32 or bfloat16"
+        )
 
 
 def _work(cache: Cache, ledgers: Mapping[_Column, Ledger]) -> Iterator[_Work]:

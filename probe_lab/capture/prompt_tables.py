@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from probe_lab.cache.tables import UNREADABLE
 from probe_lab.capture.prompt_text import Caption, read_text
+from probe_lab.regular import regular
 from probe_lab.errors import ConfigError, nearest
 
 PerImage = Literal["first", "all"]
@@ -96,7 +97,8 @@ def parquet_captions(path: Path, column: str, per_image: PerImage) -> list[Capti
         ConfigError: the file is broken, or has no such column, or that holds something else.
         OSError: it is not there or cannot be opened.
     """
-    path.open("rb").close()  # what the system says about a file that cannot be opened is clearer than what Arrow says
+    # What the system says about a file that cannot be opened is clearer than what Arrow says.
+    regular(path).open("rb").close()
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names

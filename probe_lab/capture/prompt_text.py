@@ -6,6 +6,7 @@ import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
+from probe_lab.regular import regular
 from probe_lab.errors import ConfigError
 
 _MARKS = (
@@ -34,7 +35,7 @@ def read_text(path: Path) -> str:
             sentence names the line.
         OSError: it is not there or cannot be opened.
     """
-    content = path.read_bytes()
+    content = regular(path).read_bytes()
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)

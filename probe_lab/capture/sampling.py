@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,8 +13,10 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from probe_lab.cache.faults import Fault
 from probe_lab.capture.backbones import family_of
 from probe_lab.capture.call import PipelineCall
+from probe_lab.capture.faults import decodes_watched
 from probe_lab.capture.listen import after_method
 from probe_lab.config import Sampling
 
@@ -31,8 +34,23 @@ def sample_images(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataF
 
     A ``Capture`` around the pipeline sees ``len(samples)`` rows, on the CPU rounded up to a multiple of ``ROWS``.
     """
-    images: list[Image.Image] = pipe(**_arguments(sampling, pipe, samples)).images
-    return images[: len(samples)]
+    return [drawn.image for drawn in sample_pictures(sampling, pipe, samples)]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image of a pipeline, and why it is no picture of its prompt, where it is none."""
+
+    image: Image.Image
+    fault: Fault | None = None
+
+
+def sample_pictures(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[Drawn]:
+    """``sample_images`` with what is wrong with some of them."""
+    with decodes_watched(pipe) as decodes:
+        output = pipe(**_arguments(sampling, pipe, samples))
+    faults = decodes.faults(output)
+    return [Drawn(image, faults.get(row)) for row, image in enumerate(output.images[: len(samples)])]
 
 
 def sample_tensors(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame, last: int) -> None:

@@ -57,7 +57,8 @@ class Sampling:
 
     ``scheduler`` ``default`` is the backbone's own. ``device`` ``cuda`` is all cards, one process each, as far as
     ``workers`` goes. ``max_sequence_length`` 0 is the pipeline's own limit of text tokens. ``offload`` keeps in the
-    accelerator's memory only the model (``model``) or the layer (``sequential``) that runs.
+    accelerator's memory only the model (``model``) or the layer (``sequential``) that runs. Without ``safety_checker``
+    that of the backbone, if it has one, is left out.
     """
 
     steps: int = 25
@@ -72,6 +73,7 @@ class Sampling:
     offload: Offload = "none"
     vae_tiling: bool = False
     vae_slicing: bool = False
+    safety_checker: bool = True
 
     @property
     def on_cpu(self) -> bool:

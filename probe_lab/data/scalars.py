@@ -51,7 +51,7 @@ def scalar_table(cache: Cache, step: int, scalars: Sequence[str]) -> Tensor:
     """
     named = map(Scalar.parse, scalars)
     columns = [cache.preview_scores(each.evaluator, step, each.latent) for each in named]
-    complete = cache.complete_samples["sample_id"].to_numpy()
+    complete = cache.picture_samples["sample_id"].to_numpy()
     for scalar, column in zip(scalars, columns, strict=True):
         lacking = int(np.isnan(column[complete]).sum())
         if lacking:

@@ -61,7 +61,7 @@ class Ledger:
         self._cache = cache
         self._overwrite = overwrite
         self._of = of
-        self._wanted = cache.complete_samples["sample_id"].to_numpy()
+        self._wanted = cache.picture_samples["sample_id"].to_numpy()
         self._metadata = evaluator.metadata() | dict(made_by)
         self._former = self._read(self.name)
         self._kept = self._read(self._kept_name(self._metadata))
@@ -72,7 +72,8 @@ class Ledger:
 
     @property
     def pending(self) -> NDArray[np.int64]:
-        """Samples of the complete shards that have no score; a broken image may have been made whole since."""
+        """Samples of the complete shards without a score, but for those with a fault; a broken image may have been made
+        whole since."""
         return self._wanted[np.isnan(self.scores[self._wanted])]
 
     def add(self, ids: Sequence[int], scores: NDArray[np.float32]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
+from probe_lab.cache.faults import faults_text, require_pictures
 from probe_lab.cache.layout import scores_path, stems
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.config import Engine, Scoring
@@ -32,14 +33,15 @@ _log = logging.getLogger(__name__)
 class ScoreSummary:
     """What became of the evaluators asked for; ``given`` ones have scores that are not computed here.
 
-    ``unreadable`` are the samples without a score because their image is broken; ``notes`` say what became of the
-    scores of another checkpoint.
+    ``unreadable`` are the samples without a score because their image is broken; ``faults`` says how many have none
+    because their image is no picture of its prompt; ``notes`` what became of the scores of another checkpoint.
     """
 
     scored: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
     unreadable: tuple[int, ...] = ()
+    faults: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -50,6 +52,8 @@ class ScoreSummary:
         if self.unreadable:
             one = len(self.unreadable) == 1
             line += f"; {len(self.unreadable)} broken {'image has' if one else 'images have'} no score"
+        if self.faults:
+            line += f"; without a score, being no pictures: {self.faults}"
         return "\n".join((*self.notes, line))
 
 
@@ -101,6 +105,7 @@ def score_cache(
         skipped=tuple(each.name for each in ledgers if each.name not in scored),
         given=tuple(given),
         unreadable=tuple(sorted(set[int]().union(*(each.unreadable for each in ledgers)))),
+        faults=faults_text(cache.faults.values()),
         notes=tuple(note for each in ledgers for note in each.notes),
     )
 
@@ -140,11 +145,12 @@ def _require_images(cache: Cache) -> None:
         )
     if not cache.shards:
         raise ScoreError(f"the cache {cache.folder} has no complete shard to score: run `probe-lab generate` first")
+    require_pictures(cache)
 
 
 def _score(cache: Cache, ledgers: Sequence[Ledger], found: Generator[Part], on_progress: Progress) -> None:
     """Enter what is found, and save from time to time."""
-    total = len(cache.complete_samples)
+    total = len(cache.picture_samples)
     by_name = {each.name: each for each in ledgers}
     done = total * len(ledgers) - sum(len(each.pending) for each in ledgers)
     on_progress(done // len(ledgers), total)

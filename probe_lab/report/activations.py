@@ -59,7 +59,7 @@ def section(material: Material) -> Section:
     if not taps:
         text = "The cache holds no activation tap of three channels or more (capture.taps has none)."
         return Section("activations", _TITLE, "", skipped=(text,))
-    complete = cache.complete_samples
+    complete = cache.picture_samples
     split = material.splits(complete)
     train = complete.loc[split == "train", "sample_id"].to_numpy()
     shown = complete[split == "test"].drop_duplicates("prompt_id")["sample_id"].head(SHOWN)

@@ -61,7 +61,7 @@ def scored(material: Material, evaluators: Sequence[str]) -> Scored | None:
     names = [name for name in dict.fromkeys(evaluators) if cache and name in cache.evaluators()]
     if cache is None or not names:
         return None
-    samples = cache.complete_samples
+    samples = cache.picture_samples
     scores = {name: cache.scores(name)[samples["sample_id"]] for name in names}
     prompts = samples["prompt_id"].to_numpy()
     return Scored(spreads(scores, prompts), agreements(scores, prompts), len(samples))

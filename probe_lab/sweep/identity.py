@@ -30,7 +30,7 @@ _FORMER = ("trainer.strategy",)
 """Keys that only configurations of older cells still have."""
 _LATER: Mapping[str, tuple[str, ...]] = {
     "prompts": ("column", "exclude", "field", "per_image", "quoting", "revision", "shuffle", "split"),
-    "sampling": ("max_sequence_length", "vae_slicing", "vae_tiling"),
+    "sampling": ("max_sequence_length", "safety_checker", "vae_slicing", "vae_tiling"),
     "trainer": ("accumulate", "patience"),
     "probe": ("scalars",),
     "metrics": ("auc_threshold",),

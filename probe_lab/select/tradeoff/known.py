@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from probe_lab.cache import Cache
+from probe_lab.cache.faults import faults_note
 from probe_lab.cache.layout import LOOKAHEAD, PREVIEWED, AskedPreviews, PreviewOf
 from probe_lab.capture.generate import generate
 from probe_lab.capture.plan import Plan as Generation
@@ -138,6 +139,8 @@ def _made(world: Experiment, evaluator: str, watching: Watching, announce: Calla
             on_progress=update,
         )
     cache = Cache(world.cache_folder)
+    if note := faults_note(cache):
+        raise SelectError(f"ways of selecting cannot be compared where candidates are missing: {note}")
     lacking = int(np.isnan(cache.scores(evaluator)).sum())
     if lacking:
         raise SelectError(
