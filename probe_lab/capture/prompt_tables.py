@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from probe_lab.cache.tables import UNREADABLE
 from probe_lab.capture.prompt_text import Caption, read_text
-from probe_lab.regular import regular
 from probe_lab.errors import ConfigError, nearest
+from probe_lab.regular import regular
 
 PerImage = Literal["first", "all"]
 Quoting = Literal["auto", "csv", "none"]

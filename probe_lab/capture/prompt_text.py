@@ -6,8 +6,8 @@ import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe_lab.regular import regular
 from probe_lab.errors import ConfigError
+from probe_lab.regular import regular
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -21,7 +21,7 @@ from probe_lab.errors import ScoreError
 from probe_lab.evaluators import blip_original as original
 from probe_lab.evaluators.base import Evaluator, Settings
 from probe_lab.evaluators.checkpoints import Checkpoint, load_strictly, locate
-from probe_lab.evaluators.model import ModelEvaluator
+from probe_lab.evaluators.model import ModelEvaluator, filled
 from probe_lab.evaluators.pictures import clip_transform
 from probe_lab.json_text import read_json
 
@@ -90,12 +90,14 @@ class Blip(ModelEvaluator):
         """Ids and mask, int64 [n, 35], and embeddings of norm 1 [n, shared], read without a picture."""
         ids, mask = original.tokens(self.tokenizer, prompts, self.device)
         size = self.settings.scoring.batch_size
-        read = [
-            self.blip.text_encoder(ids[start : start + size], attention_mask=mask[start : start + size])
-            for start in range(0, len(ids), size)
-        ]
-        words = torch.cat([each.last_hidden_state[:, 0] for each in read])
-        return ids, mask, normalize(self.blip.text_proj(words).float(), dim=-1)
+        read = [self._read(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+        return ids, mask, torch.cat(read)
+
+    def _read(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings of norm 1 of a batch, ``filled``."""
+        ids, mask = original.tokens(self.tokenizer, filled(prompts), self.device)
+        words = self.blip.text_encoder(ids, attention_mask=mask).last_hidden_state[:, 0]
+        return normalize(self.blip.text_proj(words).float(), dim=-1)[: len(prompts)]
 
     def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
         picture = self.blip.vision_model(pixel_values=pixels).last_hidden_state

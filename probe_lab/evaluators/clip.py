@@ -14,8 +14,9 @@ from torch import Tensor
 from probe_lab.evaluators.base import Evaluator, Settings
 from probe_lab.evaluators.checkpoints import Checkpoint, Key, locate
 from probe_lab.evaluators.clip_spec import FILES, ClipSpec, read_spec
+from probe_lab.evaluators.clip_tokens import Tokens
 from probe_lab.evaluators.clip_tower import ClipTower, build_tower
-from probe_lab.evaluators.model import ModelEvaluator
+from probe_lab.evaluators.model import ModelEvaluator, filled
 
 SHIPPED = Path(__file__).parents[1] / "shapes" / "weights" / "shapes-clip"
 
@@ -79,8 +80,15 @@ class ClipEvaluator(ModelEvaluator):
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         """L2-normalised embeddings float32 [n, D]."""
         size = self.settings.scoring.batch_size
-        parts = [self.tower.prompts(prompts[at : at + size])[0] for at in range(0, len(prompts), size)]
+        parts = [self._prompts(prompts[at : at + size])[0] for at in range(0, len(prompts), size)]
         return (torch.cat(parts),)
+
+    def _prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tokens]:
+        """``ClipTower.prompts`` of a batch, ``filled``."""
+        count = len(prompts)
+        embedding, states, tokens = self.tower.prompts(filled(prompts))
+        tokens = Tokens(tokens.ids[:count], tokens.length[:count], tokens.truncated[:count])
+        return embedding[:count], states[:count], tokens
 
     def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
         batch = Encoded(self.tower.pictures(pixels), text, self.tower.scale)
@@ -93,7 +101,7 @@ class ClipEvaluator(ModelEvaluator):
         parts: dict[str, list[Tensor]] = {"embedding": [], "tokens": [], "length": [], "truncated": []}
         longest = int(self.tower.tokenizer(prompts).length.max())
         for at in range(0, len(prompts), size):
-            embedding, states, tokens = self.tower.prompts(prompts[at : at + size])
+            embedding, states, tokens = self._prompts(prompts[at : at + size])
             found = [embedding, states[:, :longest], tokens.length, tokens.truncated]
             for name, tensor in zip(parts, found, strict=True):
                 parts[name].append(tensor.cpu())

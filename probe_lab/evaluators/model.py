@@ -15,6 +15,10 @@ from probe_lab.errors import ConfigError
 from probe_lab.evaluators.base import Evaluator, Prepared, Settings
 from probe_lab.evaluators.checkpoints import Checkpoint
 
+ROWS = 16
+"""Prompts that are encoded together, at least. Kernels for fewer rows round in another way: in half precision a score
+would depend, in its fourth digit, on how many prompts come with it."""
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -32,6 +36,11 @@ def usable(device: str) -> torch.device:
         raise ConfigError(
             f"'scoring.device' is '{device}', which cannot be used here: name cpu, or a device of this machine"
         ) from error
+
+
+def filled(prompts: Sequence[str]) -> list[str]:
+    """A batch of prompts, followed by copies of the last one up to ``ROWS``."""
+    return [*prompts, *[prompts[-1]] * (ROWS - len(prompts))]
 
 
 class ModelEvaluator(Evaluator):

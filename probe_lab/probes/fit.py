@@ -19,10 +19,10 @@ from probe_lab.cache import Cache
 from probe_lab.config import Experiment
 from probe_lab.data import Batch, ProbeDataModule, ResidentArrays
 from probe_lab.data.splits import RULE
-from probe_lab.errors import ProbeError
 from probe_lab.losses import parse_loss
 from probe_lab.probes.baselines import KINDS, Predictor, Preview, closed_form, previewed, shuffled
 from probe_lab.probes.checkpoint import save_probe
+from probe_lab.probes.divergence import diverged
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.memory import Reduction
 from probe_lab.probes.module import Epoch, GoOn, Stop
@@ -144,10 +144,7 @@ def _predictions(experiment: Experiment, cache: Cache, data: ProbeDataModule, fi
         parts.append((split, columns[0], columns[1], columns[2]))
     table = predictions_table(parts, experiment.probe_evaluators, cache.samples)
     if not np.isfinite(table["prediction"]).all():
-        raise ProbeError(
-            f"{experiment.probe.model} predicts values that are not finite: lower trainer.learning_rate "
-            f"({experiment.trainer.learning_rate}) or raise the temperature ({experiment.probe.temperature})"
-        )
+        raise diverged(experiment.probe.model, experiment.trainer.learning_rate, experiment.probe.temperature)
     return table
 
 

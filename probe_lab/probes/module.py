@@ -19,6 +19,7 @@ from probe_lab.config import Trainer
 from probe_lab.data import Batch
 from probe_lab.metrics import SelectionGain, WithinPromptSpearman
 from probe_lab.probes.augment import random_shift, randomly_shifted
+from probe_lab.probes.divergence import diverged
 from probe_lab.probes.encoder import CNNEncoder
 from probe_lab.probes.flat import FlatWeights
 from probe_lab.probes.inputs import Inputs
@@ -51,6 +52,9 @@ class ProbeModule(LightningModule):
     or for probes that cannot rank the smallest squared error. ``labels`` ``[samples of the cache, E]``
     replace the scores in training and validation. Training ends early after ``trainer.patience`` epochs without a
     better value, or when ``go_on`` says so; ``stopped`` then tells by which, "" otherwise.
+
+    Raises:
+        ProbeError: after an epoch whose predictions are not finite.
     """
 
     def __init__(
@@ -144,10 +148,13 @@ class ProbeModule(LightningModule):
         return batch.targets if self.labels is None else self.labels[batch.sample_id.cpu()].to(batch.targets)
 
     def on_validation_epoch_end(self) -> None:
-        score = float(self.val_srcc.compute() if self.monitor == "srcc_within" else -self.val_error.compute())
-        # Not "score >= best": where no prompt can be ranked (nan) the last epoch is kept.
-        if not score < self.best:
-            self._best_epoch = self.epoch if score > self.best else self._best_epoch
+        error = float(self.val_error.compute())  # of all ranks, so that they stop together
+        if self.val_error.update_called and not math.isfinite(error):
+            raise diverged(self.probe.spec.kind, self.settings.learning_rate, self.objective.temperature)
+        score = float(self.val_srcc.compute()) if self.monitor == "srcc_within" else -error
+        # Where no prompt can be ranked (nan) the last epoch is kept; a number is better than that.
+        if not score < self.best and not (math.isnan(score) and math.isfinite(self.best)):
+            self._best_epoch = self.epoch if not score <= self.best and not math.isnan(score) else self._best_epoch
             self.best = score
             self.best_state = _state_of(self.evaluated)
 

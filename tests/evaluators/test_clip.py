@@ -271,6 +271,19 @@ def test_scores_depend_on_neither_batch_nor_order(
     assert (found - torch.cat([alone[i] for i in chosen])).abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_in_no_precision_a_score_depends_on_how_many_prompts_come_with_it(dtype: Precision, batch: int) -> None:
+    """Kernels for one row round in another way than those for several."""
+    judge = create("shapes_clip_score", Scoring(dtype=dtype, batch_size=batch))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    prompts = [f"a red circle left of {number} blue squares" for number in range(20)]
+    together = judge.score([picture] * 20, prompts)
+    bound = 0.0 if dtype != "float32" else 2e-7  # pictures of a batch of one
+    for count in (1, 2, 17):
+        assert (judge.score([picture] * count, prompts[:count]) - together[:count]).abs().max() <= bound
+
+
 def test_no_images_and_unequal_numbers(transformers_clip: Path, pictures: list[Image.Image]) -> None:
     assert clip_score(transformers_clip).score([], []).shape == (0,)
     with pytest.raises(ValueError, match="zip"):

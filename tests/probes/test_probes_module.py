@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from probe_lab.config import ProbeConfig, Trainer
+from probe_lab.data import Batch
+from probe_lab.errors import ProbeError
 from probe_lab.probes import Probe, ProbeSpec
-from probe_lab.probes.module import ProbeModule, _rate
+from probe_lab.probes.module import Monitor, ProbeModule, _rate
 from probe_lab.probes.objective import Objective
 
 
@@ -44,7 +48,17 @@ def test_without_an_average_the_probe_itself_is_evaluated(probe: Probe) -> None:
     assert module_of(probe, ema=0.0).evaluated is probe
 
 
-@pytest.mark.parametrize(("scores", "kept"), [([0.1, 0.3, 0.2], 1), ([float("nan")] * 3, 2), ([0.2, 0.2, 0.1], 1)])
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([0.1, 0.3, 0.2], 1),
+        ([float("nan")] * 3, 2),
+        ([0.2, 0.2, 0.1], 1),
+        ([0.1, float("nan"), 0.05], 0),
+        ([float("nan"), 0.1, 0.05], 1),
+        ([float("nan"), -0.1, float("nan")], 1),
+    ],
+)
 def test_the_best_epoch_is_kept(probe: Probe, scores: list[float], kept: int) -> None:
     module = module_of(probe, ema=0.0)
     for epoch, score in enumerate(scores):
@@ -54,6 +68,20 @@ def test_the_best_epoch_is_kept(probe: Probe, scores: list[float], kept: int) ->
         module.on_validation_epoch_end()
     assert module.finish().head.bias.tolist() == [float(kept)] * 2  # type: ignore[union-attr,operator]
     assert not module.probe.training
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
+@pytest.mark.parametrize("monitor", ["srcc_within", "mse"])
+def test_a_training_that_diverged_says_what_to_do(probe: Probe, value: float, monitor: Monitor) -> None:
+    objective = Objective.of(ProbeConfig(), ("mse",), epochs=3)
+    module = ProbeModule(probe, objective, Trainer(learning_rate=0.5), monitor=monitor)
+    with torch.no_grad():
+        probe.head.bias.fill_(value)  # type: ignore[union-attr,operator]
+    features = {"a/activation": torch.randn(4, 2, 3, 3)}
+    groups = torch.tensor([0, 0, 1, 1])
+    module.validation_step(Batch(features, torch.rand(4, 2), groups, torch.arange(4), torch.ones(4).long()), 0)
+    with pytest.raises(ProbeError, match=r"lower trainer\.learning_rate \(0\.5\)"):
+        module.on_validation_epoch_end()
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
