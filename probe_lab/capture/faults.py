@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from probe_lab.cache.faults import Fault
-from probe_lab.capture.listen import replace_method
+from probe_lab.capture.listen import around_method
 
 
 class DecodeWatch:
@@ -50,7 +50,7 @@ class DecodeWatch:
 def decodes_watched(pipe: DiffusionPipeline) -> Iterator[DecodeWatch]:
     """For one call of ``pipe`` inside."""
     watch = DecodeWatch()
-    undo = replace_method(pipe.vae, "decode", watch.decode)
+    undo = around_method(pipe.vae, "decode", watch.decode)
     try:
         yield watch
     finally:

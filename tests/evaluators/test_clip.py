@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel
 
 from probe_lab.config import EvaluatorModel, Scoring
+from probe_lab.config.world import Precision
 from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import clip, create, score_all
 from probe_lab.evaluators.base import Settings
