@@ -95,7 +95,7 @@ class Blip(ModelEvaluator):
 
     def _read(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings of norm 1 of a batch, ``filled``."""
-        ids, mask = original.tokens(self.tokenizer, filled(prompts), self.device)
+        ids, mask = original.tokens(self.tokenizer, filled(prompts, self.dtype), self.device)
         words = self.blip.text_encoder(ids, attention_mask=mask).last_hidden_state[:, 0]
         return normalize(self.blip.text_proj(words).float(), dim=-1)[: len(prompts)]
 

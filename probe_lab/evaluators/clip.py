@@ -86,7 +86,7 @@ class ClipEvaluator(ModelEvaluator):
     def _prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tokens]:
         """``ClipTower.prompts`` of a batch, ``filled``."""
         count = len(prompts)
-        embedding, states, tokens = self.tower.prompts(filled(prompts))
+        embedding, states, tokens = self.tower.prompts(filled(prompts, self.dtype))
         tokens = Tokens(tokens.ids[:count], tokens.length[:count], tokens.truncated[:count])
         return embedding[:count], states[:count], tokens
 

@@ -16,8 +16,8 @@ from probe_lab.evaluators.base import Evaluator, Prepared, Settings
 from probe_lab.evaluators.checkpoints import Checkpoint
 
 ROWS = 16
-"""Prompts that are encoded together, at least. Kernels for fewer rows round in another way: in half precision a score
-would depend, in its fourth digit, on how many prompts come with it."""
+"""Prompts that are encoded together in half precision, at least. Kernels for fewer rows round in another way: a score
+would depend, in its fourth digit, on how many prompts come with it. In float32 that is its seventh."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ def usable(device: str) -> torch.device:
         ) from error
 
 
-def filled(prompts: Sequence[str]) -> list[str]:
-    """A batch of prompts, followed by copies of the last one up to ``ROWS``."""
-    return [*prompts, *[prompts[-1]] * (ROWS - len(prompts))]
+def filled(prompts: Sequence[str], dtype: torch.dtype) -> list[str]:
+    """A batch of prompts, in half precision followed by copies of the last one up to ``ROWS``."""
+    missing = 0 if dtype == torch.float32 else ROWS - len(prompts)
+    return [*prompts, *[prompts[-1]] * missing]
 
 
 class ModelEvaluator(Evaluator):

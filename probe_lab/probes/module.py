@@ -148,8 +148,9 @@ class ProbeModule(LightningModule):
         return batch.targets if self.labels is None else self.labels[batch.sample_id.cpu()].to(batch.targets)
 
     def on_validation_epoch_end(self) -> None:
-        error = float(self.val_error.compute())  # of all ranks, so that they stop together
-        if self.val_error.update_called and not math.isfinite(error):
+        # Of all ranks, so that they stop together.
+        error = float(self.val_error.compute()) if self.val_error.update_called else 0.0
+        if not math.isfinite(error):
             raise diverged(self.probe.spec.kind, self.settings.learning_rate, self.objective.temperature)
         score = float(self.val_srcc.compute()) if self.monitor == "srcc_within" else -error
         # Where no prompt can be ranked (nan) the last epoch is kept; a number is better than that.
