@@ -40,7 +40,7 @@ class DecodeWatch:
         images = output[0]
         found: dict[int, Fault] = {row: "flagged" for row, blacked in enumerate(_flagged(output)) if blacked}
         # The last rows: what is decoded earlier in a call are previews.
-        finite = torch.cat([torch.ones(len(images), dtype=torch.bool), *self._finite])[-len(images) :]
+        finite = torch.cat([torch.ones(len(images), dtype=torch.bool, device="cpu"), *self._finite])[-len(images) :]
         if isinstance(images, Tensor) and images.shape[1:] != self._shape:  # latents, which nobody decoded
             finite = finite_rows(images)
         return found | {row: "not_finite" for row, fine in enumerate(finite.tolist()) if not fine}

@@ -191,7 +191,8 @@ class Running:
     def _name_broken(self, cut: Cut, rows: Tensor, scores: Tensor) -> None:
         """Note which of one prompt's ``rows`` cannot be ranked. SelectError where that is all of them."""
         broken = rows[~ranked(scores, self._by, cut.probe)].tolist()
-        prompt = self._prompts[int(rows[0]) // self._candidates]
+        place = int(rows[0]) // self._candidates
+        prompt = self._prompts[place] or f"prompt {place}"
         if len(broken) == len(rows):
             raise SelectError(
                 f"none of the {len(rows)} candidates of '{prompt}' that reach step {cut.step} has a finite score: "

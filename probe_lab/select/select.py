@@ -185,7 +185,7 @@ class ProbeSelect:
             evaluators=self.evaluators,
             denoiser_calls=running.denoised,
             of=len(generators) * running.steps,
-            faults=self._faults(running, len(prompts)),
+            faults=self._faults(running, prompts.count),
         )
 
     def _faults(self, running: Running, prompts: int) -> tuple[Mapping[int, Fault], ...]:
