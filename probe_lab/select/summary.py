@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from probe_lab.console import literal
 from probe_lab.cache.faults import FAULT_WORDS
+from probe_lab.console import literal
 from probe_lab.select.candidates import Row
 from probe_lab.select.sheet import labels_of, score_text
 from probe_lab.select.watch import shortened
