@@ -22,6 +22,8 @@ def check(experiment: Experiment) -> None:
     _check_names(experiment)
     for step in experiment.capture.steps:
         _require_step("capture.steps", step, sampling.steps)
+    for step in probe.steps:
+        _require_step("probe.steps", step, sampling.steps)
     if probe.step != ProbeConfig().step:  # nobody wrote the default, and `generate` does without
         require_probe_step(experiment)
     for key, side in {"sampling.height": sampling.height, "sampling.width": sampling.width}.items():
@@ -42,6 +44,7 @@ def check(experiment: Experiment) -> None:
     for scalar in probe.scalars:
         Scalar.parse(scalar)
     check_repeats(experiment)
+    _check_steps(probe)
     _check_tradeoff(experiment)
     if select.keep > select.candidates:
         raise ConfigError(
@@ -87,18 +90,27 @@ def _check_names(experiment: Experiment) -> None:
                 )
 
 
+def _check_steps(probe: ProbeConfig) -> None:
+    """Of a probe that is trained on several steps."""
+    shown = f"'probe.steps' is [{', '.join(map(str, probe.steps))}]"
+    if probe.steps and probe.step not in probe.steps:
+        raise ConfigError(
+            f"{shown} and 'probe.step' {probe.step}: a probe is evaluated at a step that it was trained on, so name "
+            "it in probe.steps too, or choose one of these"
+        )
+    if len(probe.steps) > 1 and probe.scalars:
+        raise ConfigError(
+            f"{shown} and 'probe.scalars' [{', '.join(probe.scalars)}]: a probe of several steps reads no scalars, "
+            "so empty one of the two"
+        )
+
+
 def _check_devices(experiment: Experiment) -> None:
     trainer, engine = experiment.trainer, experiment.engine
-    share, rest = divmod(experiment.data.batch_prompts, trainer.devices)
-    if rest:
+    if experiment.data.batch_prompts % trainer.devices:
         raise ConfigError(
             f"'data.batch_prompts' is {experiment.data.batch_prompts} and 'trainer.devices' {trainer.devices}: every "
             "device takes the same share of a batch, so make it a multiple"
-        )
-    if trainer.devices > 1 and share < 2 and "infonce" in parse_loss(experiment.probe.loss):
-        raise ConfigError(
-            f"'data.batch_prompts' is {experiment.data.batch_prompts} for {trainer.devices} devices, and infonce "
-            "compares the prompts of one device: give it at least 2 for each"
         )
     if engine.name == "ray" and trainer.accelerator == "gpu" and trainer.devices > max(engine.gpus, 1):
         raise ConfigError(

@@ -18,6 +18,7 @@ def check_repeats(experiment: Experiment) -> None:
         "probe.evaluators": experiment.probe.evaluators,
         "probe.taps": experiment.probe.taps,
         "probe.scalars": experiment.probe.scalars,
+        "probe.steps": experiment.probe.steps,
         "prompts.exclude": experiment.prompts.exclude,
         "halving.by": experiment.halving.by,
         "tradeoff.candidates": experiment.tradeoff.candidates,

@@ -18,6 +18,8 @@ from probe_lab.losses import parse_loss
 Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
 Backend = Literal["native", "reference"]
 EngineName = Literal["local", "ray"]
+Head = Literal["plain", "text"]
+Negatives = Literal["prompts", "all"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ class ProbeConfig:
     (in standard deviations of the target) and λ of Probe-Select; ``ema`` 0 switches the moving average off.
     ``scalars`` are read beside the taps by ``cnn`` and ``linear``: ``preview:<evaluator>`` is that evaluator's score of
     the picture that the predicted x₀ of the step decodes to, ``lookahead:<evaluator>`` of the tap ``lookahead``.
+
+    ``steps`` are all steps that one probe is trained on, which is told the step; it is evaluated at ``step``, one of
+    them. Empty: ``step`` alone. The head reads the embedding u, with ``head`` text also the prompt's e, as
+    [u, e, u·e, |u − e|], and InfoNCE then compares these two. ``correlation`` weighs the term ``pearson``. Over the
+    epochs the temperature of InfoNCE goes linearly from ``nce_temperature`` to ``nce_temperature_ratio`` times that.
+    ``nce_negatives`` are the samples of other prompts, or all other samples. Without ``ema_warmup`` the decay of the
+    moving average is ``ema`` from the start.
     """
 
     model: Model = "cnn"
@@ -112,6 +121,17 @@ class ProbeConfig:
     ema: float = 0.99
     oversample: float = 0.0
     scalars: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    head: Head = "plain"
+    correlation: float = 1.0
+    nce_temperature_ratio: float = 1.0
+    nce_negatives: Negatives = "prompts"
+    ema_warmup: bool = True
+
+    @property
+    def trained_steps(self) -> list[int]:
+        """The steps whose arrays it is trained on."""
+        return self.steps or [self.step]
 
     @property
     def previews(self) -> list[Scalar]:
@@ -122,7 +142,7 @@ class ProbeConfig:
     def reads_text(self) -> bool:
         """Whether the prompts' text embeddings change what comes out."""
         if self.model in ("cnn", "noisy_latent", "shuffled_labels"):
-            return self.text != "none" or "infonce" in parse_loss(self.loss)
+            return self.text != "none" or self.head == "text" or "infonce" in parse_loss(self.loss)
         return self.model == "prompt_only"
 
 
@@ -234,8 +254,10 @@ EXHIBITS = (
     "ps_figure_time",
     "ps_figure_blocks",
     "ps_figure_cost",
+    "probe_select_released",
 )
-"""Tables and figures of Diffusion Probe (dp) and Probe-Select (ps) that ``report`` can draw."""
+"""Tables and figures of Diffusion Probe (dp) and Probe-Select (ps) that ``report`` can draw; and Probe-Select as its
+authors' code trains it."""
 
 
 @dataclass(frozen=True)

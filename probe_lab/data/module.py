@@ -1,7 +1,8 @@
-"""The Lightning data module: one step and some taps of a cache, with the scores of some evaluators."""
+"""The Lightning data module: some taps of a cache at one step or several, with the scores of some evaluators."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import ChainDataset, DataLoader, IterableDataset
 
 from probe_lab.cache import Cache
 from probe_lab.config.repeats import require_once
@@ -52,6 +53,10 @@ class ProbeDataModule(LightningDataModule):
 
     `scalars` are read beside the arrays, see `scalars.LATENTS`.
 
+    With several `steps` a training batch holds prompts at different ones, each with all its seeds at the same, see
+    `order.steps_of`; validation and test have every prompt once at each, one step after the other. What is predicted is
+    at `step` alone (`evaluation_dataloader`, `predict_dataloader`). Streaming reads the arrays of all steps then.
+
     `rank` and `world_size` are those of torch.distributed unless given. `resident` shares loaded arrays.
     Resident arrays are read in this process, without workers. ConfigError for impossible values; DataError
     for a step or tap that the cache lacks and for a split that should have prompts and has none; ScoreError
@@ -72,6 +77,7 @@ class ProbeDataModule(LightningDataModule):
         oversample: float = 0.0,
         text_encoder: str | None = None,
         scalars: Sequence[str] = (),
+        steps: Sequence[int] = (),
         num_workers: int = 0,
         resident: ResidentArrays | None = None,
         rank: int | None = None,
@@ -81,11 +87,12 @@ class ProbeDataModule(LightningDataModule):
         _check_values(taps, evaluators, batch_prompts, residency, seed, oversample, num_workers)
         self.cache = cache
         self.step = step
+        self.steps = tuple(steps) or (step,)
         self.taps = tuple(taps)
         self.evaluators = tuple(evaluators)
         self.fractions = fractions
         self.seed = seed
-        self._keys = _keys(cache, step, self.taps)
+        self._keys = {number: _keys(cache, number, self.taps) for number in dict.fromkeys((*self.steps, step))}
         self._batch_prompts = batch_prompts
         self._asked_residency = residency
         self._oversample = oversample
@@ -98,9 +105,9 @@ class ProbeDataModule(LightningDataModule):
             if fractions.of(split) > 0:
                 self._check_not_empty(split)
         if resident is not None:
-            resident.check(cache, self._keys.values())
+            resident.check(cache, self._all_keys)
         self._resident = resident
-        self._source: Source | None = None
+        self._in_memory: bool | None = None
         self._statistics: Statistics | None = None
         self._progress = Progress()
 
@@ -117,7 +124,7 @@ class ProbeDataModule(LightningDataModule):
     @property
     def residency(self) -> Literal["stream", "memory"]:
         """What was chosen; with "auto" decided, once, when it is first needed."""
-        return "memory" if isinstance(self._open(), ResidentSource) else "stream"
+        return "memory" if self._is_in_memory() else "stream"
 
     def set_epoch(self, epoch: int) -> None:
         """Training order of the next iteration, where no trainer counts epochs."""
@@ -126,7 +133,7 @@ class ProbeDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         self._check_not_empty("train")
         return TrainLoader(
-            self._stream("train", shuffle=True),
+            self._stream("train", self.steps, shuffle=True),
             num_workers=self._workers(),
             progress=self._progress,
             layout=self._layout(),
@@ -134,21 +141,29 @@ class ProbeDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._evaluation("val")
+        return self._evaluation("val", self.steps)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._evaluation("test")
+        return self._evaluation("test", self.steps)
+
+    def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
+        """A split at `step`, in cache order."""
+        return self._evaluation(split, (self.step,))
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Train, val and test in this order, each in cache order; a split that was given nothing is empty."""
-        return [DataLoader(self._stream(split), batch_size=None, num_workers=self._workers()) for split in SPLITS]
+        streams = [self._stream(split, (self.step,)) for split in SPLITS]
+        return [DataLoader(stream, batch_size=None, num_workers=self._workers()) for stream in streams]
 
     def statistics(self) -> Statistics:
-        """Over the whole training split, on every rank; read once, then remembered."""
+        """Over the whole training split at all steps, on every rank; read once, then remembered."""
         if self._statistics is None:
             self._check_not_empty("train")
             groups = self._groups["train"]
-            everything = BatchStream(groups, self._open(), step=self.step, batch_prompts=self._batch_prompts)
+            everything = itertools.chain.from_iterable(
+                BatchStream(groups, self._open((step,)), steps=(step,), batch_prompts=self._batch_prompts)
+                for step in self.steps
+            )
             self._statistics = compute_statistics(everything, self.taps, groups.targets)
         return self._statistics
 
@@ -176,11 +191,13 @@ class ProbeDataModule(LightningDataModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
 
-    def _evaluation(self, split: Split) -> DataLoader[Batch]:
+    def _evaluation(self, split: Split, steps: Sequence[int]) -> DataLoader[Batch]:
         self._check_not_empty(split)
-        return DataLoader(self._stream(split), batch_size=None, num_workers=self._workers())
+        streams = [self._stream(split, (step,)) for step in steps]
+        dataset: IterableDataset[Batch] = streams[0] if len(streams) == 1 else ChainDataset(streams)
+        return DataLoader(dataset, batch_size=None, num_workers=self._workers())
 
-    def _stream(self, split: Split, *, shuffle: bool = False) -> BatchStream:
+    def _stream(self, split: Split, steps: Sequence[int], *, shuffle: bool = False) -> BatchStream:
         rank, world_size = self._ranks()
         groups = self._groups[split]
         most = math.ceil(len(groups) / world_size)
@@ -191,8 +208,8 @@ class ProbeDataModule(LightningDataModule):
             )
         return BatchStream(
             groups,
-            self._open(),
-            step=self.step,
+            self._open(steps),
+            steps=steps,
             batch_prompts=self._batch_prompts,
             seed=self.seed,
             shuffle=shuffle,
@@ -203,20 +220,29 @@ class ProbeDataModule(LightningDataModule):
             world_size=world_size,
         )
 
-    def _open(self) -> Source:
-        if self._source is None:
-            keys = list(self._keys.values())
-            memory = self._asked_residency == "memory" or (
-                self._asked_residency == "auto" and fits_in_memory(self.cache, keys, self._ranks()[1])
+    @property
+    def _all_keys(self) -> list[str]:
+        return [key for keys in self._keys.values() for key in keys.values()]
+
+    def _open(self, steps: Sequence[int]) -> Source:
+        """The arrays of some steps: by their taps where it is one, by "<step>/<tap>" where there are several."""
+        keys = self._keys[steps[0]]
+        if len(steps) > 1:
+            keys = {key: key for step in steps for key in self._keys[step].values()}
+        if self._is_in_memory():
+            if self._resident is None:
+                self._resident = load_resident(self.cache, self._all_keys)
+            return ResidentSource(self._resident, keys)
+        return ShardSource(self.cache, keys)
+
+    def _is_in_memory(self) -> bool:
+        if self._in_memory is None:
+            self._in_memory = (
+                self._resident is not None
+                or self._asked_residency == "memory"
+                or (self._asked_residency == "auto" and fits_in_memory(self.cache, self._all_keys, self._ranks()[1]))
             )
-            if self._resident is None and memory:
-                self._resident = load_resident(self.cache, keys)
-            self._source = (
-                ShardSource(self.cache, self._keys)
-                if self._resident is None
-                else ResidentSource(self._resident, self._keys)
-            )
-        return self._source
+        return self._in_memory
 
     def _workers(self) -> int:
         return 0 if self.residency == "memory" else self._num_workers
@@ -234,7 +260,9 @@ class ProbeDataModule(LightningDataModule):
 
     def _layout(self) -> Layout:
         """All that decides which samples the first batches of an epoch hold."""
+        several: Layout = {"probe.steps": str(list(self.steps))} if len(self.steps) > 1 else {}
         return {
+            **several,
             "data.seed": self.seed,
             "data.batch_prompts": self._batch_prompts,
             "data.oversample": self._oversample,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,18 @@ def repeats(score: npt.NDArray[np.float64], oversample: float, rng: np.random.Ge
     found = np.empty(count, dtype=np.int64)
     found[mixed] = drawn
     return found
+
+
+def steps_of(groups: int, steps: Sequence[int], *, seed: int, epoch: int) -> IntArray:
+    """The step at which each of G groups is seen in one epoch, [G]: all samples of a prompt at the same one.
+
+    Each group goes through all n ``steps`` in turn, from a random one of them, so n epochs show it once at each step,
+    and in every epoch the steps are equally frequent, to within one group. The same on every rank and in every process.
+    """
+    if len(steps) == 1:
+        return np.full(groups, steps[0], dtype=np.int64)
+    first = np.random.default_rng((seed, 1, 1)).permutation(groups)
+    return np.asarray(steps, dtype=np.int64)[(first + epoch) % len(steps)]
 
 
 def batch_bounds(groups: int, batch_prompts: int, rank: int, world_size: int) -> IntArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from probe_lab.data.batch import Batch
 from probe_lab.data.groups import Groups, IntArray
-from probe_lab.data.order import batch_bounds, epoch_order, worker_batches
+from probe_lab.data.order import batch_bounds, epoch_order, steps_of, worker_batches
 from probe_lab.data.source import Source
 from probe_lab.data.text import TextTable
 
@@ -23,6 +23,9 @@ class BatchStream(IterableDataset[Batch]):
     `epoch` and `done` (batches of this epoch that were delivered before) are set before each iteration;
     workers get them with their copy of the stream. `len` is the number of batches of the whole epoch on this
     rank, the same on every rank. Use it with `DataLoader(stream, batch_size=None)`.
+
+    With several `steps` each group is seen at one of them, see `order.steps_of`, and the source names its arrays
+    "<step>/<tap>"; with one, by their taps.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class BatchStream(IterableDataset[Batch]):
         groups: Groups,
         source: Source,
         *,
-        step: int,
+        steps: Sequence[int],
         batch_prompts: int,
         seed: int = 0,
         shuffle: bool = False,
@@ -44,7 +47,7 @@ class BatchStream(IterableDataset[Batch]):
         self.done = 0
         self._groups = groups
         self._source = source
-        self._step = step
+        self._steps = tuple(steps)
         self._seed = seed
         self._shuffle = shuffle
         self._oversample = oversample
@@ -76,17 +79,23 @@ class BatchStream(IterableDataset[Batch]):
         picked, window = picked[mine], window[mine]
         samples, size = _samples_of(self._groups, picked)
         group_of_sample = np.repeat(picked, size)
+        step = steps_of(len(self._groups), self._steps, seed=self._seed, epoch=self.epoch)[group_of_sample]
         # Where windows and batches end, counted in samples of this worker.
         stop = np.append(0, np.cumsum(size))
         window_edges = stop[np.append(np.flatnonzero(np.diff(window, prepend=-1)), len(window))]
         batch_edges = stop[self._bounds[batches.start : batches.stop + 1] - mine.start]
-        yield from self._read(samples, group_of_sample, window_edges.tolist(), batch_edges.tolist())
+        yield from self._read(samples, group_of_sample, step, window_edges.tolist(), batch_edges.tolist())
 
     def _read(
-        self, samples: IntArray, group_of_sample: IntArray, window_edges: list[int], batch_edges: list[int]
+        self,
+        samples: IntArray,
+        group_of_sample: IntArray,
+        step_of_sample: IntArray,
+        window_edges: list[int],
+        batch_edges: list[int],
     ) -> Iterator[Batch]:
         """Go through the windows, and emit each batch as soon as its last sample is there."""
-        index = torch.from_numpy(samples)
+        index, step = torch.from_numpy(samples), torch.from_numpy(step_of_sample)
         prompt = torch.from_numpy(self._groups.prompt_id[group_of_sample])
         begun: list[dict[str, Tensor]] = []  # parts of a batch that began in earlier windows
         batch = 0
@@ -95,8 +104,7 @@ class BatchStream(IterableDataset[Batch]):
             at = start
             while at < stop:
                 end = min(stop, batch_edges[batch + 1])
-                wanted = rows[at - start : end - start]
-                part = {tap: array.index_select(0, wanted).float() for tap, array in arrays.items()}
+                part = self._features(arrays, rows[at - start : end - start], step[at:end])
                 at = end
                 if end < batch_edges[batch + 1]:
                     begun.append(part)
@@ -105,10 +113,25 @@ class BatchStream(IterableDataset[Batch]):
                     part = {tap: torch.cat([*(p[tap] for p in begun), part[tap]]) for tap in part}
                     begun = []
                 chosen = slice(batch_edges[batch], end)
-                yield self._batch(part, index[chosen], prompt[chosen])
+                yield self._batch(part, index[chosen], prompt[chosen], step[chosen])
                 batch += 1
 
-    def _batch(self, features: dict[str, Tensor], index: Tensor, prompt: Tensor) -> Batch:
+    def _features(self, arrays: Mapping[str, Tensor], rows: Tensor, step: Tensor) -> dict[str, Tensor]:
+        """Tap -> float32 [n, C, H, W] of the wanted rows, each at its step."""
+        if len(self._steps) == 1:
+            return {tap: array.index_select(0, rows).float() for tap, array in arrays.items()}
+        step = step.to(rows.device)
+        features: dict[str, Tensor] = {}
+        for number in self._steps:
+            here = (step == number).nonzero().squeeze(1)
+            for key, array in arrays.items():
+                of_step, _, tap = key.partition("/")
+                if int(of_step) == number:
+                    values = array.index_select(0, rows.index_select(0, here)).float()
+                    features.setdefault(tap, values.new_empty(len(rows), *values.shape[1:]))[here] = values
+        return features
+
+    def _batch(self, features: dict[str, Tensor], index: Tensor, prompt: Tensor, step: Tensor) -> Batch:
         text, tokens, token_mask = self._text.rows(prompt) if self._text else (None, None, None)
         samples = self._sample_id.index_select(0, index)
         return Batch(
@@ -116,7 +139,7 @@ class BatchStream(IterableDataset[Batch]):
             targets=self._targets.index_select(0, index),
             group=prompt.clone(),  # not a view: a worker would send the whole epoch's ids with each batch
             sample_id=samples,
-            step=torch.full((len(index),), self._step, dtype=torch.int64),
+            step=step.clone(),
             text=text,
             tokens=tokens,
             token_mask=token_mask,

@@ -21,7 +21,7 @@ from probe_lab.losses.correlation import FLAT_NORM, pearson, spearman
 from probe_lab.losses.order import list_mle, list_net, listwise
 from probe_lab.losses.pairs import HINGE, lambda_rank, pairwise_hinge, pairwise_logistic
 from probe_lab.losses.squares import mse
-from probe_lab.losses.terms import TERMS, Annealed, Term, annealed, parse_loss
+from probe_lab.losses.terms import TERMS, Annealed, Term, annealed, parse_loss, rising
 
 __all__ = [
     "FLAT_NORM",
@@ -40,5 +40,6 @@ __all__ = [
     "pairwise_logistic",
     "parse_loss",
     "pearson",
+    "rising",
     "spearman",
 ]

@@ -31,6 +31,14 @@ def annealed(epoch: int, epochs: int, *, temperature_max: float, margin_max: flo
     return Annealed(temperature=temperature_max * max(left, 0.1), margin=margin_max * left)
 
 
+def rising(epoch: int, epochs: int, *, first: float, ratio: float) -> float:
+    """Temperature of InfoNCE in one epoch: first · (1 + (ratio − 1) · e/E), linear from ``first`` on.
+
+    The published code of Probe-Select goes from 0.1 to 1, so its ratio is 10; with 1 the temperature stays.
+    """
+    return first * (1.0 + (ratio - 1.0) * epoch / epochs)
+
+
 def parse_loss(expression: str) -> tuple[Term, ...]:
     """Terms of a sum such as ``"listwise+infonce"``, in the order written; spaces around a term are ignored.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -15,9 +15,9 @@ from probe_lab.data.scalars import stored_previews
 from probe_lab.errors import ProbeError
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
-from probe_lab.probes.ridge import Moments, fit_ridge
+from probe_lab.probes.prompt_ridge import Penalties, fit_pooled_ridge, fit_prompt_ridge
 from probe_lab.probes.spec import Kind, ProbeSpec
-from probe_lab.probes.training import prepared, train_batches
+from probe_lab.probes.training import calibrated, prepared, train_batches
 
 Preview = Callable[[Tensor, list[str], Sequence[str]], Tensor]
 """(x0 [n, C, h, w], prompts, evaluators) -> raw scores [n, E] of the decoded preview."""
@@ -40,19 +40,36 @@ class Predictor(Protocol):
 
 
 def closed_form(spec: ProbeSpec, data: ProbeDataModule) -> Probe:
-    """``linear`` and ``attention_entropy``: ridge regression on the training split, penalty chosen on
-    validation."""
+    """``linear`` and ``attention_entropy``: the probe of ``tuned_ridge``."""
+    return tuned_ridge(spec, data)[0]
+
+
+def tuned_ridge(spec: ProbeSpec, data: ProbeDataModule, *, within_prompt: bool = True) -> tuple[Probe, list[Penalties]]:
+    """``linear`` and ``attention_entropy``: ridge regression on the training split, and the penalties that validation
+    chose for each evaluator.
+
+    ``within_prompt``: for ranking the samples of a prompt, see ``fit_prompt_ridge``; else for all images alike, with
+    the penalty of the smallest validation error. As after a ranking loss, predictions are calibrated on the validation
+    split, see ``Probe.calibrate``.
+    """
     probe = prepared(spec, data).eval()
 
     @torch.no_grad()
-    def moments(batches: Iterable[Batch]) -> Moments:
-        parts = ((probe.features(Inputs.of(b)), probe.standardised(b.targets)) for b in batches)
-        return Moments.of(parts, probe.head.in_features, len(spec.evaluators))  # type: ignore[arg-type]
+    def rows(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in batches:
+            yield probe.features(Inputs.of(batch)), probe.standardised(batch.targets), batch.group
 
-    free = len(spec.scalars)
-    weight, bias = fit_ridge(moments(train_batches(data)), moments(data.val_dataloader()), free)
+    fit = fit_prompt_ridge if within_prompt else fit_pooled_ridge
+    weight, bias, penalties = fit(
+        lambda: rows(train_batches(data)),
+        lambda: rows(data.val_dataloader()),
+        int(probe.head.in_features),  # type: ignore[arg-type]
+        len(spec.evaluators),
+        len(spec.scalars),
+    )
     probe.head.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})
-    return probe
+    calibrated(probe, data)
+    return probe, penalties
 
 
 def shuffled(cache: Cache, evaluators: Sequence[str], fractions: SplitFractions, seed: int) -> Tensor:

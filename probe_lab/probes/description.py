@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from probe_lab.config import BACKBONE
+from probe_lab.config import BACKBONE, Head
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ConfigError, ProbeError
 from probe_lab.probes.spec import Kind, ProbeSpec, TextMode
@@ -45,6 +45,11 @@ def _are_shapes(value: Any) -> bool:
     )
 
 
+def _are_steps(value: Any) -> bool:
+    fits, _ = _whole(1, LARGEST_SIZE)
+    return isinstance(value, list) and all(map(fits, value)) and len(set(value)) == len(value)
+
+
 def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1
 
@@ -70,8 +75,10 @@ _SPEC: Mapping[str, _Check] = {
     "cache": _TEXT,
     "text_encoder": _TEXT,
     "scalars": _texts(0),
+    "head": _choice(get_args(Head)),
+    "steps": (_are_steps, "a list of different steps"),
 }
-_OLDER = {"text_encoder": BACKBONE, "scalars": []}
+_OLDER = {"text_encoder": BACKBONE, "scalars": [], "head": "plain", "steps": []}
 """There were no others when older probes were trained."""
 
 
@@ -98,15 +105,20 @@ def spec_of(path: Path, content: Any) -> ProbeSpec:
         raise ProbeError(f"{path} lacks or has too much: {', '.join(wrong)}; train the cell again")
     for name, check in _SPEC.items():
         _require(path, name, values[name], check)
-    if values["step"] > values["total_steps"]:
-        raise ProbeError(f"{path} has the step {values['step']} of {values['total_steps']}: train the cell again")
+    for step in (values["step"], *values["steps"]):
+        if step > values["total_steps"]:
+            raise ProbeError(f"{path} has the step {step} of {values['total_steps']}: train the cell again")
+    if values["steps"] and values["step"] not in values["steps"]:
+        raise ProbeError(
+            f"{path} has the step {values['step']}, which is none of its steps {values['steps']}: train the cell again"
+        )
     try:
         for scalar in values["scalars"]:
             Scalar.parse(scalar)
     except ConfigError as error:
         raise ProbeError(f"{path} has a scalar that is none ({error}): train the cell again") from error
     taps = {tap: (shape[0], shape[1], shape[2]) for tap, shape in values["taps"].items()}
-    lists = {name: tuple(values[name]) for name in ("evaluators", "scalars")}
+    lists = {name: tuple(values[name]) for name in ("evaluators", "scalars", "steps")}
     return ProbeSpec(**values | {"taps": taps} | lists)
 
 

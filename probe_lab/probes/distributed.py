@@ -43,10 +43,32 @@ _AFTERMATH = 0.5
 
 
 class RankModule(ProbeModule):
-    """A ``ProbeModule`` in one of several processes. All shift a batch alike; ``words`` is the group that they talk in,
-    on the CPU."""
+    """A ``ProbeModule`` in one of several processes. All shift a batch alike, and a loss that compares prompts has the
+    rows of all; ``words`` is the group that they talk in, on the CPU."""
 
     words: dist.ProcessGroup | None = None
+
+    def of_whole_batch(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The rows of all processes, in their order, where samples of different prompts are compared.
+
+        Every process then has the same loss L. The gradient of its own rows is the sum over the n processes, n ∂L/∂own,
+        and DDP takes the mean of what follows from it: the gradient of one process that has all rows.
+        """
+        if not self.objective.across_prompts:
+            return rows
+        sizes = self._of_all(torch.tensor(len(rows[0]), device=rows[0].device)).tolist()
+        return [self._gathered(values, sizes) for values in rows]
+
+    def _gathered(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """``[ΣB, …]``; shares may differ in size, and what is gathered may not."""
+        padded = torch.cat([values, values.new_zeros(max(sizes) - len(values), *values.shape[1:])])
+        return torch.cat([part[:size] for part, size in zip(self._of_all(padded), sizes, strict=True)])
+
+    def _of_all(self, values: Tensor) -> Tensor:
+        """``[processes, …]``, with gradients where ``values`` have some."""
+        everyone = self.all_gather(values, sync_grads=values.requires_grad)
+        assert isinstance(everyone, Tensor)
+        return everyone
 
     def draw_shift(self) -> Tensor:
         drawn = super().draw_shift()

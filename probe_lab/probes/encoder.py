@@ -50,7 +50,7 @@ class CNNEncoder(nn.Module):
         self.frequencies = Timesteps(FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.step = TimestepEmbedding(FREQUENCIES, condition)
         self.text: nn.Module | None = None
-        if spec.needs_text:
+        if spec.text != "none":
             self.text = nn.Sequential(nn.LayerNorm(spec.text_dim), nn.Linear(spec.text_dim, condition))
         self.token_maps: TokenMaps | None = None
         if spec.attention_taps:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
-from probe_lab.data import Batch, ProbeDataModule, ResidentArrays
+from probe_lab.data import Batch, ProbeDataModule, ResidentArrays, Split
 from probe_lab.data.splits import RULE
 from probe_lab.losses import parse_loss
-from probe_lab.probes.baselines import KINDS, Predictor, Preview, closed_form, previewed, shuffled
+from probe_lab.probes.baselines import KINDS, Predictor, Preview, previewed, shuffled, tuned_ridge
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.divergence import diverged
 from probe_lab.probes.inputs import Inputs
@@ -34,6 +34,7 @@ from probe_lab.probes.outputs import (
     write_cell,
 )
 from probe_lab.probes.probe import Probe
+from probe_lab.probes.prompt_ridge import Penalties
 from probe_lab.probes.reading import data_of, decided, inputs_of, streamed, taps_of
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.training import Trained, seeded, train_probe
@@ -48,13 +49,14 @@ _WHERE = (
 @dataclass(frozen=True)
 class Fitted:
     """A cell after training: ``probe`` is None where there are no weights to keep; ``residency`` is that of its
-    arrays."""
+    arrays; ``penalties`` of a ridge regression, by evaluator."""
 
     predict: Predictor
     residency: str
     probe: Probe | None = None
     history: list[Epoch] = field(default_factory=list)
     stopped: Stop = ""
+    penalties: Sequence[Penalties] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,9 @@ def train_cell(
     }
     if fitted.stopped:
         metrics["stopped"] = {"by": fitted.stopped, "epochs": len(fitted.history)}
+    if fitted.penalties:
+        each = zip(experiment.probe_evaluators, fitted.penalties, strict=True)
+        metrics["ridge"] = [{"evaluator": name, **asdict(chosen)} for name, chosen in each]
     if reduction.times:
         metrics["reduced"] = {
             "batch_prompts": experiment.data.batch_prompts,
@@ -138,7 +143,9 @@ def train_cell(
 
 def _predictions(experiment: Experiment, cache: Cache, data: ProbeDataModule, fitted: Fitted) -> pd.DataFrame:
     parts = []
-    for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        loader = data.evaluation_dataloader(split)
         batches = [(b.sample_id, b.targets, fitted.predict(b).float().cpu()) for b in loader]
         columns = [torch.cat(column).numpy() for column in zip(*batches, strict=True)]
         parts.append((split, columns[0], columns[1], columns[2]))
@@ -166,7 +173,8 @@ def _fit(
         return Fitted(previewed(cache, config.step, evaluators, preview), data.residency)
     spec = _spec(experiment, cache, evaluators, next(iter(data.val_dataloader())))
     if spec.kind in ("linear", "attention_entropy"):
-        return _fitted(Trained(closed_form(spec, data), [], ""), data.residency)
+        probe, penalties = tuned_ridge(spec, data, within_prompt=config.within_prompt)
+        return replace(_fitted(Trained(probe, [], ""), data.residency), penalties=penalties)
     labels = None
     if config.model == "shuffled_labels":
         labels = shuffled(cache, evaluators, experiment.data.split, experiment.trainer.seed)
@@ -217,4 +225,6 @@ def _spec(experiment: Experiment, cache: Cache, evaluators: Sequence[str], batch
         cache=cache.manifest.name,
         text_encoder=experiment.text.encoder,
         scalars=tuple(config.scalars),
+        head=config.head if kind == "cnn" else "plain",
+        steps=tuple(config.steps) if kind == "cnn" else (),
     )

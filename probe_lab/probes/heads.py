@@ -6,23 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from probe_lab.probes.inputs import LIMIT
-from probe_lab.probes.ridge import FREE, Moments, ridge
+from probe_lab.probes.ridge import FREE, Moments, prompt_means, ridge
 from probe_lab.probes.spec import ProbeSpec
 
 
 class MLPHead(nn.Module):
     """SiLU, dropout, and one hidden layer: ``[B, embedding]`` to ``[B, E]``.
 
-    With scalars the hidden layer reads them too, without dropout, and the last one starts at zero: what ``Direct`` says
-    of them is the prediction that training begins with.
+    Of a probe whose ``head`` is "text" the input is that of ``beside``, four times as wide and without the SiLU. With
+    scalars the hidden layer reads them too, without dropout, and the last one starts at zero: what ``Direct`` says of
+    them is the prediction that training begins with.
     """
 
     def __init__(self, spec: ProbeSpec) -> None:
         super().__init__()
+        text = spec.kind == "cnn" and spec.head == "text"
         self.layers = nn.Sequential(
-            nn.SiLU(),
+            nn.Identity() if text else nn.SiLU(),
             nn.Dropout(spec.dropout),
-            nn.Linear(spec.embedding + len(spec.scalars), spec.embedding),
+            nn.Linear((4 if text else 1) * spec.embedding + len(spec.scalars), spec.embedding),
             nn.SiLU(),
             nn.Linear(spec.embedding, len(spec.evaluators)),
         )
@@ -35,6 +37,26 @@ class MLPHead(nn.Module):
         hidden = self.layers[:2](embedding)
         prediction: Tensor = self.layers[2:](hidden if scalars is None else torch.cat([hidden, scalars], dim=1))
         return prediction
+
+
+class PromptEmbedding(nn.Sequential):
+    """Pooled text ``[P, text_dim]`` to the prompt's embedding e ``[P, embedding]``, with a hidden layer of the mean of
+    both widths."""
+
+    def __init__(self, spec: ProbeSpec) -> None:
+        hidden = (spec.text_dim + spec.embedding) // 2
+        super().__init__(
+            nn.LayerNorm(spec.text_dim),
+            nn.Linear(spec.text_dim, hidden),
+            nn.SiLU(),
+            nn.Dropout(spec.dropout),
+            nn.Linear(hidden, spec.embedding),
+        )
+
+
+def beside(image: Tensor, text: Tensor) -> Tensor:
+    """[u, e, u·e, |u − e|] of two ``[B, D]``: ``[B, 4 D]``, what the head of Probe-Select's published code reads."""
+    return torch.cat([image, text, image * text, (image - text).abs()], dim=1)
 
 
 class Scalars(nn.Module):
@@ -71,14 +93,8 @@ class Direct(nn.Linear):
         Of differences within prompts, as far as there are any: a scalar that knows which prompts are hard says nothing
         of which candidate is best.
         """
-        apart = [values - _means(values, prompt)[prompt] for values in (scalars.double(), target.double())]
+        apart = [values - prompt_means(values, prompt) for values in (scalars.double(), target.double())]
         x, y = apart if len(prompt) > int(prompt.max()) + 1 else (scalars, target)
         weight, _ = ridge(Moments.of([(x, y)], *reversed(self.weight.shape)), FREE)
         self.weight.copy_(weight.T)
         self.bias.copy_(target.double().mean(dim=0) - scalars.double().mean(dim=0) @ weight)
-
-
-def _means(values: Tensor, prompt: Tensor) -> Tensor:
-    """Of each prompt ``[P, F]``."""
-    sums = values.new_zeros(int(prompt.max()) + 1, values.shape[1]).index_add_(0, prompt, values)
-    return sums / torch.bincount(prompt)[:, None]

@@ -32,9 +32,10 @@ class Reduction:
 def within_memory(experiment: Experiment, train: Callable[[Reduction], None]) -> None:
     """Call ``train``, and again with smaller batches while memory runs out and a batch has prompts to halve.
 
-    InfoNCE keeps two prompts per process: against none other it is zero, whatever the probe does.
+    InfoNCE keeps two prompts, of all processes together: against none other it is zero, whatever the probe does.
     """
-    tried, least = Reduction(), 2 if "infonce" in parse_loss(experiment.probe.loss) else 1
+    alone = experiment.trainer.devices == 1
+    tried, least = Reduction(), 2 if alone and "infonce" in parse_loss(experiment.probe.loss) else 1
     while True:
         try:
             return train(tried)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -46,8 +46,8 @@ class Epoch(TypedDict):
 class ProbeModule(LightningModule):
     """Trains ``probe`` in place.
 
-    ``ema`` > 0 keeps a moving average of the weights, which validation and ``finish`` use; its decay grows
-    from 0.1 to ``ema`` over the first steps, so that the random start is forgotten also in short trainings.
+    ``ema`` > 0 keeps a moving average of the weights, which validation and ``finish`` use; with ``ema_warmup`` its
+    decay grows from 0.1 to ``ema`` over the first steps, so that the start is forgotten also in short trainings.
     The epoch with the best validation value of the first evaluator is kept: within-prompt SRCC (``monitor``),
     or for probes that cannot rank the smallest squared error. ``labels`` ``[samples of the cache, E]``
     replace the scores in training and validation. Training ends early after ``trainer.patience`` epochs without a
@@ -64,6 +64,7 @@ class ProbeModule(LightningModule):
         trainer: Trainer,
         *,
         ema: float = 0.0,
+        ema_warmup: bool = True,
         monitor: Monitor = "srcc_within",
         labels: Tensor | None = None,
         go_on: GoOn | None = None,
@@ -77,7 +78,7 @@ class ProbeModule(LightningModule):
         self.history: list[Epoch] = []
         self.stopped: Stop = ""
         self.averaged = copy.deepcopy(probe).requires_grad_(False) if ema > 0 else None
-        self._decay, self._updates = ema, 0
+        self._decay, self._warmup, self._updates = ema, ema_warmup, 0
         self._weights: FlatWeights | None = None
         self._average: FlatWeights | None = None
         self._go_on = go_on
@@ -103,14 +104,21 @@ class ProbeModule(LightningModule):
         inputs = Inputs.of(batch)
         if isinstance(self.probe.encoder, CNNEncoder):
             inputs = randomly_shifted(inputs, self.probe.encoder.grid, self.draw_shift)
-        targets = self._targets(batch)
         output = self.probe(inputs)
-        loss = self.objective.scored(output.prediction, self.probe.standardised(targets), batch.group, self.epoch)
+        rows = [output.prediction, self.probe.standardised(self._targets(batch)), batch.group]
         if self.objective.contrastive:
-            embedding, text = self.probe.alignment(output, inputs)
-            loss = loss + self.objective.contrast(embedding, text, batch.group)
+            rows += self.probe.alignment(output, inputs)
+        prediction, target, group, *pair = self.of_whole_batch(rows)
+        loss = self.objective.scored(prediction, target, group, self.epoch)
+        if pair:
+            embedding, text = pair
+            loss = loss + self.objective.contrast(embedding, text, group, self.epoch)
         self.train_loss.update(loss.detach())
         return loss
+
+    def of_whole_batch(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The rows that a loss compares, ``[B, …]`` each: those of this process, which has the whole batch."""
+        return rows
 
     def draw_shift(self) -> Tensor:
         """By how many cells the next training batch is moved, see ``randomly_shifted``."""
@@ -132,16 +140,22 @@ class ProbeModule(LightningModule):
         """Let the average follow a step of the optimizer; the first one is taken over whole."""
         if self._average is not None and self._weights is not None:
             seen = self._updates
-            decay = min(self._decay, (1 + seen) / (10 + seen)) if seen else 0.0
-            self._average.lerp_(self._weights, 1 - decay)
+            decay = min(self._decay, (1 + seen) / (10 + seen)) if self._warmup else self._decay
+            self._average.lerp_(self._weights, 1 - decay if seen else 1.0)
             self._updates += 1
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         prediction = self.evaluated.predict(Inputs.of(batch))[:, 0].contiguous()
         target = self._targets(batch)[:, 0].contiguous()
-        self.val_srcc.update(prediction, target, batch.group)
-        self.val_gain.update(prediction, target, batch.group)
+        group = self._compared(batch)
+        self.val_srcc.update(prediction, target, group)
+        self.val_gain.update(prediction, target, group)
         self.val_error.update(prediction, target)
+
+    def _compared(self, batch: Batch) -> Tensor:
+        """``[B]``: which samples are compared, those of one prompt at one step."""
+        spec = self.probe.spec
+        return batch.group * (spec.total_steps + 1) + batch.step if spec.steps else batch.group
 
     def _targets(self, batch: Batch) -> Tensor:
         """Raw scores ``[B, E]``, or what replaces them."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from probe_lab import losses
-from probe_lab.config import ProbeConfig
+from probe_lab.config import Negatives, ProbeConfig
 from probe_lab.errors import ConfigError
-from probe_lab.losses import Annealed, Term, annealed
+from probe_lab.losses import Annealed, Term, annealed, rising
 
 Scored = Callable[[Tensor, Tensor, Annealed, Tensor | None], Tensor]
 """(prediction [B], target [B], τ and α of the epoch, group [B] or None) -> scalar, for one evaluator."""
@@ -39,8 +39,9 @@ class Objective:
     """The sum of ``terms``: mean over evaluators of each scored term, plus λ (``alignment``) times InfoNCE.
 
     Targets are in standard deviations of the training split, and so is the margin. With ``within_prompt`` the
-    ranking terms compare samples of one prompt only. InfoNCE always knows the prompts: samples of one share
-    their text, so they are never each other's negatives. τ and α are annealed over ``epochs``.
+    ranking terms compare samples of one prompt only. The samples of one prompt share their text, so InfoNCE never
+    has them as each other's negatives, unless ``negatives`` is "all". ``correlation`` weighs ``pearson``. τ, α and
+    the temperature of InfoNCE change over ``epochs``.
 
     Raises:
         ConfigError: no term trains the predictions.
@@ -53,6 +54,9 @@ class Objective:
     alignment: float
     nce_temperature: float
     epochs: int
+    correlation: float = 1.0
+    nce_temperature_ratio: float = 1.0
+    negatives: Negatives = "prompts"
 
     def __post_init__(self) -> None:
         if not any(term in SCORED for term in self.terms):
@@ -70,7 +74,15 @@ class Objective:
             alignment=config.alignment,
             nce_temperature=config.nce_temperature,
             epochs=epochs,
+            correlation=config.correlation,
+            nce_temperature_ratio=config.nce_temperature_ratio,
+            negatives=config.nce_negatives,
         )
+
+    @property
+    def across_prompts(self) -> bool:
+        """Whether samples of different prompts are compared, so that the loss depends on which share a batch."""
+        return self.contrastive or (not self.within_prompt and set(self.terms) != {"mse"})
 
     @property
     def contrastive(self) -> bool:
@@ -87,13 +99,18 @@ class Objective:
         now = annealed(epoch, self.epochs, temperature_max=self.temperature, margin_max=self.margin)
         lists = group if self.within_prompt else None
         values = [
-            SCORED[term](prediction[:, e], target[:, e], now, lists)
+            self._weight(term) * SCORED[term](prediction[:, e], target[:, e], now, lists)
             for term in self.terms
             if term in SCORED
             for e in range(prediction.shape[1])
         ]
         return torch.stack(values).sum() / prediction.shape[1]
 
-    def contrast(self, embedding: Tensor, text: Tensor, group: Tensor) -> Tensor:
+    def contrast(self, embedding: Tensor, text: Tensor, group: Tensor, epoch: int = 0) -> Tensor:
         """λ · InfoNCE of ``[B, D]`` embeddings and text."""
-        return self.alignment * losses.info_nce(embedding, text, temperature=self.nce_temperature, group=group)
+        temperature = rising(epoch, self.epochs, first=self.nce_temperature, ratio=self.nce_temperature_ratio)
+        known = group if self.negatives == "prompts" else None
+        return self.alignment * losses.info_nce(embedding, text, temperature=temperature, group=known)
+
+    def _weight(self, term: Term) -> float:
+        return self.correlation if term == "pearson" else 1.0

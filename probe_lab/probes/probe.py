@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from probe_lab.errors import ProbeError, nearest
 from probe_lab.probes.encoder import CNNEncoder
 from probe_lab.probes.features import AttentionEntropy, PooledFeatures, PromptEncoder
-from probe_lab.probes.heads import Direct, MLPHead, Scalars
+from probe_lab.probes.heads import Direct, MLPHead, PromptEmbedding, Scalars, beside
 from probe_lab.probes.inputs import Inputs, Standardise
 from probe_lab.probes.spec import ProbeSpec
 
 
 class Output(NamedTuple):
     """``prediction`` ``[B, E]`` in standard deviations of the target, and the ``embedding`` u that it was
-    made from."""
+    made from; where the head reads the prompt too, the prompt's embedding e, ``text`` ``[B, embedding]``."""
 
     prediction: Tensor
     embedding: Tensor
+    text: Tensor | None = None
 
 
 class Probe(nn.Module):
@@ -46,8 +47,10 @@ class Probe(nn.Module):
             self.head = MLPHead(spec)
         self.scalars = Scalars(len(spec.scalars)) if spec.scalars and spec.kind != "preview" else None
         self.direct = Direct(len(spec.scalars), len(spec.evaluators)) if spec.scalars and spec.kind == "cnn" else None
-        self.align_embedding = nn.Linear(spec.embedding, spec.embedding) if spec.aligned else None
-        self.align_text = nn.Linear(spec.text_dim, spec.embedding) if spec.aligned else None
+        self.prompt = PromptEmbedding(spec) if spec.kind == "cnn" and spec.head == "text" else None
+        aligns = spec.aligned and self.prompt is None
+        self.align_embedding = nn.Linear(spec.embedding, spec.embedding) if aligns else None
+        self.align_text = nn.Linear(spec.text_dim, spec.embedding) if aligns else None
         for name, value in {"mean": 0.0, "std": 1.0, "median": 0.0, "slope": 1.0, "shift": 0.0}.items():
             self.register_buffer(f"target_{name}", torch.full((len(spec.evaluators),), value))
         self.target_mean: Tensor
@@ -85,11 +88,19 @@ class Probe(nn.Module):
         if self.spec.kind == "preview":
             assert inputs.scalars is not None
             return Output(self.standardised(inputs.scalars), inputs.scalars)
-        if self.direct is None or self.scalars is None:
+        if self.prompt is None and (self.direct is None or self.scalars is None):
             embedding = self.features(inputs)
             return Output(self.head(embedding), embedding)
-        embedding, scalars = self.encoder(inputs), self.scalars(inputs.scalars)
-        return Output(self.head(embedding, scalars) + self.direct(scalars), embedding)
+        embedding, text = self.encoder(inputs), None
+        read = embedding
+        if self.prompt is not None:
+            assert inputs.text is not None
+            text = inputs.spread(self.prompt(inputs.text.float()))
+            read = beside(embedding, text)
+        if self.direct is None or self.scalars is None:
+            return Output(self.head(read), embedding, text)
+        scalars = self.scalars(inputs.scalars)
+        return Output(self.head(read, scalars) + self.direct(scalars), embedding, text)
 
     def features(self, inputs: Inputs) -> Tensor:
         """What a head reads that has one way only: ``[B, F]``, where there are scalars with them at the end."""
@@ -100,8 +111,10 @@ class Probe(nn.Module):
         """Embedding and pooled text in their common space for InfoNCE, ``[B, embedding]`` each.
 
         u has a projection of its own: InfoNCE wants the samples of a prompt in one place, ranking wants them
-        apart.
+        apart. A head that reads the prompt compares u with e, so these two are in one space already.
         """
+        if output.text is not None:
+            return output.embedding, output.text
         assert self.align_embedding is not None
         assert self.align_text is not None
         assert inputs.text is not None

@@ -66,6 +66,7 @@ def data_of(
         oversample=probe.oversample,
         text_encoder=experiment.text.encoder if probe.reads_text else None,
         scalars=probe.scalars,
+        steps=probe.steps,
         num_workers=experiment.data.num_workers,
         resident=None if probe.model == "prompt_only" else resident,
         rank=rank,
@@ -101,7 +102,8 @@ def decided(experiment: Experiment, cache: Cache) -> Experiment:
     free, they might disagree, and with that on the order of the samples."""
     if experiment.data.residency != "auto":
         return experiment
-    keys = [f"{experiment.probe.step}/{tap}" for tap in _read(experiment, cache)]
+    taps = _read(experiment, cache)
+    keys = [f"{step}/{tap}" for step in experiment.probe.trained_steps for tap in taps]
     if not fits_in_memory(cache, keys, experiment.trainer.devices):
         return streamed(experiment)
     return replace(experiment, data=replace(experiment.data, residency="memory"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from probe_lab.config import Head
 from probe_lab.data.scalars import Scalar, looks_ahead
 from probe_lab.errors import ProbeError
 
@@ -23,7 +24,9 @@ class ProbeSpec:
     1-based, of ``total_steps``. ``text_dim`` is the width of the pooled text embedding and ``token_dim`` that
     of the token embeddings, ``tokens`` their number; 0 where the probe was built without. ``dropout`` acts in
     training only. ``aligned`` probes have a text projection (InfoNCE).
-    ``scalars`` are the numbers that it reads beside its taps, such as ``preview:<evaluator>``.
+    ``scalars`` are the numbers that it reads beside its taps, such as ``preview:<evaluator>``. The ``head`` of a
+    ``cnn`` reads u, or with "text" also the prompt's embedding. ``steps`` are all that it was trained on where there
+    are several; ``step`` is then the one that it was evaluated at.
     ``text_encoder`` says whose embeddings these are: the backbone's, or an evaluator's by its name.
 
     Raises:
@@ -48,6 +51,8 @@ class ProbeSpec:
     cache: str = ""
     text_encoder: str = "backbone"
     scalars: tuple[str, ...] = ()
+    head: Head = "plain"
+    steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "preview":
@@ -64,7 +69,8 @@ class ProbeSpec:
         if lacking:
             raise ProbeError(
                 f"a {self.kind} probe (probe.text={self.text}) needs {lacking} embeddings and has none: "
-                "set probe.text=none and a loss without infonce, or generate with a backbone that has them"
+                "set probe.text=none, probe.head=plain and a loss without infonce, or generate with a backbone that "
+                "has them"
             )
         if self.scalars and self.kind not in ("cnn", "linear"):
             raise ProbeError(f"a {self.kind} probe reads no scalars: remove {', '.join(self.scalars)}")
@@ -95,6 +101,11 @@ class ProbeSpec:
         return tuple(Scalar.parse(scalar) for scalar in self.scalars)
 
     @property
+    def trained_steps(self) -> tuple[int, ...]:
+        """The steps at which its predictions mean something."""
+        return self.steps or (self.step,)
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether what it reads takes one more denoiser call for each candidate."""
         return looks_ahead(self.taps, self.previews)
@@ -107,7 +118,7 @@ class ProbeSpec:
     @property
     def needs_text(self) -> bool:
         """Whether predictions depend on the text embeddings."""
-        return self.kind == "prompt_only" or (self.kind == "cnn" and self.text != "none")
+        return self.kind == "prompt_only" or (self.kind == "cnn" and (self.text != "none" or self.head == "text"))
 
     @property
     def needs_tokens(self) -> bool:

@@ -46,6 +46,7 @@ def module_of(
         objective_of(probe.spec.kind, experiment),
         experiment.trainer,
         ema=experiment.probe.ema,
+        ema_warmup=experiment.probe.ema_warmup,
         monitor="mse" if probe.spec.kind == "prompt_only" else "srcc_within",
         labels=labels,
         go_on=go_on,

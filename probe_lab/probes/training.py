@@ -63,7 +63,7 @@ def train_probe(
                 fit(module, data, device_of(settings))
             trained = Trained(module.finish().cpu(), module.history, module.stopped)
         if not objective.scaled:
-            _calibrate(trained.probe, data, labels)
+            calibrated(trained.probe, data, labels)
     return trained
 
 
@@ -94,9 +94,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _calibrate(probe: Probe, data: ProbeDataModule, labels: Tensor | None) -> None:
-    """On prompts that the probe was not trained on: it knows its own too well. There are some, or no epoch could be
-    chosen."""
+def calibrated(probe: Probe, data: ProbeDataModule, labels: Tensor | None = None) -> None:
+    """``Probe.calibrate`` on prompts that the probe was not trained on: it knows its own too well. There are some, or
+    no epoch could be chosen."""
     predictions, targets = [], []
     for batch in data.val_dataloader():
         predictions.append(probe(Inputs.of(batch)).prediction)

@@ -68,9 +68,19 @@ def single_cut(reader: Reader, keep: int, step: int | None, ratio: float | None,
 
 
 def step_in(spec: ProbeSpec, steps: int) -> int | None:
-    """The step of a call of ``steps`` at the share of the steps where the probe was trained; None where it is between
+    """The step of a call of ``steps`` at the share of the steps where the probe was evaluated; None where it is between
     two."""
-    whole, rest = divmod(spec.step * steps, spec.total_steps)
+    return _step_at(spec, spec.step, steps)
+
+
+def step_told(spec: ProbeSpec, step: int, steps: int) -> int | None:
+    """The step that the probe was trained on at the share of the steps of ``step`` of ``steps``; None where there is
+    none."""
+    return next((own for own in spec.trained_steps if own * steps == step * spec.total_steps), None)
+
+
+def _step_at(spec: ProbeSpec, own: int, steps: int) -> int | None:
+    whole, rest = divmod(own * steps, spec.total_steps)
     return None if rest else whole
 
 
@@ -96,6 +106,11 @@ def progressive(
     for reader in sorted(readers, key=lambda reader: reader.probe.spec.is_costly):
         if at := step_in(reader.probe.spec, steps):
             by_step.setdefault(at, []).append(reader)
+    for reader in readers:  # a probe of several steps serves those that no other was evaluated at
+        spec = reader.probe.spec
+        for at in (_step_at(spec, own, steps) for own in spec.trained_steps):
+            if at:
+                by_step.setdefault(at, [reader])
     times = Counter(entry.get("step", 0) for entry in schedule)
     cuts: list[Cut] = []
     left, last = candidates, 0
@@ -119,6 +134,12 @@ def progressive(
                 "give one for each, the same one would choose the same twice"
             )
         reader = by_step[step][-times[step]]
+        if accept and step_in(reader.probe.spec, steps) != step:
+            raise SelectError(
+                f"accept={accept} needs validation predictions at step {step} of {steps} and the cell has those at "
+                f"step {reader.probe.spec.step} of {reader.probe.spec.total_steps}: give the cell with probe.step "
+                "there, or accept nothing early"
+            )
         cuts.append(reader.cut(step, number, accept))
         times[step] -= 1
         left, last = number, step
@@ -148,9 +169,10 @@ def check_cut(cut: Cut, steps: int) -> None:
     spec = cut.probe.spec
     if not 1 <= cut.step < steps:
         raise SelectError(f"candidates cannot be chosen after step {cut.step} of {steps}: choose before the last step")
-    if cut.step / steps != spec.step / spec.total_steps:
+    if step_told(spec, cut.step, steps) is None:
+        trained = f"step{'s' * (len(spec.trained_steps) > 1)} {', '.join(map(str, spec.trained_steps))}"
         raise SelectError(
-            f"the probe was trained at step {spec.step} of {spec.total_steps} and the candidates are chosen at step "
+            f"the probe was trained at {trained} of {spec.total_steps} and the candidates are chosen at step "
             f"{cut.step} of {steps}: choose at the same share of the steps, or train a probe there"
         )
 

@@ -12,7 +12,7 @@ from probe_lab.config import Choice, Experiment
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.sweep.axes import Points, Settings, value_at, values_of
 from probe_lab.sweep.identity import cell_name, changes_no_result, identity, other_images
-from probe_lab.sweep.normalise import READ_SCALARS, normalised
+from probe_lab.sweep.normalise import READ_SCALARS, TRAINED_ON_STEPS, normalised
 from probe_lab.sweep.taps import TapNames
 
 _SHOWN = 8
@@ -31,7 +31,7 @@ class Cell:
     def arrays(self) -> tuple[str, ...]:
         """Cache keys that the cell reads, "<step>/<tap>"."""
         probe = self.experiment.probe
-        return tuple(f"{probe.step}/{tap}" for tap in probe.taps)
+        return tuple(f"{step}/{tap}" for step in probe.trained_steps for tap in probe.taps)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def lay_out(experiment: Experiment) -> Layout:
         raise ConfigError(
             f"'probe.scalars' is [{', '.join(own.scalars)}] and 'probe.model' {own.model}: only "
             f"{' and '.join(READ_SCALARS)} read scalars, so empty them (probe.scalars=[])"
+        )
+    if len(own.steps) > 1 and own.model not in TRAINED_ON_STEPS and not experiment.sweep:
+        raise ConfigError(
+            f"'probe.steps' is [{', '.join(map(str, own.steps))}] and 'probe.model' {own.model}: only "
+            f"{', '.join(TRAINED_ON_STEPS)} are trained on several steps, so empty them (probe.steps=[])"
         )
     swept = tuple(dict.fromkeys(key for grid in experiment.sweep for key in grid))
     for key in swept:

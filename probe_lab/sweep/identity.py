@@ -32,7 +32,10 @@ _LATER: Mapping[str, tuple[str, ...]] = {
     "prompts": ("column", "exclude", "field", "per_image", "quoting", "revision", "shuffle", "split"),
     "sampling": ("max_sequence_length", "safety_checker", "vae_slicing", "vae_tiling"),
     "trainer": ("accumulate", "patience"),
-    "probe": ("scalars",),
+    "probe": (
+        *("scalars", "steps", "head", "correlation"),
+        *("nce_temperature_ratio", "nce_negatives", "ema_warmup"),
+    ),
     "metrics": ("auc_threshold",),
 }
 """Keys that came after the first cells were named: they count only where they are set."""

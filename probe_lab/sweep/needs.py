@@ -99,7 +99,7 @@ def _require_in(manifest: Manifest, folder: Path, cells: Sequence[Cell]) -> None
     if no_step:
         held = ", ".join(map(str, manifest.captured_steps))
         what = f"step {no_step[0]} (it has {held})"
-        count = sum(cell.experiment.probe.step == no_step[0] for cell in cells)
+        count = sum(no_step[0] in cell.experiment.probe.trained_steps for cell in cells)
     else:
         near = difflib.get_close_matches(no_tap[0], manifest.taps, n=_SHOWN, cutoff=0.0)
         what = f"tap {no_tap[0]} (of its {len(manifest.taps)} the nearest are {', '.join(near)})"
@@ -115,7 +115,7 @@ def _require_in(manifest: Manifest, folder: Path, cells: Sequence[Cell]) -> None
 
 def _read(cells: Sequence[Cell]) -> tuple[list[int], list[str]]:
     """The steps and the taps that cells read."""
-    steps = sorted({cell.experiment.probe.step for cell in cells if cell.arrays})
+    steps = sorted({step for cell in cells if cell.arrays for step in cell.experiment.probe.trained_steps})
     return steps, list(dict.fromkeys(tap for cell in cells for tap in cell.experiment.probe.taps))
 
 

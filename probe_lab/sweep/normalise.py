@@ -10,7 +10,9 @@ from probe_lab.losses import TERMS, Term, parse_loss
 
 CLOSED_FORM: tuple[Model, ...] = ("linear", "attention_entropy", "x0_preview")
 """Models that are not trained by gradient."""
+REGRESSIONS: tuple[Model, ...] = ("linear", "attention_entropy")
 READ_SCALARS: tuple[Model, ...] = ("cnn", "linear")
+TRAINED_ON_STEPS: tuple[Model, ...] = ("cnn", "noisy_latent", "shuffled_labels")
 _TAPS: Mapping[Model, tuple[str, ...]] = {
     "noisy_latent": ("latent",),
     "x0_preview": ("x0",),
@@ -22,6 +24,9 @@ READERS: Mapping[str, tuple[Term, ...]] = {
     "within_prompt": tuple(term for term in TERMS if term not in ("mse", "infonce")),
     "alignment": ("infonce",),
     "nce_temperature": ("infonce",),
+    "nce_temperature_ratio": ("infonce",),
+    "nce_negatives": ("infonce",),
+    "correlation": ("pearson",),
 }
 """Keys of ``probe`` that only some terms of a loss read."""
 
@@ -34,8 +39,10 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
     - ``prompt_only`` sees nothing of any step, so it has the step of the experiment itself (the first
       captured one, if that was not captured), and always learns with ``mse``.
     - ``linear``, ``attention_entropy`` and ``x0_preview`` are not trained by gradient: beside model, step,
-      taps and evaluators, their probe and trainer keys are those of the experiment itself.
-    - Only ``cnn`` and ``linear`` have scalars.
+      taps and evaluators, their probe and trainer keys are those of the experiment itself. The first two read
+      ``within_prompt`` too, whatever the loss.
+    - Only ``cnn`` and ``linear`` have scalars, and only a ``cnn`` of arrays has several ``steps``, which are sorted, or
+      a ``head`` that reads text.
     - What no term of the loss reads (``READERS``) is that of the experiment itself: ``mse`` has no temperature.
     - What reads no text has the text encoder of the experiment itself.
     - Terms of a loss are in the order of ``losses.TERMS``.
@@ -50,6 +57,8 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
             evaluators=probe.evaluators,
             taps=probe.taps,
             scalars=probe.scalars,
+            steps=[],
+            head="plain",
         )
     if probe.model not in READ_SCALARS:
         probe = dataclasses.replace(probe, scalars=[])
@@ -60,8 +69,12 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
     if probe.model == "prompt_only":
         captured = point.capture.steps
         step = experiment.probe.step if experiment.probe.step in captured or not captured else captured[0]
-        probe = dataclasses.replace(probe, step=step, loss="mse")
+        probe = dataclasses.replace(probe, step=step, loss="mse", steps=[], head="plain")
+    probe = dataclasses.replace(probe, steps=sorted(probe.steps) if len(probe.steps) > 1 else [])
+    ranks = point.probe.within_prompt if probe.model in REGRESSIONS else None
     probe = _read_by_loss(probe, experiment.probe)
+    if ranks is not None:
+        probe = dataclasses.replace(probe, within_prompt=ranks)
     text = point.text if probe.reads_text else experiment.text
     return dataclasses.replace(point, probe=probe, trainer=trainer, text=text)
 

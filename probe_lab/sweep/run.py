@@ -51,7 +51,7 @@ _LOCK = ".lock"
 class SweepSummary:
     """Names of cells: trained now, finished before (here, or ``adopted`` from another experiment), failed; those of
     ``done`` that were ``stopped`` early by halving, and ``reduced`` to smaller batches as memory ran out; ``pending``
-    are those that a dry run would train."""
+    are those that a dry run would train. Of ``edge`` a ridge penalty was chosen at the end of its grid."""
 
     done: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -60,6 +60,7 @@ class SweepSummary:
     stopped: tuple[str, ...] = ()
     reduced: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
+    edge: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -79,6 +80,11 @@ class SweepSummary:
         if self.reduced:
             counts.append(
                 f"{len(self.reduced)} of the trained ones in smaller batches than asked for, as memory ran out"
+            )
+        if self.edge:
+            counts.append(
+                f"{len(self.edge)} ridge regressions of the trained ones chose the last penalty of their grid and "
+                f"might do better beyond it ({', '.join(self.edge)})"
             )
         return "\n".join((*(f"failed {f.cell}: {f.error}" for f in self.failed), "; ".join(counts)))
 
@@ -129,6 +135,7 @@ def run_sweep(
         failed=tuple(_failure(outcome) for outcome in outcomes if outcome.error),
         stopped=tuple(name for name, metrics in trained.items() if was_stopped(metrics)),
         reduced=tuple(name for name, metrics in trained.items() if metrics.get("reduced")),
+        edge=tuple(name for name, metrics in trained.items() if any(one["edge"] for one in metrics.get("ridge", ()))),
     )
 
 
@@ -211,7 +218,10 @@ def _headline(cell_folder: Path, evaluator: str) -> tuple[float, float, float] |
 def _cell_run(cell: Cell) -> CellRun:
     probe = cell.experiment.probe
     tags = {
-        **{key: "+".join(value) if isinstance(value, list) else str(value) for key, value in cell.axes.items()},
+        **{
+            key: "+".join(map(str, value)) if isinstance(value, list) else str(value)
+            for key, value in cell.axes.items()
+        },
         "backbone": cell.experiment.backbone.label,
         "cache": cell.experiment.cache_folder.name,
         "model": probe.model,

@@ -46,7 +46,16 @@ def _arrays(signal: torch.Tensor, mask: torch.Tensor, generator: torch.Generator
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """Score = difficulty of the prompt (in its text) + signal of the sample (in the taps); ``other`` is its
     negative."""
-    folder = tmp_path_factory.mktemp("caches") / "planted"
+    return _planted(tmp_path_factory.mktemp("caches") / "planted", (5,))
+
+
+@pytest.fixture(scope="session")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """The same at two steps, of which the first shows half of the signal."""
+    return _planted(tmp_path_factory.mktemp("caches") / "stepped", (2, 5))
+
+
+def _planted(folder: Path, steps: tuple[int, ...]) -> Cache:
     count = PROMPTS * SEEDS
     prompt_id = np.arange(count) // SEEDS
     prompts = [f"planted prompt {index}" for index in range(PROMPTS)]
@@ -63,7 +72,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Cache:
         }
     )
     manifest = Manifest(
-        name="planted",
+        name=folder.name,
         backbone="tiny-sd",
         scheduler="ddim",
         steps=25,
@@ -73,7 +82,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Cache:
         dtype="float32",
         cache_dtype="float16",
         shard_size=120,
-        captured_steps=(5,),
+        captured_steps=steps,
         taps=dict(TAPS),
         prompts_sha256="00",
         seeds=SEEDS,
@@ -92,8 +101,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     writer = CacheWriter(folder, manifest, samples)
     for index in writer.pending():
         ids = torch.from_numpy(writer.samples_of(index)["sample_id"].to_numpy().copy())
-        arrays = _arrays(signal[ids], mask[ids // SEEDS], generator)
-        stored = {f"5/{tap}": array for tap, array in arrays.items()}
+        stored = {
+            f"{step}/{tap}": array
+            for step in steps
+            for tap, array in _arrays(signal[ids] * step / 5, mask[ids // SEEDS], generator).items()
+        }
         writer.write_shard(index, stored, [buffer.getvalue()] * len(ids), mask[ids // SEEDS])
     tokens = torch.randn(PROMPTS, TOKENS, WIDTH, generator=generator)
     embedding = torch.randn(PROMPTS, WIDTH, generator=generator)

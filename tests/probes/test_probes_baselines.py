@@ -6,18 +6,21 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, prompt_groups
 from probe_lab.errors import ProbeError
-from probe_lab.probes import Inputs, Probe, ProbeSpec
-from probe_lab.probes.baselines import closed_form, shuffled
+from probe_lab.probes import Inputs, Probe, ProbeSpec, prompt_ridge
+from probe_lab.probes.baselines import closed_form, shuffled, tuned_ridge
+from probe_lab.probes.prompt_ridge import fit_prompt_ridge
 from probe_lab.probes.reading import taps_of
-from probe_lab.probes.ridge import PENALTIES, Moments, fit_ridge, ridge
+from probe_lab.probes.ridge import PENALTIES, Moments, fit_ridge, prompt_means, ridge
 
 
 def _data(seed: int, count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,17 +89,126 @@ def test_the_linear_probe_sees_mean_std_and_maximum() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_closed_form_probe_is_the_regression(planted: Cache, experiment: Experiment) -> None:
+Rows = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+def _prompts(seed: int, prompts: int, *, seeds: int = 6, evaluators: int = 1) -> Rows:
+    """Batches of prompts. Feature 0 shows the sample's signal, and is high where a prompt is hard: over all images it
+    says nothing. Feature 1 says something of how hard a prompt is and nothing within it. Two say nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    easy, other = torch.randn(2, prompts, generator=generator).repeat_interleave(seeds, dim=1)
+    signal = torch.randn(prompts * seeds, generator=generator)
+    noise = torch.randn(prompts * seeds, 4, generator=generator)
+    x = torch.stack([signal - 0.8 * easy, easy + other, noise[:, 2], noise[:, 3]], dim=1)
+    x = x + noise * torch.tensor([0.1, 0.02, 0.1, 0.1])
+    y = (easy + signal)[:, None].repeat(1, evaluators)
+    prompt = torch.arange(prompts).repeat_interleave(seeds)
+    return list(zip(x.split(3 * seeds), y.split(3 * seeds), prompt.split(3 * seeds), strict=True))
+
+
+def _joined(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x, y, prompt = (torch.cat(column).double().numpy() for column in zip(*rows, strict=True))
+    return x, y, prompt.astype(int)
+
+
+def _centred(values: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+    return values - pd.DataFrame(values).groupby(prompt).transform("mean").to_numpy()
+
+
+def _srcc(prediction: np.ndarray, y: np.ndarray, prompt: np.ndarray) -> float:
+    of_prompt = pd.DataFrame({"a": prediction, "b": y, "p": prompt}).groupby("p")
+    return float(np.mean([spearmanr(rows["a"], rows["b"]).statistic for _, rows in of_prompt]))
+
+
+def test_the_ridge_within_prompts_is_that_of_sklearn_on_centred_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a between-prompt part that may not vary within prompts, only the centred ridge ranks there."""
+    monkeypatch.setattr(prompt_ridge, "QUIET", (1e15,))
+    train, val = _prompts(0, 12), _prompts(1, 30)
+    (x, y, prompt), (new, truth, other) = _joined(train), _joined(val)
+    apart = _centred(x, prompt)
+    scale = apart.std(axis=0)
+    fits = [
+        Ridge(alpha=penalty * len(x), fit_intercept=False).fit(apart / scale, _centred(y, prompt)[:, 0]).coef_ / scale
+        for penalty in PENALTIES
+    ]
+    ranks = [_srcc(new @ fit, truth[:, 0], other) for fit in fits]
+    weight, _, (chosen,) = fit_prompt_ridge(lambda: train, lambda: val, 4, 1)
+    assert chosen.within == PENALTIES[int(np.argmax(ranks))]
+    direction = _centred(new @ fits[int(np.argmax(ranks))][:, None], other)[:, 0]
+    slope = direction @ _centred(truth, other)[:, 0] / (direction @ direction)
+    np.testing.assert_allclose(_centred(new @ weight.numpy(), other)[:, 0], slope * direction, atol=1e-4)
+
+
+def test_the_ridge_ranks_within_prompts_and_still_tells_prompts_apart() -> None:
+    train, val = _prompts(0, 60), _prompts(1, 20)
+    x, y, prompt = _joined(_prompts(2, 60))
+    weight, _, (chosen,) = fit_prompt_ridge(lambda: train, lambda: val, 4, 1)
+    pooled, _ = fit_ridge(*(Moments.of([(x, y) for x, y, _ in rows], 4, 1) for rows in (train, val)))
+    alone = ridge(prompt_ridge.PromptMoments.of(train, 4, 1).within, chosen.within)[0]
+    both, over, within = ((x @ w.numpy())[:, 0] for w in (weight, pooled, alone))
+    assert _srcc(both, y[:, 0], prompt) > 0.93 > _srcc(over, y[:, 0], prompt) + 0.05
+    of_all = [float(spearmanr(values, y[:, 0]).statistic) for values in (both, over, within)]
+    assert of_all[0] > of_all[1] - 0.1 > of_all[2] + 0.3
+    assert chosen.between is not None
+
+
+def test_where_nothing_can_be_ranked_the_ridge_is_that_of_all_samples() -> None:
+    """One seed per prompt; and an evaluator, of two, that all samples of a prompt share."""
+    train, val = (_prompts(seed, 40, seeds=1) for seed in (0, 1))
+    weight, bias, (chosen,) = fit_prompt_ridge(lambda: train, lambda: val, 4, 1)
+    expected = fit_ridge(*(Moments.of([(x, y) for x, y, _ in rows], 4, 1) for rows in (train, val)))
+    torch.testing.assert_close((weight, bias), expected)
+    assert chosen.within == chosen.between
+
+    train, val = (_prompts(seed, 20, evaluators=2) for seed in (0, 1))
+    for rows in (train, val):
+        for _, y, prompt in rows:
+            y[:, 1] = prompt_means(y, prompt)[:, 1]
+    weight, bias, told = fit_prompt_ridge(lambda: train, lambda: val, 4, 2)
+    expected = fit_ridge(*(Moments.of([(x, y) for x, y, _ in rows], 4, 2) for rows in (train, val)))
+    torch.testing.assert_close((weight[:, 1], bias[1]), (expected[0][:, 1], expected[1][1]))
+    assert told[1].within == told[1].between
+    alone, _, (first,) = fit_prompt_ridge(
+        *((lambda rows=rows: [(x, y[:, :1], p) for x, y, p in rows]) for rows in (train, val)), 4, 1
+    )
+    torch.testing.assert_close(weight[:, :1], alone)
+    assert told[0] == first
+
+
+def test_a_penalty_at_the_end_of_the_grid_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_ridge, "PENALTIES", (1e-5, 1e-4, 1e-3))
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.arange(8).repeat_interleave(3)
+
+    def rows() -> Rows:
+        x = torch.randn(24, 20, generator=generator)
+        return [(x, x[:, :1] + 2 * torch.randn(24, 1, generator=generator), prompt)]
+
+    train, val = rows(), [tuple(map(torch.cat, zip(*(rows()[0] for _ in range(8)), strict=True)))]
+    assert fit_prompt_ridge(lambda: train, lambda: val, 20, 1)[2][0].edge  # few samples, many features: more is better
+    monkeypatch.undo()
+    assert not fit_prompt_ridge(lambda: train, lambda: val, 20, 1)[2][0].edge
+
+
+def test_the_closed_form_probe_is_the_calibrated_regression(planted: Cache, experiment: Experiment) -> None:
     taps = {"mid/activation": (6, 8, 8)}
-    data = ProbeDataModule(planted, step=5, taps=list(taps), evaluators=["good"], fractions=experiment.data.split)
-    probe = closed_form(ProbeSpec("linear", taps, ("good",), 5, 25), data)
-    batches = list(data.predict_dataloader()[0])
-    features = torch.cat([probe.encoder(Inputs.of(batch)) for batch in batches]).double().numpy()
-    target = torch.cat([batch.targets for batch in batches]).double().flatten().numpy()
-    prediction = torch.cat([probe.predict(Inputs.of(batch)) for batch in batches]).flatten().numpy()
-    scaled = (features - features.mean(0)) / features.std(0)
-    fits = [Ridge(alpha=penalty * len(scaled)).fit(scaled, target).predict(scaled) for penalty in PENALTIES]
-    assert min(np.abs(prediction - fit).max() for fit in fits) < 1e-3 * target.std()
+    data = ProbeDataModule(
+        planted, step=5, taps=list(taps), evaluators=["good", "other"], fractions=experiment.data.split
+    )
+    probe, told = tuned_ridge(ProbeSpec("linear", taps, ("good", "other"), 5, 25), data)
+
+    def rows(split: int) -> Rows:
+        batches = data.predict_dataloader()[split]
+        return [(probe.encoder(Inputs.of(b)), probe.standardised(b.targets), b.group) for b in batches]
+
+    weight, bias, expected = fit_prompt_ridge(lambda: rows(0), lambda: rows(1), 18, 2)
+    assert told == expected
+    torch.testing.assert_close((probe.head.weight.T, probe.head.bias), (weight.float(), bias.float()))
+    x, y, _ = _joined(rows(1))
+    for e in range(2):
+        slope, shift = np.polyfit((x @ weight.numpy() + bias.numpy())[:, e], y[:, e], 1)
+        assert (float(probe.target_slope[e]), float(probe.target_shift[e])) == pytest.approx((slope, shift), abs=1e-3)
+    torch.testing.assert_close(closed_form(probe.spec, data).head.weight, probe.head.weight)
 
 
 def test_shuffled_labels_are_the_scores_of_each_split_in_another_order(planted: Cache, experiment: Experiment) -> None:

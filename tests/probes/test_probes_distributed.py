@@ -128,6 +128,8 @@ def test_every_sample_is_seen_once_and_the_processes_agree(
         ({"loss": "mse+listwise"}, 1, 3),
         ({"model": "shuffled_labels"}, 1, 0),
         ({"model": "prompt_only"}, 2, 0),  # no shifts, which are drawn for each batch
+        ({"loss": "listwise+infonce+pearson", "within_prompt": False, "nce_negatives": "all"}, 1, 2),
+        ({"loss": "mse+infonce", "head": "text"}, 1, 2),
     ],
 )
 def test_two_processes_train_the_probe_of_one(
@@ -159,13 +161,13 @@ def test_two_processes_train_the_probe_of_one(
     one, two = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("one", "two"))
     np.testing.assert_allclose(one["prediction"], two["prediction"], rtol=0, atol=1e-5)
     assert one["prediction"].std() > 0
-    assert asked == [1, 2, 3, 1, 2, 3] * bool(stop)
+    assert asked == [*range(1, stop + 1)] * 2
     first, second = (metrics_of(tmp_path / name) for name in ("one", "two"))
     assert len(first["history"]) == (stop or experiment.trainer.max_epochs)
     assert first.get("stopped") == second.get("stopped")
     assert first["residency"] == second["residency"] == "memory"
     for mine, theirs in zip(first["history"], second["history"], strict=True):
-        assert mine == pytest.approx(theirs, abs=1e-5)
+        assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-5)  # a loss of 87 has fewer digits behind the point
 
 
 def test_a_killed_process_ends_the_training_with_one_sentence(
@@ -214,7 +216,6 @@ def test_where_arrays_lie_is_decided_once(experiment: Experiment, planted: Cache
     [
         ({"trainer.devices": 3}, r"'data.batch_prompts' is 8 and 'trainer.devices' 3.*multiple"),
         ({"trainer.devices": 16}, "multiple"),
-        ({"trainer.devices": 8, "probe.loss": "listwise+infonce"}, "infonce compares the prompts of one device"),
         ({"trainer.devices": 2, "trainer.accelerator": "gpu", "engine.name": "ray"}, "set engine.gpus=2"),
     ],
 )

@@ -64,8 +64,8 @@ def test_what_fits_nowhere_is_an_error_and_so_is_anything_else(experiment: Exper
     assert tried == [8, 4, 2, 1, 0]
 
 
-@pytest.mark.parametrize(("devices", "expected"), [(1, [8, 4, 2]), (2, [8, 4])])
-def test_infonce_keeps_two_prompts_in_the_batch_of_a_process(
+@pytest.mark.parametrize(("devices", "expected"), [(1, [8, 4, 2]), (2, [8, 4, 2])])
+def test_infonce_keeps_two_prompts_in_a_batch(
     experiment: Experiment, probe_of: Callable[..., Experiment], devices: int, expected: list[int]
 ) -> None:
     contrasting = probe_of(experiment, loss="listwise+infonce")

@@ -72,6 +72,37 @@ def test_infonce_is_weighted_and_knows_the_prompts() -> None:
         torch.testing.assert_close(found, 10 * losses.info_nce(embedding, text, temperature=0.1, group=group))
 
 
+def test_infonce_may_have_all_samples_as_negatives_and_a_rising_temperature() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embedding, text = torch.randn(2, 6, 5, generator=generator)
+    config = ProbeConfig(alignment=3.0, nce_temperature=0.1, nce_temperature_ratio=10.0, nce_negatives="all")
+    released = Objective.of(config, ("mse", "infonce"), epochs=4)
+    for epoch, temperature in enumerate((0.1, 0.325, 0.55, 0.775)):
+        found = released.contrast(embedding, text, torch.arange(6) // 3, epoch)
+        torch.testing.assert_close(found, 3 * losses.info_nce(embedding, text, temperature=temperature))
+
+
+def test_pearson_has_a_weight_of_its_own(values: tuple[Tensor, Tensor, Tensor]) -> None:
+    prediction, target, group = values
+    config = ProbeConfig(within_prompt=False, correlation=10.0)
+    found = Objective.of(config, ("mse", "pearson"), epochs=4).scored(prediction, target, group, 0)
+    over = torch.stack([1 - torch.corrcoef(torch.stack([prediction[:, e], target[:, e]]))[0, 1] for e in range(2)])
+    torch.testing.assert_close(found, F.mse_loss(prediction, target) + 10 * over.mean())
+
+
+@pytest.mark.parametrize(
+    ("terms", "within", "across"),
+    [
+        (("mse",), False, False),
+        (("listwise",), True, False),
+        (("listwise",), False, True),
+        (("mse", "infonce"), True, True),
+    ],
+)
+def test_which_losses_compare_prompts(terms: tuple[Term, ...], within: bool, across: bool) -> None:
+    assert objective(*terms, within_prompt=within).across_prompts is across
+
+
 def test_infonce_alone_trains_no_predictions() -> None:
     with pytest.raises(ConfigError, match=r"probe\.loss=infonce trains no predictions"):
         objective("infonce")

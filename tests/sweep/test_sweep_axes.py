@@ -182,7 +182,7 @@ def test_the_keys_that_terms_read_are_those_that_change_their_value(key: str, te
     def value(config: object) -> float:
         terms = (term,) if term in SCORED else ("mse", term)
         objective = Objective.of(config, terms, epochs=4)
-        contrast = objective.contrast(embedding, text, group) if objective.contrastive else 0.0
+        contrast = objective.contrast(embedding, text, group, 1) if objective.contrastive else 0.0
         return float(objective.scored(prediction, target, group, epoch=1) + contrast)
 
     assert (value(base) != value(other)) is (term in READERS[key])
