@@ -51,7 +51,7 @@ def table_spearman(shown: Shown) -> Section:
         "Spearman by model and evaluator (Probe-Select)",
         "",
         tables=(
-            _spearman(key),
+            published_spearman(key),
             our_table(
                 key,
                 f"{shown.model}, t = {shown.share(variant.step):.2g}",
@@ -86,7 +86,7 @@ def table_losses(shown: Shown) -> Section:
             f"InfoNCE with λ = {published()['probe_select']['notes']['lambda_align']}, alone.",
         ),
         tables=(
-            _spearman(key),
+            published_spearman(key),
             our_table(
                 key,
                 f"{shown.model}, step {step} of {shown.steps}: SRCC by objective",
@@ -185,7 +185,8 @@ intervals. The table says which block the paper read; its numbers for the others
     return Section(key, "Which block to read (Probe-Select)", text, (Drawing(key, alt, figure),), tables=(table,))
 
 
-def _spearman(key: str) -> Table:
+def published_spearman(key: str) -> Table:
+    """Models × evaluators at a fifth of the trajectory, as the paper prints them."""
     rows = published()["probe_select"]["spearman_t02"]
     return paper_table(
         key,

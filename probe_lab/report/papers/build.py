@@ -13,7 +13,7 @@ from probe_lab.report.listing import environment_table
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.page import Block, page, section_block, table_html
-from probe_lab.report.papers import ablations, costs, downstream, prediction
+from probe_lab.report.papers import ablations, costs, downstream, prediction, released
 from probe_lab.report.papers.shown import CAUTION, Exhibit, Shown
 from probe_lab.report.style import drawing, save_figure
 from probe_lab.report.tables import Table
@@ -33,6 +33,7 @@ EXHIBITS: Mapping[str, Exhibit] = {
     "ps_figure_time": ablations.figure_time,
     "ps_figure_blocks": ablations.figure_blocks,
     "ps_figure_cost": costs.figure_cost,
+    "probe_select_released": released.table_released,
 }
 _SIDE_BY_SIDE = "display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start"
 _HALF = "min-width: 0; max-width: 100%"  # a wide table scrolls by itself, not the page

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe_lab.report.material import Section
+from probe_lab.report.paper import disputed
 from probe_lab.report.papers.shown import (
     CAUTION,
     OF,
@@ -85,6 +86,7 @@ def table_grpo(shown: Shown) -> Section:
 def table_selection(shown: Shown) -> Section:
     """Top 1 of 5 against the average seed: a row per evaluator that chooses, a column per evaluator that scores."""
     key, variant = "ps_table_selection", shown.probe()
+    kept = published()["probe_select"]["notes"]["selection"]
     count = min(OF, candidates(shown))
     of = {
         (by, name): picked(shown, variant, by, count, of=name) for by in shown.evaluators for name in shown.evaluators
@@ -105,7 +107,9 @@ def table_selection(shown: Shown) -> Section:
         "Selective generation, the best of five (Probe-Select)",
         "",
         tables=(
-            paper_table(key, "Probe-Select", CAUTION, ("model", "chosen by", *labels(_SELECTIVE)), theirs),
+            paper_table(
+                key, "Probe-Select", f"{disputed(kept)} {CAUTION}", ("model", "chosen by", *labels(_SELECTIVE)), theirs
+            ),
             our_table(
                 key,
                 f"{shown.model}, one of {count} at step {variant.step} of {shown.steps}",
