@@ -65,6 +65,7 @@ def measure(runs: Path) -> dict[str, object]:
     return {
         "benchmark": "study",
         "cells": len(table) // 2,
+        "prompts": {split: int(part["prompts"].max()) for split, part in table.groupby("split")},
         "cell_seconds": float(table["seconds"].sum() / 2),
         "best": of(best),
         "baselines": {
@@ -80,7 +81,9 @@ def table(result: dict[str, object]) -> str:
     assert isinstance(best, dict)
     assert isinstance(baselines, dict)
     assert isinstance(curves, dict)
-    lines = [f"{result['cells']} cells, {EVALUATOR} {METRIC} on test prompts, step {STEP}"]
+    prompts = result["prompts"]
+    assert isinstance(prompts, dict)
+    lines = [f"{result['cells']} cells, {EVALUATOR} {METRIC} on {prompts['test']} test prompts, step {STEP}"]
     for name, row in {"best probe": best, **baselines}.items():
         lines.append(f"{name:<20}{row['estimate']:>8.3f}  [{row['lower']:.3f}, {row['upper']:.3f}]")
     lines.append(f"best probe: {best['taps']}, {best['loss']} (at least {AT_LEAST})")
