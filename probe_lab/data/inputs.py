@@ -30,6 +30,12 @@ def read_inputs(cache: Cache, evaluators: Sequence[str], step: int, previews: Se
     return Inputs(samples=len(cache.complete_samples), scores=scores)
 
 
+def is_split_otherwise(metrics: Mapping[str, Any]) -> bool:
+    """Whether a cell with these ``metrics`` was trained on splits of a former rule: before there was a second, cells
+    recorded inputs and no ``splits``."""
+    return bool(metrics.get("inputs")) and metrics.get("splits", 1) != RULE
+
+
 class CachesNow:
     """What caches hold, each looked at and each file hashed once."""
 
@@ -53,11 +59,9 @@ class CachesNow:
         return found
 
     def outdated(self, folder: Path, metrics: Mapping[str, Any]) -> list[str]:
-        """``changes`` since a cell with these ``metrics``, and whether its prompts were split by another rule: cells
-        from before there was a second one recorded inputs and no ``splits``."""
-        recorded = metrics.get("inputs")
-        found = self.changes(folder, recorded)
-        if recorded and metrics.get("splits", 1) != RULE and self._samples_of(folder):
+        """``changes`` since a cell with these ``metrics``, and whether its prompts were split by another rule."""
+        found = self.changes(folder, metrics.get("inputs"))
+        if is_split_otherwise(metrics) and self._samples_of(folder):
             found.append(f"the prompts of {folder} are split by what they say")
         return found
 

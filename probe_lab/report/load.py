@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from probe_lab.cache.layout import valid_name
 from probe_lab.config.keys import leaf_keys
+from probe_lab.data.inputs import is_split_otherwise
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
 from probe_lab.names import problem_of
@@ -128,8 +129,11 @@ class Results:
         kept = rows[["sample_id", "prompt_id", "seed", "target", "prediction"]]
         return kept.sort_values("sample_id").reset_index(drop=True)
 
-    def prompt_splits(self, cell: str) -> dict[int, str]:
-        """prompt_id -> split, of the prompts that a cell predicts. ReportError if damaged."""
+    def former_splits(self, cell: str) -> dict[int, str]:
+        """prompt_id -> split of the prompts that a cell predicts, where it was trained on splits of a former rule;
+        else empty. ReportError if damaged."""
+        if not is_split_otherwise(_read_metrics(self.folder, cell)):
+            return {}
         rows = self._predictions(cell).drop_duplicates("prompt_id")
         return dict(zip(rows["prompt_id"].tolist(), rows["split"].astype(str).tolist(), strict=True))
 

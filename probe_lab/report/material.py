@@ -35,17 +35,15 @@ class Material:
         return f"denoiser call (of {self.cache.manifest.steps})" if self.cache else "denoiser call (step)"
 
     def splits(self, samples: pd.DataFrame) -> pd.Series[str]:
-        """The split in which the best probe was trained or tested on each of the cache's ``samples``, which are whole
-        prompts: that of its predictions. Those without are split by its ``data.split``, or are training prompts where
-        it was trained before prompts were split by what they say."""
+        """The split in which the best probe was trained or tested on each of the cache's ``samples``: that of its
+        ``data.split``, while the cache has the one of generation. Where it was trained on splits of a former rule,
+        those of its predictions; the prompts that it does not predict are the training's."""
         cell = next(iter(self.results.seeds(self.choice.best).values()))
+        former = self.results.former_splits(cell)
+        if former:
+            return samples["prompt_id"].map(former).fillna("train")
         data = stated(self.results.config(cell), "data").get("data") or {}
-        predicted = self.results.prompt_splits(cell)
-        split = splits_of(samples, SplitFractions(**data["split"])) if "split" in data else samples["split"]
-        recorded = samples["prompt_id"].map(predicted)
-        if (recorded.notna() & (recorded != split)).any():
-            split = split.where(recorded.notna(), "train")
-        return recorded.fillna(split)
+        return splits_of(samples, SplitFractions(**data["split"])) if "split" in data else samples["split"]
 
 
 @dataclass(frozen=True)

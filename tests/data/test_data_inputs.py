@@ -13,6 +13,7 @@ from probe_lab.cache import Cache, sha256_of, write_scores
 from probe_lab.cache.layout import PreviewOf, sidecar_path
 from probe_lab.data.inputs import CachesNow, read_inputs
 from probe_lab.data.scalars import Scalar
+from probe_lab.data.splits import RULE
 
 
 def test_changes_are_told_and_files_hashed_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +54,14 @@ def test_changes_are_told_and_files_hashed_once(build: Build, monkeypatch: pytes
     assert CachesNow().changes(folder, recorded) == []
     shutil.rmtree(folder)
     assert CachesNow().changes(folder, recorded) == []
+
+
+def test_cells_of_another_rule_of_splits_are_outdated(build: Build) -> None:
+    cache = build().cache
+    inputs = read_inputs(cache, ["quality"], STEP, [])
+    now = CachesNow()
+    assert now.outdated(cache.folder, {"inputs": inputs, "splits": RULE}) == []
+    assert now.outdated(cache.folder, {}) == []
+    told = [f"the prompts of {cache.folder} are split by what they say"]
+    assert now.outdated(cache.folder, {"inputs": inputs}) == now.outdated(cache.folder, {"inputs": inputs, "splits": 1})
+    assert now.outdated(cache.folder, {"inputs": inputs}) == told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe_lab.cache import Cache
-from probe_lab.data.splits import SplitFractions, split_of
+from probe_lab.data.splits import RULE, SplitFractions, split_of
 from probe_lab.metrics import selection_gain_curve
 from probe_lab.report import activations, attention, curves, heatmap, losses, scatter, selection
 from probe_lab.report.choice import choose
@@ -236,6 +237,22 @@ def test_splits_are_those_of_training_not_of_generation(
     activations.section(changed)
     assert {name: set(split[samples]) for name, samples in seen.items()} == {"train": {"train"}, "test": {"test"}}
     assert dict(environment_table(material).rows)["prompts"] == "36 train, 12 val, 12 test"
+
+
+def test_splits_of_a_former_rule_are_those_of_the_predictions(material: Material, runs_copy: Path) -> None:
+    assert material.cache is not None
+    for path in runs_copy.glob("*/metrics.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"inputs": {"samples": 1, "scores": {}}}))
+    changed = dataclasses.replace(material, results=load_results(runs_copy))
+    cell = next(iter(changed.results.seeds(changed.choice.best).values()))
+    predicted = pd.read_parquet(runs_copy / cell / "predictions.parquet")
+    prompts = material.cache.samples.drop_duplicates("prompt_id")
+    found = dict(zip(prompts["prompt_id"], changed.splits(prompts), strict=True))
+    of_prediction = dict(zip(predicted["prompt_id"], predicted["split"], strict=True))
+    assert found == dict.fromkeys(prompts["prompt_id"], "train") | of_prediction
+    for path in runs_copy.glob("*/metrics.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": RULE}))
+    assert load_results(runs_copy).former_splits(cell) == {}
 
 
 def test_what_a_small_sweep_lacks_is_said(runs_copy: Path) -> None:
