@@ -55,7 +55,7 @@ CAPTURE: list[Method] = [
     (Capture, "_before_step"),
     (LayerReader, "_before"),
     (LayerReader, "_after"),
-    (AttentionReader, "_read"),
+    (AttentionReader, "_called"),
 ]
 """Where a capture's code is entered from the pipeline."""
 
