@@ -6,12 +6,15 @@ import math
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from probe_lab.cache.faults import FAULT_WORDS
-from probe_lab.cache.layout import PREVIEWED, scored_previews, scores_path
+from probe_lab.cache.layout import PREVIEWED, scored_previews
 from probe_lab.cache.reader import Cache
+
+_NO_ID = "none: its files are from before they carried one, and only what else they say is compared"
 
 
 def describe(folder: Path | str) -> dict[str, object]:
@@ -40,20 +43,21 @@ def describe(folder: Path | str) -> dict[str, object]:
         "complete_shards": len(cache.shards),
         "bytes": sum(path.stat().st_size for path in files),
         "bytes_per_key": {key: len(done) * math.prod(manifest.shape(key)) * item for key in keys},
-        "evaluators": {name: pq.read_metadata(scores_path(cache.folder, name)).num_rows for name in cache.evaluators()},
+        "evaluators": {name: _scored(cache, name) for name in cache.evaluators()},
         "previews": {
             str(step) if latent == PREVIEWED[0] else f"{step}/{latent}": ", ".join(cache.previewed(step, latent))
             for step, latent in scored_previews(cache.folder)
         },
         "text_encoders": cache.text_encoders(),
         "code_version": manifest.code_version,
+        "cache_id": cache.identity.id if cache.identity.carried else _NO_ID,
     }
 
 
 def info_table(folder: Path | str) -> Table:
     """What ``describe`` finds, as a terminal table."""
     facts = describe(folder)
-    table = Table(title=str(folder), title_justify="left", show_header=False)
+    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
     for name, value in facts.items():
         if name == "taps" or (name == "faults" and not value):
             continue
@@ -64,10 +68,15 @@ def info_table(folder: Path | str) -> Table:
             text = ", ".join(map(str, value)) or "none"
         else:
             text = _size(value) if name == "bytes" else str(value)
-        table.add_row(name.replace("_", " "), text)
+        table.add_row(name.replace("_", " "), escape(text))
     return table
 
 
 def _size(value: object) -> str:
     assert isinstance(value, int)
     return f"{value / 1e6:,.1f} MB"
+
+
+def _scored(cache: Cache, evaluator: str) -> int:
+    """Samples that have a score. ScoreError for a file that is damaged or another's."""
+    return int((~np.isnan(cache.scores(evaluator))).sum())

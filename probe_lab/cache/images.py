@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,35 +26,58 @@ SCHEMA = pa.schema(
 _GROUP = 32  # rows that are read to get one image; viewers want small row groups too
 
 
-def write_images(file: StagedFile, sample_ids: Sequence[int], images: Sequence[bytes]) -> None:
+def write_images(
+    file: StagedFile, sample_ids: Sequence[int], images: Sequence[bytes], metadata: Mapping[str, str]
+) -> None:
+    """The parquet file, with checksums of its pages, and ``metadata`` beside what viewers read."""
     values = [{"bytes": data, "path": f"{sample:08d}.png"} for sample, data in zip(sample_ids, images, strict=True)]
-    table = pa.table([pa.array(sample_ids, pa.int64()), pa.array(values, SCHEMA.field("image").type)], schema=SCHEMA)
+    schema = SCHEMA.with_metadata(
+        {**SCHEMA.metadata, **{key.encode(): text.encode() for key, text in metadata.items()}}
+    )
+    table = pa.table([pa.array(sample_ids, pa.int64()), pa.array(values, SCHEMA.field("image").type)], schema=schema)
     # PNG does not compress any further, and images do not repeat.
-    pq.write_table(table, file, row_group_size=_GROUP, compression="none", use_dictionary=False)
+    pq.write_table(
+        table, file, row_group_size=_GROUP, compression="none", use_dictionary=False, write_page_checksum=True
+    )
 
 
-def read_images(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(sample_id, PNG bytes) in row order, one row group in memory at a time. CacheError when damaged."""
+def image_metadata(path: Path) -> dict[str, str]:
+    """The metadata of the file. CacheError when it is missing or damaged."""
     try:
-        with pq.ParquetFile(regular(path)) as file:
+        found = pq.read_schema(regular(path)).metadata or {}
+        return {key.decode(): value.decode() for key, value in found.items()}
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def read_images(path: Path, *, checked: bool = True) -> Iterator[tuple[int, bytes]]:
+    """(sample_id, PNG bytes) in row order, one row group in memory at a time. CacheError when damaged; if not
+    ``checked``, pages whose checksums differ are read all the same."""
+    try:
+        with pq.ParquetFile(regular(path), page_checksum_verification=checked) as file:
             for batch in file.iter_batches(batch_size=_GROUP):
-                images = batch.column("image").field("bytes")
-                for sample, data in zip(batch.column("sample_id"), images, strict=True):
-                    yield sample.as_py(), data.as_py()
+                yield from _rows(batch)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
-def read_image(path: Path, row: int) -> bytes:
-    """PNG bytes of one row. CacheError when the file is damaged or shorter."""
+def read_image(path: Path, row: int) -> tuple[int, bytes]:
+    """(sample_id, PNG bytes) of one row. CacheError when the file is damaged or shorter."""
     try:
-        with pq.ParquetFile(regular(path)) as file:
-            table = file.read_row_group(row // _GROUP, columns=["image"])
-            data: bytes = table.column("image")[row % _GROUP].as_py()["bytes"]
-            return data
-    except UNREADABLE as error:
+        with pq.ParquetFile(regular(path), page_checksum_verification=True) as file:
+            table = file.read_row_group(row // _GROUP)
+            return next(_rows(table.slice(row % _GROUP, 1).combine_chunks()))
+    except (*UNREADABLE, StopIteration) as error:
         raise _unreadable(path, error) from error
+
+
+def _rows(table: pa.Table | pa.RecordBatch) -> Iterator[tuple[int, bytes]]:
+    for sample, image in zip(table.column("sample_id").to_pylist(), table.column("image").to_pylist(), strict=True):
+        if sample is None or image is None or image["bytes"] is None:
+            raise IndexError("a row is empty")
+        yield sample, image["bytes"]
 
 
 def _unreadable(path: Path, error: Exception) -> CacheError:
-    return CacheError(f"cannot read the images of {path} ({error}); `probe-lab cache verify` lists what is damaged")
+    reason = str(error).strip() or type(error).__name__
+    return CacheError(f"cannot read the images of {path} ({reason}); `probe-lab cache verify` lists what is damaged")

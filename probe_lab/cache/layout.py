@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from probe_lab.cache.faults import FAULTS, Fault
 from probe_lab.errors import CacheError
@@ -51,7 +52,9 @@ class Sidecar:
     `bytes` and `sha256` are of the safetensors file, `images_bytes` and `images_sha256` of the images
     parquet (0 and "" in a cache without images). `keys` are the arrays of the shard; `row_crc32` is one CRC-32
     per row over all arrays, so that damage can be pinned to samples. `faults` are the rows whose image is no
-    picture of its prompt; a shard without any has no such entry.
+    picture of its prompt; a shard without any has no such entry. `array_crc32` has, per array, the CRC-32 of each of
+    its rows as eight hex digits, one after the other: what is read is compared with it. `cache` is the id of the cache,
+    and `shard` the number. Older sidecars have none of these three.
     """
 
     rows: int
@@ -62,22 +65,21 @@ class Sidecar:
     keys: tuple[str, ...]
     row_crc32: tuple[int, ...]
     faults: Mapping[int, Fault] = field(default_factory=dict)
+    array_crc32: dict[str, str] = field(default_factory=dict)
+    cache: str = ""
+    shard: int = -1
 
     def to_json(self) -> builtins.bytes:
         values = dataclasses.asdict(self)
         if not self.faults:
             del values["faults"]
-        return (json.dumps(values, sort_keys=True) + "\n").encode()
+        return (json.dumps(values | {"digest": _digest(values)}, sort_keys=True) + "\n").encode()
 
     @classmethod
     def load(cls, path: Path) -> Sidecar:
         """CacheError when it cannot be read or is not a sidecar of this format."""
         try:
-            values = read_json(regular(path).read_bytes())
-            values["keys"] = tuple(values["keys"])
-            values["row_crc32"] = tuple(values["row_crc32"])
-            values["faults"] = _faults(values.get("faults", {}), values["rows"])
-            return cls(**values)
+            return _sidecar(read_json(regular(path).read_bytes()))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CacheError(
                 f"{path} is not a readable sidecar ({error!r}): delete it, and `probe-lab "
@@ -92,6 +94,52 @@ def _faults(values: Mapping[str, Fault], rows: int) -> dict[int, Fault]:
         if not 0 <= row < rows or fault not in FAULTS:
             raise ValueError(f"row {row} of {rows} is {fault!r}")
     return faults
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a sidecar says."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+_PLAIN = {
+    "rows": int,
+    "bytes": int,
+    "sha256": str,
+    "images_bytes": int,
+    "images_sha256": str,
+    "cache": str,
+    "shard": int,
+}
+
+
+def _sidecar(values: Any) -> Sidecar:
+    """ValueError, TypeError or KeyError for what is no sidecar."""
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    digest = values.pop("digest", None)
+    if digest not in (None, _digest(values)):
+        raise ValueError("it changed since it was written")
+    values = {"array_crc32": {}, "cache": "", "shard": -1} | values
+    for name, kind in _PLAIN.items():
+        if type(values[name]) is not kind:
+            raise TypeError(f"{name} is {values[name]!r}")
+    lists = {"keys": str, "row_crc32": int}
+    for name, kind in lists.items():
+        if not isinstance(values[name], list) or any(type(item) is not kind for item in values[name]):
+            raise TypeError(f"{name} is no list of {kind.__name__}")
+        values[name] = tuple(values[name])
+    if len(values["row_crc32"]) != values["rows"]:
+        raise ValueError(f"it has {len(values['row_crc32'])} checksums for {values['rows']} rows")
+    checks = values["array_crc32"]
+    if not isinstance(checks, dict) or any(
+        not isinstance(text, str) or not re.fullmatch(rf"[0-9a-f]{{{8 * values['rows']}}}", text)
+        for text in checks.values()
+    ):
+        raise ValueError("array_crc32 does not hold eight hex digits for each row")
+    if checks and set(checks) != set(values["keys"]):
+        raise ValueError("array_crc32 is of other arrays than keys")
+    values["faults"] = _faults(values.get("faults", {}), values["rows"])
+    return Sidecar(**values)
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -120,7 +168,7 @@ def scores_folder(folder: Path, of: PreviewOf | None = None) -> Path:
 
 def scored_previews(folder: Path) -> list[PreviewOf]:
     """The previews that have been scored."""
-    steps = sorted(int(path.name) for path in (folder / "previews").glob("*") if path.name.isdigit())
+    steps = sorted(int(path.name) for path in (folder / "previews").glob("*") if is_number(path.name))
     found = [PreviewOf(step, latent) for step in steps for latent in PREVIEWED]
     return [of for of in found if stems(scores_folder(folder, of), ".parquet")]
 
@@ -136,7 +184,17 @@ def partial_path(folder: Path, evaluator: str, of: PreviewOf | None = None) -> P
 
 def complete_shards(folder: Path) -> list[int]:
     """Shards that have a sidecar, in order."""
-    return sorted(int(path.stem) for path in (folder / "shards").glob("*.json") if path.stem.isdigit())
+    return numbers(folder / "shards", ".json")
+
+
+def numbers(folder: Path, suffix: str) -> list[int]:
+    """The shards that have a finished file in one folder of the cache, in order."""
+    return sorted(int(name) for name in stems(folder, suffix) if is_number(name) and name == f"{int(name):05d}")
+
+
+def is_number(name: str) -> bool:
+    """Whether it is written in the digits 0 to 9, and few enough to be a number of a shard or a step."""
+    return name.isascii() and name.isdigit() and len(name) < 20
 
 
 def stems(folder: Path, suffix: str) -> list[str]:

@@ -127,7 +127,7 @@ def _from_values(path: Path, values: object) -> Manifest:
         raise CacheError(f"{path} lacks or has too much: {wrong}; generate the cache again")
     try:
         return _typed(values)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise CacheError(f"{path} has a value of another type ({error}): generate the cache again") from error
 
 

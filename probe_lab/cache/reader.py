@@ -1,4 +1,8 @@
-"""Reads a cache: some rows of one (step, tap) are one `preadv` into a tensor; nothing is mapped."""
+"""Reads a cache: some rows of one (step, tap) are one `preadv` into a tensor; nothing is mapped.
+
+Every file is compared with what it says of itself when it is opened, and what it holds with its checksums the first
+time that it is read.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +21,19 @@ from probe_lab.cache.faults import Fault
 from probe_lab.cache.images import read_image, read_images
 from probe_lab.cache.layout import (
     PREVIEWED,
-    SAMPLES,
     TOKEN_MASK,
     PreviewOf,
-    Sidecar,
     complete_shards,
-    images_path,
     scores_folder,
     shard_path,
-    sidecar_path,
     stems,
-    text_path,
 )
-from probe_lab.cache.manifest import IMAGES, Manifest
-from probe_lab.cache.samples import load_samples
+from probe_lab.cache.manifest import IMAGES
+from probe_lab.cache.opened import open_cache
 from probe_lab.cache.scores import read_score_metadata, read_scores
-from probe_lab.cache.tensors import Entry, OpenFile, load_tensors
+from probe_lab.cache.shards import AGAIN, Unread, load_sidecar, require_images
+from probe_lab.cache.tensors import Entry, OpenFile
+from probe_lab.cache.text import read_text, text_objection
 from probe_lab.errors import CacheError, nearest
 
 _OPEN_FILES = 64
@@ -52,23 +53,27 @@ class Cache:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.manifest = Manifest.load(self.folder)
-        self.samples: pd.DataFrame = load_samples(self.folder / SAMPLES)
-        if len(self.samples) != self.manifest.count:
-            raise CacheError(
-                f"{self.folder / SAMPLES} has {len(self.samples)} rows and the manifest counts "
-                f"{self.manifest.count}: "
-                "generate the cache again"
-            )
+        opened = open_cache(self.folder)
+        self.manifest = opened.manifest
+        self.samples: pd.DataFrame = opened.samples
+        self.identity = opened.identity
         self.shards: list[int] = complete_shards(self.folder)
         self._prepare()
 
     def _prepare(self) -> None:
         self._keys = dict.fromkeys([*self.manifest.keys(), TOKEN_MASK])
         self._files = lru_cache(maxsize=_OPEN_FILES)(OpenFile)
+        self._images: dict[int, tuple[Path, int]] = {}
         sizes = self.samples["shard"].value_counts()
         self._rows = {shard: int(sizes.get(shard, 0)) for shard in self.shards}
         self._paths = {shard: str(shard_path(self.folder, shard)) for shard in self.shards}
+        self._unread = Unread(self.folder, self._rows, self.identity)
+
+    def _open(self, shard: int) -> OpenFile:
+        file = self._files(self._paths[shard])
+        if self._unread.opened.get(shard) != file.stamp:
+            self._unread.open(shard, file)
+        return file
 
     def __getstate__(self) -> _State:
         # A worker sees the shards that its parent saw, also while another process is still adding some.
@@ -99,9 +104,8 @@ class Cache:
         starts = self.samples.groupby("shard")["sample_id"].first()
         for shard in self.shards:
             first = int(starts.loc[shard]) if shard in starts.index else 0
-            found |= {
-                first + row: fault for row, fault in Sidecar.load(sidecar_path(self.folder, shard)).faults.items()
-            }
+            sidecar = load_sidecar(self.folder, shard, self._rows[shard], self.identity)
+            found |= {first + row: fault for row, fault in sidecar.faults.items()}
         return found
 
     @property
@@ -124,8 +128,8 @@ class Cache:
 
         `rows` is a slice of step 1. `out`, a contiguous CPU tensor of exactly that shape and dtype, is filled
         and returned; reusing one buffer is the fastest way to stream. CacheError for an unknown key (with the
-        nearest), a step that was not captured, an incomplete shard, an `out` that does not fit, or a damaged
-        file.
+        nearest), a step that was not captured, an incomplete shard, an `out` that does not fit, a damaged file, or one
+        of another shard or cache.
         """
         if key not in self._keys:
             raise self._unknown(key)
@@ -133,7 +137,7 @@ class Cache:
         start, stop, step = (rows or slice(None)).indices(count)
         if step != 1:
             raise CacheError(f"cannot read {key!r} with the row step {step}: read the whole range, then index it")
-        file = self._files(self._paths[shard])
+        file = self._open(shard)
         entry = self._entry(file, key, count)
         shape = (max(stop - start, 0), *entry.shape[1:])
         if out is None:
@@ -144,6 +148,8 @@ class Cache:
                 f"give a contiguous CPU tensor of {shape} {entry.dtype}"
             )
         file.read_into(out, entry.start + start * entry.row_bytes)
+        if (shard, key) not in self._unread.compared:
+            self._unread.compare(shard, key, file, start, out)
         return out
 
     def prefetch(self, key: str, shard: int) -> None:
@@ -154,8 +160,16 @@ class Cache:
         if key not in self._keys:
             raise self._unknown(key)
         count = self.rows(shard)
-        file = self._files(self._paths[shard])
+        file = self._open(shard)
         file.prefetch(self._entry(file, key, count))
+
+    def require_whole(self) -> None:
+        """CacheError for the first complete shard whose files are not those that were written, as far as their sizes
+        and what they say of themselves tell."""
+        for shard in self.shards:
+            self._open(shard)
+            if self.manifest.has_images:
+                self._image_file(shard)
 
     def read_all(self, key: str) -> Tensor:
         """One array of all complete shards, [n, C, H, W], allocated once; rows as in `complete_samples`."""
@@ -179,7 +193,10 @@ class Cache:
         shard, row = self.samples[["shard", "row"]].to_numpy()[sample_id].tolist()
         self._require_images()
         self.rows(shard)
-        return read_image(images_path(self.folder, shard), row)
+        path = self._image_file(shard)
+        found, data = read_image(path, row)
+        self._require_sample(path, row, found, sample_id)
+        return data
 
     def iter_images(self, shard: int) -> Iterator[tuple[int, bytes]]:
         """(sample_id, PNG bytes) of one complete shard in row order, a few in memory at a time.
@@ -188,12 +205,40 @@ class Cache:
         """
         self._require_images()
         self.rows(shard)
-        return read_images(images_path(self.folder, shard))
+        return self._images_of(shard)
+
+    def _images_of(self, shard: int) -> Iterator[tuple[int, bytes]]:
+        path = self._image_file(shard)
+        ids = self.samples["sample_id"][self.samples["shard"] == shard].tolist()
+        for row, (sample, data) in enumerate(read_images(path)):
+            self._require_sample(path, row, sample, ids[row] if row < len(ids) else None)
+            yield sample, data
+
+    def _image_file(self, shard: int) -> Path:
+        """The file of a shard's images, compared with its sidecar and the cache while it stays the one that it was."""
+        if shard in self._images:
+            path, changed = self._images[shard]
+            if path.exists() and path.stat().st_mtime_ns == changed:
+                return path
+        sidecar = load_sidecar(self.folder, shard, self._rows[shard], self.identity)
+        path = require_images(self.folder, shard, sidecar, self.identity)
+        self._images[shard] = path, path.stat().st_mtime_ns
+        return path
+
+    def _require_sample(self, path: Path, row: int, found: int, wanted: int | None) -> None:
+        if found != wanted:
+            belongs = "nothing" if wanted is None else f"sample {wanted}"
+            raise CacheError(f"{path} has the image of sample {found} in row {row}, where {belongs} belongs: {AGAIN}")
 
     def text(self, encoder: str) -> dict[str, Tensor]:
-        """The tensors of one text encoder, row p for prompt_id p. CacheError when it was not cached."""
+        """The tensors of one text encoder, row p for prompt_id p. CacheError when it was not cached, is damaged, or is
+        of another encoder or cache."""
         self.require_text(encoder)
-        return load_tensors(str(text_path(self.folder, encoder)))[0]
+        return read_text(self.folder, encoder, self.identity, int(self.samples["prompt_id"].nunique()))
+
+    def has_text(self, encoder: str) -> bool:
+        """Whether there is text of this encoder that, as far as it says, is this cache's."""
+        return encoder in self.text_encoders() and not text_objection(self.folder, encoder, self.identity)
 
     def require_text(self, encoder: str) -> None:
         """CacheError when the text of this encoder was not cached."""
@@ -218,7 +263,8 @@ class Cache:
         ScoreError when the evaluator has no file here (lists those that have), or one that this cache cannot
         belong to.
         """
-        return self._of_pictures(read_scores(self.folder, evaluator, len(self.samples)))
+        scores = read_scores(self.folder, evaluator, len(self.samples), identity=self.identity)
+        return self._of_pictures(scores)
 
     def score_metadata(self, evaluator: str) -> dict[str, str]:
         """What `write_scores` was told: version, checkpoint, preprocessing. Errors as in `scores`."""
@@ -230,7 +276,8 @@ class Cache:
 
     def preview_scores(self, evaluator: str, step: int, latent: str = PREVIEWED[0]) -> npt.NDArray[np.float32]:
         """As `scores`, of the pictures that a latent of a step (``x0``, ``lookahead``) decodes to."""
-        return self._of_pictures(read_scores(self.folder, evaluator, len(self.samples), PreviewOf(step, latent)))
+        of, count = PreviewOf(step, latent), len(self.samples)
+        return self._of_pictures(read_scores(self.folder, evaluator, count, of, identity=self.identity))
 
     def _of_pictures(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """An import, or a file from before, may have scores of the others."""
@@ -248,10 +295,17 @@ class Cache:
         entry = file.header.entries.get(key)
         if entry is None:
             raise CacheError(f"{file.path} has no array {key!r}: the cache was made without it")
-        if entry.shape[0] != count:
+        if entry.shape[:1] != (count,):
+            rows = entry.shape[0] if entry.shape else "no"
             raise CacheError(
-                f"{file.path} has {entry.shape[0]} rows of {key!r} where samples.parquet counts {count}; "
+                f"{file.path} has {rows} rows of {key!r} where samples.parquet counts {count}; "
                 "`probe-lab cache verify` lists what is damaged"
+            )
+        manifest = self.manifest
+        if key != TOKEN_MASK and (entry.shape[1:], entry.dtype) != (manifest.shape(key), manifest.array_dtype):
+            raise CacheError(
+                f"{file.path} has {key!r} as {list(entry.shape[1:])} {entry.dtype}, and manifest.json says "
+                f"{list(manifest.shape(key))} {manifest.cache_dtype}; `probe-lab cache verify` lists what is damaged"
             )
         return entry
 

@@ -1,4 +1,7 @@
-"""The sample table of a cache: one row per (prompt, seed), and in which shard and row its tensors lie."""
+"""The sample table of a cache: one row per (prompt, seed), and in which shard and row its tensors lie.
+
+What its file says of itself (`identity.marks`) stays in the metadata of the tables here.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from probe_lab.cache.tables import UNREADABLE, read_table
+from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata
 from probe_lab.errors import CacheError
 
 SCHEMA = pa.schema(
@@ -40,14 +43,19 @@ def shard_layout(count: int, seeds: int, shard_size: int) -> tuple[npt.NDArray[n
 
 def load_samples(path: Path) -> pd.DataFrame:
     """The validated table. CacheError when it is missing or breaks a rule of the format."""
+    return to_frame(load_table(path))
+
+
+def load_table(path: Path) -> pa.Table:
+    """As `load_samples`, with the metadata of the file."""
     table = read_samples(path)
     for row, message in sample_problems(table):
         raise CacheError(f"{path} row {row}: {message}; `probe-lab cache verify` lists all, generate the cache again")
-    return to_frame(table)
+    return table
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = table.to_pandas(split_blocks=True)
+    frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(split_blocks=True)
     return frame
 
 
@@ -76,7 +84,7 @@ def read_samples(path: Path) -> pa.Table:
     if found != {field.name: field.type for field in schema}:
         text = ", ".join(f"{name} {kind}" for name, kind in found.items())
         raise CacheError(f"{path} has the columns {text}; needed: {_types()}")
-    return table.select(schema.names).cast(schema).replace_schema_metadata(None)
+    return table.select(schema.names).cast(schema.with_metadata(table_metadata(table)))
 
 
 def sample_problems(table: pa.Table) -> list[tuple[int, str]]:

@@ -7,6 +7,8 @@ images.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from probe_lab.cache.files import make_folder
+from probe_lab.cache.identity import CACHE, CONTENT, Identity, callers
 from probe_lab.cache.layout import (
-    SAMPLES,
     PreviewOf,
     partial_path,
     scores_folder,
@@ -24,14 +26,17 @@ from probe_lab.cache.layout import (
     stems,
     valid_name,
 )
-from probe_lab.cache.manifest import Manifest
-from probe_lab.cache.samples import load_samples
+from probe_lab.cache.opened import open_cache
 from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata, write_table
 from probe_lab.errors import ScoreError, nearest
 
 SCHEMA = pa.schema([("sample_id", pa.int64()), ("score", pa.float32())])
 UNREADABLE_IMAGES = "unreadable"
 """Metadata key: samples, parted by commas, without a score because their image cannot be decoded."""
+EVALUATOR = "evaluator"
+"""Metadata key: whose scores they are. A file of kept ones is called that, "@" and more."""
+CHANGED = "changed since it was written (sha256 differs): delete it and run `probe-lab score` again"
+_AGAIN = "delete it and run `probe-lab score` again"
 IMPORTED = "imported"
 """Metadata key: the file that the scores were imported from. Samples may be missing there for good."""
 
@@ -48,8 +53,8 @@ def write_scores(
     """Replace the scores of one evaluator, whole or not at all. Samples that are not given have no score.
 
     `metadata` (evaluator version, checkpoint_sha256, preprocessing, …) goes into the schema metadata of the
-    file. ScoreError for NaN or infinity (names the sample), a sample given twice, one that the cache lacks,
-    or a name that cannot be a file's.
+    file, beside the identity of the cache and a checksum. ScoreError for NaN or infinity (names the sample), a sample
+    given twice, one that the cache lacks, or a name that cannot be a file's.
     """
     folder = Path(folder)
     if not valid_name(evaluator):
@@ -70,9 +75,9 @@ def write_scores(
         )
     order = np.argsort(ids, kind="stable")
     ids, values = ids[order], values[order]
-    Manifest.load(folder)
-    _check_ids(f"{evaluator}", ids, len(load_samples(folder / SAMPLES)))
-    _write(scores_path(folder, evaluator, of), ids, values, metadata)
+    opened = open_cache(folder)
+    _check_ids(f"{evaluator}", ids, len(opened.samples))
+    _write(folder, scores_path(folder, evaluator, of), ids, values, metadata, opened.identity)
 
 
 def write_partial_scores(
@@ -82,20 +87,23 @@ def write_partial_scores(
     *,
     metadata: Mapping[str, str],
     of: PreviewOf | None = None,
+    identity: Identity | None = None,
 ) -> None:
     """Keep what an unfinished scoring has: float32 [n] by sample_id over all samples, NaN where there is none yet."""
     ids = np.flatnonzero(~np.isnan(scores))
-    _write(partial_path(folder, evaluator, of), ids, scores[ids], metadata)
+    identity = identity or open_cache(folder).identity
+    _write(folder, partial_path(folder, evaluator, of), ids, scores[ids], metadata, identity)
 
 
 def read_partial_scores(
-    folder: Path, evaluator: str, count: int, of: PreviewOf | None = None
+    folder: Path, evaluator: str, count: int, of: PreviewOf | None = None, identity: Identity | None = None
 ) -> tuple[npt.NDArray[np.float32], dict[str, str]] | None:
-    """What `write_partial_scores` was given, or None: there is none, or it is damaged."""
+    """What `write_partial_scores` was given, or None: there is none, or it is damaged or another's."""
     path = partial_path(folder, evaluator, of)
     try:
-        table = read_table(path)
-        return _by_sample(path, _checked(table, evaluator), count), table_metadata(table)
+        table = _checked(read_table(path), evaluator)
+        _require_own(folder, path, table, evaluator, identity)
+        return _by_sample(path, table, count), callers(table_metadata(table))
     except (*UNREADABLE, ScoreError):  # nothing is lost but time
         return None
 
@@ -105,17 +113,27 @@ def unreadable_images(metadata: Mapping[str, str]) -> set[int]:
     return {int(sample) for sample in metadata.get(UNREADABLE_IMAGES, "").split(",") if sample}
 
 
-def read_scores(folder: Path, evaluator: str, count: int, of: PreviewOf | None = None) -> npt.NDArray[np.float32]:
-    """float32 [count] by sample_id, NaN where there is no score. ScoreError as `Cache.scores` says."""
-    return _by_sample(scores_path(folder, evaluator, of), read_score_table(folder, evaluator, of), count)
+def read_scores(
+    folder: Path, evaluator: str, count: int, of: PreviewOf | None = None, *, identity: Identity | None = None
+) -> npt.NDArray[np.float32]:
+    """float32 [count] by sample_id, NaN where there is no score. ScoreError as `Cache.scores` says.
+
+    Scores of another cache than that of the `identity` are refused; without one, only those of another evaluator are.
+    """
+    path = scores_path(folder, evaluator, of)
+    return _by_sample(path, read_score_table(folder, evaluator, of, identity=identity), count)
 
 
 def read_score_metadata(folder: Path, evaluator: str, of: PreviewOf | None = None) -> dict[str, str]:
-    return table_metadata(read_score_table(folder, evaluator, of))
+    """What `write_scores` was told."""
+    return callers(table_metadata(read_score_table(folder, evaluator, of)))
 
 
-def read_score_table(folder: Path, evaluator: str, of: PreviewOf | None = None) -> pa.Table:
-    """The two columns as they are in the file. ScoreError when there is none or it is not of this format."""
+def read_score_table(
+    folder: Path, evaluator: str, of: PreviewOf | None = None, *, identity: Identity | None = None
+) -> pa.Table:
+    """The two columns as they are in the file. ScoreError when there is none, it is not of this format, or it is of
+    another evaluator, of another step's previews or (as the `identity` says) of another cache."""
     path = scores_path(folder, evaluator, of)
     present = stems(scores_folder(folder, of), ".parquet")
     if evaluator not in present and of is not None:
@@ -132,7 +150,15 @@ def read_score_table(folder: Path, evaluator: str, of: PreviewOf | None = None) 
         table = read_table(path)
     except UNREADABLE as error:
         raise ScoreError(f"cannot read {path} ({error}): run `probe-lab score` again") from error
-    return _checked(table, str(path))
+    _require_own(folder, path, _checked(table, str(path)), evaluator, identity)
+    return table
+
+
+def has_changed(table: pa.Table) -> bool:
+    """Whether a table of scores is not the one that was written, where it says which that was."""
+    metadata = table_metadata(table)
+    ids, scores = (table.column(name).to_numpy() for name in ("sample_id", "score"))
+    return metadata.get(CONTENT, "") not in ("", _content(ids, scores, metadata))
 
 
 def duplicate_rows(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -142,10 +168,39 @@ def duplicate_rows(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _write(
-    path: Path, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], metadata: Mapping[str, str]
+    folder: Path,
+    path: Path,
+    ids: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    metadata: Mapping[str, str],
+    identity: Identity,
 ) -> None:
     make_folder(path.parent)
-    write_table(path, pa.table([ids, scores], schema=SCHEMA.with_metadata(dict(metadata))))
+    marked = {**metadata, **identity.marks(path.relative_to(folder).as_posix())}
+    marked[CONTENT] = _content(ids, scores, marked)
+    write_table(path, pa.table([ids, scores], schema=SCHEMA.with_metadata(marked)))
+
+
+def _content(ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that such a file says."""
+    texts = {key: text for key, text in metadata.items() if key != CONTENT}
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
+    digest.update(ids.astype("<i8").tobytes())
+    digest.update(scores.astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _require_own(folder: Path, path: Path, table: pa.Table, evaluator: str, identity: Identity | None) -> None:
+    """ScoreError for scores that are not those that belong at ``path``."""
+    metadata = table_metadata(table)
+    place = path.relative_to(folder).as_posix()
+    own = Identity(metadata.get(CACHE, ""), carried=False) if identity is None else identity
+    objection = own.objection(metadata, place)
+    whose = metadata.get(EVALUATOR, evaluator)
+    if not objection and evaluator != whose and not evaluator.startswith(f"{whose}@"):
+        objection = f"it has the scores of {whose}"
+    if objection:
+        raise ScoreError(f"{path} is not what belongs there: {objection}; {_AGAIN}")
 
 
 def _checked(table: pa.Table, source: str) -> pa.Table:
@@ -160,6 +215,8 @@ def _by_sample(path: Path, table: pa.Table, count: int) -> npt.NDArray[np.float3
     ids = table.column("sample_id").to_numpy()
     _check_ids(str(path), ids, count, ": it is of another cache, so delete it and run `probe-lab score` again")
     values = table.column("score").to_numpy().astype(np.float32)
+    if has_changed(table):
+        raise ScoreError(f"{path} {CHANGED}")
     for position in np.flatnonzero(~np.isfinite(values)):
         raise ScoreError(
             f"{path} row {position}: sample {ids[position]} has no finite score; run `probe-lab score` again"

@@ -37,6 +37,7 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MOST = 2**62  # of items and bytes: torch counts in int64
 _MAX_HEADER = 100_000_000  # the format's own limit, so that a damaged length cannot ask for all memory
 
 
@@ -65,7 +66,10 @@ class Header:
 
 
 class OpenFile:
-    """A file descriptor that closes when nobody refers to it: evicting it cuts off no read."""
+    """A file descriptor that closes when nobody refers to it: evicting it cuts off no read.
+
+    ``stamp`` (inode, bytes, nanoseconds) tells whether the file was replaced or changed since.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -73,13 +77,14 @@ class OpenFile:
         try:
             self.handle = os.open(regular(Path(path)), os.O_RDONLY | os.O_CLOEXEC)
             self.header = read_header(self.handle, path)
-            size = os.fstat(self.handle).st_size
+            status = os.fstat(self.handle)
         except OSError as error:
             raise CacheError(
                 f"cannot read {path}: {error.strerror}; `probe-lab cache verify` lists what is damaged"
             ) from error
-        if size != self.header.file_size:
-            raise _damaged(path, f"it has {size} bytes where its header says {self.header.file_size}")
+        self.stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        if status.st_size != self.header.file_size:
+            raise _damaged(path, f"it has {status.st_size} bytes where its header says {self.header.file_size}")
 
     def read_into(self, out: Tensor, start: int) -> None:
         """Fill the contiguous CPU tensor `out` from byte `start` on. CacheError when the file ends before."""
@@ -153,6 +158,13 @@ def row_checksums(tensors: Mapping[str, Tensor], rows: int) -> list[int]:
     return checks
 
 
+def array_checksums(tensor: Tensor) -> list[int]:
+    """One CRC-32 per row (first axis) of one contiguous CPU tensor."""
+    data, rows = byte_view(tensor), len(tensor)
+    size = data.nbytes // max(rows, 1)
+    return [zlib.crc32(data[row * size : (row + 1) * size]) for row in range(rows)]
+
+
 def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All arrays of one small file, and its metadata. CacheError when it is missing or damaged."""
     file = OpenFile(path)
@@ -161,6 +173,11 @@ def load_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors[name] = torch.empty(entry.shape, dtype=entry.dtype)
         file.read_into(tensors[name], entry.start)
     return tensors, file.header.metadata
+
+
+def read_bytes(handle: int, start: int, size: int) -> bytearray:
+    """Bytes of an open file; zeros stand for those beyond its end."""
+    return bytearray(os.pread(handle, size, start).ljust(size, b"\0"))
 
 
 def read_header(handle: int, path: str) -> Header:
@@ -183,15 +200,20 @@ def read_header(handle: int, path: str) -> Header:
 def _parse(text: bytes) -> Header:
     values = read_json(text)
     metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
-    entries, end = {}, 8 + len(text)
+    data_start = 8 + len(text)
+    entries, end = {}, data_start
     for name, value in values.items():
-        dtype, shape = _DTYPES[value["dtype"]], tuple(int(size) for size in value["shape"])
+        dtype, shape = _DTYPES[value["dtype"]], value["shape"]
         first, last = value["data_offsets"]
-        if last - first != math.prod(shape) * dtype.itemsize or first < 0 or min(shape, default=0) < 0:
+        if any(type(number) is not int or not 0 <= number <= _MOST for number in (first, last, *shape)):
+            raise ValueError(f"a size of {name} is no number of bytes or items")
+        if math.prod(max(size, 1) for size in shape) > _MOST:
+            raise ValueError(f"the shape of {name} is out of bounds")
+        if last - first != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"offsets of {name} do not match its shape")
-        entries[name] = Entry(dtype, shape, 8 + len(text) + first, last - first)
-        end = max(end, 8 + len(text) + last)
-    return Header(entries, metadata, 8 + len(text), end)
+        entries[name] = Entry(dtype, tuple(shape), data_start + first, last - first)
+        end = max(end, data_start + last)
+    return Header(entries, metadata, data_start, end)
 
 
 def first_not_finite(tensor: Tensor) -> int:

@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from probe_lab.cache.files import leftovers
+from probe_lab.cache.identity import CACHE, TEXTS, Identity, cache_id
 from probe_lab.cache.layout import (
+    FOLDERS,
+    PREVIEWED,
     SAMPLES,
     PreviewOf,
     Sidecar,
     complete_shards,
+    is_number,
+    numbers,
     scored_previews,
     scores_folder,
     scores_path,
@@ -23,30 +29,35 @@ from probe_lab.cache.layout import (
     text_path,
 )
 from probe_lab.cache.manifest import Manifest
+from probe_lab.cache.opened import objections
 from probe_lab.cache.problems import Problem, problem, runs
-from probe_lab.cache.samples import read_samples, sample_problems
-from probe_lab.cache.scores import IMPORTED, duplicate_rows, read_score_table, unreadable_images
+from probe_lab.cache.samples import read_samples, sample_problems, to_frame
+from probe_lab.cache.scores import CHANGED, IMPORTED, duplicate_rows, has_changed, read_score_table, unreadable_images
 from probe_lab.cache.tables import table_metadata
-from probe_lab.cache.tensors import content_sha256, load_tensors
+from probe_lab.cache.tensors import load_tensors
+from probe_lab.cache.text import text_problems
 from probe_lab.cache.verify_shards import shard_problems
 from probe_lab.errors import CacheError, ScoreError
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """sample_ids of each shard in row order, how many prompts and samples; from a table without a problem."""
+    """sample_ids of each shard in row order, how many prompts and samples, and the encoders whose text belongs to the
+    cache; from a table whose rows are in order. ``identity``: None where they are not the manifest's."""
 
     shards: dict[int, list[int]]
     prompts: int
     count: int
+    identity: Identity | None
+    texts: tuple[str, ...]
 
 
 def verify(folder: Path | str) -> list[Problem]:
     """Everything that is wrong with a cache, by reading every byte of it; an empty list: nothing.
 
-    Finds truncated, changed, missing and uncommitted files, duplicate samples, samples without scores, shapes
-    that are not the manifest's, images that do not decode, leftovers of killed writers, and another format
-    version (then only that).
+    Finds truncated, changed, missing and uncommitted files, files of another cache or in another's place, duplicate
+    samples, samples without scores, shapes that are not the manifest's, images that do not decode, files that are none
+    of a cache, leftovers of killed writers, and another format version (then only that).
     """
     folder = Path(folder)
     try:
@@ -58,13 +69,14 @@ def verify(folder: Path | str) -> list[Problem]:
     complete = complete_shards(folder)
     for shard in sorted({*complete, *_shards_of(folder), *(samples.shards if samples else ())}):
         ids = samples.shards.get(shard, []) if samples else None
-        problems += shard_problems(folder, manifest, shard, ids)
+        problems += shard_problems(folder, manifest, shard, ids, samples.identity if samples else None)
     faulty = _faulty(folder, samples, complete) if samples else set()
-    for encoder in stems(folder / "text", ".safetensors"):
-        problems += _text_problems(folder, encoder, samples.prompts if samples else None)
+    for encoder in dict.fromkeys((*(samples.texts if samples else ()), *stems(folder / "text", ".safetensors"))):
+        problems += _text_problems(folder, encoder, samples)
     for of in (None, *scored_previews(folder)):
         for evaluator in stems(scores_folder(folder, of), ".parquet"):
             problems += _score_problems(folder, evaluator, of, samples, complete, faulty)
+    problems += [problem(folder, path, "is no file of a cache: move it elsewhere") for path in _strangers(folder)]
     for path, abandoned in leftovers(folder):
         if abandoned:
             problems.append(problem(folder, path, "left by a killed writer: `probe-lab generate` removes it"))
@@ -83,9 +95,17 @@ def _samples(folder: Path, manifest: Manifest, problems: list[Problem]) -> _Samp
     if found:
         problems += found
         return None
-    frame = table.to_pandas()
-    shards = {int(shard): list(rows["sample_id"]) for shard, rows in frame.groupby("shard")}
-    return _Samples(shards, int(frame["prompt_id"].nunique()), len(frame))
+    frame, metadata = to_frame(table), table_metadata(table)
+    own = Identity(cache_id(manifest, frame), carried=CACHE in metadata)
+    found = [Problem(SAMPLES, None, f"it {objection}") for objection in objections(manifest, frame, metadata, own)]
+    problems += found
+    shards: dict[int, list[int]] = {}
+    for shard, sample in zip(frame["shard"].tolist(), frame["sample_id"].tolist(), strict=True):
+        shards.setdefault(shard, []).append(sample)
+    # Beside samples that are another cache's, every other file would seem to be.
+    identity = None if found else own
+    texts = tuple(filter(None, metadata.get(TEXTS, "").split(",")))
+    return _Samples(shards, int(frame["prompt_id"].nunique()), len(frame), identity, texts)
 
 
 def _faulty(folder: Path, samples: _Samples, complete: list[int]) -> set[int]:
@@ -99,23 +119,45 @@ def _faulty(folder: Path, samples: _Samples, complete: list[int]) -> set[int]:
 
 
 def _shards_of(folder: Path) -> set[int]:
-    names = stems(folder / "shards", ".safetensors") + stems(folder / "images", ".parquet")
-    return {int(name) for name in names if name.isdigit()}
+    return {*numbers(folder / "shards", ".safetensors"), *numbers(folder / "images", ".parquet")}
 
 
-def _text_problems(folder: Path, encoder: str, prompts: int | None) -> Iterator[Problem]:
+def _strangers(folder: Path) -> list[Path]:
+    """Files among those of a cache that no reader knows; hidden ones are not counted."""
+    expected: dict[Path, tuple[str, ...]] = {folder / name: () for name in FOLDERS}
+    expected |= {folder / "shards": (".safetensors", ".json"), folder / "images": (".parquet",)}
+    found = [
+        path
+        for place, suffixes in expected.items()
+        if suffixes
+        for path in sorted(place.glob("*"))
+        if path.suffix not in suffixes or not is_number(path.stem) or path.stem != f"{int(path.stem):05d}"
+    ]
+    found += [path for path in sorted((folder / "text").glob("*")) if path.suffix != ".safetensors"]
+    scored = (".parquet", ".partial")
+    found += [path for path in sorted((folder / "scores").glob("*")) if path.suffix not in scored]
+    for step in sorted((folder / "previews").glob("*")):
+        if not is_number(step.name):
+            found.append(step)
+            continue
+        files = [*step.glob("*"), *(path for latent in PREVIEWED for path in (step / latent).glob("*"))]
+        found += [path for path in sorted(files) if path.suffix not in scored and path.name not in PREVIEWED]
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def _text_problems(folder: Path, encoder: str, samples: _Samples | None) -> Iterator[Problem]:
     path = text_path(folder, encoder)
-    again = "delete it and run `probe-lab generate`"
+    if not path.exists():
+        yield problem(folder, path, "the file is missing: run `probe-lab generate`, which writes it")
+        return
     try:
         tensors, metadata = load_tensors(str(path))
     except CacheError as error:
         yield problem(folder, path, str(error))
         return
-    if content_sha256(tensors) != metadata.get("sha256"):
-        yield problem(folder, path, f"it changed since it was written (sha256 differs): {again}")
-    for name, tensor in tensors.items():
-        if prompts is not None and tensor.shape[:1] != (prompts,):
-            yield problem(folder, path, f"{name} has the shape {tuple(tensor.shape)} for {prompts} prompts: {again}")
+    identity, prompts = (samples.identity, samples.prompts) if samples else (None, None)
+    for wrong in text_problems(tensors, metadata, path.relative_to(folder).as_posix(), identity, prompts):
+        yield problem(folder, path, wrong)
 
 
 def _score_problems(
@@ -123,10 +165,26 @@ def _score_problems(
 ) -> Iterator[Problem]:
     path = scores_path(folder, evaluator, of)
     try:
-        table = read_score_table(folder, evaluator, of)
+        table = read_score_table(folder, evaluator, of, identity=samples.identity if samples else None)
     except ScoreError as error:
         yield problem(folder, path, str(error))
         return
+    found = list(_row_problems(folder, path, table, evaluator, of, samples, complete, faulty))
+    if not found and has_changed(table):
+        yield problem(folder, path, f"it {CHANGED}")
+    yield from found
+
+
+def _row_problems(
+    folder: Path,
+    path: Path,
+    table: pa.Table,
+    evaluator: str,
+    of: PreviewOf | None,
+    samples: _Samples | None,
+    complete: list[int],
+    faulty: set[int],
+) -> Iterator[Problem]:
     ids, values = table.column("sample_id").to_numpy(), table.column("score").to_numpy()
     for row in duplicate_rows(ids):
         yield problem(folder, path, f"sample {ids[row]} is scored twice", int(row))

@@ -9,19 +9,22 @@ from pathlib import Path
 import torch
 
 from probe_lab.cache.files import sha256_of
-from probe_lab.cache.images import read_images
+from probe_lab.cache.identity import Identity
+from probe_lab.cache.images import image_metadata, read_images
 from probe_lab.cache.layout import TOKEN_MASK, Sidecar, images_path, shard_path, sidecar_path
 from probe_lab.cache.manifest import Manifest
 from probe_lab.cache.picture import opened
 from probe_lab.cache.problems import Problem, problem, ranges
-from probe_lab.cache.tensors import OpenFile, data_order, read_header, row_checksums
+from probe_lab.cache.shards import AGAIN, sidecar_objection
+from probe_lab.cache.tensors import OpenFile, data_order, read_bytes, read_header, row_checksums
 from probe_lab.errors import CacheError
 
-_AGAIN = "delete the .json of this shard and run `probe-lab generate`"
 
-
-def shard_problems(folder: Path, manifest: Manifest, shard: int, ids: list[int] | None) -> Iterator[Problem]:
-    """`ids` are the samples that belong to the shard, None when samples.parquet cannot tell."""
+def shard_problems(
+    folder: Path, manifest: Manifest, shard: int, ids: list[int] | None, identity: Identity | None
+) -> Iterator[Problem]:
+    """`ids` are the samples that belong to the shard, and `identity` that of the cache; None when samples.parquet
+    cannot tell."""
     tensors, images, commit = (at(folder, shard) for at in (shard_path, images_path, sidecar_path))
     if ids == []:
         yield problem(folder, tensors, "no sample belongs to this shard: delete it")
@@ -35,17 +38,24 @@ def shard_problems(folder: Path, manifest: Manifest, shard: int, ids: list[int] 
     except CacheError as error:
         yield problem(folder, commit, str(error))
         return
+    if identity and (objection := sidecar_objection(sidecar, shard, identity)):
+        yield problem(folder, commit, f"it is not what belongs there: {objection}; {AGAIN}")
     if ids is not None and sidecar.rows != len(ids):
         yield problem(folder, commit, f"it has {sidecar.rows} rows, samples.parquet has {len(ids)} for this shard")
-    yield from _array_problems(folder, tensors, manifest, sidecar, ids)
+    yield from _array_problems(folder, tensors, manifest, sidecar, ids, identity)
     if manifest.has_images:
-        yield from _image_problems(folder, images, manifest, sidecar, ids)
+        yield from _image_problems(folder, images, manifest, sidecar, ids, identity)
     elif images.exists():
         yield problem(folder, images, "this cache was made without images: delete it")
 
 
 def _array_problems(
-    folder: Path, path: Path, manifest: Manifest, sidecar: Sidecar, ids: list[int] | None
+    folder: Path,
+    path: Path,
+    manifest: Manifest,
+    sidecar: Sidecar,
+    ids: list[int] | None,
+    identity: Identity | None,
 ) -> Iterator[Problem]:
     damage = _file_damage(path, sidecar.bytes, sidecar.sha256)
     if damage:
@@ -53,15 +63,21 @@ def _array_problems(
         where = f" (rows {ranges(rows)})" if rows else ""
         if rows and ids is not None and len(ids) == sidecar.rows:
             where = f" (rows {ranges(rows)}, samples {ranges([ids[row] for row in rows])})"
-        yield problem(folder, path, f"{damage}{where}: {_AGAIN}", rows[0] if rows else None)
+        yield problem(folder, path, f"{damage}{where}: {AGAIN}", rows[0] if rows else None)
         return
-    file = OpenFile(str(path))
+    try:
+        file = OpenFile(str(path))
+    except CacheError as error:
+        yield problem(folder, path, str(error))
+        return
+    if identity and (objection := identity.objection(file.header.metadata)):
+        yield problem(folder, path, f"it is not what belongs there: {objection}; {AGAIN}")
     keys = manifest.keys()
     for key in keys:
         entry = file.header.entries.get(key)
         wanted = (sidecar.rows, *manifest.shape(key))
         if entry is None:
-            yield problem(folder, path, f"it lacks the array {key!r} that the manifest promises: {_AGAIN}")
+            yield problem(folder, path, f"it lacks the array {key!r} that the manifest promises: {AGAIN}")
         elif (entry.shape, entry.dtype) != (wanted, manifest.array_dtype):
             yield problem(
                 folder,
@@ -73,16 +89,25 @@ def _array_problems(
 
 
 def _image_problems(
-    folder: Path, path: Path, manifest: Manifest, sidecar: Sidecar, ids: list[int] | None
+    folder: Path,
+    path: Path,
+    manifest: Manifest,
+    sidecar: Sidecar,
+    ids: list[int] | None,
+    identity: Identity | None,
 ) -> Iterator[Problem]:
     damage = _file_damage(path, sidecar.images_bytes, sidecar.images_sha256)
     if damage:
-        yield problem(folder, path, f"{damage}: {_AGAIN}")
+        yield problem(folder, path, f"{damage}: {AGAIN}")
         if not path.exists():
             return
     row = 0
     try:
-        for sample, data in read_images(path):
+        metadata = image_metadata(path)
+        objection = identity.objection(metadata, path.relative_to(folder).as_posix()) if identity else ""
+        if objection and not damage:
+            yield problem(folder, path, f"it is not what belongs there: {objection}; {AGAIN}")
+        for sample, data in read_images(path, checked=not damage):
             message = _image_damage(data, (manifest.width, manifest.height))
             if message:
                 yield problem(folder, path, f"image of sample {sample} {message}", row)
@@ -94,7 +119,7 @@ def _image_problems(
             yield problem(folder, path, str(error), row)
         return
     if row != sidecar.rows:
-        yield problem(folder, path, f"it has {row} images for {sidecar.rows} samples: {_AGAIN}")
+        yield problem(folder, path, f"it has {row} images for {sidecar.rows} samples: {AGAIN}")
 
 
 def _file_damage(path: Path, size: int, sha256: str) -> str:
@@ -113,18 +138,21 @@ def _damaged_rows(path: Path, sidecar: Sidecar) -> list[int]:
     """Rows whose bytes are not those that were written; none when it is the header, or cannot be told."""
     with open(path, "rb") as file:
         try:
-            entries = read_header(file.fileno(), str(path)).entries
+            header = read_header(file.fileno(), str(path))
         except CacheError:
+            return []
+        entries = header.entries
+        if header.file_size != sidecar.bytes:  # not the header that was written, and no end to what it may ask for
             return []
         if set(entries) != set(sidecar.keys) or any(entry.shape[:1] != (sidecar.rows,) for entry in entries.values()):
             return []
         tensors = {}
         for key, entry in entries.items():
+            if not entry.size:
+                continue
             # What a truncated file lacks becomes zeros here; `cut` tells it from true zeros.
-            tensors[key] = torch.frombuffer(
-                bytearray(os.pread(file.fileno(), entry.size, entry.start).ljust(entry.size, b"\0")),
-                dtype=entry.dtype,
-            ).reshape(entry.shape)
+            data = read_bytes(file.fileno(), entry.start, entry.size)
+            tensors[key] = torch.frombuffer(data, dtype=entry.dtype).reshape(entry.shape)
         size = os.fstat(file.fileno()).st_size
     cut = {
         row

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probe_lab.cache.faults import Fault
 from probe_lab.cache.files import StagedFile, disk_errors, locked, make_folder, remove_leftovers
+from probe_lab.cache.identity import TEXTS, Identity, cache_id
 from probe_lab.cache.images import write_images
 from probe_lab.cache.layout import (
     FOLDERS,
@@ -27,9 +28,11 @@ from probe_lab.cache.layout import (
 )
 from probe_lab.cache.manifest import IMAGES, Manifest, manifest_path
 from probe_lab.cache.mismatch import require_same
+from probe_lab.cache.opened import open_cache
 from probe_lab.cache.samples import IMAGE_ID, load_samples, sample_problems, to_frame, to_table
+from probe_lab.cache.shards import shard_objection
 from probe_lab.cache.tables import write_table
-from probe_lab.cache.tensors import first_not_finite, row_checksums, write_tensors
+from probe_lab.cache.tensors import array_checksums, first_not_finite, row_checksums, write_tensors
 from probe_lab.cache.text import write_text
 from probe_lab.errors import CacheError, nearest
 
@@ -43,9 +46,12 @@ class CacheWriter:
     `samples` has the columns sample_id (0..n-1 in order), prompt_id, prompt, seed, split, shard, row: the
     whole cache, also where this process writes only some shards. An existing cache is resumed when its
     manifest is the same, the code version aside. CacheError, naming the keys and both values, when it is not.
+    A new cache says that the text of the encoders ``texts`` belongs to it, which `verify` then misses.
     """
 
-    def __init__(self, folder: Path | str, manifest: Manifest, samples: pd.DataFrame) -> None:
+    def __init__(
+        self, folder: Path | str, manifest: Manifest, samples: pd.DataFrame, *, texts: Sequence[str] = ()
+    ) -> None:
         self.folder = Path(folder)
         self.manifest = manifest
         table = to_table(samples)
@@ -63,7 +69,9 @@ class CacheWriter:
         remove_leftovers(self.folder)
         if not manifest_path(self.folder).exists():
             # The manifest comes last: a folder without one is not a cache yet, and both are written again.
-            write_table(self.folder / SAMPLES, table)
+            marks = Identity(cache_id(manifest, self.samples), carried=True).marks(SAMPLES)
+            marks |= {TEXTS: ",".join(texts)} if texts else {}
+            write_table(self.folder / SAMPLES, table.replace_schema_metadata(marks))
             manifest.save(self.folder)
         self._check_manifest()
         # The split is a note of what it was at generation time; data.split may change, the samples may not. Older
@@ -74,10 +82,21 @@ class CacheWriter:
             raise CacheError(
                 f"{self.folder / SAMPLES} holds other samples than this experiment asks for: choose another cache.name"
             )
+        self._identity = open_cache(self.folder).identity
 
     def pending(self) -> list[int]:
-        """Shards that are not complete yet, whichever process may be writing them."""
-        return sorted(set(self._shards) - set(complete_shards(self.folder)))
+        """Shards that are not complete yet, whichever process may be writing them, and those that are `spoilt`."""
+        return sorted(set(self._shards) - set(complete_shards(self.folder)) | self.spoilt().keys())
+
+    def spoilt(self) -> dict[int, str]:
+        """Complete shards whose files are not those that were written, and why: a file is gone, was cut, or is another
+        shard's or another cache's. What their bytes say is for `verify`. `write_shard` writes them again."""
+        complete = sorted(set(self._shards) & set(complete_shards(self.folder)))
+        return {shard: objection for shard in complete if (objection := self._objection(shard))}
+
+    def _objection(self, shard: int) -> str:
+        rows, images = len(self.samples_of(shard)), self.manifest.has_images
+        return shard_objection(self.folder, shard, rows, self._identity, images=images)
 
     def samples_of(self, shard: int) -> pd.DataFrame:
         """The samples of one shard in row order. CacheError for a shard that the cache does not have."""
@@ -101,7 +120,7 @@ class CacheWriter:
         Arrays are cast to the manifest's `cache_dtype`, the mask to uint8; row i belongs to row i of
         `samples_of(shard)`. CacheError when a value is NaN, infinite or too large for the dtype (names key,
         row and value), when keys, shapes or counts are not the manifest's, when the shard is complete
-        already, or when the disk is full or refuses the files.
+        already and not `spoilt`, or when the disk is full or refuses the files.
         """
         rows = self.samples_of(shard)
         ids = [int(sample) for sample in rows["sample_id"]]
@@ -117,10 +136,11 @@ class CacheWriter:
             image_file = None
             if self.manifest.has_images:
                 image_file = stack.enter_context(StagedFile(images_path(self.folder, shard)))
-                write_images(image_file, ids, images)
+                place = image_file.path.relative_to(self.folder).as_posix()
+                write_images(image_file, ids, images, self._identity.marks(place))
                 image_file.seal()
             tensor_file = stack.enter_context(StagedFile(target))
-            write_tensors(tensor_file, tensors)
+            write_tensors(tensor_file, tensors, self._identity.marks())
             tensor_file.seal()
             sidecar = Sidecar(
                 rows=len(rows),
@@ -131,6 +151,11 @@ class CacheWriter:
                 keys=tuple(tensors),
                 row_crc32=tuple(row_checksums(tensors, len(rows))),
                 faults=dict(faults),
+                array_crc32={
+                    key: "".join(f"{check:08x}" for check in array_checksums(tensor)) for key, tensor in tensors.items()
+                },
+                cache=self._identity.id,
+                shard=shard,
             )
             commit = stack.enter_context(StagedFile(sidecar_path(self.folder, shard)))
             commit.write(sidecar.to_json())
@@ -153,7 +178,12 @@ class CacheWriter:
 
     def _check_open(self, shard: int) -> None:
         self._check_manifest()  # somebody may have replaced the cache since this writer started
-        if sidecar_path(self.folder, shard).exists():
+        sidecar = sidecar_path(self.folder, shard)
+        if sidecar.exists():
+            if self._objection(shard):
+                with disk_errors(sidecar):
+                    sidecar.unlink(missing_ok=True)
+                return
             raise CacheError(
                 f"shard {shard} of {self.folder} is complete already: another process was given "
                 "the same prompts; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from probe_lab import __version__
 from probe_lab.cache import IMAGES, CacheWriter, Manifest
 from probe_lab.cache.faults import Fault
+from probe_lab.cache.identity import prompts_sha256
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import has_patterns
 from probe_lab.capture.sampling import png, sample_pictures, sample_tensors
@@ -106,7 +106,6 @@ def draw(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame)
 def manifest_of(experiment: Experiment, shapes: dict[str, tuple[int, ...]], samples: pd.DataFrame) -> Manifest:
     """The manifest that a cache of this experiment has; ``shapes`` maps a tap to its [C, H, W]."""
     sampling = experiment.sampling
-    prompts = samples.drop_duplicates("prompt_id")["prompt"]
     return Manifest(
         name=experiment.cache_folder.name,
         backbone=experiment.backbone.label,
@@ -120,7 +119,7 @@ def manifest_of(experiment: Experiment, shapes: dict[str, tuple[int, ...]], samp
         shard_size=experiment.cache.shard_size,
         captured_steps=tuple(sorted(set(experiment.capture.steps))),
         taps=shapes,
-        prompts_sha256=hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+        prompts_sha256=prompts_sha256(samples),
         seeds=experiment.prompts.seeds,
         count=len(samples),
         seed=experiment.seed,

@@ -89,8 +89,11 @@ def _generate(
     announce(plan)
     if not (experiment.cache_folder / "manifest.json").exists():
         plan.require_space(experiment.cache_folder)  # before anything is written
-    writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, plan.shapes, samples), samples)
+    manifest = manifest_of(experiment, plan.shapes, samples)
+    writer = CacheWriter(experiment.cache_folder, manifest, samples, texts=[ENCODER])
     pending = writer.pending()
+    for shard, objection in writer.spoilt().items():
+        _log.warning("shard %d is generated again: %s", shard, objection)
     plan.require_space(experiment.cache_folder, len(pending) / samples["shard"].nunique())
     filler.fill_text(writer)
 
@@ -126,8 +129,7 @@ def is_complete(experiment: Experiment, samples: pd.DataFrame) -> bool:
         return False
     if set(stored.difference(wanted)) - {"code_version", "name"}:
         return False
-    has_text = ENCODER in Cache(folder).text_encoders()
-    return has_text and not CacheWriter(folder, stored, samples).pending()
+    return Cache(folder).has_text(ENCODER) and not CacheWriter(folder, stored, samples).pending()
 
 
 def _refuse_another(experiment: Experiment, samples: pd.DataFrame) -> None:

@@ -25,7 +25,7 @@ def encode_texts(cache_folder: Path, encoder: str, scoring: Scoring, *, overwrit
         return False
     metadata = create(encoder, scoring).metadata()
     cache = Cache(cache_folder)
-    stored = text_metadata(cache.folder, encoder)
+    stored = text_metadata(cache.folder, encoder, cache.identity)
     if stored is not None and metadata.items() <= stored.items() and not overwrite:
         return False
     prompts = cache.samples.drop_duplicates("prompt_id")["prompt"].tolist()

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
-from probe_lab.cache.files import write_atomic
 from probe_lab.cache.layout import PreviewOf, partial_path, scores_path
 from probe_lab.cache.scores import (
     UNREADABLE_IMAGES,
@@ -99,7 +98,14 @@ class Ledger:
             self._finish()
         elif self._changed:
             metadata = self._metadata | ({_AGAIN: "true"} if self._overwrite else {})
-            write_partial_scores(self._cache.folder, self.name, self.scores, metadata=metadata, of=self._of)
+            write_partial_scores(
+                self._cache.folder,
+                self.name,
+                self.scores,
+                metadata=metadata,
+                of=self._of,
+                identity=self._cache.identity,
+            )
             self._changed = False
 
     def _start(self) -> None:
@@ -110,7 +116,8 @@ class Ledger:
                     self.scores[:], self._changed = known[0], known is not self._former
                     self._finished, self._is_back = known is self._former, known is self._kept
                     self.unreadable = unreadable_images(known[1]) if self._finished else set()
-        partial = read_partial_scores(self._cache.folder, self.name, len(self.scores), self._of)
+        identity = self._cache.identity
+        partial = read_partial_scores(self._cache.folder, self.name, len(self.scores), self._of, identity)
         if partial is not None and self._is_mine(partial[1]) and (not self._overwrite or _AGAIN in partial[1]):
             self.scores = np.where(np.isnan(self.scores), partial[0], self.scores)
         if len(self._open()):
@@ -136,10 +143,11 @@ class Ledger:
         """Before the file is replaced: a copy of it under its own name, if another checkpoint made it."""
         if self._former is None:
             return
-        former = self._former[1]
+        scores, former = self._former
         digest = former.get("checkpoint_sha256", NONE)
         if digest not in (NONE, self._metadata["checkpoint_sha256"]):
-            write_atomic(self._path(self._kept_name(former)), self._path(self.name).read_bytes())
+            kept, ids = self._kept_name(former), np.flatnonzero(~np.isnan(scores))
+            write_scores(self._cache.folder, kept, ids, scores[ids], metadata=former, of=self._of)
             back = "those of this checkpoint are back" if self._is_back else "another checkpoint is used"
             self.notes.append(f"{self.name}: {back}, the former scores are kept as {self._kept_name(former)}")
         self._former = None
@@ -157,6 +165,7 @@ class Ledger:
         """Scores and metadata of a finished file, or None: there is none, or it is damaged and will be replaced."""
         folder, count = self._cache.folder, len(self._cache.samples)
         try:
-            return read_scores(folder, name, count, self._of), read_score_metadata(folder, name, self._of)
+            scores = read_scores(folder, name, count, self._of, identity=self._cache.identity)
+            return scores, read_score_metadata(folder, name, self._of)
         except ScoreError:
             return None

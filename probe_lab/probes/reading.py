@@ -89,7 +89,8 @@ def inputs_of(experiment: Experiment, cache: Cache) -> Inputs:
     previews = probe.previews
     if probe.model == "x0_preview" and stored_previews(cache, probe.step, evaluators) is not None:
         previews = [Scalar("x0", evaluator) for evaluator in evaluators]
-    return read_inputs(cache, evaluators, probe.step, previews)
+    encoder = experiment.text.encoder if probe.reads_text else None
+    return read_inputs(cache, evaluators, probe.step, previews, encoder)
 
 
 def streamed(experiment: Experiment) -> Experiment:

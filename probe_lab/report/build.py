@@ -234,6 +234,9 @@ def replacing(out: Path) -> Iterator[Path]:
             out.rename(old)
         fresh.rename(out)
     except OSError as error:
+        if error.errno is None or (error.filename and not Path(error.filename).is_relative_to(fresh.parent)):
+            where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise ReportError(f"the report {out} cannot be drawn, as a file cannot be read ({where})") from error
         what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         raise ReportError(
             f"cannot write the report {out}: {what}; the old one is unchanged, choose another `reports` "

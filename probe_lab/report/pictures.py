@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.cache.picture import opened
+from probe_lab.errors import CacheError
 from probe_lab.report.material import Material
 from probe_lab.report.style import LIGHT
 
@@ -35,9 +36,16 @@ _LINKING = frozenset(_ARTICLES + _PLACES)
 
 
 def picture(cache: Cache, sample: int) -> npt.NDArray[np.uint8]:
-    """The finished image, ``[H, W, 3]``."""
-    with opened(cache.image(sample), cache.manifest.pixels) as image:
-        return np.asarray(image.convert("RGB"))
+    """The finished image, ``[H, W, 3]``. CacheError when it is damaged."""
+    data = cache.image(sample)
+    try:
+        with opened(data, cache.manifest.pixels) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow raises whatever its decoder met: OSError, SyntaxError, ValueError, struct.error
+        raise CacheError(
+            f"the image of sample {sample} of {cache.folder} cannot be decoded ({error}): `probe-lab cache verify` "
+            "names its file"
+        ) from error
 
 
 def read_sample(cache: Cache, key: str, sample: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,17 +21,32 @@ def require_all(cells: Sequence[Cell]) -> None:
     """Refuse cells that cannot be trained from what there is.
 
     Raises:
-        CacheError: a cache, an array or text embeddings are not there.
-        ScoreError: scores of images or previews are not there.
+        CacheError: a cache, an array or text embeddings are not there, or are not those that were written.
+        ScoreError: scores of images or previews are not there, or are not those that were written.
         ConfigError: fewer devices than ``trainer.devices``, or tokens that are not those of the attention maps.
     """
     from probe_lab.sweep.previews import require_previews
 
     require_arrays(cells)
+    _require_whole(cells)
     _require_scores(cells)
     require_previews(cells)
     _require_text(cells)
     _require_devices(cells)
+
+
+def _require_whole(cells: Sequence[Cell]) -> None:
+    """Looks at every shard once, before workers read them; says on stderr where a cache is not complete."""
+    for folder in dict.fromkeys(cell.experiment.cache_folder for cell in cells):
+        cache = Cache(folder)
+        cache.require_whole()
+        done, count = len(cache.complete_samples), len(cache.samples)
+        if done < count:
+            print(
+                f"{done} of {count} samples of {folder} are used, the others lie in shards that are not complete: "
+                "`probe-lab generate` resumes there",
+                file=sys.stderr,
+            )
 
 
 def _require_scores(cells: Sequence[Cell]) -> None:
@@ -47,11 +63,12 @@ def _require_text(cells: Sequence[Cell]) -> None:
     needed: dict[tuple[Path, str], None] = {}
     for cell in cells:
         experiment = cell.experiment
-        if experiment.probe.reads_text and experiment.text.encoder != BACKBONE:
-            _require_no_maps(experiment.probe, experiment.text.encoder)
+        if experiment.probe.reads_text:
+            if experiment.text.encoder != BACKBONE:
+                _require_no_maps(experiment.probe, experiment.text.encoder)
             needed[experiment.cache_folder, experiment.text.encoder] = None
     for folder, encoder in needed:
-        Cache(folder).require_text(encoder)
+        Cache(folder).text(encoder)
 
 
 def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:

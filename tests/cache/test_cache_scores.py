@@ -44,7 +44,8 @@ def test_the_file_is_a_plain_table(world: World) -> None:
     write_scores(world.folder, "new", [2, 1], [0.5, 0.25], metadata={"checkpoint_sha256": "ab"})
     table = pq.read_table(world.folder / "scores" / "new.parquet")
     assert table.to_pydict() == {"sample_id": [1, 2], "score": [0.25, 0.5]}
-    assert table.schema.metadata == {b"checkpoint_sha256": b"ab"}
+    assert table.schema.metadata[b"checkpoint_sha256"] == b"ab"
+    assert {key for key in table.schema.metadata if not key.startswith(b"probe_lab.")} == {b"checkpoint_sha256"}
     assert str(table.schema.field("score").type) == "float"
 
 

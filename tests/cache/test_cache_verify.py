@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ import torch
 from cache_world import World, png
 from safetensors.torch import load_file, save_file
 
-from probe_lab.cache import Cache, Problem, verify
+from probe_lab.cache import Cache, Problem, verify, write_scores
 from probe_lab.cache.files import sha256_of
 from probe_lab.cache.layout import Sidecar
 from probe_lab.cache.tensors import OpenFile
@@ -212,8 +213,8 @@ def test_scores_of_samples_that_are_not_generated_yet_are_not_missed(tmp_path: P
     world.fill()
     for name in ("shards/00002.json", "shards/00002.safetensors", "images/00002.parquet"):
         (world.folder / name).unlink()
-    path = world.folder / "scores" / "sharp.parquet"
-    pq.write_table(pq.read_table(path).slice(0, 8), path)
+    ids = np.arange(8)
+    write_scores(world.folder, "sharp", ids, ids / 7, metadata={"version": "1"})
     assert [problem.file for problem in verify(world.folder)] == ["shards/00002.safetensors"]
 
 
