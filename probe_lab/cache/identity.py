@@ -23,13 +23,13 @@ _COLUMNS = ("sample_id", "prompt_id", "seed", "shard", "row")
 
 
 def cache_id(manifest: Manifest, samples: pd.DataFrame) -> str:
-    """32 hex digits of what makes the arrays of a cache: its manifest but for the code version and whether images were
-    drawn, and its samples but for the split.
+    """32 hex digits of what makes the arrays of a cache: its manifest but for its name, the code version and whether
+    images were drawn, and its samples but for the split.
 
     Two processes that fill one cache agree on it, and so does the same command run again.
     """
     facts = dataclasses.asdict(manifest)
-    del facts["code_version"]
+    del facts["code_version"], facts["name"]
     facts["extra"].pop(IMAGES, None)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in _COLUMNS:

@@ -16,14 +16,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import probe_lab
-from probe_lab.errors import ProbeError
+from probe_lab.cells import DESCRIPTION, WEIGHTS, require_file
+from probe_lab.errors import ProbeError, ReportError
 from probe_lab.json_text import read_json
 from probe_lab.probes.description import FORMAT_VERSION, spec_of
 from probe_lab.probes.probe import Probe
 from probe_lab.regular import regular
-
-WEIGHTS = "probe.safetensors"
-DESCRIPTION = "probe.json"
 
 
 def save_probe(folder: Path, probe: Probe) -> None:
@@ -58,8 +56,9 @@ def load_probe(folder: Path) -> Probe:
     """The probe of ``save_probe`` on the CPU, in evaluation mode.
 
     Raises:
-        ProbeError: files are missing, no regular files, damaged, of another pair, or of a newer format version; a
-            description of what cannot be built; weights that are not finite.
+        ProbeError: files are missing, no regular files, damaged, of another pair, of another cell than the
+            ``metrics.json`` beside them, or of a newer format version; a description of what cannot be built; weights
+            that are not finite.
     """
     try:
         content = read_json(regular(folder / DESCRIPTION).read_bytes())
@@ -67,6 +66,10 @@ def load_probe(folder: Path) -> Probe:
         raise _missing(folder, error) from error
     except ValueError as error:
         raise ProbeError(f"{folder / DESCRIPTION} is not valid JSON ({error}): train the cell again") from error
+    try:
+        require_file(folder, DESCRIPTION)  # which names the weights
+    except ReportError as error:
+        raise ProbeError(str(error)) from error
     spec = spec_of(folder / DESCRIPTION, content)
     with torch.device("meta"):  # shapes without memory: what is described may be larger than what there is
         expected = Probe(spec).state_dict()

@@ -16,12 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from probe_lab.cells import CONFIG, METRICS, PREDICTIONS, sealed
 from probe_lab.errors import ProbeError
 from probe_lab.metrics import evaluate
-
-PREDICTIONS = "predictions.parquet"
-METRICS = "metrics.json"
-CONFIG = "config.yaml"
 
 
 def require_writable(folder: Path) -> None:
@@ -110,7 +107,8 @@ def metric_entries(predictions: pd.DataFrame, thresholds: Mapping[str, float]) -
 
 
 def write_cell(folder: Path, config: str, predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> None:
-    """``metrics.json`` comes last: its presence means that the cell is finished."""
+    """``metrics.json`` comes last, with the checksums of all others: its presence means that the cell is finished."""
     (folder / CONFIG).write_text(config, encoding="utf-8")
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    (folder / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    content = json.dumps(sealed(folder, metrics), indent=1, allow_nan=False)
+    (folder / METRICS).write_text(content + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probe_lab.cache import Cache
+from probe_lab.cells import DESCRIPTION, WEIGHTS, require_file
 from probe_lab.errors import ProbeError
 from probe_lab.probes.checkpoint import load_probe
 from probe_lab.probes.probe import Probe
@@ -122,8 +123,11 @@ def within(table: pd.DataFrame) -> Value:
 
 
 def _loaded(world: World, cell: str) -> Probe | str:
+    folder = world.results.folder / cell
+    for name in (DESCRIPTION, WEIGHTS):
+        require_file(folder, name)
     try:
-        return load_probe(world.results.folder / cell)
+        return load_probe(folder)
     except ProbeError:
         return "its probe cannot be loaded: no weights, or those of another version"
 

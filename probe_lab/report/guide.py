@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 
+from probe_lab.cells import WEIGHTS, require_file
 from probe_lab.metrics.prompts import Floats
 from probe_lab.report.choice import SELECTION_METRIC, best_on_validation, extra_text, probes
 from probe_lab.report.intervals import by_prompt, draws, value_between
@@ -185,7 +186,8 @@ def cost_of(material: Material, variant: Variant) -> Cost:
         taps = [tap for tap in variant.taps.split("+") if tap in manifest.taps]
         size = sum(math.prod(manifest.taps[tap]) for tap in taps) * manifest.array_dtype.itemsize
     cell = next(iter(material.results.seeds(variant).values()))
-    trained = parameters(material.results.folder / cell / "probe.safetensors")
+    require_file(material.results.folder / cell, WEIGHTS)
+    trained = parameters(material.results.folder / cell / WEIGHTS)
     return Cost(variant.step + reads.looks_ahead, len(reads.scores), size, trained)
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from probe_lab.cache.layout import valid_name
+from probe_lab.cells import CONFIG, PREDICTIONS, read_metrics, read_predictions, require_files
 from probe_lab.config.keys import leaf_keys
 from probe_lab.data.inputs import is_split_otherwise
 from probe_lab.errors import ReportError
@@ -23,7 +23,7 @@ from probe_lab.json_text import read_json
 from probe_lab.names import problem_of
 from probe_lab.regular import regular
 from probe_lab.report.origin import Origin, origin_of, stated
-from probe_lab.sweep.results import require_version
+from probe_lab.sweep.results import read_table, require_cells
 
 Split = Literal["val", "test"]
 
@@ -132,7 +132,7 @@ class Results:
     def former_splits(self, cell: str) -> dict[int, str]:
         """prompt_id -> split of the prompts that a cell predicts, where it was trained on splits of a former rule;
         else empty. ReportError if damaged."""
-        if not is_split_otherwise(_read_metrics(self.folder, cell)):
+        if not is_split_otherwise(read_metrics(self.folder / cell)):
             return {}
         rows = self._predictions(cell).drop_duplicates("prompt_id")
         return dict(zip(rows["prompt_id"].tolist(), rows["split"].astype(str).tolist(), strict=True))
@@ -163,7 +163,7 @@ class Results:
 
         @lru_cache(maxsize=_CELLS_KEPT)
         def read(cell: str) -> pd.DataFrame:
-            table = _read_parquet(self.folder / cell / "predictions.parquet", _PREDICTIONS)
+            table = _columns(self.folder / cell / PREDICTIONS, read_predictions(self.folder / cell), _PREDICTIONS)
             return table.astype({"split": "category", "evaluator": "category"})
 
         return read
@@ -177,26 +177,32 @@ def load_results(folder: Path) -> Results:
     """Read the folder ``runs/<experiment>`` of a sweep: the origin with most cells (of several such, that of the first
     cell), the others ``elsewhere``.
 
-    Raises ReportError when there is no results.parquet or one of another version, when a file lacks a column or
-    cannot be read, when a cell of the table has lost its metrics.json, or when successive halving stopped every cell.
+    Raises ReportError when there is no results.parquet, or one of another version or of other trainings than the cells
+    beside it; when a file lacks a column, cannot be read, changed or is another cell's; when a cell of the table has
+    lost its metrics.json, or when successive halving stopped every cell.
     """
     path = folder / "results.parquet"
     if not path.exists():
         raise ReportError(
             f"{path} does not exist: run `probe-lab sweep {folder.name}` first, a report reads what it writes"
         )
-    table = _read_parquet(path, _COLUMNS, require_version)
+    arrow = read_table(path)
+    table = _columns(path, arrow, _COLUMNS)
     table = table[table["split"] == "test"].reset_index(drop=True)
     if table.empty:
         raise ReportError(f"{path} has no rows of the test split: no cell was trained, see {folder / 'failures.json'}")
     _require_names(path, table)
     first = table.drop_duplicates("cell")
+    metrics = {cell: read_metrics(folder / cell) for cell in first["cell"]}
+    require_cells(path, arrow.schema.metadata, metrics)
+    for cell, content in metrics.items():
+        require_files(folder / cell, content, (CONFIG,))
     axes = _short([_axes(path, axes) for axes in first["axes"]])
     origins: dict[Origin, dict[str, dict[str, object]]] = defaultdict(dict)
     for cell, its in zip(first["cell"], axes, strict=True):
         origins[origin_of(_config(folder, cell))][cell] = its
     failures = _failures(folder)
-    read = [_part(folder, table, origin, cells, failures) for origin, cells in origins.items()]
+    read = [_part(folder, table, origin, cells, metrics, failures) for origin, cells in origins.items()]
     parts = [part for part in read if len(part.cells)]
     if not parts:
         raise ReportError(
@@ -220,14 +226,16 @@ def _part(
     table: pd.DataFrame,
     origin: Origin,
     axes: dict[str, dict[str, object]],
+    metrics: Mapping[str, dict[str, Any]],
     failures: tuple[Failure, ...],
 ) -> Results:
-    """The results of some cells, the keys of ``axes``. What all of them share goes without saying among them."""
+    """The results of some cells, the keys of ``axes``, with the ``metrics`` of all. What all of them share goes without
+    saying among them."""
     table = table[table["cell"].isin(axes)].reset_index(drop=True)
     table["extra"] = table["cell"].map(dict(zip(axes, _extras(list(axes.values())), strict=True)))
     table = _told_apart(table.astype({"taps": str, "loss": str}).drop(columns="axes"))
     cells = table.drop_duplicates("cell")[["cell", *VARIANT, "seed"]].reset_index(drop=True)
-    read = [_read_metrics(folder, cell) for cell in cells["cell"]]
+    read = [metrics[cell] for cell in cells["cell"]]
     cells["seconds"] = [float(content.get("seconds") or 0.0) for content in read]
     cells["stopped"] = [_stopped(content) for content in read]
     validation = _validation(cells, [[row for row in content["metrics"] if row["split"] == "val"] for content in read])
@@ -283,23 +291,14 @@ def _validation(cells: pd.DataFrame, found: list[list[dict[str, Any]]]) -> pd.Da
     return frame.astype({"estimate": float, "lower": float, "upper": float})
 
 
-def _read_metrics(folder: Path, cell: str) -> dict[str, Any]:
-    """What a cell measured, how long it took and what stopped it."""
-    path = folder / cell / "metrics.json"
+def _config(folder: Path, cell: str) -> str:
+    path = folder / cell / CONFIG
     try:
-        content = read_json(regular(path).read_bytes())
+        return regular(path).read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, ValueError) as error:
         raise ReportError(
-            f"{path} cannot be read ({error}): run `probe-lab sweep {folder.name}` again, it trains what is missing"
+            f"{path} cannot be read ({error}): delete its folder and sweep again, which trains it"
         ) from error
-    if not isinstance(content, dict) or "metrics" not in content:
-        raise ReportError(f"{path} has no 'metrics': run `probe-lab sweep {folder.name}` again with this version")
-    return content
-
-
-def _config(folder: Path, cell: str) -> str:
-    path = folder / cell / "config.yaml"
-    return path.read_text() if path.exists() else ""
 
 
 def _failures(folder: Path) -> tuple[Failure, ...]:
@@ -349,21 +348,13 @@ def _extras(axes: list[dict[str, object]]) -> list[str]:
     ]
 
 
-def _read_parquet(
-    path: Path, columns: list[str], check: Callable[[Path, Mapping[bytes, bytes] | None], None] | None = None
-) -> pd.DataFrame:
-    """These columns; ``check`` is given the file's metadata."""
-    try:
-        with pq.ParquetFile(regular(path)) as file:
-            table = file.read(use_threads=False)  # small files, and many of them
-    except (OSError, pa.ArrowException) as error:
-        raise ReportError(f"{path} cannot be read ({error}): run `probe-lab sweep` again") from error
-    if check is not None:
-        check(path, table.schema.metadata)
-    missing = [name for name in columns if name not in table.column_names]
+def _columns(path: Path, table: pa.Table | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """These columns of what was read from a file."""
+    present = table.columns if isinstance(table, pd.DataFrame) else table.column_names
+    missing = [name for name in columns if name not in present]
     if missing:
         raise ReportError(
             f"{path} lacks the columns {', '.join(missing)}: it is of another version, run `probe-lab sweep` again"
         )
-    frame: pd.DataFrame = table.select(columns).to_pandas()
+    frame: pd.DataFrame = table[columns] if isinstance(table, pd.DataFrame) else table.select(columns).to_pandas()
     return frame

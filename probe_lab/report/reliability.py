@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probe_lab.cells import DESCRIPTION, require_file
+from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
 from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.metrics.prompts import Floats
@@ -147,10 +149,14 @@ def calibration(table: pd.DataFrame) -> Calibration:
 
 def uncalibrated(results: Results, cell: str, evaluator: str, table: pd.DataFrame) -> pd.DataFrame | None:
     """The predictions without the line of ``Probe.calibrate``; None where there is none, or no probe.json."""
-    path = results.folder / cell / "probe.json"
+    path = results.folder / cell / DESCRIPTION
     if not path.exists():
         return None
-    targets = read_json(path.read_text(encoding="utf-8")).get("targets", {})
+    require_file(path.parent, DESCRIPTION)
+    try:
+        targets = read_json(path.read_bytes()).get("targets", {})
+    except (OSError, ValueError, AttributeError) as error:
+        raise ReportError(f"{path} cannot be read ({error}): train the cell again") from error
     if evaluator not in targets.get("evaluators", []) or "slope" not in targets:
         return None
     at = targets["evaluators"].index(evaluator)

@@ -7,11 +7,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.capture.text import ENCODER
+from probe_lab.cells import CONFIG, DESCRIPTION, require_file
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import load_probe
-from probe_lab.probes.checkpoint import DESCRIPTION
-from probe_lab.probes.outputs import CONFIG
 from probe_lab.sweep.compare.cells import Finished, Measure, cells_named, finished_names, read_cells
 from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.results import is_finished
@@ -137,7 +136,8 @@ def _backbone(cell: Finished) -> str:
 
 
 def trained_with(cell: Path) -> Experiment | None:
-    """The experiment of a cell; None where there is a probe alone."""
+    """The experiment of a cell; None where there is a probe alone. ReportError when it is another cell's."""
+    require_file(cell, CONFIG)
     return load_experiment(cell / CONFIG) if (cell / CONFIG).is_file() else None
 
 

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probe_lab.cells import PREDICTIONS, read_predictions
 from probe_lab.errors import SelectError
-from probe_lab.probes.outputs import PREDICTIONS
-from probe_lab.regular import regular
 
 
 def half_width(prediction: Tensor, target: Tensor, level: float) -> float:
@@ -39,7 +38,7 @@ def half_widths(cell: Path, evaluators: tuple[str, ...], level: float) -> Tensor
     path = cell / PREDICTIONS
     if not path.is_file():
         raise SelectError(f"there is no {path}: early acceptance needs a trained cell's folder, not a probe alone")
-    table = pd.read_parquet(regular(path))
+    table = read_predictions(cell)
     table = table[table["split"] == "val"]
     widths = []
     for evaluator in evaluators:

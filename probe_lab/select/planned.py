@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from probe_lab.cells import PREDICTIONS, read_predictions
 from probe_lab.errors import SelectError
 from probe_lab.probes import Probe, load_probe
-from probe_lab.probes.outputs import PREDICTIONS
-from probe_lab.regular import regular
 from probe_lab.select.budget import Judged, best_plan
 from probe_lab.select.conformal import require_finite
 from probe_lab.select.ranking import By, check_by
@@ -59,7 +58,7 @@ def _values(cell: Path, by: By) -> pd.DataFrame:
         raise SelectError(f"there is no {path}: a budget needs finished cells, run `probe-lab sweep`")
     probe = load_probe(cell)
     check_by(by, probe)
-    table = pd.read_parquet(regular(path))
+    table = read_predictions(cell)
     table = table[table["split"] == "val"]
     require_finite(table, path)
     parts = [weight * _standardised(table, name, probe) for name, weight in _weights(by).items()]

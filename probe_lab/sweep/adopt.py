@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
+from probe_lab.cells import CONFIG, objection, read_metrics
 from probe_lab.config.yaml_text import read_yaml
 from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import ReportError
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.results import cannot_write, is_finished, read_metrics, was_stopped
+from probe_lab.sweep.results import cannot_write, is_finished, was_stopped
 from probe_lab.sweep.worker import PARTIAL
 
 
@@ -36,10 +37,10 @@ def adoptable(cells: Sequence[Cell], folder: Path, now: CachesNow) -> dict[str, 
 
 def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
     """Whether there is the cell, whole, and of the very same cache: its name says no more than the cache's name."""
-    if not is_finished(cell_folder):
+    if not is_finished(cell_folder) or objection(cell_folder):
         return False
     try:
-        config = read_yaml((cell_folder / "config.yaml").read_bytes())
+        config = read_yaml((cell_folder / CONFIG).read_bytes())
         if not _same_cache(config, cell):
             return False
         metrics = read_metrics(cell_folder)
@@ -48,6 +49,7 @@ def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
         OSError,
         ReportError,
         yaml.YAMLError,
+        ValueError,
         KeyError,
         TypeError,
     ):  # its own sweep will say so

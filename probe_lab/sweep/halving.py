@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from probe_lab.cells import read_metrics
 from probe_lab.config import Halving, known_keys
 from probe_lab.errors import SweepError, nearest
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.results import is_finished, read_metrics
+from probe_lab.sweep.results import is_finished
 
 
 class Rungs:

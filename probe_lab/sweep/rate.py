@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
+from probe_lab.cells import METRICS, read_metrics
 from probe_lab.config import Model
 from probe_lab.config.yaml_text import read_yaml
 from probe_lab.errors import ReportError
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.normalise import CLOSED_FORM
-from probe_lab.sweep.results import METRICS, read_metrics
 
 ROUGH: Mapping[Model, float] = {
     "cnn": 4e-4,

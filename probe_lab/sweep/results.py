@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe_lab.cells import METRICS, read_metrics, stored_digest
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.json_text import read_json
 from probe_lab.regular import regular
@@ -20,12 +22,14 @@ from probe_lab.sweep.grid import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
-METRICS = "metrics.json"
 RESULTS = "results.parquet"
 FAILURES = "failures.json"
 RESULTS_VERSION = 1
 _VERSION_KEY = b"probe_lab.results_version"
+_CELLS_KEY = b"probe_lab.cells"
+_CONTENT_KEY = b"probe_lab.sha256"
 
 _COLUMNS: dict[str, str] = {
     "cell": "string",
@@ -64,19 +68,6 @@ def is_finished(cell_folder: Path) -> bool:
 def was_stopped(metrics: Mapping[str, Any]) -> bool:
     """Whether successive halving ended the training of a finished cell early."""
     return bool(metrics.get("stopped", {}).get("by") == "halving")
-
-
-def read_metrics(cell_folder: Path) -> dict[str, Any]:
-    """The content of a finished cell's ``metrics.json``. ReportError when it is damaged."""
-    path = cell_folder / METRICS
-    try:
-        content: dict[str, Any] = read_json(regular(path).read_bytes())
-        content["metrics"], content["cell"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReportError(
-            f"{path} cannot be read ({error!r}): delete its folder and sweep again, which trains it"
-        ) from error
-    return content
 
 
 def estimate_of(metrics: Mapping[str, Any], metric: str, evaluator: str, *, split: str) -> dict[str, Any] | None:
@@ -122,40 +113,87 @@ def collect(folder: Path, cells: Sequence[Cell], *, keep_others: bool = False) -
 
 
 def write_results(folder: Path, table: pd.DataFrame) -> Path:
-    """Write ``results.parquet`` whole or not at all; the format version is in the file metadata."""
+    """Write ``results.parquet`` whole or not at all. Its metadata hold the format version, a checksum, and the digest
+    of each cell that it is of."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata(
-        {**(arrow.schema.metadata or {}), _VERSION_KEY: str(RESULTS_VERSION).encode()}
-    )
+    digests = {str(name): stored_digest(folder / str(name)) for name in dict.fromkeys(table["cell"])}
+    metadata = {
+        _VERSION_KEY: str(RESULTS_VERSION).encode(),
+        _CELLS_KEY: json.dumps({name: digest for name, digest in digests.items() if digest}).encode(),
+    }
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **metadata})
+    arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _CONTENT_KEY: _content(arrow).encode()})
     content = io.BytesIO()
-    pq.write_table(arrow, content)
+    pq.write_table(arrow, content, write_page_checksum=True)
     return write_whole(folder / RESULTS, content.getvalue())
+
+
+def _content(table: pa.Table) -> str:
+    """SHA-256 of all that a ``results.parquet`` says."""
+    import pyarrow as pa
+
+    digest = hashlib.sha256()
+    for key, value in sorted((table.schema.metadata or {}).items()):
+        if key != _CONTENT_KEY:
+            digest.update(key + b"=" + value + b"\n")
+    for name in table.column_names:
+        column = table.column(name)
+        if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+            content = column.to_numpy().tobytes()
+        else:
+            content = "\0".join("" if value is None else str(value) for value in column.to_pylist()).encode()
+        digest.update(name.encode() + b"=" + content + b"\n")
+    return digest.hexdigest()
 
 
 def read_results(folder: Path) -> pd.DataFrame:
     """``results.parquet`` of an experiment's runs. ReportError when there is none, or one of another
     version."""
-    import pyarrow.parquet as pq
-
     path = folder / RESULTS
     if not path.exists():
         raise ReportError(f"there is no {path}: run `probe-lab sweep` on the experiment first")
+    return read_table(path).to_pandas()
+
+
+def read_table(path: Path) -> pa.Table:
+    """A ``results.parquet`` as it was written. ReportError when it is damaged, changed, or of another version."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    again = "run `probe-lab sweep` again, it only writes the file anew"
     try:
-        table = pq.read_table(regular(path))
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ReportError(
-            f"{path} cannot be read: run `probe-lab sweep` again, it only writes the file anew"
-        ) from error
-    require_version(path, table.schema.metadata)
-    return table.to_pandas()
+        with pq.ParquetFile(regular(path), page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)  # small files, and many of them
+        metadata = table.schema.metadata or {}
+        changed = metadata.get(_CONTENT_KEY, b"").decode() not in ("", _content(table))
+    except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
+        raise ReportError(f"{path} cannot be read ({str(error).strip() or type(error).__name__}): {again}") from error
+    require_version(path, metadata)
+    if changed:
+        raise ReportError(f"{path} changed since it was written (sha256 differs): {again}")
+    return table
+
+
+def require_cells(path: Path, metadata: Mapping[bytes, bytes] | None, cells: Mapping[str, Mapping[str, Any]]) -> None:
+    """ReportError where a ``results.parquet`` is of other trainings than those whose ``metrics`` lie beside it."""
+    try:
+        digests = read_json((metadata or {}).get(_CELLS_KEY, b"{}"))
+    except ValueError:
+        digests = {}
+    for name, metrics in cells.items():
+        if digests.get(name) and digests[name] != metrics.get("digest"):
+            raise ReportError(
+                f"{path} holds other results of {name} than its {METRICS}, those of before or of another runs folder: "
+                "run `probe-lab sweep` again, it only writes the file anew"
+            )
 
 
 def require_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
     """ReportError when a ``results.parquet`` with this metadata is of another version."""
-    version = (metadata or {}).get(_VERSION_KEY, b"none").decode()
+    version = (metadata or {}).get(_VERSION_KEY, b"none").decode(errors="replace")
     if version != str(RESULTS_VERSION):
         raise ReportError(
             f"{path} is of version {version} and this is version {RESULTS_VERSION}: "

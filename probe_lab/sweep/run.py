@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probe_lab.cells import read_metrics
 from probe_lab.config import Experiment
 from probe_lab.errors import SweepError
 from probe_lab.processes import terminated_as_interrupt
@@ -31,7 +32,6 @@ from probe_lab.sweep.results import (
     estimate_of,
     is_finished,
     read_failures,
-    read_metrics,
     was_stopped,
     write_failures,
     write_results,

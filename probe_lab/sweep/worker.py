@@ -14,11 +14,11 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from probe_lab.cells import METRICS
 from probe_lab.config import Experiment
 from probe_lab.processes import begin_worker
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.needs import require_all
-from probe_lab.sweep.results import METRICS
 
 if TYPE_CHECKING:
     from probe_lab.capture.preview import Previewer

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import yaml
+
+from probe_lab.errors import ReportError
 from probe_lab.tracking.entries import Entry, Status
 from probe_lab.tracking.ledger import Ledger
 from probe_lab.tracking.store import RefusedError, Store
@@ -47,8 +50,8 @@ def send(entry: Entry, store: Store, runs: Path) -> Iterator[None]:
 def _send_cell(entry: Entry, store: Store, folder: Path) -> None:
     try:
         values = read_cell(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # deleted or damaged since
-        _log.warning("%s is not tracked, its files cannot be read: %r", folder, error)
+    except (ReportError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:  # deleted or damaged since
+        _log.warning("%s is not tracked, its files cannot be read: %s", folder, error)
         return
     try:
         store.log_cell(entry.name, entry.tags, values)

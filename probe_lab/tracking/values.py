@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probe_lab.cells import CONFIG, METRICS, PREDICTIONS, read_metrics, require_files
 from probe_lab.config.yaml_text import read_yaml
-from probe_lab.json_text import read_json
 from probe_lab.tracking.ledger import digest_of
 
-_FILES = ("config.yaml", "metrics.json", "predictions.parquet")
+_FILES = (CONFIG, METRICS, PREDICTIONS)
 _FILE_BYTES = 5_000_000
 PARAM_LENGTH, TAG_LENGTH = 6000, 5000
 """What MLflow's stores take at most."""
@@ -34,11 +34,13 @@ class CellValues:
 
 
 def read_cell(folder: Path) -> CellValues:
-    """The values of a finished cell. OSError, ValueError, KeyError or TypeError when its files are damaged."""
-    content = read_json((folder / "metrics.json").read_bytes())
-    path = folder / "config.yaml"
-    config = read_yaml(path.read_text()) if path.exists() else {}
-    end = int((folder / "metrics.json").stat().st_mtime * 1000)
+    """The values of a finished cell. ReportError, OSError, ValueError, KeyError or TypeError when its files are damaged
+    or another cell's."""
+    content = read_metrics(folder)
+    require_files(folder, content, _FILES)
+    path = folder / CONFIG
+    config = read_yaml(path.read_bytes()) if path.exists() else {}
+    end = int((folder / METRICS).stat().st_mtime * 1000)
     files = (folder / name for name in _FILES)
     return CellValues(
         params={allowed(key): str(value)[:PARAM_LENGTH] for key, value in _flat(config)},

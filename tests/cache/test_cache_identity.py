@@ -68,7 +68,7 @@ def world(whole: World, tmp_path: Path) -> World:
 def _everything(folder: Path) -> list[object]:
     """All that any reader takes from a cache."""
     cache = Cache(folder)
-    facts = replace(cache.manifest, code_version="")
+    facts = replace(cache.manifest, name="", code_version="")  # a label, and a note
     content: list[object] = [facts, cache.samples.to_numpy().tolist()]
     content += [cache.read_all(key).tolist() for key in (*cache.keys(), "token_mask")]
     content += [list(cache.iter_images(shard)) for shard in cache.shards] + [cache.image(5)]

@@ -159,13 +159,22 @@ def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
         read_results(tmp_path)
 
 
-def test_a_damaged_metrics_file_names_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ['{"metr', "[]", '{"cell": 3, "metrics": []}', "[" * 100_000])
+def test_a_cell_with_a_damaged_metrics_file_is_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
     experiment = make_experiment(tmp_path)
     (cell,) = cells(experiment)
-    (experiment.runs_folder / cell.name).mkdir(parents=True)
-    (experiment.runs_folder / cell.name / "metrics.json").write_text('{"metr')
-    with pytest.raises(ReportError, match=r"metrics\.json"):
-        run_sweep(experiment)
+    path = experiment.runs_folder / cell.name / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ReportError, match=r"metrics\.json cannot be read"):
+        collect(experiment.runs_folder, [cell])
+    summary = run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {}))
+    assert summary.done == (cell.name,)
+    told = capsys.readouterr().err
+    assert "1 finished cell is trained again, as files are not those that were written: " in told
+    assert str(path) in told
 
 
 def test_a_runs_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from probe_lab import __version__
 from probe_lab.cache.files import StagedFile
 from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata
+from probe_lab.cells import stored_digest
 from probe_lab.errors import ReportError, nearest
 from probe_lab.json_text import read_json
 from probe_lab.select.tradeoff.ways import QUESTIONS, WAYS, Question, Way
@@ -26,6 +27,7 @@ from probe_lab.select.tradeoff.ways import QUESTIONS, WAYS, Question, Way
 ROWS = "tradeoff.parquet"
 PAIRS = "tradeoff_pairs.parquet"
 FORMAT_VERSION = "1"
+_DIGEST = "digest"
 
 _ROWS = pa.schema(
     [
@@ -167,7 +169,9 @@ class Tradeoff:
         when the disk is full or the folder refuses them.
         """
         # Both carry the same digest: a crash between the two renames is seen when they are read.
-        metadata = _metadata(self.about) | {"digest": hashlib.sha256(repr(self).encode()).hexdigest()}
+        metadata = _metadata(self.about)
+        metadata["probes"] = json.dumps({name: stored_digest(folder / name) for name in self.about.cells})
+        metadata[_DIGEST] = _digest(self.rows, self.pairs, metadata)
         tables = {ROWS: _table(self.rows, _ROWS, metadata), PAIRS: _table(self.pairs, _PAIRS, metadata)}
         with _writing(folder), contextlib.ExitStack() as stack:
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +186,8 @@ class Tradeoff:
     def load(cls, folder: Path) -> Tradeoff | None:
         """What ``save`` wrote into ``folder``; None where neither file is there.
 
-        Raises ReportError when one of the two is missing, of another version, of another measurement or damaged.
+        Raises ReportError when one of the two is missing, of another version, of another measurement, damaged, or
+        measured with other probes than lie in ``folder``.
         """
         paths = folder / ROWS, folder / PAIRS
         if not any(path.exists() for path in paths):
@@ -191,11 +196,29 @@ class Tradeoff:
         if metadata != others:
             raise ReportError(f"{paths[0]} and {paths[1]} are of two measurements: {_again(folder)}")
         try:
-            return cls(
-                tuple(TradeoffRow(**row) for row in rows), tuple(Pair(**pair) for pair in pairs), _about(metadata)
-            )
+            read = tuple(TradeoffRow(**row) for row in rows), tuple(Pair(**pair) for pair in pairs)
+            found = cls(*read, _about(metadata))
+            probes = dict(read_json(metadata.get("probes", "{}")))
         except (KeyError, ValueError, TypeError, ReportError) as error:
             raise _broken(paths[0], error) from error
+        if "probes" in metadata and metadata[_DIGEST] != _digest(*read, metadata):
+            raise ReportError(
+                f"{paths[0]} or {paths[1]} changed since it was written (sha256 differs): {_again(folder)}"
+            )
+        for name, digest in probes.items():
+            if digest and digest != stored_digest(folder / name):
+                raise ReportError(
+                    f"{paths[0]} was measured with another {name} than lies beside it, it is of before or of another "
+                    f"runs folder: {_again(folder)}"
+                )
+        return found
+
+
+def _digest(rows: Sequence[TradeoffRow], pairs: Sequence[Pair], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that both files say."""
+    said = [[dataclasses.asdict(row) for row in rows], [dataclasses.asdict(pair) for pair in pairs]]
+    said.append([{**metadata, _DIGEST: ""}])
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _table(records: Iterable[TradeoffRow | Pair], schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Table:

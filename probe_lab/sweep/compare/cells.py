@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from probe_lab.cells import CONFIG, METRICS, read_metrics, require_files
 from probe_lab.config.keys import key_of
 from probe_lab.errors import ReportError
 from probe_lab.sweep.compare.configs import Flat, differing, joined, read_configs
-from probe_lab.sweep.results import METRICS, read_metrics
 
 SHOWN = {
     "probe.model": "model",
@@ -115,8 +115,11 @@ def cells_named(wanted: str, names: Sequence[str], runs_folder: Path) -> list[st
 def read_cells(runs_folder: Path, names: Sequence[str]) -> list[Finished]:
     """These cells from their files, in the order given. ReportError for a damaged one."""
     folders = [runs_folder / name for name in names]
+    contents = [read_metrics(folder) for folder in folders]
+    for folder, content in zip(folders, contents, strict=True):
+        require_files(folder, content, (CONFIG,))
     configs = read_configs(folders)
-    return [Finished(folder, config, read_metrics(folder)) for folder, config in zip(folders, configs, strict=True)]
+    return [Finished(*parts) for parts in zip(folders, configs, contents, strict=True)]
 
 
 def settings(cells: Sequence[Finished]) -> list[Setting]:

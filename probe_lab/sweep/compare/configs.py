@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
+from probe_lab.cells import CONFIG
 from probe_lab.config import Experiment
 from probe_lab.config.yaml_text import read_yaml
 from probe_lab.errors import ReportError
 from probe_lab.sweep.identity import changes_no_result
 
-CONFIG = "config.yaml"
 Flat = Mapping[str, Hashable]
 """Dotted keys and plain values; a list is a tuple."""
 
@@ -46,7 +46,7 @@ def _entries(path: Path, known: dict[str, list[tuple[str, Hashable]]]) -> list[t
             if section not in known:
                 known[section] = flat(read_yaml(section) or {})
             found += known[section]
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
         raise ReportError(
             f"{path} cannot be read ({type(error).__name__}): delete its folder and sweep again, which trains it"
         ) from error

@@ -9,9 +9,9 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from probe_lab.cells import read_predictions
 from probe_lab.errors import ConfigError, ReportError, nearest
 from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions
-from probe_lab.regular import regular
 from probe_lab.sweep.compare.cells import (
     SEED,
     SHOWN,
@@ -30,7 +30,6 @@ from probe_lab.sweep.compare.table import PARTS, chosen
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTIONS = "predictions.parquet"
 RESAMPLES = 1000
 _NAME = re.compile(r"[A-Za-z0-9._+-]+")
 _KEYS = ("evaluator", "metric", "prompts", "apart")
@@ -130,13 +129,7 @@ def _threshold(cell: Finished, evaluator: str) -> float | None:
 
 
 def _predictions(cell: Finished) -> pd.DataFrame:
-    import pandas as pd
-
-    path = cell.folder / PREDICTIONS
-    try:
-        return pd.read_parquet(regular(path))
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ReportError(f"{path} cannot be read: delete its folder and sweep again, which trains it") from error
+    return read_predictions(cell.folder, cell.content)
 
 
 def _row(evaluator: str, metric: str, a: Interval, b: Interval, apart: Interval) -> dict[str, Hashable]:

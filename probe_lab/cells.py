@@ -1,0 +1,150 @@
+"""The files of one trained cell, and what ties them together: each reader compares what it reads.
+
+``metrics.json`` is written last. Beside what the cell measured it holds ``files``, the SHA-256 of every other file, and
+``digest``, that of all its own content. Cells that were trained before there were these have neither, and are read as
+they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probe_lab.errors import ReportError
+from probe_lab.json_text import read_json
+from probe_lab.regular import regular
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METRICS = "metrics.json"
+CONFIG = "config.yaml"
+PREDICTIONS = "predictions.parquet"
+DESCRIPTION = "probe.json"
+WEIGHTS = "probe.safetensors"
+_OTHERS = (CONFIG, PREDICTIONS, DESCRIPTION, WEIGHTS)
+_AGAIN = "sweep again, which trains it anew, or delete its folder"
+
+
+def sealed(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """``metrics`` of a cell whose other files lie in ``folder``, with ``files`` and ``digest``."""
+    files = {name: _sha256(folder / name) for name in _OTHERS if (folder / name).is_file()}
+    content = {**metrics, "files": files}
+    return {**content, "digest": digest_of(content)}
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a ``metrics.json`` says, its own digest aside; of older ones too."""
+    said = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The content of a cell's ``metrics.json``.
+
+    ReportError when it is missing, damaged, changed since it was written, or of another cell.
+    """
+    path = folder / METRICS
+    try:
+        content = read_json(regular(path).read_bytes())
+        _check_shape(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise ReportError(f"{path} cannot be read ({reason}): {_AGAIN}") from error
+    if "digest" in content:
+        if content["digest"] != digest_of(content):
+            raise ReportError(f"{path} changed since it was written (sha256 differs): {_AGAIN}")
+        if content["cell"] != folder.name:
+            raise ReportError(f"{path} is of the cell {content['cell']}, copied or renamed to here: {_AGAIN}")
+    return dict(content)
+
+
+def require_files(folder: Path, metrics: Mapping[str, Any], names: Iterable[str] = _OTHERS) -> None:
+    """ReportError for the first of these files that is not the one which was written with these ``metrics``."""
+    files = metrics.get("files")
+    if files is None:
+        return
+    for name in names:
+        if name == METRICS:  # which checks itself
+            continue
+        path = folder / name
+        if not path.is_file():
+            if name in files:
+                raise ReportError(f"{path} is missing: {_AGAIN}")
+        elif name not in files:
+            raise ReportError(f"{path} is of another cell, this one has no such file: delete it")
+        elif _sha256(path) != files[name]:
+            raise ReportError(
+                f"{path} is not the file that was written with {METRICS}, it changed or is of another cell: {_AGAIN}"
+            )
+
+
+def require_file(folder: Path, name: str) -> None:
+    """As ``require_files`` of one file, of a folder that may have no ``metrics.json``: a probe alone."""
+    if (folder / METRICS).is_file():
+        require_files(folder, read_metrics(folder), (name,))
+
+
+def stored_digest(folder: Path) -> str:
+    """The digest of a cell; "" where it has none, or cannot be read: its readers say so."""
+    try:
+        return str(read_metrics(folder).get("digest", ""))
+    except ReportError:
+        return ""
+
+
+def read_predictions(folder: Path, metrics: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """``predictions.parquet`` of a cell; ``metrics`` are those of its file where that has been read.
+
+    ReportError when it is missing, damaged, or of another cell.
+    """
+    import pandas as pd
+
+    path = folder / PREDICTIONS
+    if metrics is None:
+        require_file(folder, PREDICTIONS)
+    else:
+        require_files(folder, metrics, (PREDICTIONS,))
+    try:
+        return pd.read_parquet(regular(path))
+    except (OSError, ValueError, KeyError, IndexError) as error:  # pyarrow's errors are ValueErrors or KeyErrors
+        raise ReportError(f"{path} cannot be read: {_AGAIN}") from error
+
+
+def objection(folder: Path) -> str:
+    """What is wrong with a finished cell, by reading all its files; "" where nothing is."""
+    try:
+        require_files(folder, read_metrics(folder))
+    except ReportError as error:
+        return str(error).removesuffix(_AGAIN).rstrip(": ")
+    return ""
+
+
+def _check_shape(content: Any) -> None:
+    """KeyError, TypeError or ValueError for what is no ``metrics.json``."""
+    for key in ("cell", "metrics"):
+        if not isinstance(content, dict) or key not in content:
+            raise KeyError(key)
+    if not isinstance(content["cell"], str) or not isinstance(content["metrics"], list):
+        raise TypeError("'cell' is no text or 'metrics' no list")
+    for entry in content["metrics"]:
+        for key in ("evaluator", "split", "metric"):
+            if not isinstance(entry, dict) or not isinstance(entry[key], str):
+                raise TypeError(f"an entry of 'metrics' has no {key}")
+        for key in ("estimate", "lower", "upper"):
+            value = entry.get(key)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise TypeError(f"'{key}' of {entry['metric']} is {value!r}")
+    if not isinstance(content.get("files", {}), dict):
+        raise TypeError("'files' is no mapping")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(regular(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read ({error.strerror}): {_AGAIN}") from error
