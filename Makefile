@@ -11,14 +11,20 @@ REWARDS_READY := $(VENV)/.rewards-ready
 demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 	$(BIN)/probe-lab demo
 
-# What starts workers, clusters and servers has processes without the threads of other tests, as a user's command has.
-STARTING := tests/test_experiments.py tests/engines tests/tracking tests/test_cli.py tests/select
-SWEEPING := tests/shapes tests/report tests/sweep
+# Four processes, two at a time, each with one thread: small models gain nothing from a second one. What starts workers,
+# clusters and servers has processes without the threads of other tests, as a user's command has.
+TESTS_experiments := tests/test_experiments.py
+TESTS_starting := tests/engines tests/tracking tests/test_cli.py tests/select
+TESTS_sweeping := tests/shapes tests/report tests/sweep
+TESTS_rest := $(addprefix --ignore=,$(TESTS_experiments) $(TESTS_starting) $(TESTS_sweeping))
+SUITES := $(addprefix test-,starting sweeping experiments rest)
 
-test: setup  ## the whole test suite, in three processes
-	$(BIN)/python -m pytest $(STARTING)
-	$(BIN)/python -m pytest $(SWEEPING)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(STARTING) $(SWEEPING))
+test: setup  ## the whole test suite
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(SUITES)
+
+.PHONY: $(SUITES)
+$(SUITES): test-%: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS_$*)
 
 setup: $(READY)  ## prepare .venv
 
