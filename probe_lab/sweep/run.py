@@ -149,7 +149,7 @@ def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], 
         with (
             terminated_as_interrupt(),
             _engine(experiment, plan, pending, trainer) as found,
-            track(experiment, folder, [_cell_run(cell) for cell in plan]) as tracker,
+            track(experiment, folder, [_cell_run(cell) for cell in plan], {cell.name for cell in pending}) as tracker,
         ):
             for outcome in _tracked(experiment, pending, finished, found, tracker):
                 outcomes.append(outcome)

@@ -4,16 +4,20 @@ It saves questions to the store, and where it says that all is logged, the impor
 store and the parent run, one line per cell follows as soon as its run has ended, and the last says that the sweep's
 logging came to its end. Without that line the process was killed, and the store is asked about every cell.
 
-Beside it lies ``owner``, the name by which a runs folder knows its own runs in a store that it shares with others.
+Beside it lies ``owner``, the name by which a runs folder knows its own runs in a store that it shares with others, and
+where that folder lies: a copy of it, which has the same files, is another owner.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import socket
 import sqlite3
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +29,7 @@ from probe_lab.tracking.entries import Status
 
 _FILE = "logged.jsonl"
 _OWNER = "owner"
+_NAME_ALONE = re.compile("[0-9a-f]{32}")
 _SQLITE = "sqlite:///"
 
 
@@ -116,11 +121,52 @@ class Ledger:
 
 
 def owner_of(runs: Path) -> str:
-    """The name of a runs folder as a tag of its runs: made once, so that it outlives the ledger."""
-    path = runs / FOLDER / _OWNER
-    if not path.exists():
-        write_whole(path, uuid.uuid4().hex)
-    return path.read_text()
+    """The name of a runs folder as a tag of its runs: made once, so that it outlives the ledger.
+
+    It holds for this folder alone, also after a move. A copy of the folder, on this machine or another, gets a name of
+    its own and so leaves the runs of the original alone.
+    """
+    folder = runs / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    place = _Place.of(folder)
+    owner = _stored_owner(folder, place) or uuid.uuid4().hex
+    write_whole(folder / _OWNER, json.dumps({"owner": owner, **asdict(place)}))
+    return owner
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a folder lies. A move keeps its inode, and a remount or a container of another name one of the two."""
+
+    host: str
+    path: str
+    inode: int
+
+    @staticmethod
+    def of(folder: Path) -> _Place:
+        return _Place(socket.gethostname(), str(folder.resolve()), os.stat(folder).st_ino)
+
+    def is_of(self, content: Mapping[str, Any]) -> bool:
+        """Whether the ``content`` of an owner's file was written about this folder."""
+        same_path = (content.get("host"), content.get("path")) == (self.host, self.path)
+        return same_path or content.get("inode") == self.inode
+
+
+def _stored_owner(folder: Path, place: _Place) -> str:
+    """The owner that the file of a folder names; empty where there is none, or it is that of another folder.
+
+    An earlier version wrote the name alone: it is taken over once.
+    """
+    try:
+        text = (folder / _OWNER).read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    if _NAME_ALONE.fullmatch(text):
+        return text
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        content = read_json(text)
+        return str(content["owner"]) if place.is_of(content) else ""
+    return ""
 
 
 def digest_of(cell_folder: Path) -> str:

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from probe_lab.config import Experiment
 from probe_lab.tracking.entries import Status
@@ -36,6 +36,8 @@ OWNER = "probe_lab.owner"
 _PARENT = "mlflow.parentRunId"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+_SHORTER = (500, 250)
+"""Characters of a parameter or tag that stores of earlier versions take."""
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -60,7 +62,7 @@ class Store:
         self._uri, self._ledger = uri, ledger
         self._owner = owner_of(ledger.runs)
         self._client = _client(uri)
-        self._files = True
+        self._files, self._refusal = True, ""
         found = self._client.get_experiment_by_name(experiment.name)
         self._experiment = str(found.experiment_id) if found is not None else self._new_experiment(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
@@ -74,12 +76,12 @@ class Store:
             self.parent = next((run.info.run_id for run in self._search(f"tags.`{ROLE}` = 'sweep'", 1)), "")
         self._runs = not self.parent
         tags = {"experiment": experiment.to_yaml()[:TAG_LENGTH], OWNER: self._owner}
-        if self.parent:
-            self._tag(self.parent, tags)
-        else:
-            tags |= {ROLE: "sweep", "mlflow.note.content": f"All cells of the experiment {experiment.name}."}
-            run = self._client.create_run(self._experiment, tags=tags, run_name=f"sweep {experiment.name}")
+        if not self.parent:
+            own = {ROLE: "sweep", OWNER: self._owner}
+            run = self._client.create_run(self._experiment, tags=own, run_name=f"sweep {experiment.name}")
             self.parent = run.info.run_id
+            tags["mlflow.note.content"] = f"All cells of the experiment {experiment.name}."
+        self._tag(self.parent, tags)
         self._ended = cast(Status | None, ledger.closed or None)
         ledger.open(self.parent)
 
@@ -100,7 +102,8 @@ class Store:
     def log_cell(self, name: str, tags: Mapping[str, str], values: CellValues) -> None:
         """Log a finished cell, unless its run shows these values already. An earlier run of it is deleted.
 
-        RefusedError for what the store does not take at all: then the run has FAILED.
+        What of it the store refuses is cut or left out with a warning. RefusedError where it takes no metric at all:
+        then the run has FAILED.
         """
         known = self._known(name)
         if known is not None and known.shows(values.digest):
@@ -108,14 +111,10 @@ class Store:
             return
         self._delete(known)
         run = self._child(name, {**values.tags, **tags, DIGEST: values.digest}, values.start)
-        try:
-            self._log_values(run, values)
-        except Exception as error:
-            if getattr(error, "error_code", "") not in _REFUSALS:
-                raise
-            self._tag(run, {ERROR: str(error)[:TAG_LENGTH]})
+        if not self._log_values(run, values):
+            self._tag(run, {ERROR: self._refusal[:TAG_LENGTH]})
             self._finish(name, run, Logged(run, "FAILED", values.digest))
-            raise RefusedError(one_line(error)) from error
+            raise RefusedError(self._refusal)
         self._finish(name, run, Logged(run, "FINISHED", values.digest), values.end)
 
     def log_failure(self, name: str, tags: Mapping[str, str], error: str) -> None:
@@ -187,9 +186,9 @@ class Store:
 
     def _child(self, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
         own = {ROLE: "cell", CELL: name, OWNER: self._owner, _PARENT: self.parent}
-        short = {key: value[:TAG_LENGTH] for key, value in tags.items()}
-        run = self._client.create_run(self._experiment, start_time=start, tags={**short, **own}, run_name=name)
-        return str(run.info.run_id)
+        run = self._client.create_run(self._experiment, start_time=start, tags=own, run_name=name).info.run_id
+        self._tag(run, {key: value[:TAG_LENGTH] for key, value in tags.items() if key not in own})
+        return str(run)
 
     def _delete(self, known: Logged | None) -> None:
         if known is not None:
@@ -203,14 +202,42 @@ class Store:
         self._client.set_terminated(run, logged.status, end)
         self._ledger.add(name, logged)
 
-    def _log_values(self, run: str, values: CellValues) -> None:
-        """MLflow cuts the batch where a store's limits are (100 parameters, 1000 values in all)."""
+    def _log_values(self, run: str, values: CellValues) -> bool:
+        """Whether the store took any of the metrics."""
         from mlflow.entities import Metric, Param
 
-        params = [Param(key, value) for key, value in values.params.items()]
         metrics = [Metric(name, value, values.end, step) for name, value, step in values.metrics]
         self._attach(run, values.files)  # first: it reads the run, which is quick while that is empty
-        self._client.log_batch(run, metrics=metrics, params=params)
+        self._log(run, "params", [Param(key, value) for key, value in values.params.items()])
+        return self._log(run, "metrics", metrics) > 0 or not metrics
+
+    def _log(self, run: str, kind: Literal["metrics", "params", "tags"], values: Sequence[Any]) -> int:
+        """Log values of a kind; how many the store took.
+
+        MLflow cuts a batch where a store's limits are (100 parameters, 1000 values in all). A store refuses a batch as
+        a whole, so its halves are tried until it is known which value is meant.
+        """
+        if not values:
+            return 0
+        try:
+            self._client.log_batch(run, **{kind: values})
+            return len(values)
+        except Exception as error:
+            if getattr(error, "error_code", "") not in _REFUSALS:
+                raise
+            refusal = one_line(error)
+        if len(values) > 1:
+            middle = len(values) // 2
+            return self._log(run, kind, values[:middle]) + self._log(run, kind, values[middle:])
+        return self._log_refused(run, kind, values[0], refusal)
+
+    def _log_refused(self, run: str, kind: Literal["metrics", "params", "tags"], value: Any, refusal: str) -> int:
+        """Log a refused parameter or tag cut to what earlier stores take, or leave it out; one warning for all."""
+        if not self._refusal:
+            _log.warning("the tracking server refuses some values, which are cut or left out: %s", refusal)
+        self._refusal = refusal
+        shorter = next((length for length in _SHORTER if kind != "metrics" and length < len(value.value)), None)
+        return self._log(run, kind, [type(value)(value.key, value.value[:shorter])]) if shorter else 0
 
     def _attach(self, run: str, files: Sequence[Path], below: str | None = None) -> None:
         """A server may refuse files and take everything else, so this warns on its own, once."""
@@ -226,7 +253,7 @@ class Store:
     def _tag(self, run: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._log(run, "tags", [RunTag(key, value) for key, value in tags.items()])
 
 
 def _client(uri: str) -> MlflowClient:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,18 +49,22 @@ class Tracker:
 
 
 @contextmanager
-def track(experiment: Experiment, folder: Path, runs: Sequence[CellRun]) -> Iterator[Tracker]:
+def track(
+    experiment: Experiment, folder: Path, runs: Sequence[CellRun], pending: Collection[str] = ()
+) -> Iterator[Tracker]:
     """A tracker for a sweep over ``runs``, whose finished cells lie in ``folder``/<name>.
 
-    Cells that are finished and were never logged are logged too. The parent run ends FINISHED, FAILED after an
+    ``pending`` are the names of those that this sweep trains, some perhaps for the second time; the others that are
+    finished and were never logged are logged too. The parent run ends FINISHED, FAILED after an
     exception, or KILLED after an interrupt; no run stays RUNNING. What the store does not take in time waits in
     ``folder``/.tracking, and one warning says so.
     """
     uri = tracking_uri(experiment)
-    if not uri or _nothing_to_add(uri, folder, runs):
+    if not uri or (not pending and _nothing_to_add(uri, folder, runs)):
         yield Tracker()
         return
-    first = [Entry("cell", run.name, run.tags) for run in runs if (folder / run.name / "metrics.json").is_file()]
+    finished = [run for run in runs if run.name not in pending and (folder / run.name / "metrics.json").is_file()]
+    first = [Entry("cell", run.name, run.tags) for run in finished]
     machine = experiment.tracking.system_metrics
     background = Background(Session(uri, folder, partial(Store, uri, experiment), machine=machine), first)
     status: Status = "KILLED"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from probe_lab.cells import CONFIG, METRICS, PREDICTIONS, read_metrics, require_files
@@ -15,8 +17,9 @@ from probe_lab.tracking.ledger import digest_of
 
 _FILES = (CONFIG, METRICS, PREDICTIONS)
 _FILE_BYTES = 5_000_000
-PARAM_LENGTH, TAG_LENGTH = 6000, 5000
-"""What MLflow's stores take at most."""
+PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 5000, 250
+"""What MLflow's stores take at most, in characters of values and of names."""
+_DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def read_cell(folder: Path) -> CellValues:
     files = (folder / name for name in _FILES)
     return CellValues(
         params={allowed(key): str(value)[:PARAM_LENGTH] for key, value in _flat(config)},
-        metrics=tuple((allowed(name), value, step) for name, value, step in _metrics(content)),
+        metrics=_beside_folders((allowed(name), value, step) for name, value, step in _metrics(content)),
         tags={**place_tags(config), **_stopped(content)},
         files=tuple(file for file in files if file.exists() and file.stat().st_size <= _FILE_BYTES),
         digest=digest_of(folder),
@@ -68,8 +71,21 @@ def _stopped(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def allowed(name: str) -> str:
-    """MLflow refuses the "@" of labelled evaluators in names of metrics and parameters."""
-    return name.replace("@", ":")
+    """A name as MLflow takes it for a metric or parameter: the "@" of labelled evaluators becomes ":", other characters
+    that it refuses "_"; the end of one that is too long is replaced by a digest of the whole."""
+    plain = re.sub(r"[^\w./: -]", "_", name.replace("@", ":"))
+    if len(plain) <= NAME_LENGTH:
+        return plain
+    digest = hashlib.sha256(plain.encode()).hexdigest()[:_DIGEST_LENGTH]
+    return f"{plain[: NAME_LENGTH - _DIGEST_LENGTH - 1]}_{digest}"
+
+
+def _beside_folders(metrics: Iterable[tuple[str, float, int]]) -> tuple[tuple[str, float, int], ...]:
+    """The metrics, where a name that is the beginning of another one with a slash ends in "_": a store that keeps each
+    metric in a file could not have a folder of that name too. An evaluator called "seconds" makes one."""
+    metrics = tuple(metrics)
+    folders = {str(parent) for name, _, _ in metrics for parent in PurePosixPath(name).parents}
+    return tuple((f"{name}_" if name in folders else name, value, step) for name, value, step in metrics)
 
 
 def _metrics(content: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
@@ -82,7 +98,7 @@ def _metrics(content: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
         name = f"{entry['evaluator']}/{entry['metric']}"
         if entry["split"] != "test":
             name = f"{entry['split']}/{name}"
-        for key, suffix in {"estimate": "", "lower": "/lower", "upper": "/upper"}.items():
+        for key, suffix in {"estimate": "", "lower": "_lower", "upper": "_upper"}.items():
             if _is_number(entry.get(key)):
                 yield name + suffix, float(entry[key]), 0
     if _is_number(content.get("seconds")):

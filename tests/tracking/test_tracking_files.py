@@ -121,7 +121,7 @@ def test_values_of_a_cell(tmp_path: Path) -> None:
     (folder / "predictions.parquet").write_bytes(bytes(5_000_001))
     values = read_cell(folder)
     assert max(step for _, _, step in values.metrics) == 2
-    assert ("shapes_reward/srcc/lower", pytest.approx(0.1), 0) in values.metrics
+    assert ("shapes_reward/srcc_lower", pytest.approx(0.1), 0) in values.metrics
     assert [path.name for path in values.files] == ["config.yaml", "metrics.json"]
     assert values.end - values.start == 500
     assert values.params["trainer.seed"] == "2"

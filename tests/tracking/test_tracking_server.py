@@ -46,7 +46,7 @@ def test_a_real_server(
     assert requests < 45  # a health check, the beginning and the end, 6 per cell with 3 files
     assert statuses(here, address) == (["FINISHED"], FINISHED)
     _, children = runs_of(here, address)
-    assert children[0].data.metrics["shapes_reward/srcc/lower"] is not None
+    assert children[0].data.metrics["shapes_reward/srcc_lower"] is not None
     number = children[0].info.experiment_id
     assert len(list((artifacts / number).rglob("predictions.parquet"))) == 3
     assert not Path("unused.db").exists()

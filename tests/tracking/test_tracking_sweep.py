@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +17,9 @@ from tracking_world import FINISHED, SEEDS, experiment_in, finish, play, run_of,
 from probe_lab.config import Experiment
 from probe_lab.sweep import cells, run_sweep
 from probe_lab.tracking import log_report, store, track, tracking_uri
-from probe_lab.tracking.ledger import Ledger
+from probe_lab.tracking.ledger import Ledger, owner_of
 from probe_lab.tracking.store import OWNER
+from probe_lab.tracking.values import read_cell
 
 
 def test_a_sweep_is_a_parent_run_with_a_child_per_cell(experiment: Experiment, database: Path) -> None:
@@ -44,8 +47,8 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_cell(experiment: Experiment, d
     assert run.data.params["data.split.train"] == "0.8"
     metrics = run.data.metrics
     assert metrics["shapes_reward/srcc_within"] == pytest.approx(0.2)
-    assert metrics["shapes_reward/srcc_within/lower"] == pytest.approx(0.1)
-    assert metrics["shapes_binding/srcc/upper"] == pytest.approx(0.3)
+    assert metrics["shapes_reward/srcc_within_lower"] == pytest.approx(0.1)
+    assert metrics["shapes_binding/srcc_upper"] == pytest.approx(0.3)
     assert metrics["val/shapes_binding/srcc"] == pytest.approx(0.2)
     assert "shapes_reward/top1" not in metrics
     assert not any(name.startswith("system/") for name in parent.data.metrics)
@@ -303,3 +306,82 @@ def test_the_machine_is_sampled_into_the_parent_when_asked(
     (parent,), _ = runs_of(asked)
     assert parent.info.status == "FINISHED"
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= set(parent.data.metrics)
+
+
+def test_a_cell_that_is_trained_again_is_logged_though_all_were_logged_before(experiment: Experiment) -> None:
+    """The ledger says that nothing is to be added, and the sweep has not yet replaced the old files."""
+    play(experiment)
+    cell, plan = cells(experiment)[1], [run_of(cell) for cell in cells(experiment)]
+    path = experiment.runs_folder / cell.name / "metrics.json"
+    with track(experiment, experiment.runs_folder, plan, {cell.name}) as tracker:
+        assert tracker.active
+        path.write_text(path.read_text().replace('"estimate": 0.1', '"estimate": 0.7'))
+        tracker.log_cell(run_of(cell))
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+    run = {run.data.tags["cell"]: run for run in runs_of(experiment)[1]}[cell.name]
+    assert run.data.metrics["shapes_reward/srcc"] == pytest.approx(0.7)
+
+
+def test_a_copied_runs_folder_is_another_owner_and_a_moved_one_the_same(experiment: Experiment, tmp_path: Path) -> None:
+    play(experiment)
+    ours = {run.info.run_id for runs in runs_of(experiment) for run in runs}
+    shutil.copytree(experiment.runs, tmp_path / "copied")
+    copy = dataclasses.replace(experiment, runs=str(tmp_path / "copied"))
+    assert owner_of(copy.runs_folder) != owner_of(experiment.runs_folder)
+    for path in copy.runs_folder.glob("*/metrics.json"):
+        path.write_text(path.read_text().replace('"estimate": 0.1', '"estimate": 0.7'))
+    play(copy)
+    assert ours < {run.info.run_id for runs in runs_of(experiment) for run in runs}
+    owner = owner_of(experiment.runs_folder)
+    Path(experiment.runs).rename(tmp_path / "moved")
+    moved = dataclasses.replace(experiment, runs=str(tmp_path / "moved"))
+    assert owner_of(moved.runs_folder) == owner
+    (moved.runs_folder / ".tracking" / "owner").write_text("0" * 32)  # of an earlier version
+    assert owner_of(moved.runs_folder) == "0" * 32
+
+
+def test_what_a_store_refuses_is_cut_or_left_out_and_all_else_is_logged(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store with the limits of an earlier version, which also refuses one metric by its name."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+    from mlflow.utils import validation
+
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
+    monkeypatch.setattr(validation, "MAX_PARAM_VAL_LENGTH", 250)
+    monkeypatch.setattr(validation, "MAX_TAG_VAL_LENGTH", 500)
+    check = validation._validate_metric_name
+
+    def refusing(name: str, path: str = "name") -> None:
+        if name == "shapes_reward/srcc":
+            raise MlflowException(f"{name} is not taken", error_code=INVALID_PARAMETER_VALUE)
+        check(name, path)
+
+    monkeypatch.setattr(validation, "_validate_metric_name", refusing)
+    finish(experiment, 0, 1, 2)
+    cell = cells(experiment)[0]
+    config = experiment.runs_folder / cell.name / "config.yaml"
+    config.write_text(config.read_text() + f"long: {'x' * 700}\n")
+    play(experiment)
+    assert statuses(experiment) == (["FINISHED"], FINISHED)
+    run = {run.data.tags["cell"]: run for run in runs_of(experiment)[1]}[cell.name]
+    assert run.data.params["long"] == "x" * 250
+    assert run.data.params["trainer.seed"] == "0"
+    assert "shapes_reward/srcc" not in run.data.metrics
+    assert "shapes_reward/srcc_within" in run.data.metrics
+    assert sum("refuses some values" in record.message for record in caplog.records) == 1
+
+
+def test_no_metric_is_the_folder_of_another(tmp_path: Path) -> None:
+    """As a store needs it that keeps each in a file; an evaluator may have the name of a metric of its own."""
+    experiment = experiment_in(tmp_path, "")
+    finish(experiment, 0)
+    path = experiment.runs_folder / cells(experiment)[0].name / "metrics.json"
+    content = json.loads(path.read_text())
+    entry = next(entry for entry in content["metrics"] if (entry["split"], entry["metric"]) == ("test", "srcc"))
+    content["metrics"] += [{**entry, "evaluator": name} for name in ("seconds", "val_srcc_within")]
+    path.write_text(json.dumps(content))
+    names = {name for name, _, _ in read_cell(path.parent).metrics}
+    assert {"seconds_", "seconds/srcc", "val_srcc_within_", "val_srcc_within/srcc"} <= names
+    assert not {name for name in names for other in names if other.startswith(f"{name}/")}

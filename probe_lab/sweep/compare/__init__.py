@@ -22,7 +22,7 @@ def compare(runs_folder: Path, query: Query | None = None) -> pd.DataFrame:
     """One row per finished cell, or as ``query`` says, the best by the first number at the top.
 
     Columns: cell, model, step, taps (joined by "+"), loss, seed, then every config key in which the cells differ,
-    then the numbers, named as in MLflow: ``<evaluator>/<metric>``, ``…/lower`` and ``…/upper``, on the validation
+    then the numbers: ``<evaluator>/<metric>``, ``…/lower`` and ``…/upper``, on the validation
     split with ``val/`` before (NaN where a cell has none). Instead of cell and seed, rows that are means have
     ``seeds``, or ``settings`` and ``cells``: how many they are the mean of. ``stopped`` says which cells were not
     trained to the end, ``reduced`` which in smaller batches than asked for, where there is such a cell.
