@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
@@ -23,6 +24,17 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_written(character) if _controls(character) else character for character in text)
+
+
+def shortened_line(text: str, columns: int) -> str:
+    """The text as one ``visible`` line of at most so many columns of a terminal, with an ellipsis where it is longer.
+
+    Signs of East Asia and emoji take two columns each.
+    """
+    line = " ".join(visible(text).split())
+    if cell_len(line) <= columns:
+        return line
+    return set_cell_size(line, columns - 1).rstrip() + "…"
 
 
 def literal(text: str) -> Text:

@@ -15,10 +15,14 @@ from torch import Tensor
 from probe_lab.metrics import within_prompt_estimate
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.pictures import frame, phrases, picture, read_sample, taps_of_kind
-from probe_lab.report.style import PAGE, evaluator_label, number_text, tap_label
+from probe_lab.report.style import PAGE, evaluator_label, fitted, number_text, tap_label
 
 QUANTILES = (0.9, 0.65, 0.35, 0.1)
 MOST_PHRASES = 4
+_PROMPT_SIZE, _TITLE_SIZE = 7.0, 5.0
+"""Of the fonts of prompts, and of what stands above a picture."""
+_BESIDE_PROMPT = 125.0
+"""Points that the quotation marks and the correlation behind a prompt take."""
 
 _TITLE = "Attention of the best and worst seed"
 _EXPLANATION = """For each test prompt, the seed that the best probe predicts to be best (left half) and
@@ -135,9 +139,10 @@ def _draw(rows: list[Row]) -> Figure:
     figure = Figure(figsize=(PAGE, len(rows) * (tile + 0.42)))
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for band, row in zip(bands, rows, strict=True):
+        prompt = fitted(row.prompt, 72 * PAGE - _BESIDE_PROMPT, _PROMPT_SIZE)
         band.suptitle(
-            f"“{row.prompt}”  (rank correlation {number_text(row.correlation, plus=True)})",
-            fontsize=7,
+            f"“{prompt}”  (rank correlation {number_text(row.correlation, plus=True)})",
+            fontsize=_PROMPT_SIZE,
             x=0.01,
             ha="left",
             style="italic",
@@ -149,7 +154,7 @@ def _draw(rows: list[Row]) -> Figure:
         for side, name in enumerate(("predicted best", "predicted worst")):
             start = side * (half + 1)
             image = row.pictures[side]
-            _tile(axes[start], image, f"score {number_text(row.scores[side])}")
+            _tile(axes[start], image, f"score {number_text(row.scores[side])}", 72 * tile)
             axes[start].text(
                 -0.06,
                 0.5,
@@ -161,7 +166,7 @@ def _draw(rows: list[Row]) -> Figure:
                 transform=axes[start].transAxes,
             )
             for ax, lit, scale in zip(axes[start + 1 :], row.maps[side], scales, strict=False):
-                _tile(ax, _light(image, lit.map, scale), lit.name)
+                _tile(ax, _light(image, lit.map, scale), lit.name, 72 * tile)
     return figure
 
 
@@ -181,7 +186,8 @@ def _light(image: npt.NDArray[np.uint8], map: Tensor, scale: tuple[float, float]
     return lit
 
 
-def _tile(ax: Axes, image: npt.NDArray[np.uint8] | npt.NDArray[np.float64], title: str) -> None:
+def _tile(ax: Axes, image: npt.NDArray[np.uint8] | npt.NDArray[np.float64], title: str, width: float) -> None:
+    """A picture with a title of at most ``width`` points."""
     ax.imshow(image)
     frame(ax)
-    ax.set_title(title, fontsize=5, fontweight="normal", loc="center", pad=2)
+    ax.set_title(fitted(title, width, _TITLE_SIZE), fontsize=_TITLE_SIZE, fontweight="normal", loc="center", pad=2)

@@ -12,7 +12,7 @@ from probe_lab.report.choice import BASELINES, best_on_validation, probes, steps
 from probe_lab.report.load import Results, Value, load_results
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.origin import stated
-from probe_lab.report.style import COLUMN, MARKERS, METRICS, OKABE_ITO, evaluator_label, model_label
+from probe_lab.report.style import COLUMN, MARKERS, METRICS, OKABE_ITO, evaluator_label, legend_label, model_label
 from probe_lab.report.tables import Field, Table
 
 METRICS_SHOWN = ("srcc_within", "selection_gain")
@@ -49,7 +49,11 @@ def section(material: Material, rivals: list[Rival]) -> Section:
             known = {step: value for step, value in points.items() if value}
             steps = list(known)
             ax.plot(
-                steps, [v.estimate for v in known.values()], color=OKABE_ITO[i], marker=MARKERS[i], label=rival.name
+                steps,
+                [v.estimate for v in known.values()],
+                color=OKABE_ITO[i],
+                marker=MARKERS[i],
+                label=legend_label(rival.name),
             )
             ax.fill_between(
                 steps,

@@ -17,7 +17,7 @@ from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.report.intervals import by_prompt, mean_value, part_of, value_of
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.style import GREY, MARKERS, METRICS, OKABE_ITO, PAGE, evaluator_label, model_label
+from probe_lab.report.style import GREY, MARKERS, METRICS, OKABE_ITO, PAGE, evaluator_label, legend_label, model_label
 from probe_lab.report.tables import Field, Table
 from probe_lab.shapes.captions import parse_caption
 
@@ -204,7 +204,15 @@ def _panel(ax: Axes, material: Material, scores: dict[Variant, list[Score]]) -> 
         label = "best probe" if first else model_label(variant.model)
         ax.vlines(at, values[:, 1], values[:, 2], color=color, lw=1.1 if first else 0.8, zorder=3)
         ax.plot(
-            at, values[:, 0], MARKERS[i], ls="-" if first else ":", color=color, ms=3.2, lw=0.9, label=label, zorder=4
+            at,
+            values[:, 0],
+            MARKERS[i],
+            ls="-" if first else ":",
+            color=color,
+            ms=3.2,
+            lw=0.9,
+            label=legend_label(label),
+            zorder=4,
         )
     ax.set_xlim(-0.5, len(values) - 0.5)
     ax.grid(axis="x", visible=False)

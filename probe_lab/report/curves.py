@@ -27,6 +27,7 @@ from probe_lab.report.style import (
     OKABE_ITO,
     PAGE,
     evaluator_label,
+    legend_label,
     model_label,
     tap_labels,
     tap_order,
@@ -82,7 +83,9 @@ def _draw(material: Material, rows: pd.DataFrame, taps: list[str], evaluator: st
         for i, tap in enumerate(ordered):
             line = shown[shown["taps"] == tap].sort_values("step")
             color, marker = OKABE_ITO[i], MARKERS[i]
-            ax.plot(line["step"], line["estimate"], color=color, marker=marker, label=labels[tap], zorder=3)
+            ax.plot(
+                line["step"], line["estimate"], color=color, marker=marker, label=legend_label(labels[tap]), zorder=3
+            )
             if len(taps) <= MOST_BANDS or tap == taps[0]:
                 ax.fill_between(line["step"], line["lower"], line["upper"], color=color, alpha=0.13, lw=0)
         ax.axhline(0, color="black", lw=0.6, zorder=1)

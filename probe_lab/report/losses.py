@@ -15,6 +15,7 @@ from probe_lab.report.style import (
     OKABE_ITO,
     PAGE,
     evaluator_label,
+    legend_label,
     loss_label,
     tap_labels,
     tap_order,
@@ -122,7 +123,7 @@ def _panel(ax: Axes, results: Results, cells: pd.DataFrame, taps: list[str], row
             mec="white",
             mew=0.4,
             zorder=4,
-            label=labels[tap],
+            label=legend_label(labels[tap]),
         )
     ax.set_yticks(range(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.5)

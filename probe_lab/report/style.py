@@ -3,17 +3,25 @@ people, files."""
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.style
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 from PIL import Image
+
+from probe_lab.console import visible
+from probe_lab.fonts import families, needs_others
 
 COLUMN = 3.3
 """Width of one paper column, inches."""
@@ -88,9 +96,19 @@ _DEPTH = {"down": 0, "mid": 1, "up": 2, "latent": 4, "x0": 5, "lookahead": 6}
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """The style of this project; draw and save inside it. Leaves matplotlib's settings as they were."""
-    with mpl.style.context(["default", _STYLE_FILE]):
+    """The style of this project; draw and save inside it. Leaves matplotlib's settings as they were.
+
+    No text is mathematics. Matplotlib warns of every character without a sign at every measuring and drawing; it is
+    silent here, and the page says it once (``fonts.missing``).
+    """
+    with warnings.catch_warnings(), mpl.style.context(["default", _STYLE_FILE, {"font.family": [*families()]}]):
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .*missing from")
         yield
+
+
+def texts_of(figure: Figure) -> str:
+    """All that is written in a figure."""
+    return "".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
 
 
 def save_figure(figure: Figure, folder: Path, name: str, *, photographic: bool) -> tuple[Path, Path]:
@@ -103,7 +121,10 @@ def save_figure(figure: Figure, folder: Path, name: str, *, photographic: bool) 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     figure.set_layout_engine("none")  # what was laid out once stays so: a third of the time of a figure
-    figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None}, dpi=_DPI)
+    # Fonts of other scripts often have PostScript outlines, which a PDF takes as drawings (Type 3) only.
+    kind = 3 if needs_others(texts_of(figure)) else mpl.rcParams["pdf.fonttype"]
+    with mpl.rc_context({"pdf.fonttype": kind}):
+        figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None}, dpi=_DPI)
     buffer.seek(0)
     with Image.open(buffer) as opened:
         image = opened.convert("RGB")
@@ -125,6 +146,28 @@ def ink(background: tuple[float, float, float, float]) -> str:
     """Colour of text that is read on this one (red, green, blue, alpha in 0…1)."""
     red, green, blue, _ = background
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+
+
+def fitted(text: str, points: float, size: float) -> str:
+    """A user's text as one line of at most ``points`` (1/72 inch) at a font size, with an ellipsis where it is longer;
+    control characters are written out. Use it inside ``drawing``."""
+    line = " ".join(visible(text).split())
+    shown = line[: 2 * int(points) + 1]  # no letter is narrower than half a point, and a text may be a book
+    if shown == line and _width(line, size) <= points:
+        return line
+    count = bisect.bisect_right(range(len(shown)), points, key=lambda end: _width(shown[:end] + "…", size))
+    return shown[: max(count - 1, 0)].rstrip() + "…"
+
+
+def _width(text: str, size: float) -> float:
+    """In points."""
+    font = FontProperties(family=[*families()], size=size)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def legend_label(text: str) -> str:
+    """The name of a line, shown in its legend: matplotlib leaves out those that begin with an underscore."""
+    return f" {text}" if text.startswith("_") else text
 
 
 def evaluator_label(name: str) -> str:

@@ -6,9 +6,12 @@ import csv
 import html
 import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from probe_lab.console import visible
+from probe_lab.csv_text import harmless
 from probe_lab.report.load import Value
 from probe_lab.report.style import DASH, number_text
 
@@ -24,7 +27,13 @@ _LATEX = {
     "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "–": "--", "−": "$-$", "×": r"$\times$", "“": "``", "”": "''",
+    "—": "---", "‘": "`", "’": "'", "…": r"\ldots{}", "\u00a0": "~", "→": r"$\rightarrow$", "±": r"$\pm$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "°": r"$^\circ$",
 }  # fmt: skip
+
+_LATIN = "\u017f"
+"""Up to here pdfLaTeX knows the characters of UTF-8."""
+_ANY_SCRIPT = "% Has characters beyond Latin: compile it with LuaLaTeX or XeLaTeX, and a font that has them."
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,17 @@ class Table:
         lines = [head, ["--:" if right else ":--" for right in self._right]]
         lines += [[_cell(self._text(field)) for field in row] for row in self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"**{self.title}.** {self.caption}\n\n{table}\n"
+        return f"**{_line(self.title)}.** {_line(self.caption)}\n\n{table}\n"
 
     def latex(self) -> str:
-        """A complete ``table`` (``longtable`` if long) for the booktabs package; all text is escaped."""
+        """A complete ``table`` (``longtable`` if long) for the booktabs package; all text is escaped.
+
+        A comment says where it has characters that pdfLaTeX does not know.
+        """
+        text = self._latex()
+        return text if max(text) <= _LATIN else f"{_ANY_SCRIPT}\n{text}"
+
+    def _latex(self) -> str:
         head = " & ".join(_latex(column) for column in self.columns) + r" \\"
         body = "\n".join(" & ".join(self._latex_field(field) for field in row) + r" \\" for row in self.rows)
         layout = "".join("r" if right else "l" for right in self._right)
@@ -74,7 +90,7 @@ class Table:
             [name, f"{name} lower", f"{name} upper"] if w else [name]
             for name, w in zip(self.columns, wide, strict=True)
         ]
-        writer.writerow([name for names in head for name in names])
+        writer.writerow([harmless(name) for names in head for name in names])
         for row in self.rows:
             fields = [_numbers(field, w) for field, w in zip(row, wide, strict=True)]
             writer.writerow([field for part in fields for field in part])
@@ -94,7 +110,7 @@ class Table:
         huge = " huge" if count > _HUGE else ""
         name = html.escape(self.title, quote=True)
         box = f'<div class="wide{size}" role="region" tabindex="0" aria-label="{name}">'
-        return f'{box}<table class="sortable{huge}" id="table-{self.name}">{parts}</table></div>'
+        return f'{box}<table class="sortable{huge}" id="{html.escape(f"table-{self.name}")}">{parts}</table></div>'
 
     def _html_row(self, i: int) -> str:
         fields = "".join(self._html_field(field, column) for column, field in enumerate(self.rows[i]))
@@ -105,7 +121,7 @@ class Table:
         """Write ``name.md``, ``name.tex`` and ``name.csv``."""
         texts = {".md": self.markdown(), ".tex": self.latex(), ".csv": self.csv()}
         for suffix, text in texts.items():
-            (folder / f"{self.name}{suffix}").write_text(text, encoding="utf-8")
+            (folder / f"{self.name}{suffix}").write_text(text, encoding="utf-8", errors="backslashreplace")
         return tuple(folder / f"{self.name}{suffix}" for suffix in texts)
 
     @property
@@ -155,12 +171,23 @@ def _numbers(field: Field, wide: bool) -> list[str]:
     values: list[Field] = [field]
     if wide:
         values = [field.estimate, field.lower, field.upper] if isinstance(field, Value) else [field, None, None]
-    return ["" if v is None or (isinstance(v, float) and math.isnan(v)) else str(v) for v in values]
+    return ["" if v is None or (isinstance(v, float) and math.isnan(v)) else _csv(v) for v in values]
+
+
+def _csv(field: Field) -> str:
+    return harmless(field) if isinstance(field, str) else str(field)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _line(text).replace("|", "\\|")
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    """One line in which every character stands for itself; a bracket or star behind ``\\\\`` would be its argument."""
+    line = "".join(_LATEX.get(character, character) for character in _line(text))
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line
+
+
+def _line(text: str) -> str:
+    """Without line breaks, which end a row or a paragraph, and with control characters written out."""
+    return visible(re.sub(r"[\n\r\t\v\f\x85\u2028\u2029]+", " ", text))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from probe_lab.cache.faults import FAULT_WORDS
+from probe_lab.console import visible
+from probe_lab.fonts import file_for
 from probe_lab.select.candidates import Candidate, Row
 
 TILE, GAP, PER_LINE = 160, 14, 8
@@ -38,7 +37,7 @@ def contact_sheet(rows: Sequence[Row], evaluators: Sequence[str], title: str) ->
     draw = ImageDraw.Draw(sheet)
     top = _MARGIN
     for line in head:
-        draw.text((_MARGIN, top), line, fill=_QUIET, font=_font(12))
+        draw.text((_MARGIN, top), line, fill=_QUIET, font=_font_for(title, 12))
         top += _LINE
     for block in blocks:
         sheet.paste(block, (0, top))
@@ -65,7 +64,7 @@ def _block(row: Row, labels: Labels, width: int) -> Image.Image:
     block = Image.new("RGB", (width, top + lines * tile), _PAPER)
     draw = ImageDraw.Draw(block)
     for place, line in enumerate(head):
-        draw.text((_MARGIN, GAP + place * (_LINE + 2)), line, fill=_INK, font=_font(14))
+        draw.text((_MARGIN, GAP + place * (_LINE + 2)), line, fill=_INK, font=_font_for(row.prompt, 14))
     for place, one in enumerate(row.candidates):
         left = _MARGIN + place % across * (TILE + GAP)
         _tile(block, draw, (left, top + place // across * tile), one, labels)
@@ -91,7 +90,7 @@ def _tile(block: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], on
         block.paste(picture, (left + (TILE - picture.width) // 2, top + (TILE - picture.height) // 2))
     y = box[3] + 4
     for line, colour in _captions(one, labels):
-        draw.text((left, y), line, fill=colour, font=_font(12))
+        draw.text((left, y), line, fill=colour, font=_font_for(line, 12))
         y += _LINE
 
 
@@ -128,11 +127,25 @@ def labels_of(evaluators: Sequence[str], length: int = 11) -> Labels:
 
 
 def _wrapped(text: str, width: int, size: int) -> list[str]:
-    letters = max(20, int((width - 2 * _MARGIN) / (0.58 * size)))
-    return textwrap.wrap(" ".join(text.split()), letters) or [""]
+    """Lines of at most so many pixels at a font size; a word that is longer goes on in the next line."""
+    room, font = width - 2 * _MARGIN, _font_for(text, size)
+    lines = [""]
+    for word in visible(text).split():
+        if lines[-1] and font.getlength(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > room:
+                lines.append("")
+            lines[-1] += letter
+    return [line for line in lines if line] or [""]
+
+
+def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    return _font(file_for(visible(text)), size)
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's, which has more letters and signs than Pillow's own."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+def _font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)

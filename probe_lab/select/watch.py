@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from probe_lab.console import PlainConsole
+from probe_lab.console import PlainConsole, shortened_line
 from probe_lab.progress import LINE_EVERY
 
 
@@ -132,6 +132,5 @@ def _numbers(values: Sequence[int]) -> str:
 
 
 def shortened(prompt: str, length: int = 48) -> str:
-    """One line of at most ``length`` characters, in quotation marks."""
-    plain = " ".join(prompt.split())
-    return f"'{plain if len(plain) <= length else plain[: length - 1] + '…'}'"
+    """One line of at most ``length`` columns of a terminal, in quotation marks."""
+    return f"'{shortened_line(prompt, length)}'"

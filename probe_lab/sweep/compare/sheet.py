@@ -7,6 +7,9 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from probe_lab.console import visible
+from probe_lab.csv_text import harmless
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,7 +30,8 @@ class Sheet:
     def text(self, form: Form) -> str:
         """The whole table as CSV, JSON (a list of records) or Markdown; full precision but in Markdown."""
         if form == "csv":
-            return str(self.frame.to_csv(index=False))
+            texts = self.frame.map(lambda value: harmless(value) if isinstance(value, str) else value)
+            return str(texts.rename(columns=harmless).to_csv(index=False))
         if form == "json":
             records = self.frame.astype(object).where(self.frame.notna(), None).to_dict("records")
             return json.dumps(records, indent=1, allow_nan=False, default=_plain) + "\n"
@@ -60,7 +64,8 @@ def worded(value: object) -> str:
 
 
 def _line(fields: list[str]) -> str:
-    return f"| {' | '.join(field.replace('|', chr(92) + '|') for field in fields)} |"
+    plain = (" ".join(visible(field).split()).replace("|", "\\|") for field in fields)
+    return f"| {' | '.join(plain)} |"
 
 
 def _plain(value: Any) -> Any:
