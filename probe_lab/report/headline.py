@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe_lab.cache.faults import faults_text
 from probe_lab.errors import DataError
 from probe_lab.metrics import compare_predictions
 from probe_lab.report.choice import BASELINES, variant_text
@@ -70,6 +71,10 @@ def _caption(material: Material, evaluator: str) -> str:
     absent = [model_label(name) for name in BASELINES if name not in choice.baselines]
     if absent:
         text += f" Not trained at step {choice.step}: {', '.join(absent)}."
+    faults = material.cache.faults if material.cache else {}
+    if faults:
+        text += f" {len(faults)} images of the cache are no pictures of their prompts and left out: "
+        text += f"{faults_text(faults.values())}."
     return text
 
 
