@@ -71,8 +71,9 @@ class Sidecar:
 
     def to_json(self) -> builtins.bytes:
         values = dataclasses.asdict(self)
-        if not self.faults:
-            del values["faults"]
+        del values["faults"]
+        if self.faults:  # keys of JSON are texts, in the order of which the digest is
+            values["faults"] = {str(row): fault for row, fault in self.faults.items()}
         return (json.dumps(values | {"digest": _digest(values)}, sort_keys=True) + "\n").encode()
 
     @classmethod

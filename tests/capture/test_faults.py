@@ -215,10 +215,19 @@ def test_the_count_is_told_by_the_next_generate(marked: Experiment, caplog: pyte
     assert "samples 2, 9" in caplog.text
 
 
+def test_many_rows_are_marked_and_read_again(marked: Experiment, tmp_path: Path) -> None:
+    path = tmp_path / "00000.json"
+    sidecar = replace(Sidecar.load(sidecar_path(marked.cache_folder, 0)), rows=120, row_crc32=tuple(range(120)))
+    faults: dict[int, Fault] = dict.fromkeys([111, 2, 10, 9], "flagged")
+    path.write_bytes(replace(sidecar, array_crc32={}, faults=faults).to_json())
+    assert Sidecar.load(path).faults == faults
+
+
 @pytest.mark.parametrize("faults", [{"8": "flagged"}, {"-1": "flagged"}, {"1": "dark"}, {"x": "flagged"}, ["1"], 3])
 def test_marks_that_are_none_are_a_broken_sidecar(marked: Experiment, tmp_path: Path, faults: Any) -> None:
     path = tmp_path / "00000.json"
-    text = sidecar_path(marked.cache_folder, 0).read_text()
-    path.write_text(json.dumps(json.loads(text) | {"faults": faults}))
+    content = json.loads(sidecar_path(marked.cache_folder, 0).read_text())
+    del content["digest"]  # as before there was one
+    path.write_text(json.dumps(content | {"faults": faults}))
     with pytest.raises(CacheError, match="not a readable sidecar"):
         Sidecar.load(path)
