@@ -228,6 +228,8 @@ def report(
     one table or figure of a paper beside its published numbers. Overrides of `runs`, `cache.root` and `reports` are
     those of the experiments of `--beside` too.
 
+    Without the cache, or where one of its files is damaged, the figures that need it are left out, and named.
+
     Example: probe-lab report quickstart_sd3 --beside quickstart
 
     Example: probe-lab report paper/dp_table_prediction
@@ -239,6 +241,7 @@ def report(
     if config.paper.exhibit:
         _exhibit(config)
         return
+    notes: list[str] = []
     with progress("report", "parts") as update:
         page = build_report(
             runs=config.runs_folder,
@@ -250,9 +253,12 @@ def report(
             primary_step=config.probe.step,
             others={other.name: other.runs_folder for other in _beside(beside or [], overrides or [])},
             on_progress=update,
+            on_note=notes.append,
         )
     log_report(config, config.report_folder)
     out.print(f"report: {page}")
+    for note in notes:
+        out.print(note)
 
 
 def _beside(names: list[str], overrides: list[str]) -> list[Experiment]:

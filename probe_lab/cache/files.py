@@ -37,7 +37,7 @@ class StagedFile:
         self.size = 0
         self.closed = False
         self._digest = hashlib.sha256()
-        self._temporary = path.parent / f".tmp-{os.getpid()}-{_machine()}-{secrets.token_hex(4)}-{path.name}"
+        self._temporary = path.parent / f".tmp-{os.getpid()}-{machine()}-{secrets.token_hex(4)}-{path.name}"
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     @property
@@ -163,7 +163,7 @@ def leftovers(folder: Path) -> list[tuple[Path, bool]]:
     for path in sorted(folder.rglob(".tmp-*")):
         match = _TEMPORARY.match(path.name)
         if match:
-            found.append((path, _abandoned(path, int(match[1]), match[2])))
+            found.append((path, abandoned(path, int(match[1]), match[2])))
     return found
 
 
@@ -197,12 +197,14 @@ def existing_parent(path: Path) -> Path:
     return path
 
 
-def _abandoned(path: Path, process: int, machine: str) -> bool:
+def abandoned(path: Path, process: int, on: str) -> bool:
+    """Whether the writer of a temporary path is dead, or a day passed; ``on`` is the ``machine`` it ran on, "" where
+    that is not known."""
     try:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:  # committed or removed since it was listed
         return False
-    return age > _ABANDONED_AFTER or (machine == _machine() and not _alive(process))
+    return age > _ABANDONED_AFTER or (on == machine() and not _alive(process))
 
 
 def _alive(process: int) -> bool:
@@ -215,7 +217,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _machine() -> str:
+def machine() -> str:
     """Where process ids mean the same: a pid says nothing about another host or container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # not Linux: the host name has to do

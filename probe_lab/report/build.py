@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import html
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from probe_lab.cache import Cache
-from probe_lab.errors import ReportError
+from probe_lab.errors import CacheError
 from probe_lab.report import (
     activations,
     agreement,
@@ -32,12 +29,14 @@ from probe_lab.report import (
 )
 from probe_lab.report.choice import choose, variant_text
 from probe_lab.report.headline import headline_tables
+from probe_lab.report.left_out import LeftOut
 from probe_lab.report.listing import cells_table, environment_table, failures_table
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.page import Block, page, paragraph, section_block, table_html
 from probe_lab.report.paper import paper_tables
-from probe_lab.report.style import drawing, evaluator_label, number_text, save_figure
+from probe_lab.report.replacing import replacing
+from probe_lab.report.style import drawing, evaluator_label, number_text
 from probe_lab.report.tables import Table
 
 Progress = Callable[[int, int], None]
@@ -71,25 +70,26 @@ def build_report(
     others: Mapping[str, Path] | None = None,
     scored: Sequence[str] = (),
     on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Path:
     """Write ``out/index.html``, ``out/figures`` (PDF, PNG) and ``out/tables`` (CSV, Markdown, LaTeX);
     returns the page.
 
-    ``runs`` is the folder of one experiment, runs/<name>; ``cache`` its cache (None: figures that need
-    images or tensors are left out, and the page says so); ``evaluators`` empty means all in the results,
-    and the first one decides which probe is best; ``primary_step`` None means the step of the baselines,
-    else 5, else the median step; ``others`` are runs folders of experiments, by name, that are shown side by
-    side with this one; ``scored`` are the evaluators whose agreement is shown, empty: ``evaluators``. Where cells
-    were trained on several caches, the report is of those of ``cache`` (None: of the one with most cells), the others
-    have a part each. An existing report in ``out`` is replaced once the new one is complete: a failure leaves it as
-    it was.
+    ``runs`` is the folder of one experiment, runs/<name>; ``cache`` its cache (None, or a folder that is gone or
+    cannot be read: figures that need images or tensors are left out, and the page says so); ``evaluators`` empty
+    means all in the results, and the first one decides which probe is best; ``primary_step`` None means the step of
+    the baselines, else 5, else the median step; ``others`` are runs folders of experiments, by name, that are shown
+    side by side with this one; ``scored`` are the evaluators whose agreement is shown, empty: ``evaluators``.
+    Where cells were trained on several caches, the report is of those of ``cache`` (None: of the one with most cells),
+    the others have a part each. An existing report in ``out`` is replaced once the new one is complete: a failure
+    leaves it as it was. ``on_note`` is told at the end what had to be left out and why, a sentence each: all that
+    needs the cache, or one of its files that is gone or damaged.
 
     Raises ReportError when there are no results or they are of another version, when ``cache`` is not the
-    one that the probes were trained on, or when ``out`` holds something else or cannot be written;
-    CacheError for a damaged cache, ScoreError for a damaged file of scores.
+    one that the probes were trained on, or when ``out`` holds something else or cannot be written.
     """
     results = load_results(runs)
-    opened = Cache(cache) if cache is not None else None
+    opened, left_out = _opened(cache)
     if opened is not None:
         results = elsewhere.on_cache(results, opened)
     choice = choose(results, evaluators, primary_step)
@@ -99,8 +99,21 @@ def build_report(
         raise elsewhere.of_another_cache(results, opened)
     with replacing(out) as folder, drawing():
         names = tuple(scored) or choice.evaluators
-        _write(material, folder, title, others or {}, names, on_progress or (lambda done, total: None))
+        _write(material, folder, title, others or {}, names, left_out, on_progress or (lambda done, total: None))
+    if on_note is not None:
+        for line in left_out.lines():
+            on_note(line)
     return out / "index.html"
+
+
+def _opened(cache: Path | None) -> tuple[Cache | None, LeftOut]:
+    """The cache, None where there is none that can be read, with the reason."""
+    if cache is None:
+        return None, LeftOut()
+    try:
+        return Cache(cache), LeftOut()
+    except CacheError as error:
+        return None, LeftOut(f"the cache is not there or cannot be read ({error}).")
 
 
 def _write(
@@ -109,6 +122,7 @@ def _write(
     title: str,
     others: Mapping[str, Path],
     scored: Sequence[str],
+    left_out: LeftOut,
     on_progress: Progress,
 ) -> None:
     total = len(FAMILIES) + 2
@@ -120,49 +134,51 @@ def _write(
     blocks = [Block("headline", "Best probe and baselines", headline)]
     for i, section in enumerate(FAMILIES, start=1):
         on_progress(i, total)
-        blocks.append(_drawn(section(material), folder))
-    blocks += [_part(part, folder) for part in elsewhere.parts(material)]
+        blocks.append(_drawn(left_out.section(section, material), folder, left_out))
+    blocks += [_part(part, folder, left_out) for part in elsewhere.parts(material)]
     if others:
-        blocks.insert(1, _beside(material, folder, title, others))
+        blocks.insert(1, _beside(material, folder, title, others, left_out))
     on_progress(total - 1, total)
     blocks += [
-        _agreement(material, folder, scored),
+        _agreement(material, folder, scored, left_out),
         Block("papers", "The papers' numbers", _tables(paper_tables(material), folder)),
         _failures(material, folder),
         Block("cells", "Cells", _tables([cells_table(material)], folder)),
         _environment(material, folder),
     ]
-    (folder / "index.html").write_text(page(title, _lead(material), blocks), encoding="utf-8")
+    lead = " ".join([_lead(material), *(f"{line[0].upper()}{line[1:]}" for line in left_out.lines())])
+    text = page(title, lead, blocks)
+    (folder / "index.html").write_text(text, encoding="utf-8", errors="backslashreplace")
     on_progress(total, total)
 
 
-def _drawn(section: Section, folder: Path) -> Block:
-    for figure in section.drawings:
-        save_figure(figure.figure, folder / "figures", figure.name, photographic=figure.photographic)
+def _drawn(section: Section, folder: Path, left_out: LeftOut) -> Block:
+    section = left_out.saved(section, folder)
     block = section_block(section, folder)
     parts = [paragraph(section.lead)] if section.lead else []
     parts += [block.body, _tables(list(section.tables), folder)]
     return Block(block.key, block.title, "\n".join(parts))
 
 
-def _part(part: elsewhere.Part, folder: Path) -> Block:
-    drawn = [_drawn(section, folder) for section in part.sections]
+def _part(part: elsewhere.Part, folder: Path, left_out: LeftOut) -> Block:
+    drawn = [_drawn(section, folder, left_out) for section in part.sections]
     body = "\n".join(f"<h3>{html.escape(block.title)}</h3>\n{block.body}" for block in drawn)
     return Block(part.key, part.title, f"{paragraph(part.lead)}\n{body}")
 
 
-def _beside(material: Material, folder: Path, title: str, others: Mapping[str, Path]) -> Block:
+def _beside(material: Material, folder: Path, title: str, others: Mapping[str, Path], left_out: LeftOut) -> Block:
     rivals = beside.rivals_of(material, title, others)
-    drawn = _drawn(beside.section(material, rivals), folder)
+    drawn = _drawn(beside.section(material, rivals), folder, left_out)
     return Block(drawn.key, drawn.title, f"{drawn.body}\n{_tables([beside.table(material, rivals)], folder)}")
 
 
-def _agreement(material: Material, folder: Path, evaluators: Sequence[str]) -> Block:
-    found = agreement.scored(material, evaluators)
-    drawn = _drawn(agreement.section(found, evaluators), folder)
-    if found is None:
-        return drawn
-    return Block(drawn.key, drawn.title, f"{drawn.body}\n{_tables(agreement.tables(found), folder)}")
+def _agreement(material: Material, folder: Path, evaluators: Sequence[str], left_out: LeftOut) -> Block:
+    def family(material: Material) -> Section:
+        found = agreement.scored(material, evaluators)
+        tables = agreement.tables(found) if found else []
+        return replace(agreement.section(found, evaluators), tables=tuple(tables))
+
+    return _drawn(left_out.section(family, material), folder, left_out)
 
 
 def _tables(tables: list[Table], folder: Path, captions: int | None = None) -> str:
@@ -217,33 +233,3 @@ def _halved(count: int) -> str:
         f"Successive halving stopped {count} of them before the last epoch: they are listed among the cells, and left "
         "out of all means and of the choice of the best probe. "
     )
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place when the block ends well, and is removed when it
-    does not."""
-    if out.exists() and not (out.is_dir() and ((out / "index.html").exists() or not any(out.iterdir()))):
-        raise ReportError(f"{out} exists and is no report: choose another `reports` folder, or move it away")
-    fresh, old = (out.with_name(f".{out.name}-{word}-{os.getpid()}") for word in ("new", "old"))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh.mkdir()
-        yield fresh
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
-    except OSError as error:
-        if error.errno is None or (error.filename and not Path(error.filename).is_relative_to(fresh.parent)):
-            where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            raise ReportError(f"the report {out} cannot be drawn, as a file cannot be read ({where})") from error
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        raise ReportError(
-            f"cannot write the report {out}: {what}; the old one is unchanged, choose another `reports` "
-            "folder or make room"
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(old, ignore_errors=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 from probe_lab.report.material import Section
 from probe_lab.report.tables import Table
 
+MARK = '<meta name="generator" content="probe_lab report">'
+"""Says of a page that it, and the folder around it, may be replaced by the next report."""
 _HERE = Path(__file__).parent
 
 
@@ -70,6 +72,7 @@ def page(title: str, lead: str, blocks: list[Block]) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+{MARK}
 <title>{name}</title>
 <script>document.documentElement.className = "js"</script>
 <style>

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import pandas as pd
 import pytest
 
 from probe_lab.errors import ReportError
-from probe_lab.report import build, build_report
+from probe_lab.report import activations, attention, build, build_report
 from probe_lab.report.load import load_results
+from probe_lab.report.page import MARK
 from probe_lab.sweep.results import write_results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -232,7 +235,7 @@ def test_a_failure_leaves_the_old_report(simulated: Any, tmp_path: Path, monkeyp
     monkeypatch.setattr(build, "FAMILIES", ())
     out = tmp_path / "r"
     _write(simulated, out)
-    (out / "index.html").write_text("old")
+    (out / "index.html").write_text(f"{MARK} old")
 
     def broken(*arguments: object) -> str:
         raise RuntimeError("no page today")
@@ -240,7 +243,7 @@ def test_a_failure_leaves_the_old_report(simulated: Any, tmp_path: Path, monkeyp
     monkeypatch.setattr(build, "page", broken)
     with pytest.raises(RuntimeError, match="no page today"):
         _write(simulated, out)
-    assert (out / "index.html").read_text() == "old"
+    assert (out / "index.html").read_text() == f"{MARK} old"
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
@@ -261,6 +264,64 @@ def test_a_folder_that_is_no_report_is_not_touched(simulated: Any, tmp_path: Pat
     with pytest.raises(ReportError, match="is no report"):
         _write(simulated, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+FROM_CACHE = (attention.section, activations.section)
+
+
+def _left_out(simulated: Any, cache: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
+    """The page's text and what is told of a report with two sections that need the cache."""
+    monkeypatch.setattr(build, "FAMILIES", FROM_CACHE)
+    notes: list[str] = []
+    return _write(simulated, out, cache=cache, on_note=notes.append).text, notes
+
+
+@pytest.mark.parametrize("damage", ["gone", "no manifest"])
+def test_without_its_cache_a_report_says_what_it_leaves_out(
+    simulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    cache = tmp_path / "cache"
+    if damage == "no manifest":
+        shutil.copytree(simulated.cache, cache)
+        (cache / "manifest.json").write_text("{")
+    text, notes = _left_out(simulated, cache, tmp_path / "r", monkeypatch)
+    (note,) = notes
+    assert note.startswith("left out: Attention of the best and worst seed, Activations over steps, ")
+    assert str(cache) in note
+    assert note[1:] in text
+    assert (tmp_path / "r" / "tables" / "cells.csv").exists()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "section"),
+    [
+        ("images/00000.parquet", Path.unlink, "Activations over steps"),
+        ("images/00000.parquet", _cut, "Attention of the best and worst seed"),
+        ("shards/00000.safetensors", _cut, "Activations over steps"),
+        ("scores/shapes_reward.parquet", _cut, "How the evaluators agree"),
+    ],
+)
+def test_a_damaged_file_of_the_cache_is_named_and_the_rest_is_shown(
+    simulated: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    change: Callable[[Path], None],
+    section: str,
+) -> None:
+    cache = Path(shutil.copytree(simulated.cache, tmp_path / "cache"))
+    change(cache / name)
+    text, notes = _left_out(simulated, cache, tmp_path / "r", monkeypatch)
+    (note,) = notes
+    assert note.startswith("left out: ")
+    assert section in note
+    assert Path(name).name in note
+    assert note[1:] in text
+    assert "Not shown: " in text
 
 
 def test_the_cache_of_another_experiment_is_refused(simulated: Any, runs_copy: Path, tmp_path: Path) -> None:

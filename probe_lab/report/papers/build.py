@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.errors import ReportError, nearest
-from probe_lab.report.build import replacing
 from probe_lab.report.choice import choose
+from probe_lab.report.left_out import LeftOut
 from probe_lab.report.listing import environment_table
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.page import Block, page, section_block, table_html
 from probe_lab.report.papers import ablations, costs, downstream, prediction, released
 from probe_lab.report.papers.shown import CAUTION, Exhibit, Shown
-from probe_lab.report.style import drawing, save_figure
+from probe_lab.report.replacing import replacing
+from probe_lab.report.style import drawing
 from probe_lab.report.tables import Table
 
 EXHIBITS: Mapping[str, Exhibit] = {
@@ -67,13 +68,12 @@ def build_exhibit(
         (folder / "tables").mkdir()
         section = EXHIBITS[exhibit](Shown(material, model, steps))
         blocks = [_block(section, folder), _environment(material, folder)]
-        (folder / "index.html").write_text(page(title, CAUTION, blocks), encoding="utf-8")
+        (folder / "index.html").write_text(page(title, CAUTION, blocks), encoding="utf-8", errors="backslashreplace")
     return out / "index.html"
 
 
 def _block(section: Section, folder: Path) -> Block:
-    for figure in section.drawings:
-        save_figure(figure.figure, folder / "figures", figure.name, photographic=figure.photographic)
+    section = LeftOut().saved(section, folder)
     block = section_block(section, folder)
     tables = "\n".join(f'<div style="{_HALF}">{_saved(table, folder)}</div>' for table in section.tables)
     return Block(block.key, block.title, f'{block.body}\n<div style="{_SIDE_BY_SIDE}">\n{tables}\n</div>')
