@@ -34,9 +34,9 @@ def kept_table(rows: Sequence[Row], evaluators: Sequence[str]) -> Table:
     labels = labels_of(evaluators)
     scored = any(one.true for row in rows for one in row.kept)
     table = Table(box=None, pad_edge=False)
-    table.add_column("prompt", no_wrap=True)
+    table.add_column("prompt", overflow="fold")
     for heading in ("candidate", "seed"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("predicted → true" if scored else "predicted", no_wrap=True)
     for row in rows:
         for one in row.kept:
