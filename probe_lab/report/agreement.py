@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from probe_lab.errors import CacheError
 from probe_lab.metrics import Agreement, Interval, Spread, agreements, spreads
 from probe_lab.metrics.agreement import Pair
 from probe_lab.report.load import Value
@@ -55,13 +56,15 @@ class Scored:
 def scored(material: Material, evaluators: Sequence[str]) -> Scored | None:
     """What the cache knows of these evaluators; None without a cache, or when it has scores of none of them.
 
-    Raises ScoreError for a damaged score file.
+    Raises ScoreError for a damaged score file, CacheError where no shard is complete.
     """
     cache = material.cache
     names = [name for name in dict.fromkeys(evaluators) if cache and name in cache.evaluators()]
     if cache is None or not names:
         return None
     samples = cache.picture_samples
+    if samples.empty:
+        raise CacheError(f"the cache {cache.folder} has no complete shard left: `probe-lab generate` makes it again")
     scores = {name: cache.scores(name)[samples["sample_id"]] for name in names}
     prompts = samples["prompt_id"].to_numpy()
     return Scored(spreads(scores, prompts), agreements(scores, prompts), len(samples))
