@@ -126,13 +126,15 @@ def score(
         return
 
     from probe_lab.cache import Cache
+    from probe_lab.cache.manifest import manifest_path
     from probe_lab.evaluators.encode import encode_texts
     from probe_lab.evaluators.run import check_names, score_cache
     from probe_lab.evaluators.scorable import require_scorable
     from probe_lab.sweep.previews import make_previews
 
     check_names(folder, config.evaluators, config.scoring)
-    require_scorable(config, Cache(folder).samples["prompt"].unique().tolist())
+    if manifest_path(folder).exists():  # without a cache, what the names lack is said first
+        require_scorable(config, Cache(folder).samples["prompt"].unique().tolist())
     if encode_texts(folder, config.text.encoder, config.scoring, overwrite=overwrite):
         out.print(f"text embeddings: {folder / 'text'}/{config.text.encoder}.safetensors")
     with progress("score", "images") as update:
