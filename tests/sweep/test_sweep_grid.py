@@ -188,7 +188,7 @@ def test_a_key_that_does_not_change_the_result_keeps_the_name(key: str, value: o
 
 def test_names_outlive_keys_that_came_later() -> None:
     """Else an update would train finished sweeps again."""
-    as_it_was = ["seed=0", "trainer.max_epochs=8", "trainer.learning_rate=0.002"]
+    as_it_was = ["seed=0", "prompts.exclude=[]", "trainer.max_epochs=8", "trainer.learning_rate=0.002"]
     names = [cell.name for cell in cells(load_experiment("shapes_full", as_it_was))]
     assert "step01-cnn-up_blocks.1.attentions.0.attention-mse+listwise-seed0-1cc9ea61" in names
 
