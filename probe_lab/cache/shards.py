@@ -16,6 +16,7 @@ from probe_lab.cache.images import image_metadata
 from probe_lab.cache.layout import Sidecar, images_path, shard_path, sidecar_path
 from probe_lab.cache.tensors import OpenFile, array_checksums, read_bytes, row_checksums
 from probe_lab.errors import CacheError
+from probe_lab.regular import regular
 
 _SIDECARS = 64
 AGAIN = "delete the .json of this shard and run `probe-lab generate`"
@@ -112,7 +113,7 @@ def require_images(folder: Path, number: int, sidecar: Sidecar, identity: Identi
     """The file of a shard's images. CacheError unless it has the size of the sidecar and the identity of the cache."""
     path = images_path(folder, number)
     try:
-        size = path.stat().st_size
+        size = regular(path).stat().st_size
     except OSError as error:
         raise CacheError(
             f"cannot read the images of {path} ({error.strerror}); `probe-lab cache verify` lists what is damaged, and "

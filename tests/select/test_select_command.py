@@ -18,6 +18,7 @@ from rich.console import Console
 
 from probe_lab.capture.generate import generate
 from probe_lab.capture.prompts import sample_seed
+from probe_lab.cells import sealed
 from probe_lab.cli import app
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import ProbeLabError, SelectError
@@ -174,7 +175,7 @@ def test_the_best_cell_is_chosen_on_validation(experiment: Experiment) -> None:
             for entry in content["metrics"]:
                 if (entry["metric"], entry["split"]) == ("selection_gain", split):
                     entry["estimate"] = 0.999
-            (other / METRICS).write_text(json.dumps(content))
+            (other / METRICS).write_text(json.dumps(sealed(other, content | {"cell": other.name})))
             assert best_cell(experiment, "shapes_reward") == expected
     finally:
         shutil.rmtree(other)
