@@ -28,7 +28,7 @@ from probe_lab.probes import Inputs, Probe
 from probe_lab.select.conformal import is_decided
 from probe_lab.select.ranking import By, order, ranked
 from probe_lab.select.rows import decode_only
-from probe_lab.select.schedule import Cut, step_told
+from probe_lab.select.schedule import Cut
 
 _log = logging.getLogger(__name__)
 
@@ -223,11 +223,9 @@ class Running:
         if cut.probe.spec.looks_ahead:
             found[LOOKAHEAD] = look_ahead(rows)
         _require_shapes(cut, found)
-        told = step_told(cut.probe.spec, cut.step, self._plan.steps)
-        assert told is not None  # or the cut was refused
         return Inputs(
             features={tap: found[tap].float() for tap in cut.probe.spec.taps},
-            step=torch.full((len(rows),), told, dtype=torch.int64, device="cpu"),
+            step=torch.full((len(rows),), cut.told, dtype=torch.int64, device="cpu"),
             prompt=prompt,
             text=self._text.get("embedding"),
             tokens=self._text.get("tokens"),

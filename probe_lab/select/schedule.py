@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -26,6 +26,8 @@ class Cut:
     probe: Probe
     width: Tensor | None = None
     """Half the conformal interval of each evaluator, [E]; None where nothing is accepted early."""
+    told: int = 0
+    """The step of its training that the probe is told, at the same share of the steps; set by ``placed``."""
 
 
 @dataclass(frozen=True)
@@ -164,17 +166,22 @@ def check_probe(probe: Probe, family: Family) -> None:
         )
 
 
-def check_cut(cut: Cut, steps: int) -> None:
-    """SelectError for a cut at the end of the schedule, or at another place of it than where its probe was trained."""
+def placed(cut: Cut, steps: int) -> Cut:
+    """The cut in a schedule of ``steps``, with the step that its probe is ``told``.
+
+    SelectError for a cut at the end of the schedule, or at another place of it than where its probe was trained.
+    """
     spec = cut.probe.spec
     if not 1 <= cut.step < steps:
         raise SelectError(f"candidates cannot be chosen after step {cut.step} of {steps}: choose before the last step")
-    if step_told(spec, cut.step, steps) is None:
+    told = step_told(spec, cut.step, steps)
+    if told is None:
         trained = f"step{'s' * (len(spec.trained_steps) > 1)} {', '.join(map(str, spec.trained_steps))}"
         raise SelectError(
             f"the probe was trained at {trained} of {spec.total_steps} and the candidates are chosen at step "
             f"{cut.step} of {steps}: choose at the same share of the steps, or train a probe there"
         )
+    return replace(cut, told=told)
 
 
 def family_name(backbone: str) -> str:

@@ -25,7 +25,7 @@ from probe_lab.probes import Probe
 from probe_lab.select.inputs import Prompts, Seed, generators_of, seeds_of
 from probe_lab.select.ranking import By, check_by
 from probe_lab.select.running import Running
-from probe_lab.select.schedule import Cut, Reader, check_cut, check_probe, progressive, single_cut
+from probe_lab.select.schedule import Cut, Reader, check_probe, placed, progressive, single_cut
 
 SCHEDULERS = (
     "DDIMScheduler",
@@ -217,9 +217,7 @@ class ProbeSelect:
             cuts = progressive(self._schedule, self._readers, self._candidates, self._keep, self._accept, steps)
         else:
             cuts = single_cut(self._readers[0], self._keep, *self._cutoff, steps)
-        for cut in cuts:
-            check_cut(cut, steps)
-        return cuts
+        return tuple(placed(cut, steps) for cut in cuts)
 
     def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Some pipelines have an empty negative prompt as a default, and refuse it beside its embeddings."""
