@@ -85,7 +85,7 @@ RANGES: Mapping[str, _Range] = {
     "select.accept": _SHARE,
     "tradeoff.prompts": _positive(10**8),
     "tradeoff.fewer_steps": _Range(10_000),
-    "tradeoff.thin": _Range(1, positive=True, below=True),
+    "tradeoff.thin": _SHARE,
     "tradeoff.timed_prompts": _positive(10**8),
     "tradeoff.rounds": _Range(10_000),
     "engine.cpus": _positive(10_000),
