@@ -20,7 +20,7 @@ from torchmetrics import MetricCollection
 
 from probe_lab import metrics
 from probe_lab.errors import DataError, ProbeLabError, ScoreError
-from probe_lab.metrics.bootstrap import resample
+from probe_lab.metrics.bootstrap import PromptRatio, mean_over, resample
 from probe_lab.metrics.correlation import Pooled
 from probe_lab.metrics.prompts import prompt_table
 
@@ -191,14 +191,75 @@ def test_chunks_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(values, whole[name])
 
 
-def test_interval_is_the_percentiles_of_a_bootstrap_over_prompts() -> None:
+def test_intervals_of_means_are_a_symmetric_bootstrap_t_over_prompts() -> None:
+    """Independent: prompts copied out, t computed by scipy in every resample."""
     data = synthetic(prompts=20)
     values = np.array([correlation("srcc", x, y) for x, y in by_prompt(data)])
     draws = resample(20, 500, seed=4)
     assert (draws.sum(axis=1) == 20).all()
-    lower, upper = np.percentile(draws @ values / 20, [5, 95])
-    found = metrics.evaluate(*data, threshold=0.0, resamples=500, seed=4, confidence=0.9)["srcc_within"]
-    assert (found.lower, found.upper) == pytest.approx((lower, upper))
+    drawn = [values[np.repeat(np.arange(20), draw.astype(int))] for draw in draws]
+    found = np.abs([stats.ttest_1samp(sample, values.mean()).statistic for sample in drawn])
+    critical = max(np.quantile(found, 0.9), stats.t.ppf(0.95, 19))
+    reach = critical * stats.sem(values)
+    mine = metrics.evaluate(*data, threshold=0.0, resamples=500, seed=4, confidence=0.9)["srcc_within"]
+    assert (mine.lower, mine.upper) == pytest.approx((values.mean() - reach, values.mean() + reach))
+
+
+def test_intervals_of_ratios_are_studentised_by_their_own_linear_errors() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.4, 1.0, 25), np.exp(rng.normal(size=25))
+    numerator = a * b
+    draws = resample(25, 400, seed=0)
+
+    def studied(n: Array, d: Array) -> tuple[float, float]:
+        ratio = n.sum() / d.sum()
+        return ratio, float(stats.sem((n - ratio * d) / d.mean()))
+
+    estimate, error = studied(numerator, b)
+    values = []
+    for draw in draws.astype(int):
+        ratio, own = studied(np.repeat(numerator, draw), np.repeat(b, draw))
+        values.append(abs(ratio - estimate) / own)
+    reach = max(np.quantile(values, 0.95), stats.t.ppf(0.975, 24)) * error
+    found = PromptRatio(numerator, b, np.zeros(25, np.bool_)).interval(draws, 0.95)
+    assert (found.lower, found.upper) == pytest.approx((estimate - reach, estimate + reach))
+
+
+@pytest.mark.parametrize("hits", [0, 1, 6, 20])
+def test_a_proportion_has_the_interval_of_jeffreys(hits: int) -> None:
+    values = np.repeat([1.0, 0.0], [hits, 20 - hits])
+    found = mean_over(values, np.zeros(20, np.bool_), "proportion").interval(resample(20, 50, 0), 0.95)
+    lower, upper = stats.beta.ppf([0.025, 0.975], hits + 0.5, 20 - hits + 0.5)
+    expected = (0.0 if hits == 0 else lower, 1.0 if hits == 20 else upper)
+    assert (found.lower, found.upper) == pytest.approx(expected)
+
+
+def test_intervals_over_all_images_are_those_of_a_jackknife_in_fishers_z() -> None:
+    data = synthetic(prompts=25, decimals=2)
+    found = quick(data)
+    for name in CORRELATION:
+        without = np.array([correlation(name, *(v[data[2] != p] for v in data[:2])) for p in range(25)])
+        error = math.sqrt(24 / 25 * ((without - without.mean()) ** 2).sum())
+        estimate = correlation(name, *data[:2])
+        reach = stats.t.ppf(0.975, 24) * error / (1 - estimate**2)
+        expected = np.tanh(np.arctanh(estimate) + reach * np.array([-1, 1]))
+        assert (found[name].lower, found[name].upper) == pytest.approx(tuple(expected)), name
+
+
+def test_one_prompt_says_nothing_about_others() -> None:
+    for found in quick((np.array([1.0, 3, 2]), np.array([0.0, 2, 1]), np.zeros(3, np.int64))).values():
+        assert math.isfinite(found.estimate)
+        assert np.isnan([found.lower, found.upper]).all()
+
+
+def test_bounds_stay_where_values_can_be() -> None:
+    """Two prompts and near perfect predictions: the wider half of an interval would leave the range."""
+    target = np.tile(np.arange(6.0), 3)
+    prediction = target.copy()
+    prediction[[0, 1]] = prediction[[1, 0]]
+    for name, found in quick((prediction, target, np.repeat(np.arange(3), 6))).items():
+        lowest = {"auc": 0.0, "top1": 0.0, "ndcg": 0.0, "selection_gain": -math.inf}.get(name, -1.0)
+        assert lowest <= found.lower <= found.estimate <= found.upper <= 1, name
 
 
 def width(found: metrics.Interval) -> float:
@@ -208,7 +269,8 @@ def width(found: metrics.Interval) -> float:
 def test_intervals_cover_the_estimate_reproduce_and_narrow_with_prompts() -> None:
     small = metrics.evaluate(*synthetic(40), threshold=THRESHOLD)
     assert small == metrics.evaluate(*synthetic(40), threshold=THRESHOLD)
-    assert small != metrics.evaluate(*synthetic(40), threshold=THRESHOLD, seed=1)
+    again = metrics.evaluate(*synthetic(40), threshold=THRESHOLD, seed=1)
+    assert small["selection_gain"] != again["selection_gain"]
     large = metrics.evaluate(*synthetic(640), threshold=THRESHOLD)
     wide = metrics.evaluate(*synthetic(40), threshold=THRESHOLD, confidence=0.99)
     for name, found in small.items():

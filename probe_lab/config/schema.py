@@ -94,6 +94,8 @@ class ProbeConfig:
     (in standard deviations of the target) and λ of Probe-Select; ``ema`` 0 switches the moving average off.
     ``scalars`` are read beside the taps by ``cnn`` and ``linear``: ``preview:<evaluator>`` is that evaluator's score of
     the picture that the predicted x₀ of the step decodes to, ``lookahead:<evaluator>`` of the tap ``lookahead``.
+    ``shuffles`` is how often ``shuffled_labels`` is trained, each time on other permutations: a single one differs from
+    0 by luck too often to be a control.
 
     ``steps`` are all steps that one probe is trained on, which is told the step; it is evaluated at ``step``, one of
     them. Empty: ``step`` alone. The head reads the embedding u, with ``head`` text also the prompt's e, as
@@ -127,6 +129,7 @@ class ProbeConfig:
     nce_temperature_ratio: float = 1.0
     nce_negatives: Negatives = "prompts"
     ema_warmup: bool = True
+    shuffles: int = 10
 
     @property
     def trained_steps(self) -> list[int]:

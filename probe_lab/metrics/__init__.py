@@ -2,12 +2,14 @@
 
 ``evaluate`` is the final evaluation; ``paired_difference``, ``compare_predictions`` and ``selection_gain_curve``
 answer the questions behind it; ``agreements`` and ``spreads`` look at the evaluators themselves; the torchmetrics
-classes compute the same numbers during training. Everything is resampled over prompts, never over images.
+classes compute the same numbers during training. Intervals are over prompts, never over images.
 """
 
 from probe_lab.metrics.agreement import Agreement, Spread, agreements, spreads
 from probe_lab.metrics.bootstrap import Interval
 from probe_lab.metrics.evaluation import METRICS, MetricName, evaluate
+from probe_lab.metrics.measured import Measured
+from probe_lab.metrics.multiple import holm
 from probe_lab.metrics.online import (
     SelectionGain,
     ThresholdAUROC,
@@ -20,9 +22,10 @@ from probe_lab.metrics.online import (
 )
 from probe_lab.metrics.paired import (
     compare_predictions,
+    measured_predictions,
     paired_difference,
     paired_differences,
-    resample_predictions,
+    paired_mean,
 )
 from probe_lab.metrics.selection import SelectionPoint, selection_gain_curve
 from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric, within_prompt_estimate
@@ -32,6 +35,7 @@ __all__ = [
     "WITHIN_METRICS",
     "Agreement",
     "Interval",
+    "Measured",
     "MetricName",
     "SelectionGain",
     "SelectionPoint",
@@ -46,9 +50,11 @@ __all__ = [
     "compare_predictions",
     "evaluate",
     "global_metrics",
+    "holm",
+    "measured_predictions",
     "paired_difference",
     "paired_differences",
-    "resample_predictions",
+    "paired_mean",
     "selection_gain_curve",
     "spreads",
     "within_prompt_estimate",

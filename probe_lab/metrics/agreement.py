@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from probe_lab.errors import DataError
-from probe_lab.metrics.bootstrap import Interval, PromptRatio, interval, mean_over, resample
+from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resample
 from probe_lab.metrics.correlation import CHUNK, Levels, Real, srcc_within
+from probe_lab.metrics.measured import Measured, left_out_in_turn
 from probe_lab.metrics.prompts import Bools, Counts, Floats, PromptTable, varies
 
 Pair = tuple[str, str]
@@ -61,11 +62,11 @@ def agreements(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[Pair, Agreement]:
-    """Every two evaluators, in the order of ``scores``, with percentile intervals from a bootstrap over prompts.
+    """Every two evaluators, in the order of ``scores``, with intervals over prompts.
 
     ``scores`` are ``[n]`` by evaluator, nan where an image has none, ``prompt [n]`` its prompt id. An image that
-    one of two evaluators did not score is left out of that pair only. Resampled correlations are exact: images are
-    ranked anew in every resample, ties with average ranks.
+    one of two evaluators did not score is left out of that pair only. The interval over all images is symmetric in
+    Fisher's z, with the standard error of a jackknife over prompts: images are ranked anew without each of them.
 
     Raises :class:`~probe_lab.errors.DataError` for arrays of different or wrong shape.
     """
@@ -74,14 +75,18 @@ def agreements(
     grid = _by_prompt(values, row)
     draws = resample(grid.shape[1], resamples, seed)
     pairs = list(combinations(range(len(names)), 2))
-    overall = _overall(values, known, row, draws, pairs)
+    deleted = left_out_in_turn(grid.shape[1])
+    overall = _overall(values, known, row, deleted, pairs)
     found = {}
     for a, b in pairs:
-        estimate, *resampled = overall[a, b]
         both = known[a] & known[b]
+        prompts = len(np.unique(row[both]))
+        rest = deleted[:, np.unique(row[both])].min(axis=1, initial=1.0) < 1.0  # the others leave out nothing of these
         found[names[a], names[b]] = Agreement(
             within=_within(grid[a], grid[b]).interval(draws, confidence),
-            overall=interval(estimate, np.asarray(resampled), confidence, len(np.unique(row[both])), tied=0),
+            overall=Measured.of_jackknife(
+                overall[a, b][:1], overall[a, b][None, 1:][:, rest], prompts, "correlation"
+            ).interval(draws, confidence),
             images=int(both.sum()),
         )
     return found
@@ -130,13 +135,13 @@ def _within(first: Floats, second: Floats) -> PromptRatio:
     """Mean over prompts of Spearman's correlation of the rows of two ``[P, M]`` arrays."""
     both = ~(np.isnan(first) | np.isnan(second))
     table = PromptTable(np.where(both, first, 0.0), np.where(both, second, 0.0), both)
-    return mean_over(srcc_within(table).numerator, table.tied | ~varies(table.prediction_signs))
+    return mean_over(srcc_within(table).numerator, table.tied | ~varies(table.prediction_signs), "signed")
 
 
 def _overall(
     values: Floats, known: Bools, row: Counts, draws: Floats, pairs: list[tuple[int, int]]
 ) -> dict[tuple[int, int], Floats]:
-    """Per pair ``[1 + R]``: Spearman over all images that both scored, as they are and in every resample."""
+    """Per pair ``[1 + R]``: Spearman over all images that both scored, as they are and in every sample ``draws``."""
     # Evaluators are ranked once for all the pairs that share their images: mostly there is a single such group.
     groups: dict[bytes, list[tuple[int, int]]] = {}
     for a, b in pairs:

@@ -1,26 +1,57 @@
-"""Percentile intervals from resampled prompts.
+"""Intervals over prompts, for every number that the project shows with one.
 
-The candidates of a prompt share its difficulty, so they are not independent observations: the unit that is
-drawn with replacement is the prompt, with all its candidates. A resample is written as how often each prompt
-was drawn, which turns every statistic that is a ratio of sums over prompts into two matrix products for all
-resamples at once.
+The candidates of a prompt share its difficulty, so they are not independent observations: the unit that is drawn
+with replacement is the prompt, with all its candidates. A resample is written as how often each prompt was drawn,
+which turns every statistic that is a ratio of sums over prompts into a few matrix products for all resamples at
+once.
+
+The percentiles of a bootstrap are too narrow where prompts are few or their contributions skewed: measured on 20 of
+them, a 95 % interval of the selection gain held the truth 88 times of 100. Intervals are therefore studentised, as
+estimate ± c · error: the standard error is that of the linearised statistic, and c is the quantile of
+|value − estimate| / error over the resamples, each with its own error (the symmetric bootstrap-t of Hall, *The
+Bootstrap and Edgeworth Expansion*, 1992, whose coverage errs by 1/P²). Proportions are lattices, on which that
+oscillates; they have the interval of Jeffreys (Brown, Cai and DasGupta 2001). ``benchmarks/coverage.py`` measures how
+often all of them hold the truth.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+from scipy import special
 
 from probe_lab.metrics.prompts import Bools, Floats
+
+Scale = Literal["plain", "difference", "signed", "share", "gain", "proportion", "correlation", "auc"]
+"""What the values of a statistic can be, which decides the shape of its interval (see :func:`interval`)."""
+
+_RANGE: dict[Scale, tuple[float, float]] = {
+    "plain": (-math.inf, math.inf),
+    "difference": (-math.inf, math.inf),
+    "signed": (-1.0, 1.0),
+    "share": (0.0, 1.0),
+    "gain": (-math.inf, 1.0),
+}
+
+STUDENTISED_FROM = 8
+"""Fewer prompts than these say too little about the tails of |value − estimate| / error: Student's t decides."""
+
+_NEGLIGIBLE = 1e-9
+"""Errors below this share of the typical size of a statistic's terms are rounding."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap interval.
+    """An estimate with its interval.
 
     ``prompts`` is the number of prompts that the estimate rests on, ``tied`` how many were left out because
-    all their candidates have the same target. All three numbers are nan when no prompt is left.
+    all their candidates have the same target. All three numbers are nan when no prompt is left, and the bounds are
+    where a single one is: it says nothing about others. ``p`` is the two-sided p-value of the truth being 0, from the
+    same distribution as the interval: below 1 − confidence just where the bounds exclude 0 (nan for proportions).
     """
 
     estimate: float
@@ -28,6 +59,39 @@ class Interval:
     upper: float
     prompts: int
     tied: int
+    p: float = math.nan
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the bounds are both above or both below 0."""
+        return self.lower > 0 or self.upper < 0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far an estimate may be from the truth: the ``variance`` of its sampling distribution, as good as one from
+    ``degrees`` of freedom, and ``tail``, its critical value over Student's."""
+
+    variance: float
+    degrees: float
+    tail: float = 1.0
+
+    def plus(self, variance: float, terms: float) -> Spread:
+        """With an independent source of error; ``terms`` is Σ v²/df of the estimates that ``variance`` is made of.
+
+        Degrees of freedom are Satterthwaite's, and the heavier tail counts by its share of the variance.
+        """
+        total = self.variance + variance
+        if variance <= 0 or not total > 0:
+            return self
+        degrees = total**2 / (self.variance**2 / self.degrees + terms)
+        return Spread(total, degrees, 1.0 + (self.tail - 1.0) * self.variance / total)
+
+    def and_of(self, other: Spread) -> Spread:
+        """That of the sum of two independent statistics."""
+        both = self.plus(other.variance, other.variance**2 / other.degrees)
+        excess = (self.tail - 1.0) * self.variance + (other.tail - 1.0) * other.variance
+        return replace(both, tail=1.0 + excess / both.variance if both.variance > 0 else 1.0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +104,7 @@ class PromptRatio:
     numerator: Floats
     denominator: Floats
     left_out: Bools
+    scale: Scale = "plain"
 
     def __call__(self, draws: Floats) -> Floats:
         """``[R]``: value in each sample of ``draws [R, P]``; nan where every prompt drawn is left out."""
@@ -50,15 +115,74 @@ class PromptRatio:
         """Value for the prompts as they are."""
         return float(self(np.ones((1, self.numerator.size)))[0])
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts are not left out."""
+        return int(self.left_out.size - self.left_out.sum())
+
+    def influence(self) -> Floats:
+        """``[P]``: what each prompt adds to estimate − truth, times P and to first order; they sum to 0."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            added = (self.numerator - self.estimate() * self.denominator) / self.denominator.mean()
+        return np.asarray(added, np.float64)
+
+    def spread(self, draws: Floats, confidence: float) -> Spread:
+        """Of the sampling of prompts, with the tail that the samples ``draws [R, P]`` have."""
+        variance = mean_variance(self.influence(), self.prompts)
+        return Spread(variance, self.prompts - 1, self.tail(draws, confidence))
+
+    def tail(self, draws: Floats, confidence: float) -> float:
+        """Critical value of |value − estimate| / error in the samples ``draws [R, P]`` over Student's, at least 1."""
+        variance = mean_variance(self.influence(), self.prompts)
+        if self.prompts < STUDENTISED_FROM or not variance > 0:
+            return 1.0
+        found = self._studentised(draws, math.sqrt(variance))
+        student = _student(confidence, self.prompts - 1)
+        tail = max(1.0, float(np.quantile(found, confidence) / student)) if found.size else 1.0
+        return 1.0 + (tail - 1.0) * self._skewed() if self.scale == "difference" else tail
+
     def interval(self, draws: Floats, confidence: float) -> Interval:
-        """The estimate with its interval over the samples ``draws [R, P]``."""
-        tied = int(self.left_out.sum())
-        return interval(self.estimate(), self(draws), confidence, self.left_out.size - tied, tied)
+        """The estimate with its interval; the tails are those of the samples ``draws [R, P]``."""
+        spread = self.spread(draws, confidence)
+        return interval(self.estimate(), spread, confidence, self.prompts, int(self.left_out.sum()), self.scale)
+
+    def _skewed(self) -> float:
+        """The share of the variance that varying denominators make, by which a difference leans to one side.
+
+        The rest of a difference is as often too high as too low, so that Student's t holds; resamples of a single
+        sample of few prompts cannot tell that, and their tails alone would cover 98 times of 100.
+        """
+        kept = self.denominator[~self.left_out]
+        made = self.estimate() ** 2 * float(((kept - kept.mean()) ** 2).sum())
+        return min(1.0, made / float(((self.numerator - self.estimate() * self.denominator) ** 2).sum()))
+
+    def _studentised(self, draws: Floats, error: float) -> Floats:
+        """``[≤ R]``: |value − estimate| / its own error in every sample; none where that error is 0."""
+        # About the estimate, so that the squares do not cancel.
+        estimate, b = self.estimate(), self.denominator
+        a = self.numerator - estimate * b
+        n, total, weight, aa, ab, bb = (draws @ np.stack([~self.left_out, a, b, a * a, a * b, b * b], axis=1)).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            moved = total / weight
+            squares = np.maximum(aa - 2.0 * moved * ab + moved**2 * bb, 0.0)
+            errors = np.sqrt(squares * n / (n - 1.0)) / weight
+            found = np.abs(moved) / errors
+        return np.asarray(found[(n > 1) & (errors > _NEGLIGIBLE * error)], np.float64)
 
 
-def mean_over(values: Floats, left_out: Bools) -> PromptRatio:
+def mean_over(values: Floats, left_out: Bools, scale: Scale = "plain") -> PromptRatio:
     """The mean of ``values [P]`` over the prompts that are not left out."""
-    return PromptRatio(np.where(left_out, 0.0, values), (~left_out).astype(np.float64), left_out)
+    return PromptRatio(np.where(left_out, 0.0, values), (~left_out).astype(np.float64), left_out, scale)
+
+
+def mean_of(ratios: Sequence[PromptRatio]) -> PromptRatio:
+    """The mean of statistics with the same denominators, those of several trainings for instance."""
+    return replace(ratios[0], numerator=np.mean([ratio.numerator for ratio in ratios], axis=0))
+
+
+def minus(first: PromptRatio, second: PromptRatio) -> PromptRatio:
+    """The paired difference of two statistics with the same denominators: what a prompt adds to both cancels."""
+    return replace(first, numerator=first.numerator - second.numerator, scale="difference")
 
 
 def resample(prompts: int, resamples: int, seed: int) -> Floats:
@@ -68,12 +192,75 @@ def resample(prompts: int, resamples: int, seed: int) -> Floats:
     return np.bincount(drawn.ravel(), minlength=resamples * prompts).reshape(drawn.shape).astype(np.float64)
 
 
-def interval(estimate: float, values: Floats, confidence: float, prompts: int, tied: int) -> Interval:
-    """An estimate between the percentiles of its resampled ``values [R]``.
+def interval(
+    estimate: float, spread: Spread, confidence: float, prompts: int, tied: int, scale: Scale = "plain"
+) -> Interval:
+    """The interval of an estimate, in the shape that its ``scale`` asks for.
 
-    Resamples in which the value is undefined (nan: one class only, tied prompts only) are left out.
+    ``plain`` and ``difference``: symmetric; ``signed``, ``share`` and ``gain`` too, cut at −1 … 1, 0 … 1 and 1, beyond
+    which no value lies. ``correlation`` and ``auc``: symmetric in Fisher's z (of 2 · auc − 1). ``proportion``:
+    Jeffreys', of as many prompts as would have that variance.
     """
-    values = values[np.isfinite(values)]
-    tails = 50.0 * (1.0 - confidence)
-    lower, upper = np.percentile(values, [tails, 100.0 - tails]) if values.size else (np.nan, np.nan)
-    return Interval(float(estimate), float(lower), float(upper), prompts, tied)
+    if not math.isfinite(estimate) or not math.isfinite(spread.variance) or spread.degrees <= 0:
+        return Interval(float(estimate), math.nan, math.nan, prompts, tied)
+    reach = _student(confidence, spread.degrees) * spread.tail * math.sqrt(spread.variance)
+    if scale == "proportion":
+        return Interval(estimate, *_jeffreys(estimate, spread, confidence, prompts), prompts, tied)
+    p = _p_value(estimate, spread)
+    if scale in _RANGE:
+        lowest, highest = _RANGE[scale]
+        return Interval(estimate, max(estimate - reach, lowest), min(estimate + reach, highest), prompts, tied, p)
+    lower, upper = _fisher(estimate, reach) if scale == "correlation" else _of_auc(estimate, reach)
+    return Interval(estimate, lower, upper, prompts, tied, p)
+
+
+def mean_variance(influence: Floats, prompts: int) -> float:
+    """Variance of the mean of ``influence [P]``, all 0 but for ``prompts`` of them; nan of fewer than 2."""
+    if prompts < 2:
+        return math.nan
+    return float((influence**2).sum()) * prompts / (prompts - 1) / influence.size**2
+
+
+def _student(confidence: float, degrees: float) -> float:
+    """Two-sided critical value of Student's t."""
+    return float(special.stdtrit(degrees, 0.5 + confidence / 2))
+
+
+def _p_value(estimate: float, spread: Spread) -> float:
+    if spread.variance == 0:
+        return 1.0 if estimate == 0 else 0.0
+    statistic = abs(estimate) / math.sqrt(spread.variance) / spread.tail
+    return float(2.0 * special.stdtr(spread.degrees, -statistic))
+
+
+def _fisher(estimate: float, reach: float) -> tuple[float, float]:
+    """tanh(atanh r ± reach / (1 − r²)), which is r itself at ±1."""
+    slope = 1.0 - estimate**2
+    if slope <= 0:
+        return estimate, estimate
+    centre = math.atanh(estimate)
+    return math.tanh(centre - reach / slope), math.tanh(centre + reach / slope)
+
+
+def _of_auc(estimate: float, reach: float) -> tuple[float, float]:
+    lower, upper = _fisher(2.0 * estimate - 1.0, 2.0 * reach)
+    return 0.5 + 0.5 * lower, 0.5 + 0.5 * upper
+
+
+def _jeffreys(estimate: float, spread: Spread, confidence: float, prompts: int) -> tuple[float, float]:
+    """Quantiles of Beta(k + ½, n − k + ½) with k / n the estimate and k (n − k) / n³ its variance."""
+    estimate = min(max(estimate, 0.0), 1.0)
+    binomial = estimate * (1.0 - estimate)
+    count = float(prompts)
+    if binomial > _NEGLIGIBLE:
+        if spread.variance == 0:
+            return estimate, estimate  # the same share in every prompt, of tied predictions
+        # The variance of P yes-or-no answers is unbiased with P − 1; Jeffreys' counts P of them.
+        count = binomial / (spread.variance * (prompts - 1) / prompts)
+        # Few trainings know the variance less well than many prompts.
+        count *= (_student(confidence, prompts - 1) / _student(confidence, spread.degrees)) ** 2
+    successes = estimate * count
+    tail = (1.0 - confidence) / 2
+    lower = 0.0 if successes <= 0 else special.betaincinv(successes + 0.5, count - successes + 0.5, tail)
+    upper = 1.0 if successes >= count else special.betaincinv(successes + 0.5, count - successes + 0.5, 1.0 - tail)
+    return float(lower), float(upper)

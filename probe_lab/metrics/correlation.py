@@ -23,7 +23,7 @@ from probe_lab.metrics.prompts import Bools, Floats, PromptTable, varies
 Real = TypeVar("Real", np.float32, np.float64)
 
 CHUNK = 60_000
-"""Numbers in a temporary array of the resampled global metrics (half a MB: a dozen of them stay in a core's cache, and
+"""Numbers in a temporary array of the global metrics of many samples (half a MB: a dozen stay in a core's cache, and
 their memory is used again instead of being asked for anew, which takes twice the time of the arithmetic)."""
 
 
@@ -31,19 +31,19 @@ def srcc_within(table: PromptTable) -> PromptRatio:
     """Mean over prompts of Spearman's rank correlation, ties with average ranks."""
     # The sum of a row of signs is twice the average rank, centred.
     ranks = (signs.sum(axis=2, dtype=np.float64) for signs in (table.prediction_signs, table.target_signs))
-    return mean_over(_cosine(*ranks), table.tied)
+    return mean_over(_cosine(*ranks), table.tied, "signed")
 
 
 def ktc_within(table: PromptTable) -> PromptRatio:
     """Mean over prompts of Kendall's tau-b."""
     signs = (s.reshape(len(s), -1).astype(np.float64) for s in (table.prediction_signs, table.target_signs))
-    return mean_over(_cosine(*signs), table.tied)
+    return mean_over(_cosine(*signs), table.tied, "signed")
 
 
 def pcc_within(table: PromptTable) -> PromptRatio:
     """Mean over prompts of Pearson's correlation."""
     prediction = _centred(table.prediction, table, varies(table.prediction_signs))
-    return mean_over(_cosine(prediction, _centred(table.target, table, ~table.tied)), table.tied)
+    return mean_over(_cosine(prediction, _centred(table.target, table, ~table.tied)), table.tied, "signed")
 
 
 def _centred(values: Floats, table: PromptTable, spread: Bools) -> Floats:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from probe_lab.metrics.bootstrap import Interval, interval, resample
+from probe_lab.metrics.bootstrap import Interval, PromptRatio, Scale, resample
 from probe_lab.metrics.correlation import Pooled
-from probe_lab.metrics.prompts import prompt_table
+from probe_lab.metrics.measured import Measured, left_out_in_turn
+from probe_lab.metrics.prompts import PromptTable, prompt_table
 from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric
 
 GlobalMetric = Literal["srcc", "ktc", "pcc", "auc"]
 MetricName = GlobalMetric | WithinMetric
 METRICS: tuple[MetricName, ...] = (*get_args(GlobalMetric), *WITHIN_METRICS)
+
+_SCALES: Mapping[str, Scale] = {"auc": "auc"}
 
 
 def evaluate(
@@ -27,11 +31,10 @@ def evaluate(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
-    """Every metric of :data:`METRICS`, each with a percentile interval from a bootstrap over prompts.
+    """Every metric of :data:`METRICS`, each with an interval over prompts.
 
     ``prediction``, ``target`` and ``prompt`` are ``[n]``: one candidate per row, in any order, ``prompt`` its
-    prompt id. Prompts may have different numbers of candidates. All metrics share the same resamples, drawn
-    from ``seed``.
+    prompt id. Prompts may have different numbers of candidates.
 
     Over all candidates (a prompt-only baseline shows how much of these is the prompt's difficulty):
 
@@ -49,21 +52,39 @@ def evaluate(
     - ``selection_gain``: Σ (selected − mean) / Σ (best − mean) over prompts; 0 = random, 1 = oracle.
     - ``ndcg``: mean over prompts, gains scaled to 0 … 1 within the prompt.
 
-    A value that is undefined (all prompts tied, constant targets, one class) is nan. Resampled global metrics
-    are exact, ties included; see :class:`~probe_lab.metrics.correlation.Pooled` for how and at what cost.
+    A value that is undefined (all prompts tied, constant targets, one class) is nan. Intervals within prompts are
+    studentised over ``resamples`` drawn from ``seed`` (see :mod:`~probe_lab.metrics.bootstrap`); those over all
+    candidates are symmetric in Fisher's z, with the standard error of a jackknife that leaves out each prompt in turn.
 
     Raises :class:`~probe_lab.errors.DataError` for arrays of different or wrong shape, and
     :class:`~probe_lab.errors.ScoreError` for a value that is not finite.
     """
     table = prompt_table(prediction, target, prompt)
     draws = resample(len(table.size), resamples, seed)
-    result: dict[str, Interval] = {}
+    return {name: found.interval(draws, confidence) for name, found in measured([table], METRICS, threshold).items()}
 
-    pooled = Pooled(table, threshold)
-    values = pooled.statistics(draws)
-    for name, (estimate,) in pooled.statistics(np.ones((1, len(table.size)))).items():
-        result[name] = interval(estimate, values[name], confidence, prompts=len(table.size), tied=0)
 
-    for within, reduce in WITHIN_METRICS.items():
-        result[within] = reduce(table).interval(draws, confidence)
-    return result
+def measured(
+    trainings: Sequence[PromptTable], metrics: Iterable[MetricName], threshold: float | None
+) -> dict[MetricName, Measured]:
+    """Each metric of one setting: its mean over trainings, which predict the same candidates."""
+    names = list(metrics)
+    over_all: Mapping[str, Measured] = {}
+    if not WITHIN_METRICS.keys() >= set(names):
+        over_all = _over_all(trainings, 0.0 if threshold is None else threshold)
+    reduce: Mapping[str, Callable[[PromptTable], PromptRatio]] = {**WITHIN_METRICS}
+    return {
+        name: Measured.of_ratios([reduce[name](table) for table in trainings]) if name in reduce else over_all[name]
+        for name in names
+    }
+
+
+def _over_all(trainings: Sequence[PromptTable], threshold: float) -> dict[str, Measured]:
+    prompts = len(trainings[0].size)
+    draws = np.concatenate([np.ones((1, prompts)), left_out_in_turn(prompts)])
+    values = [Pooled(table, threshold).statistics(draws) for table in trainings]
+    return {
+        name: Measured.of_jackknife(rows[:, 0], rows[:, 1:], prompts, _SCALES.get(name, "correlation"))
+        for name in get_args(GlobalMetric)
+        for rows in [np.stack([of_training[name] for of_training in values])]
+    }

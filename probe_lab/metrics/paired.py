@@ -1,13 +1,12 @@
-"""The difference of two probes on the same candidates, from a bootstrap that draws the same prompts for both.
+"""The difference of two probes on the same candidates: what both share cancels, easy and hard prompts above all.
 
-In resample r, prompt p is drawn w_rp times, for both. With m the metric and S_a, S_b trainings (seeds) of a and b,
+With m the metric and S_a, S_b trainings (seeds) of a and b on the same P prompts,
 
-    Δ_r = 1/S_a Σ_s m(a_s, w_r) − 1/S_b Σ_s m(b_s, w_r)
+    Δ = 1/S_a Σ_s m(a_s) − 1/S_b Σ_s m(b_s)
 
-and the interval holds the central percentiles of Δ_1 … Δ_R. What a and b share, easy and hard prompts above all,
-cancels within each Δ_r: the interval can exclude 0 where the two separate intervals overlap. It is about other
-prompts, for the trainings at hand: averaging S trainings takes their scatter out of the estimate, but how much other
-trainings would differ is not in its width.
+and the interval is about other prompts and, for each side with two trainings or more, about other trainings (see
+:mod:`~probe_lab.metrics.measured`). Of a side with a single training it is not known how much another would differ:
+the interval then speaks of the training at hand. It can exclude 0 where the two separate intervals overlap.
 """
 
 from __future__ import annotations
@@ -19,16 +18,38 @@ import numpy as np
 import numpy.typing as npt
 
 from probe_lab.errors import ConfigError, DataError, nearest
-from probe_lab.metrics.bootstrap import Interval, interval, resample
-from probe_lab.metrics.correlation import Pooled
-from probe_lab.metrics.evaluation import METRICS, MetricName
-from probe_lab.metrics.prompts import Floats, PromptTable, prompt_table
-from probe_lab.metrics.within import WITHIN_METRICS
+from probe_lab.metrics.bootstrap import Interval, mean_over, resample
+from probe_lab.metrics.evaluation import METRICS, MetricName, measured
+from probe_lab.metrics.measured import Measured
+from probe_lab.metrics.prompts import Floats, prompt_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _Name = TypeVar("_Name", bound=Hashable)
+
+
+def paired_mean(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """Mean over prompts of ``first`` − ``second``, both ``[P]`` of the same prompts in the same order, with the
+    interval and p-value that all comparisons of the project have.
+
+    Raises :class:`~probe_lab.errors.DataError` for arrays that are empty, not flat, not equally long or not finite.
+    """
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.shape != other.shape or one.ndim != 1 or not one.size or not np.isfinite(one - other).all():
+        raise DataError(
+            f"the values of the two sides have the shapes {one.shape} and {other.shape}: "
+            "pass two arrays [P] of finite numbers, one per prompt"
+        )
+    draws = resample(len(one), resamples, seed)
+    return mean_over(one - other, np.zeros(len(one), np.bool_), "difference").interval(draws, confidence)
 
 
 def paired_difference(
@@ -43,11 +64,11 @@ def paired_difference(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Metric of a minus metric of b on the same candidates, with a paired bootstrap over prompts.
+    """Metric of a minus metric of b on the same candidates, paired over prompts.
 
     ``target`` and ``prompt`` are ``[n]`` as in :func:`~probe_lab.metrics.evaluate`; ``prediction_a`` and
-    ``prediction_b`` are ``[n]``, or ``[S, n]`` for S trainings that are averaged in every resample (S may differ). A
-    ``seed`` draws the prompts that ``evaluate`` draws from it. a against itself is exactly 0, from 0 to 0.
+    ``prediction_b`` are ``[n]``, or ``[S, n]`` for S trainings, of which the mean is taken (S may differ). A
+    ``seed`` draws the prompts that ``evaluate`` draws from it. One training against itself is 0, from 0 to 0.
 
     Raises what :func:`paired_differences` raises.
     """
@@ -77,7 +98,7 @@ def paired_differences(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[MetricName, tuple[Interval, Interval, Interval]]:
-    """Per metric a, b and a − b, all three on the same resamples; arguments as in :func:`paired_difference`.
+    """Per metric a, b and a − b, all three on the same prompts; arguments as in :func:`paired_difference`.
 
     Raises :class:`~probe_lab.errors.ConfigError` for a metric that is none, and for ``auc`` without its
     ``threshold``; :class:`~probe_lab.errors.DataError` and :class:`~probe_lab.errors.ScoreError` as ``evaluate`` does.
@@ -89,17 +110,15 @@ def paired_differences(
     ]
     if not all(sides):
         raise DataError("a side of the difference has no predictions: pass arrays [n], or [S, n] with S ≥ 1")
-    table = sides[0][0]
-    draws = _draws(len(table.size), resamples, seed)
-    a, b = (_mean_statistics(tables, metrics, draws, threshold) for tables in sides)
-    tied = int(table.tied.sum())
-
-    def summary(name: MetricName, values: Floats) -> Interval:
-        left_out = tied if name in WITHIN_METRICS else 0
-        return interval(values[0], values[1:], confidence, prompts=len(table.size) - left_out, tied=left_out)
-
+    draws = resample(len(sides[0][0].size), resamples, seed)
+    a, b = (measured(tables, metrics, threshold) for tables in sides)
     return {
-        name: (summary(name, a[name]), summary(name, b[name]), summary(name, a[name] - b[name])) for name in metrics
+        name: (
+            a[name].interval(draws, confidence),
+            b[name].interval(draws, confidence),
+            a[name].minus(b[name]).interval(draws, confidence),
+        )
+        for name in metrics
     }
 
 
@@ -139,21 +158,18 @@ def compare_predictions(
     )
 
 
-def resample_predictions(
+def measured_predictions(
     settings: Mapping[_Name, Sequence[pd.DataFrame]],
     metrics: Sequence[MetricName],
     *,
     evaluator: str,
     split: str = "test",
     threshold: float | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[_Name, dict[MetricName, Floats]]:
-    """Several settings at once, for whoever needs all their differences: setting -> metric -> ``[1 + resamples]``.
+) -> dict[_Name, dict[MetricName, Measured]]:
+    """Several settings at once, for whoever needs all their differences: setting -> metric -> :class:`Measured`.
 
-    The first value is that of the prompts as they are, the others are those of the resamples, the same ones for all
-    settings; training seeds are averaged in each. ``settings`` holds tables as in :func:`compare_predictions`, which
-    the percentiles of a difference of two settings equal.
+    ``settings`` holds tables as in :func:`compare_predictions`, whose intervals are those of ``a.interval`` and
+    ``a.minus(b).interval`` over the same resamples.
 
     Raises what :func:`compare_predictions` raises.
     """
@@ -165,8 +181,7 @@ def resample_predictions(
     target, prompt = first["target"].to_numpy(), first["prompt_id"].to_numpy()
     rows = iter(predictions)
     sides = {name: [prompt_table(next(rows), target, prompt) for _ in side] for name, side in settings.items()}
-    draws = _draws(len(next(iter(sides.values()))[0].size), resamples, seed)
-    return {name: dict(_mean_statistics(side, metrics, draws, threshold)) for name, side in sides.items()}
+    return {name: measured(side, metrics, threshold) for name, side in sides.items()}
 
 
 def _require_possible(metrics: Sequence[MetricName], threshold: float | None) -> None:
@@ -193,29 +208,9 @@ def _aligned(tables: Sequence[pd.DataFrame], evaluator: str, split: str) -> tupl
     return first, np.stack([part["prediction"].to_numpy(np.float64) for part in parts])
 
 
-def _draws(prompts: int, resamples: int, seed: int) -> Floats:
-    """``[1 + resamples, prompts]``: first the prompts as they are, then the resamples."""
-    return np.concatenate([np.ones((1, prompts)), resample(prompts, resamples, seed)])
-
-
 def _part(table: pd.DataFrame, evaluator: str, split: str) -> pd.DataFrame:
     part = table[(table["evaluator"] == evaluator) & (table["split"] == split)]
     if part.empty:
         held = [f"{one} ({other})" for one, other in table[["evaluator", "split"]].drop_duplicates().to_numpy()]
         raise DataError(f"a cell has no predictions of {evaluator} on the {split} split: it has {', '.join(held)}")
     return part.set_index("sample_id").sort_index()
-
-
-def _mean_statistics(
-    tables: Sequence[PromptTable], metrics: Sequence[MetricName], draws: Floats, threshold: float | None
-) -> Mapping[MetricName, Floats]:
-    """Per metric ``[R]``: the mean over trainings in every sample of ``draws [R, P]``."""
-    found: dict[MetricName, list[Floats]] = {name: [] for name in metrics}
-    for table in tables:
-        pooled: Mapping[str, Floats] = {}
-        if any(name not in WITHIN_METRICS for name in metrics):
-            pooled = Pooled(table, 0.0 if threshold is None else threshold).statistics(draws)
-        within = {str(name): reduce for name, reduce in WITHIN_METRICS.items()}
-        for name, values in found.items():
-            values.append(within[name](table)(draws) if name in within else pooled[name])
-    return {name: np.mean(values, axis=0) for name, values in found.items()}

@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from probe_lab.errors import DataError
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resample
+from probe_lab.metrics.measured import Measured
 from probe_lab.metrics.prompts import Bools, Counts, Floats, PromptTable, Signs, prompt_table
 
 
 def top1(table: PromptTable) -> PromptRatio:
     """Share of prompts whose candidate of highest prediction has the best target; several may be best."""
     best = table.present & ~(table.target_signs < 0).any(axis=2)
-    return mean_over((_selected(table.prediction_signs, table, table.size) * best).sum(axis=1), table.tied)
+    chance = (_selected(table.prediction_signs, table, table.size) * best).sum(axis=1)
+    return mean_over(chance, table.tied, "proportion")
 
 
 def selection_gain(table: PromptTable) -> PromptRatio:
@@ -47,7 +49,7 @@ def ndcg(table: PromptTable) -> PromptRatio:
     gain = shifted / np.where(table.tied, 1.0, shifted.max(axis=1))[:, None]
     achieved = (gain * _discounts(table.prediction_signs, table)).sum(axis=1)
     ideal = (gain * _discounts(table.target_signs, table)).sum(axis=1)
-    return mean_over(achieved / np.where(table.tied, 1.0, ideal), table.tied)
+    return mean_over(achieved / np.where(table.tied, 1.0, ideal), table.tied, "share")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,10 @@ def selection_gain_curve(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[int, SelectionPoint]:
-    """Selection among N candidates, for every N of ``counts``, with intervals from a bootstrap over prompts.
+    """Selection among N candidates, for every N of ``counts``, with intervals over prompts.
 
-    Arrays as in :func:`~probe_lab.metrics.evaluate`. For a prompt of n candidates, the mean over all subsets
+    Arrays as in :func:`~probe_lab.metrics.evaluate`; ``prediction`` may be ``[S, n]`` for S trainings, of which means
+    are taken, with intervals over prompts and trainings. For a prompt of n candidates, the mean over all subsets
     of size N is taken in closed form: a candidate that has l others below it and ties with e − 1 is chosen
     with probability [C(l + e, N) − C(l, N)] / (e · C(n, N)). All points rest on the same prompts, those with
     max(``counts``) candidates or more; prompts that tie in target belong to the mean scores, and are counted
@@ -86,39 +89,41 @@ def selection_gain_curve(
 
     Raises :class:`~probe_lab.errors.DataError` when a count is below 1 or no prompt has that many candidates.
     """
-    table = prompt_table(prediction, target, prompt)
-    if not counts or min(counts) < 1 or max(counts) > table.size.max():
+    tables = [prompt_table(row, target, prompt) for row in np.atleast_2d(np.asarray(prediction, np.float64))]
+    sizes = tables[0].size
+    if not counts or min(counts) < 1 or max(counts) > sizes.max():
         raise DataError(
             f"candidate counts {list(counts)} cannot be drawn: "
-            f"name one or more from 1 to {table.size.max()}, the most candidates that a prompt has"
+            f"name one or more from 1 to {sizes.max()}, the most candidates that a prompt has"
         )
-    kept = table.size >= max(counts)
-    table = PromptTable(table.prediction[kept], table.target[kept], table.present[kept])
+    kept = sizes >= max(counts)
+    tables = [PromptTable(table.prediction[kept], table.target[kept], table.present[kept]) for table in tables]
+    table = tables[0]
     draws = resample(len(table.size), resamples, seed)
     mean = table.target.sum(axis=1) / table.size
     nobody = np.zeros_like(table.tied)
 
-    def mean_score(scores: Floats) -> Interval:
-        return mean_over(scores, nobody).interval(draws, confidence)
+    def over_prompts(trainings: Sequence[PromptRatio]) -> Interval:
+        return Measured.of_ratios(trainings).interval(draws, confidence)
 
     curve = {}
     for count in counts:
         number = np.full(len(table.size), count)
-        chosen = _expected_target(table.prediction_signs, table, number)
+        chosen = [_expected_target(one.prediction_signs, one, number) for one in tables]
         best = _expected_target(table.target_signs, table, number)
         choice = float(count > 1)  # with one candidate both differences are 0 but for rounding, and the gain is 0/0
         curve[count] = SelectionPoint(
             count=count,
-            gain=_ratio(choice * (chosen - mean), choice * (best - mean), table.tied).interval(draws, confidence),
-            score=mean_score(chosen),
-            oracle=mean_score(best),
-            random=mean_score(mean),
+            gain=over_prompts([_ratio(choice * (one - mean), choice * (best - mean), table.tied) for one in chosen]),
+            score=over_prompts([mean_over(one, nobody) for one in chosen]),
+            oracle=over_prompts([mean_over(best, nobody)]),
+            random=over_prompts([mean_over(mean, nobody)]),
         )
     return curve
 
 
 def _ratio(numerator: Floats, denominator: Floats, left_out: Bools) -> PromptRatio:
-    return PromptRatio(np.where(left_out, 0.0, numerator), np.where(left_out, 0.0, denominator), left_out)
+    return PromptRatio(np.where(left_out, 0.0, numerator), np.where(left_out, 0.0, denominator), left_out, "gain")
 
 
 def _lowest(table: PromptTable) -> Floats:

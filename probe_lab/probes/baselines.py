@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.config import Model
+from probe_lab.config import Experiment, Model
 from probe_lab.data import Batch, ProbeDataModule, SplitFractions, prompt_groups
 from probe_lab.data.scalars import stored_previews
 from probe_lab.errors import ProbeError
@@ -31,6 +32,10 @@ KINDS: dict[Model, Kind] = {
     "attention_entropy": "attention_entropy",
 }
 """What is built for each model; ``x0_preview`` has no weights."""
+
+
+_APART = 10_007
+"""Between the seeds of two shuffles: the training seeds of a sweep shall not meet them."""
 
 
 class Predictor(Protocol):
@@ -86,6 +91,15 @@ def shuffled(cache: Cache, evaluators: Sequence[str], fractions: SplitFractions,
         order = torch.randperm(len(split.sample_id), generator=generator)
         labels[torch.from_numpy(split.sample_id)] = torch.from_numpy(split.targets)[order]
     return labels
+
+
+def other_shuffles(experiment: Experiment) -> list[Experiment]:
+    """What ``shuffled_labels`` trains beside the first: the same with other permutations and training seeds; nothing of
+    another model."""
+    if experiment.probe.model != "shuffled_labels":
+        return []
+    seeds = (experiment.trainer.seed + _APART * i for i in range(1, experiment.probe.shuffles))
+    return [replace(experiment, trainer=replace(experiment.trainer, seed=seed)) for seed in seeds]
 
 
 def previewed(cache: Cache, step: int, evaluators: Sequence[str], preview: Preview | None) -> Predictor:

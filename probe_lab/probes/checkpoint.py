@@ -41,7 +41,7 @@ def save_probe(folder: Path, probe: Probe) -> None:
         "format_version": FORMAT_VERSION,
         "code_version": probe_lab.__version__,
         "spec": dataclasses.asdict(probe.spec),
-        "targets": {"evaluators": list(probe.spec.evaluators)} | statistics,
+        "targets": {"evaluators": list(probe.spec.evaluators)} | statistics | {"unscaled": list(probe.unscaled)},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     try:
@@ -89,6 +89,9 @@ def load_probe(folder: Path) -> Probe:
     with torch.device("cpu"):
         probe = Probe(spec).float()  # whatever torch's default dtype is
     probe.load_state_dict(state)
+    targets = content.get("targets")
+    known = targets.get("unscaled", ()) if isinstance(targets, dict) else ()  # older ones do not say
+    probe.unscaled = tuple(name for name in spec.evaluators if name in known)
     return probe.eval()
 
 

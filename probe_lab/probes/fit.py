@@ -20,7 +20,15 @@ from probe_lab.config import Experiment
 from probe_lab.data import Batch, ProbeDataModule, ResidentArrays, Split
 from probe_lab.data.splits import RULE
 from probe_lab.losses import parse_loss
-from probe_lab.probes.baselines import KINDS, Predictor, Preview, previewed, shuffled, tuned_ridge
+from probe_lab.probes.baselines import (
+    KINDS,
+    Predictor,
+    Preview,
+    other_shuffles,
+    previewed,
+    shuffled,
+    tuned_ridge,
+)
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.divergence import diverged
 from probe_lab.probes.inputs import Inputs
@@ -28,6 +36,7 @@ from probe_lab.probes.memory import Reduction
 from probe_lab.probes.module import Epoch, GoOn, Stop
 from probe_lab.probes.outputs import (
     metric_entries,
+    over_shuffles,
     predictions_table,
     require_writable,
     staged,
@@ -104,6 +113,10 @@ def train_cell(
         training = Training(with_trainer, progress, go_on)
         fitted = _fit(experiment, cache, data, preview, training)
         table = _predictions(experiment, cache, data, fitted)
+        others = [
+            _predictions(again, cache, data, _fit(again, cache, data, preview, training))
+            for again in other_shuffles(experiment)
+        ]
     thresholds = dict(zip(experiment.probe_evaluators, data.statistics().target_median.tolist(), strict=True))
     if experiment.metrics.auc_threshold is not None:
         thresholds = dict.fromkeys(thresholds, experiment.metrics.auc_threshold)
@@ -119,7 +132,7 @@ def train_cell(
         "residency": fitted.residency,
         "inputs": inputs,
         "splits": RULE,
-        "metrics": metric_entries(table, thresholds),
+        "metrics": over_shuffles([metric_entries(shuffle, thresholds) for shuffle in (table, *others)]),
         "thresholds": thresholds,
         "history": fitted.history,
     }
@@ -128,6 +141,8 @@ def train_cell(
     if fitted.penalties:
         each = zip(experiment.probe_evaluators, fitted.penalties, strict=True)
         metrics["ridge"] = [{"evaluator": name, **asdict(chosen)} for name, chosen in each]
+    if others:
+        metrics["shuffles"] = 1 + len(others)
     if reduction.times:
         metrics["reduced"] = {
             "batch_prompts": experiment.data.batch_prompts,

@@ -106,6 +106,21 @@ def metric_entries(predictions: pd.DataFrame, thresholds: Mapping[str, float]) -
     return entries
 
 
+def over_shuffles(entries: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The entries of a cell that was trained several times on shuffled labels: the mean as ``estimate``, the lowest and
+    the highest value as ``lower`` and ``upper``. Those of a single training as they are."""
+    if len(entries) == 1:
+        return entries[0]
+    found = []
+    for same in zip(*entries, strict=True):
+        values = [entry["estimate"] for entry in same if entry["estimate"] is not None]
+        numbers = {"estimate": None, "lower": None, "upper": None}
+        if values:
+            numbers = {"estimate": float(np.mean(values)), "lower": min(values), "upper": max(values)}
+        found.append(same[0] | numbers)
+    return found
+
+
 def write_cell(folder: Path, config: str, predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> None:
     """``metrics.json`` comes last, with the checksums of all others: its presence means that the cell is finished."""
     (folder / CONFIG).write_text(config, encoding="utf-8")

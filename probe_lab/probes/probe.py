@@ -29,12 +29,14 @@ class Probe(nn.Module):
     """Encoder, head, and the statistics of the training split as buffers.
 
     ``forward`` is what is trained; ``predict`` gives scores in the evaluators' own units: score = mean + std
-    · (shift + slope · ŷ), where ``slope`` and ``shift`` are 1 and 0 unless ``calibrate`` set them.
+    · (shift + slope · ŷ), where ``slope`` and ``shift`` are 1 and 0 unless ``calibrate`` set them. ``unscaled`` are the
+    evaluators for which it could not: of these predictions only the order means something.
     """
 
     def __init__(self, spec: ProbeSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.unscaled: tuple[str, ...] = ()
         self.encoder: nn.Module
         self.head: nn.Module
         if spec.kind == "preview":
@@ -142,7 +144,7 @@ class Probe(nn.Module):
 
         A ranking loss fixes only the order of predictions; this gives them units and changes no order: an
         evaluator whose slope would not be positive, or whose predictions are all the same, keeps the scale
-        that it has.
+        that it has, and is ``unscaled``.
         """
         centred = prediction.double() - prediction.double().mean(dim=0)
         variance = centred.square().mean(dim=0)
@@ -151,6 +153,8 @@ class Probe(nn.Module):
         usable = (variance > 0) & (slope > 0)
         self.target_slope.copy_(torch.where(usable, slope, 1.0))
         self.target_shift.copy_(torch.where(usable, shift, 0.0))
+        kept = usable.tolist()
+        self.unscaled = tuple(name for name, line in zip(self.spec.evaluators, kept, strict=True) if not line)
 
     def _check(self, inputs: Inputs) -> None:
         for tap, shape in self.spec.taps.items():

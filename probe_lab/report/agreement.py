@@ -172,7 +172,7 @@ def _pairs_table(scored: Scored) -> Table:
         "agreement",
         TITLE,
         "Spearman's correlation of two evaluators' scores of the same images, all splits, each with its 95 % interval "
-        "from a bootstrap over prompts. Left out within prompts: prompts whose seeds all have the same score from one "
+        "over prompts. Left out within prompts: prompts whose seeds all have the same score from one "
         "of the two.",
         ("evaluator", "with", METRICS["srcc_within"], METRICS["srcc"], "images of both", "prompts", "left out"),
         rows,
@@ -198,8 +198,8 @@ def _spread_table(scored: Scored) -> Table:
         "spread",
         "What there is to choose from",
         "Scores of the finished images, all splits: mean and standard deviation over all images; standard deviation "
-        "and range (highest minus lowest) among the seeds of one prompt, mean over prompts with a 95 % interval from a "
-        "bootstrap over prompts. Tied prompts, whose seeds all have the same score, count as 0. Missing images have "
+        "and range (highest minus lowest) among the seeds of one prompt, mean over prompts with a 95 % interval over "
+        "prompts. Tied prompts, whose seeds all have the same score, count as 0. Missing images have "
         "no score, for instance because they could not be read.",
         ("evaluator", "mean", "SD, all images", "SD within prompts", "range within prompts", "images", "missing",
          "tied prompts"),
@@ -209,13 +209,13 @@ def _spread_table(scored: Scored) -> Table:
 
 
 def _value(found: Interval) -> Value:
-    return Value(found.estimate, found.lower, found.upper)
+    return Value(found.estimate, found.lower, found.upper, found.p)
 
 
 def _intervals(scored: Scored) -> str:
     if len(scored.names) <= MOST_INTERVALS:
-        return "Small print: 95 % interval from a bootstrap over prompts."
-    return "The table has the 95 % intervals, from a bootstrap over prompts."
+        return "Small print: 95 % interval over prompts."
+    return "The table has the 95 % intervals, over prompts."
 
 
 def _missing(scored: Scored) -> str:

@@ -18,7 +18,7 @@ from probe_lab.report.tables import Field, Table
 METRICS_SHOWN = ("srcc_within", "selection_gain")
 
 _EXPLANATION = """Each line is another experiment, on its own unseen prompts. At every step it shows the probe (of any
-tap and loss) that validates best there; shaded: 95 % interval from a bootstrap over test prompts. Backbones differ in
+tap and loss) that validates best there; shaded: 95 % interval over test prompts. Backbones differ in
 how much their seeds differ, so compare shapes and baselines more than heights. Suspicious would be: a line that starts
 high at step 1 in one experiment only."""
 
@@ -96,7 +96,7 @@ def table(material: Material, rivals: list[Rival]) -> Table:
         name="beside",
         title=f"{METRICS['srcc_within']} of {evaluator_label(evaluator)}",
         caption="Test split, unseen prompts of each experiment; the probe of each step was chosen on validation "
-        "prompts. Brackets: 95 % interval from a bootstrap over prompts.",
+        "prompts. Brackets: 95 % interval over prompts.",
         columns=("", *(rival.name for rival in rivals)),
         rows=tuple(rows),
     )

@@ -85,8 +85,8 @@ def best_on_validation(
     ]
     if not candidates:
         return None
-    values = [results.value(variant, evaluator, SELECTION_METRIC, "val") for variant in candidates]
-    ranked = [value.estimate if value and np.isfinite(value.estimate) else -np.inf for value in values]
+    values = [results.estimate(variant, evaluator, SELECTION_METRIC, "val") for variant in candidates]
+    ranked = [value if np.isfinite(value) else -np.inf for value in values]
     return candidates[int(np.argmax(ranked))]
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from probe_lab.errors import ConfigError
 from probe_lab.metrics import WithinMetric
 from probe_lab.metrics.bootstrap import PromptRatio
-from probe_lab.report.intervals import by_prompt, mean_value, part_of, value_of
+from probe_lab.report.intervals import by_prompt, part_of, value_over
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import GREY, MARKERS, METRICS, OKABE_ITO, PAGE, evaluator_label, legend_label, model_label
@@ -32,7 +32,7 @@ MOST_BASELINES = 3
 _EXPLANATION = """Test prompts in groups of like complexity: {by}. Under every group stands n, its number of test
 prompts (never fewer than {smallest}); groups of words hold about equally many, as far as whole numbers of words allow.
 Blue: the best probe; the others: baselines at step {step}. Points are means over training seeds, whiskers the 95 %
-interval from a bootstrap over the prompts of the group (mean of the bounds over training seeds); prompts whose seeds
+interval over the prompts of the group, and over training seeds where there are several; prompts whose seeds
 all have the same score are left out, the table counts them. Read each panel from left to right: a probe that falls
 with complexity knows single objects but not how they go together; one that rises profits from seeds that differ more.
 Groups whose whiskers overlap much are not told apart.{unparsed} Suspicious would be a probe that is good in one group
@@ -169,7 +169,7 @@ def _score(seeds: Sequence[tuple[pd.Index, PromptRatio]], bins: pd.Series[int], 
     if not parts:
         return Score(Value(np.nan, np.nan, np.nan), 0, 0)
     tied = int(parts[0].left_out.sum())
-    return Score(mean_value([value_of(part) for part in parts]), len(parts[0].left_out) - tied, tied)
+    return Score(value_over(parts), len(parts[0].left_out) - tied, tied)
 
 
 Scores = dict[tuple[str, Variant, WithinMetric], list[list[Score]]]
@@ -234,8 +234,8 @@ def _table(material: Material, scales: list[Scale], scores: Scores) -> Table:
     return Table(
         "complexity",
         TITLE,
-        f"Test split, step {material.choice.step}. Brackets: 95 % interval from a bootstrap over the prompts of the "
-        "group, mean over training seeds. Left out: prompts whose seeds all have the same score.",
+        f"Test split, step {material.choice.step}. Brackets: 95 % interval over the prompts of the "
+        "group, and over training seeds where there are several. Left out: prompts whose seeds have the same score.",
         ("evaluator", "model", "scale", "how many", *(METRICS[name] for name in SHOWN), "prompts", "left out"),
         tuple(rows),
         long=True,

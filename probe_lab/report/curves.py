@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -18,7 +20,7 @@ from probe_lab.report.choice import (
     slice_text,
     steps_of,
 )
-from probe_lab.report.load import Results, Value
+from probe_lab.report.load import VARIANT, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import (
     GREY,
@@ -41,7 +43,7 @@ MOST_BANDS = 3  # more bands than this hide each other
 _EXPLANATION = """Each line is a probe on one tap ({held}), mean over training seeds. Left: rank
 correlation among the seeds of one prompt, the number that decides whether seeds can be chosen early;
 right: over all images at once, which also rewards knowing which prompts are hard. Shaded: 95 % interval
-from a bootstrap over test prompts (mean of the bounds over training seeds){bands}. Grey: baselines, at the
+over test prompts, and over training seeds where there are several{bands}. Grey: baselines, at the
 step where they were trained; the dotted line carries their level across. Read the left panel against 0 and
 against "prompt only", which cannot rank seeds and should sit at 0 there while it may be high on the right.
 Suspicious would be: a left panel that starts high at step 1 (a leak), shuffled labels away from 0, or a
@@ -87,7 +89,8 @@ def _draw(material: Material, rows: pd.DataFrame, taps: list[str], evaluator: st
                 line["step"], line["estimate"], color=color, marker=marker, label=legend_label(labels[tap]), zorder=3
             )
             if len(taps) <= MOST_BANDS or tap == taps[0]:
-                ax.fill_between(line["step"], line["lower"], line["upper"], color=color, alpha=0.13, lw=0)
+                bounds = [_bounds(material.results, row, evaluator, metric) for _, row in line.iterrows()]
+                ax.fill_between(line["step"], *zip(*bounds, strict=True), color=color, alpha=0.13, lw=0)
         ax.axhline(0, color="black", lw=0.6, zorder=1)
         ax.set_xlabel(material.step_text)
         ax.set_ylabel(METRICS[metric])
@@ -106,6 +109,12 @@ def _draw(material: Material, rows: pd.DataFrame, taps: list[str], evaluator: st
         "grey."
     )
     return Drawing(f"curve_{evaluator}", alt, figure)
+
+
+def _bounds(results: Results, row: pd.Series[Any], evaluator: str, metric: str) -> tuple[float, float]:
+    """Of a row of ``means``, over prompts and training seeds."""
+    value = results.value(Variant(*(row[name] for name in VARIANT)), evaluator, metric)
+    return (np.nan, np.nan) if value is None else (value.lower, value.upper)
 
 
 def _draw_baselines(ax: Axes, material: Material, evaluator: str, metric: str) -> None:

@@ -1,4 +1,4 @@
-"""Which tap should I use: the cheapest one that validates as well as the best."""
+"""Which tap should I use: the cheapest one that validates as well as the best, or none where validation cannot tell."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 
 from probe_lab.cells import WEIGHTS, require_file
+from probe_lab.config.schema import Select
+from probe_lab.metrics import Measured, holm
+from probe_lab.metrics.bootstrap import mean_over
 from probe_lab.metrics.prompts import Floats
 from probe_lab.report.choice import SELECTION_METRIC, best_on_validation, extra_text, probes
-from probe_lab.report.intervals import by_prompt, draws, value_between
-from probe_lab.report.load import Results, Value, Variant
+from probe_lab.report.intervals import by_prompt, measured_value
+from probe_lab.report.load import CONFIDENCE, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.origin import stated
 from probe_lab.report.reads import Reads, reads_of
 from probe_lab.report.style import (
     GREY,
@@ -36,31 +40,49 @@ TITLE = "Which tap should I use?"
 
 _EXPLANATION = """A candidate is a step with what is read there, taps and scores of previews or lookaheads, in the
 training that validates best there (loss and other keys may differ). It is as good as the best when the 95 % interval of
-what it is behind the best includes 0 and its own interval does not: the difference of their within-prompt SRCC of
-{evaluator} on the same {prompts} validation prompts, mean over training seeds, from a paired bootstrap over prompts.
-Among those the cheapest is named: fewest denoiser calls first (what is paid for every seed that is not finished: those
-up to the step, and one more for a lookahead), then arrays alone before scores of previews and lookaheads (each a decode
-and a run of its evaluator for every seed), then the smaller array per image, then the probe with fewer parameters.
+what it is behind the best includes 0 and its own interval is above 0: the paired difference of their within-prompt SRCC
+of {evaluator} on the same {prompts} validation prompts, mean over training seeds.{seeds} Among those the cheapest is
+named: fewest denoiser calls of the whole selection first ({selection}), then arrays alone before scores of previews and
+lookaheads (each a decode and a run of its evaluator for every seed), then the smaller array per image, then the probe
+with fewer parameters. None is named where no candidate is known to rank better than chance, all of them considered
+(Holm's p of the highest SRCC is 0.05 or more).
 Filled points are as good as the best, hollow ones are not; whiskers are their own 95 % intervals, which overlap more
 readily than the difference says. Everything is decided on validation prompts; the test numbers beside them played no
 part. The best of many candidates is partly lucky on validation, so look at the test column too. Few prompts make wide
 intervals, and wide intervals make cheap recommendations: with more prompts a later step may turn out better.{missing}
 Suspicious would be a recommended step 1, or candidates as good as the best at every step."""
 
+_ONE_SEED = """ With one training seed the intervals are about other prompts alone: another training of the same probe
+may differ by more than two taps do."""
+
 
 @dataclass(frozen=True)
 class Cost:
     """What a candidate costs, in the order in which it counts; None where it is not known. ``calls`` of the denoiser
-    and runs of ``evaluators`` are those for every seed."""
+    and runs of ``evaluators`` are those for every seed, ``selection`` are the calls of choosing and finishing."""
 
     calls: int
     evaluators: int
     size: int | None
     parameters: int | None
+    selection: int | None = None
 
     @property
-    def key(self) -> tuple[int, int, int, int]:
-        return self.calls, self.evaluators, self.size or 0, self.parameters or 0
+    def key(self) -> tuple[int, int, int, int, int]:
+        return self.selection or 0, self.calls, self.evaluators, self.size or 0, self.parameters or 0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the experiment's ``select`` begins and finishes: ``keep`` of ``candidates``, of ``steps`` each."""
+
+    candidates: int
+    keep: int
+    steps: int
+
+    def calls(self, step: int, ahead: int) -> int:
+        """Denoiser calls for one prompt: all to ``step`` with their lookaheads, then those that are kept to the end."""
+        return self.candidates * (step + ahead) + self.keep * (self.steps - step)
 
 
 @dataclass(frozen=True)
@@ -85,13 +107,16 @@ class Candidate:
 class Guide:
     """``candidates`` in order of cost; ``pick`` is the cheapest as good as ``best`` on ``prompts`` of validation.
 
-    ``pick`` is the best itself where no candidate is known to rank better than chance.
+    ``pick`` is None where no candidate is known to rank better than chance: ``p``, that of the best by Holm over all
+    candidates, is not below 0.05, or its SRCC not above 0. ``seeds``: the fewest training seeds of a candidate.
     """
 
     candidates: tuple[Candidate, ...]
     best: Candidate
-    pick: Candidate
+    pick: Candidate | None
     prompts: int
+    p: float = math.nan
+    seeds: int = 1
 
 
 def section(material: Material) -> Section:
@@ -103,11 +128,16 @@ def section(material: Material) -> Section:
         text = f"No probe has a validation {METRICS[SELECTION_METRIC]} of {evaluator_label(evaluator)}."
         return Section("guide", TITLE, "", skipped=(text,))
     text = _EXPLANATION.format(
-        evaluator=evaluator_label(evaluator), prompts=found.prompts, missing=_missing(found.candidates)
+        evaluator=evaluator_label(evaluator),
+        prompts=found.prompts,
+        seeds="" if found.seeds > 1 else _ONE_SEED,
+        selection=_selection_text(selection_of(material)),
+        missing=_missing(found.candidates),
     )
+    recommended = f"the recommended one is {_place(found.pick)}" if found.pick else "validation recommends none"
     alt = (
-        f"Within-prompt SRCC on validation of {len(found.candidates)} candidates over their step, with intervals; the "
-        f"recommended one is {_place(found.pick)}, the best {_place(found.best)}."
+        f"Within-prompt SRCC on validation of {len(found.candidates)} candidates over their step, with intervals; "
+        f"{recommended}, the best is {_place(found.best)}."
     )
     drawing = Drawing("tap_guide", alt, _draw(material, found))
     tables = (_answers(material, answers), _table(material, evaluator, found))
@@ -127,34 +157,36 @@ def guides(material: Material) -> dict[str, Guide]:
     scores = {(cell, name): per_prompt(results, cell, name) for cell, names in wanted.items() for name in names}
     found = {}
     for evaluator, candidates in chosen.items():
-        columns = [
-            pd.concat([scores[cell, evaluator] for cell in results.seeds(variant).values()], axis=1).mean(axis=1)
-            for variant in candidates
-        ]
-        table = pd.concat(columns, axis=1).dropna() if columns else pd.DataFrame()
+        trainings = {
+            variant: [scores[cell, evaluator] for cell in results.seeds(variant).values()] for variant in candidates
+        }
+        columns = {(i, j): column for i, own in enumerate(trainings.values()) for j, column in enumerate(own)}
+        table = pd.DataFrame(columns).dropna()
         if len(table):
-            found[evaluator] = _guide(material, candidates, table.to_numpy(float))
+            found[evaluator] = _guide(material, candidates, [table[i].to_numpy(float).T for i in range(len(trainings))])
     return found
 
 
-def _guide(material: Material, chosen: Sequence[Variant], values: Floats) -> Guide:
-    """``values`` [prompts, candidates]: SRCC of every candidate in every prompt."""
-    means = values.mean(axis=0)
-    best = int(np.argmax(means))
-    resampled = draws(len(values)) @ values / len(values)
+def _guide(material: Material, chosen: Sequence[Variant], values: Sequence[Floats]) -> Guide:
+    """``values`` [S, prompts] of each candidate: SRCC of every training in every prompt."""
+    nobody = np.zeros(values[0].shape[1], np.bool_)
+    measured = [Measured.of_ratios([mean_over(row, nobody, "signed") for row in own]) for own in values]
+    best = max(range(len(measured)), key=lambda i: measured[i].estimate)
     found = [
         Candidate(
             variant,
             reads_of(material.results, variant),
             cost_of(material, variant),
-            value_between(float(means[i]), resampled[:, i]),
-            value_between(float(means[best] - means[i]), resampled[:, best] - resampled[:, i]),
+            measured_value(own),
+            Value(0.0, 0.0, 0.0) if own is measured[best] else measured_value(measured[best].minus(own)),
         )
-        for i, variant in enumerate(chosen)
+        for variant, own in zip(chosen, measured, strict=True)
     ]
     ordered = sorted(found, key=lambda candidate: candidate.cost.key)
-    pick = next((candidate for candidate in ordered if candidate.as_good), found[best])
-    return Guide(tuple(ordered), found[best], pick, len(values))
+    p = float(holm([candidate.validation.p for candidate in found])[best])
+    told = p < 1 - CONFIDENCE and found[best].validation.estimate > 0
+    pick = next((candidate for candidate in ordered if candidate.as_good), None) if told else None
+    return Guide(tuple(ordered), found[best], pick, len(nobody), p, min(len(own) for own in values))
 
 
 def candidates_of(results: Results, evaluator: str) -> list[Variant]:
@@ -165,8 +197,7 @@ def candidates_of(results: Results, evaluator: str) -> list[Variant]:
     found = []
     for step, taps, scalars in places:
         variant = best_on_validation(results, models, step, evaluator, taps, scalars)
-        value = results.value(variant, evaluator, SELECTION_METRIC, "val") if variant else None
-        if variant and value and math.isfinite(value.estimate):
+        if variant and math.isfinite(results.estimate(variant, evaluator, SELECTION_METRIC, "val")):
             found.append(variant)
     return found
 
@@ -188,7 +219,23 @@ def cost_of(material: Material, variant: Variant) -> Cost:
     cell = next(iter(material.results.seeds(variant).values()))
     require_file(material.results.folder / cell, WEIGHTS)
     trained = parameters(material.results.folder / cell / WEIGHTS)
-    return Cost(variant.step + reads.looks_ahead, len(reads.scores), size, trained)
+    selection = selection_of(material)
+    return Cost(
+        variant.step + reads.looks_ahead,
+        len(reads.scores),
+        size,
+        trained,
+        None if selection is None else selection.calls(variant.step, reads.looks_ahead),
+    )
+
+
+def selection_of(material: Material) -> Selection | None:
+    """By the configuration of the best probe's first cell; None where it does not say the steps of an image."""
+    cell = next(iter(material.results.seeds(material.choice.best).values()))
+    config = stated(material.results.config(cell), "select", "sampling")
+    asked = Select(**(config.get("select") or {}))
+    steps = material.cache.manifest.steps if material.cache else (config.get("sampling") or {}).get("steps")
+    return Selection(asked.candidates, asked.keep, int(steps)) if steps else None
 
 
 def parameters(path: Path) -> int | None:
@@ -205,16 +252,26 @@ def parameters(path: Path) -> int | None:
 def _lead(material: Material, evaluator: str, found: Guide) -> str:
     pick, best = found.pick, found.best
     name = evaluator_label(evaluator)
+    if pick is None:
+        return (
+            f"For {name}, validation cannot tell which tap to use: on {found.prompts} prompts no candidate is known to "
+            f"rank better than chance. The highest SRCC, of {_place(best)}, is {_interval(best.validation)}, with p = "
+            f"{found.p:.2g} as the best of {len(found.candidates)}. More validation prompts would tell."
+        )
     text = f"For {name}, use {_place(pick)}: "
-    if not pick.as_good:
-        text += "it validates best, but no candidate is known to rank better than chance; more prompts would tell."
-    elif pick is best:
+    if pick is best:
         others = [candidate for candidate in found.candidates if candidate.cost.key < pick.cost.key]
         text += "it validates best of all" + (", and no cheaper candidate is as good." if others else ".")
     else:
         text += (
             f"it is the cheapest candidate that validates as well as the best ({_place(best)}), within the 95 % "
             f"interval of their difference."
+        )
+    if (selection := selection_of(material)) and pick.cost.selection:
+        whole = selection.candidates * selection.steps
+        text += (
+            f" Choosing {selection.keep} of {selection.candidates} with it takes {pick.cost.selection} denoiser calls "
+            f"instead of {whole}."
         )
     if pick.reads.needs:
         text += f" For every seed it takes {pick.reads.needs} beside the denoiser calls up to its step."
@@ -230,8 +287,7 @@ def _stronger(material: Material, evaluator: str, pick: Candidate) -> str:
     """A sentence on the baselines that validate better than the pick, at their own cost."""
     found = []
     for variant in material.choice.baselines.values():
-        value = material.results.value(variant, evaluator, SELECTION_METRIC, "val")
-        if value and value.estimate > pick.validation.estimate:
+        if material.results.estimate(variant, evaluator, SELECTION_METRIC, "val") > pick.validation.estimate:
             found.append(f"{model_label(variant.model)} at step {variant.step}")
     return f" Baselines that validate better than it, at other costs: {', '.join(found)}." if found else ""
 
@@ -258,7 +314,7 @@ def _draw(material: Material, found: Guide) -> Figure:
             ax.vlines(at, value.lower, value.upper, color=color if candidate.as_good else LIGHT, lw=1, zorder=2)
             face = color if candidate.as_good else "white"
             ax.plot(at, value.estimate, "o", color=color, mfc=face, ms=4, zorder=3)
-            if candidate is found.pick:
+            if found.pick is candidate:
                 ax.plot(at, value.estimate, "o", color=OKABE_ITO[1], mfc="none", ms=9, mew=1.4, zorder=4)
             if candidate is found.best:
                 ax.plot(at, value.estimate, "k_", ms=11, mew=1.2, zorder=4)
@@ -271,7 +327,13 @@ def _draw(material: Material, found: Guide) -> Figure:
     marks = {
         "as good as the best": {"marker": "o", "color": OKABE_ITO[0]},
         "not as good": {"marker": "o", "color": GREY, "mfc": "white"},
-        f"use this: {_place(found.pick)}": {"marker": "o", "color": OKABE_ITO[1], "mfc": "none", "ms": 7, "mew": 1.4},
+        f"use this: {_place(found.pick) if found.pick else 'validation cannot tell'}": {
+            "marker": "o",
+            "color": OKABE_ITO[1],
+            "mfc": "none",
+            "ms": 7,
+            "mew": 1.4,
+        },
         f"best: {_place(found.best)}": {"marker": "_", "color": "black", "ms": 9},
     }
     for label, style in marks.items():
@@ -284,19 +346,19 @@ def _answers(material: Material, answers: dict[str, Guide]) -> Table:
     rows: list[tuple[Field, ...]] = []
     for evaluator, found in answers.items():
         test = [
-            material.results.value(candidate.variant, evaluator, SELECTION_METRIC)
+            material.results.value(candidate.variant, evaluator, SELECTION_METRIC) if candidate else None
             for candidate in (found.pick, found.best)
         ]
         good = sum(candidate.as_good for candidate in found.candidates)
-        uses = (_place(found.pick), test[0], _place(found.best), test[1])
-        rows.append(
-            (evaluator_label(evaluator), *uses, found.pick.behind, f"{good} of {len(found.candidates)}", found.prompts)
-        )
+        use = _place(found.pick) if found.pick else "validation cannot tell"
+        uses = (use, test[0], _place(found.best), test[1])
+        behind = found.pick.behind if found.pick else None
+        rows.append((evaluator_label(evaluator), *uses, behind, f"{good} of {len(found.candidates)}", found.prompts))
     return Table(
         "tap_guide",
         "What to use, for each evaluator",
         "Chosen on validation prompts; the SRCC within prompts beside each choice is that of the test split. Behind: "
-        "the best minus the recommended one on validation. Brackets: 95 % interval from a bootstrap over prompts.",
+        "the best minus the recommended one on validation. Brackets: 95 % interval, paired for the difference.",
         ("evaluator", "use", "its test SRCC", "best on validation", "its test SRCC then", "behind", "as good",
          "validation prompts"),
         tuple(rows),
@@ -318,22 +380,31 @@ def _table(material: Material, evaluator: str, found: Guide) -> Table:
             "yes" if candidate.as_good else "no",
             material.results.value(candidate.variant, evaluator, SELECTION_METRIC),
             _training(candidate.variant),
+            candidate.cost.selection,
         )
         for candidate in found.candidates
     ]
     return Table(
         "tap_guide_candidates",
         f"All candidates for {evaluator_label(evaluator)}, the cheapest first",
-        "Cost: denoiser calls for every seed (one more than the step for a lookahead), then runs of evaluators on "
-        "decoded previews and lookaheads for every seed, then bytes of the arrays per image as the cache stores them, "
+        f"Cost: denoiser calls of the whole selection ({_selection_text(selection_of(material))}), of which those "
+        "for every seed stand beside the step (one more for a lookahead), then runs of evaluators on decoded previews "
+        "and lookaheads for every seed, then bytes of the arrays per image as the cache stores them, "
         "then trained parameters of the probe. Behind: SRCC within prompts of the best candidate minus this one, "
         "paired, on validation; as good: that interval includes 0. The marked row is recommended.",
         ("reads", "step", "calls", "evaluator runs", "bytes per image", "parameters", "validation", "behind",
-         "as good", "test", "training"),
+         "as good", "test", "training", "calls of the selection"),
         tuple(rows),
         long=True,
-        highlight=found.candidates.index(found.pick),
+        highlight=found.candidates.index(found.pick) if found.pick else None,
     )  # fmt: skip
+
+
+def _selection_text(selection: Selection | None) -> str:
+    if selection is None:
+        return "not known without the cache; by the step then"
+    n, k, steps = selection.candidates, selection.keep, selection.steps
+    return f"N to the step, with a lookahead one more each, and K to the end: N = {n}, K = {k}, {steps} steps"
 
 
 def _training(variant: Variant) -> str:

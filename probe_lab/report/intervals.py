@@ -1,4 +1,4 @@
-"""Intervals of the numbers that a report computes itself: bootstraps over prompts, as everywhere."""
+"""Intervals of the numbers that a report computes itself, by the one method of :mod:`probe_lab.metrics`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from probe_lab.metrics import WITHIN_METRICS, WithinMetric
-from probe_lab.metrics.bootstrap import PromptRatio, interval, resample
+from probe_lab.metrics import WITHIN_METRICS, Interval, Measured, WithinMetric
+from probe_lab.metrics.bootstrap import PromptRatio, resample
 from probe_lab.metrics.prompts import Bools, Floats, prompt_table
-from probe_lab.report.load import Value
-
-RESAMPLES = 1000
-CONFIDENCE = 0.95
+from probe_lab.report.load import CONFIDENCE, RESAMPLES, Value
 
 
 def by_prompt(table: pd.DataFrame, metric: WithinMetric) -> tuple[pd.Index, PromptRatio]:
@@ -24,27 +21,28 @@ def by_prompt(table: pd.DataFrame, metric: WithinMetric) -> tuple[pd.Index, Prom
 
 def part_of(ratio: PromptRatio, kept: Bools) -> PromptRatio:
     """The same statistic of the prompts that ``kept`` [P] marks."""
-    return PromptRatio(ratio.numerator[kept], ratio.denominator[kept], ratio.left_out[kept])
+    return PromptRatio(ratio.numerator[kept], ratio.denominator[kept], ratio.left_out[kept], ratio.scale)
 
 
 def value_of(ratio: PromptRatio) -> Value:
     """The statistic with its interval over prompts; nan where no prompt is left."""
-    if not len(ratio.left_out) or ratio.left_out.all():
+    return value_over([ratio])
+
+
+def value_over(trainings: Sequence[PromptRatio]) -> Value:
+    """Mean over trainings, with its interval over prompts and trainings; nan where no prompt is left."""
+    if not trainings or trainings[0].left_out.all():
         return Value(np.nan, np.nan, np.nan)
-    found = ratio.interval(draws(len(ratio.left_out)), CONFIDENCE)
-    return Value(found.estimate, found.lower, found.upper)
+    return measured_value(Measured.of_ratios(trainings))
 
 
-def value_between(estimate: float, values: Floats) -> Value:
-    """An estimate between the percentiles of its resampled ``values`` [R]."""
-    found = interval(estimate, values, CONFIDENCE, prompts=0, tied=0)
-    return Value(found.estimate, found.lower, found.upper)
+def measured_value(measured: Measured) -> Value:
+    """The estimate with its interval and p-value."""
+    return as_value(measured.interval(draws(len(measured.influence)), CONFIDENCE))
 
 
-def mean_value(values: Sequence[Value]) -> Value:
-    """Mean over training seeds, of the bounds too: the interval of a typical training run."""
-    numbers = np.mean([(value.estimate, value.lower, value.upper) for value in values], axis=0)
-    return Value(*(float(number) for number in numbers))
+def as_value(interval: Interval) -> Value:
+    return Value(interval.estimate, interval.lower, interval.upper, interval.p)
 
 
 def draws(prompts: int) -> Floats:

@@ -4,10 +4,11 @@ failures.json."""
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +19,10 @@ from probe_lab.cache.layout import valid_name
 from probe_lab.cells import CONFIG, PREDICTIONS, read_metrics, read_predictions, require_files
 from probe_lab.config.keys import leaf_keys
 from probe_lab.data.inputs import is_split_otherwise
-from probe_lab.errors import ReportError
+from probe_lab.errors import DataError, ReportError
 from probe_lab.json_text import read_json
+from probe_lab.metrics import METRICS, MetricName, measured_predictions
+from probe_lab.metrics.bootstrap import resample
 from probe_lab.names import problem_of
 from probe_lab.regular import regular
 from probe_lab.report.origin import Origin, origin_of, stated
@@ -40,17 +43,21 @@ _PLAIN_SECTIONS = ("probe", "trainer")
 """Their keys are called by their last part even where another section has one like it."""
 _SCORED = ["evaluator", "split", "metric", "estimate", "lower", "upper", "prompts", "tied"]
 _HALVING = "halving"
+RESAMPLES = 1000
+CONFIDENCE = 0.95
 _CELLS_KEPT = 256
 """Cells whose predictions stay in memory, under a megabyte each."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """An estimate with its 95 % interval; nan where it is undefined."""
+    """An estimate with its 95 % interval, nan where it is undefined; ``p`` is that of the truth being 0, nan where
+    nobody asks."""
 
     estimate: float
     lower: float
     upper: float
+    p: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -77,13 +84,14 @@ class Failure:
 class Results:
     """Everything that a report needs of one experiment, on the images of one origin.
 
-    ``cells``: one row per trained cell (cell, VARIANT, seed, seconds, stopped: by what and when, "" at its end).
+    ``cells``: one row per trained cell (cell, VARIANT, seed, seconds, stopped: by what and when, "" at its end,
+    shuffles: how often it was trained on shuffled labels).
     ``halved``: the same of the cells that successive halving stopped, which are no ``cells`` and part of no mean:
     they would pull a setting down by having been trained less. ``scores``: one row per cell of both ×
     evaluator × split (val, test) × metric (cell, VARIANT, seed, evaluator, split, metric, estimate, lower,
-    upper, prompts, tied). ``means``: those of ``cells`` averaged over training seeds, with ``seeds``, their number.
-    The mean of the bounds is reported as the interval: it is that of a typical training run, over prompts,
-    and does not shrink with the number of seeds. ``failures``: those of the whole experiment. ``elsewhere``: the same
+    upper, prompts, tied). ``means``: those of ``cells`` averaged over training seeds, with ``seeds``, their number;
+    a mean of bounds is no interval of the mean, which :meth:`value` has. ``thresholds``: cell -> evaluator -> score
+    above which its AUC counts an image as good. ``failures``: those of the whole experiment. ``elsewhere``: the same
     of the experiment's cells of other origins, whose numbers are of other images.
     """
 
@@ -94,6 +102,7 @@ class Results:
     means: pd.DataFrame
     failures: tuple[Failure, ...]
     origin: Origin
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     elsewhere: tuple[Results, ...] = ()
 
     @cached_property
@@ -110,8 +119,28 @@ class Results:
         return {variant: found[variant] for variant in dict.fromkeys(_variants(self.cells))}
 
     def value(self, variant: Variant, evaluator: str, metric: str, split: Split = "test") -> Value | None:
-        """Mean over training seeds, or None when this variant was not scored so."""
-        return self._values.get((variant, evaluator, metric, split))
+        """Mean over training seeds, or None when this variant was not scored so.
+
+        The interval of several is over prompts and training seeds, from their predictions; that of one is its own, of
+        other prompts alone. ReportError for damaged predictions.
+        """
+        found = self._values.get((variant, evaluator, metric, split))
+        if found is None or len(self.seeds(variant)) < 2 or self.shuffles(variant) > 1:
+            return found
+        return self._over_seeds(variant, evaluator, metric, split) or found
+
+    def shuffles(self, variant: Variant) -> int:
+        """How often each of its cells was trained on shuffled labels, of which its bounds are the range; else 1."""
+        return self._shuffles.get(next(iter(self.seeds(variant).values()), ""), 1)
+
+    @cached_property
+    def _shuffles(self) -> dict[str, int]:
+        return dict(zip(self.cells["cell"], self.cells["shuffles"].tolist(), strict=True))
+
+    def estimate(self, variant: Variant, evaluator: str, metric: str, split: Split = "test") -> float:
+        """Of :meth:`value`, without the work for its interval; nan where it is None."""
+        found = self._values.get((variant, evaluator, metric, split))
+        return math.nan if found is None else found.estimate
 
     def seeds(self, variant: Variant) -> dict[int, str]:
         """Training seed -> cell, in order of the seeds."""
@@ -156,6 +185,29 @@ class Results:
         numbers = rows[["estimate", "lower", "upper"]].to_numpy(float).tolist()
         keys = zip(_variants(rows), *names, strict=True)
         return {key: Value(*found) for key, found in zip(keys, numbers, strict=True)}
+
+    @cached_property
+    def _over_seeds(self) -> Callable[[Variant, str, str, str], Value | None]:
+        """With the interval over prompts and training seeds; None where the predictions do not say it."""
+
+        @cache
+        def measure(variant: Variant, evaluator: str, metric: str, split: str) -> Value | None:
+            thresholds = {self.thresholds.get(cell, {}).get(evaluator) for cell in self.seeds(variant).values()}
+            if metric not in METRICS or (metric == "auc" and (len(thresholds) > 1 or None in thresholds)):
+                return None
+            tables = {variant: self.tables(variant)}
+            names: list[MetricName] = [metric]
+            try:
+                measured = measured_predictions(
+                    tables, names, evaluator=evaluator, split=split, threshold=thresholds.pop()
+                )
+            except DataError:  # seeds that were not tested on the same images
+                return None
+            statistic = measured[variant][names[0]]
+            found = statistic.interval(resample(len(statistic.influence), RESAMPLES, seed=0), CONFIDENCE)
+            return Value(found.estimate, found.lower, found.upper, found.p)
+
+        return measure
 
     @cached_property
     def _predictions(self) -> Callable[[str], pd.DataFrame]:
@@ -238,12 +290,14 @@ def _part(
     read = [metrics[cell] for cell in cells["cell"]]
     cells["seconds"] = [float(content.get("seconds") or 0.0) for content in read]
     cells["stopped"] = [_stopped(content) for content in read]
+    cells["shuffles"] = [int(content.get("shuffles") or 1) for content in read]
     validation = _validation(cells, [[row for row in content["metrics"] if row["split"] == "val"] for content in read])
     scores = pd.concat([table, validation], ignore_index=True)[[*_scores_columns()]]
     halved = cells["stopped"].str.startswith(_HALVING)
     whole = cells[~halved].reset_index(drop=True)
     means = _mean_over_seeds(scores[scores["cell"].isin(whole["cell"])])
-    return Results(folder, whole, cells[halved].reset_index(drop=True), scores, means, failures, origin)
+    thresholds = {cell: content.get("thresholds", {}) for cell, content in zip(cells["cell"], read, strict=True)}
+    return Results(folder, whole, cells[halved].reset_index(drop=True), scores, means, failures, origin, thresholds)
 
 
 def _stopped(content: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.report.choice import by_validation, extra_text, halving_text, probes
-from probe_lab.report.load import VARIANT, Results
+from probe_lab.report.load import VARIANT, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import (
     MARKERS,
@@ -24,11 +24,13 @@ from probe_lab.report.style import (
 COLUMNS = 3
 MOST_TAPS = 4
 MOST_ROWS = 24
+_NOTHING = Value(np.nan, np.nan, np.nan)
 
 _EXPLANATION = """Within-prompt SRCC on the test split at step {step} for every objective (rows) and tap
-(colours). Dots: mean over training seeds; whiskers: 95 % interval over test prompts; small pale dots: the
-single training seeds. Objectives whose whiskers overlap much are not told apart by this experiment, and
-the spread of the pale dots says how much of a difference is the luck of one training run. Suspicious would
+(colours). Dots: mean over training seeds; whiskers: 95 % interval over test prompts, and over training seeds where
+there are several; small pale dots: the single training seeds. Whiskers that overlap decide nothing, since objectives
+share their prompts: paired differences, with all comparisons considered, are in the part "Which loss?". The spread of
+the pale dots says how much of a difference is the luck of one training run. Suspicious would
 be an objective at exactly 0 (it did not train), or pale dots that lie further apart than the whiskers are
 long.{dropped}"""
 
@@ -108,7 +110,10 @@ def _panel(ax: Axes, results: Results, cells: pd.DataFrame, taps: list[str], row
     for i, tap in enumerate(taps):
         at = (i - (len(taps) - 1) / 2) * 0.7 / len(taps)
         single = merged[merged["taps"] == tap]
-        mean = single.groupby(["row", *VARIANT])[["estimate", "lower", "upper"]].mean().reset_index()
+        mean = single[["row", *VARIANT]].drop_duplicates(ignore_index=True)
+        variants = [Variant(*found) for found in mean[VARIANT].itertuples(index=False)]
+        values = [results.value(variant, evaluator, "srcc_within") or _NOTHING for variant in variants]
+        mean = mean.assign(**{part: [getattr(v, part) for v in values] for part in ("estimate", "lower", "upper")})
         single_y = np.array([rows.index(row) for row in single["row"]], float) + at
         y = np.array([rows.index(row) for row in mean["row"]], float) + at
         below = 0.3 * 0.7 / len(taps)  # the whisker would hide them

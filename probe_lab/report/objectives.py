@@ -10,11 +10,12 @@ from typing import Literal
 import numpy as np
 from scipy.stats import rankdata
 
-from probe_lab.metrics import MetricName, resample_predictions
-from probe_lab.metrics.prompts import Floats
+from probe_lab.metrics import Measured, MetricName, holm, measured_predictions
+from probe_lab.metrics.bootstrap import Spread, interval
+from probe_lab.metrics.measured import mean_measured
 from probe_lab.report.choice import SELECTION_METRIC, extra_text, probes
-from probe_lab.report.intervals import RESAMPLES, value_between
-from probe_lab.report.load import Results, Split, Value, Variant
+from probe_lab.report.intervals import as_value, draws, measured_value
+from probe_lab.report.load import CONFIDENCE, Results, Split, Value, Variant
 from probe_lab.report.origin import origin_names
 from probe_lab.report.style import loss_label, tap_label
 
@@ -25,6 +26,9 @@ _SPLITS: tuple[Split, ...] = ("val", "test")
 
 REFERENCES = {"listwise": "the ranking loss of Probe-Select", "mse": "the loss of Diffusion Probe"}
 """Losses of the literature that every other one is compared with, and whose they are."""
+
+ALPHA = 1 - CONFIDENCE
+"""Two losses are told apart where the p-value of their difference, adjusted for all that are compared, is below."""
 
 MOST = 24
 """Losses that are compared; of more those that validate best."""
@@ -46,15 +50,15 @@ class Objective:
 class Outcome:
     """One loss on one backbone's images by one evaluator, training seeds averaged.
 
-    ``values``: per metric ``[1 + R]`` on test prompts, as they are and resampled; ``single``: of every training seed.
+    ``values``: per metric on test prompts; ``single``: of every training seed.
     """
 
     validation: float
-    values: Mapping[Metric, Floats]
+    values: Mapping[Metric, Measured]
     single: Mapping[Metric, tuple[float, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """All losses on the same images by the same scores. ``place`` says which step and taps the probes read."""
 
@@ -65,25 +69,38 @@ class Pair:
     outcomes: Mapping[Objective, Outcome]
 
     def value(self, objective: Objective, metric: Metric) -> Value:
-        return _value(self.outcomes[objective].values[metric])
+        return measured_value(self.outcomes[objective].values[metric])
 
     def minus(self, objective: Objective, other: Objective, metric: Metric) -> Value:
         """Their paired difference."""
-        return _value(self.outcomes[objective].values[metric] - self.outcomes[other].values[metric])
+        ours, theirs = (self.outcomes[one].values[metric] for one in (objective, other))
+        return measured_value(ours.minus(theirs))
+
+    @cached_property
+    def distinct(self) -> dict[tuple[Objective, Objective], float]:
+        """p-value of the SRCC within prompts of every two losses being the same, by Holm over all that are asked here:
+        each against every reference, and the best against each."""
+        references = [one for one in self.outcomes if one.loss in REFERENCES]
+        asked = [(one, other) for other in references for one in self.outcomes if one != other]
+        asked += [(self.best, one) for one in self.outcomes if one != self.best]
+        asked = list({frozenset(pair): pair for pair in asked}.values())
+        adjusted = holm([self.minus(*pair, SELECTION).p for pair in asked]).tolist()
+        found = dict(zip(asked, adjusted, strict=True))
+        return found | {(other, one): p for (one, other), p in found.items()}
 
     @cached_property
     def best(self) -> Objective:
         """The highest within-prompt SRCC on test prompts, which no recommendation looks at."""
-        return max(self.outcomes, key=lambda objective: float(self.outcomes[objective].values[SELECTION][0]))
+        return max(self.outcomes, key=lambda objective: self.outcomes[objective].values[SELECTION].estimate)
 
     def apart(self, objective: Objective) -> bool:
-        """Whether the best one is ahead by more than 0 in its whole interval."""
-        return self.minus(self.best, objective, SELECTION).lower > 0
+        """Whether the best one is ahead, many comparisons considered."""
+        return objective != self.best and self.distinct[self.best, objective] < ALPHA
 
     @cached_property
     def ranks(self) -> dict[Objective, float]:
         """1 for the highest within-prompt SRCC on test prompts; equal ones share the mean of their ranks."""
-        values = [-outcome.values[SELECTION][0] for outcome in self.outcomes.values()]
+        values = [-outcome.values[SELECTION].estimate for outcome in self.outcomes.values()]
         return dict(zip(self.outcomes, map(float, rankdata(values)), strict=True))
 
 
@@ -116,11 +133,19 @@ class Study:
 
     def value(self, objective: Objective, metric: Metric) -> Value:
         """Mean over all pairs on test prompts."""
-        return _value(self._mean(objective, metric))
+        return self._mean({pair: pair.outcomes[objective].values[metric] for pair in self.pairs})
 
     def minus(self, objective: Objective, other: Objective, metric: Metric) -> Value:
         """Mean over all pairs of the paired difference."""
-        return _value(self._mean(objective, metric) - self._mean(other, metric))
+        sides = {pair: [pair.outcomes[one].values[metric] for one in (objective, other)] for pair in self.pairs}
+        return self._mean({pair: ours.minus(theirs) for pair, (ours, theirs) in sides.items()})
+
+    @cached_property
+    def distinct(self) -> dict[Objective, float]:
+        """p-value of the recommended loss being as good on average as each other one, by Holm over all of them."""
+        others = [one for one in self.objectives if one != self.recommended]
+        values = [self.minus(self.recommended, one, SELECTION).p for one in others]
+        return dict(zip(others, holm(values).tolist(), strict=True))
 
     def rank(self, objective: Objective) -> float:
         return float(np.mean([pair.ranks[objective] for pair in self.pairs]))
@@ -129,15 +154,19 @@ class Study:
         """In how many pairs it is apart from the best."""
         return sum(pair.apart(objective) for pair in self.pairs)
 
-    def _mean(self, objective: Objective, metric: Metric) -> Floats:
-        """Evaluators of one backbone share its resamples of prompts. Those of another are independent draws: its n-th
-        resample would be the same draw where it has as many prompts, so it is taken n + 1-st."""
-        found = []
-        for pair in self.pairs:
-            values = pair.outcomes[objective].values[metric]
-            found.append(np.concatenate([values[:1], np.roll(values[1:], self.origins.index(pair.origin))]))
-        mean: Floats = np.mean(found, axis=0)
-        return mean
+    def _mean(self, measured: Mapping[Pair, Measured]) -> Value:
+        """Evaluators of one backbone share its prompts and trainings; those of another backbone are independent."""
+        count = len(measured)
+        spread, estimate = Spread(0.0, 1.0), 0.0
+        for origin in self.origins:
+            of_origin = [statistic for pair, statistic in measured.items() if pair.origin == origin]
+            mean, weight = mean_measured(of_origin), len(of_origin) / count
+            own = mean.spread(draws(len(mean.influence)), CONFIDENCE)
+            scaled = Spread(own.variance * weight**2, own.degrees, own.tail)
+            spread = scaled if spread.variance == 0 else spread.and_of(scaled)
+            estimate += mean.estimate * weight
+        prompts = sum(pair.prompts for pair in measured)
+        return as_value(interval(estimate, spread, CONFIDENCE, prompts, 0))
 
 
 def study(parts: Sequence[Results], evaluators: Sequence[str], step: int | None = None) -> Study | None:
@@ -182,14 +211,14 @@ def verdict(found: Study) -> str:
     """What to train with, in one sentence, and what is as good in another."""
     best = found.recommended
     compared = [
-        _compared(found.minus(best, one, SELECTION), one.label, REFERENCES[loss])
+        _compared(found.minus(best, one, SELECTION), found.distinct[one], one.label, REFERENCES[loss])
         for loss, one in found.references.items()
         if one != best
     ]
     whose = f" ({REFERENCES[best.loss]})" if best in found.references.values() else ""
-    differences = {one.label: found.minus(best, one, SELECTION) for one in found.objectives if one != best}
-    level = [label for label, difference in differences.items() if difference.lower <= 0 <= difference.upper]
-    ahead = [label for label, difference in differences.items() if difference.upper < 0]
+    level = [one.label for one, p in found.distinct.items() if not p < ALPHA]
+    apart = [one for one, p in found.distinct.items() if p < ALPHA]
+    ahead = [one.label for one in apart if found.minus(best, one, SELECTION).estimate < 0]
     company = f"Not told apart from it on average: {_list(level)}." if level else "All others are told apart from it."
     company += f" On average {_list(ahead)} {'is' if len(ahead) == 1 else 'are'} ahead of it." if ahead else ""
     count = len(found.pairs)
@@ -201,10 +230,10 @@ def verdict(found: Study) -> str:
     )
 
 
-def _compared(difference: Value, other: str, whose: str) -> str:
-    if difference.lower > 0:
+def _compared(difference: Value, p: float, other: str, whose: str) -> str:
+    if p < ALPHA and difference.estimate > 0:
         return f"{_bracketed(difference)} more than {other} ({whose})"
-    if difference.upper < 0:
+    if p < ALPHA:
         less = Value(-difference.estimate, -difference.upper, -difference.lower)
         return f"{_bracketed(less)} less than {other} ({whose})"
     return f"not told apart from {other} ({whose}; difference {_bracketed(difference)})"
@@ -235,8 +264,8 @@ def _place(results: Results, evaluators: Sequence[str], step: int | None) -> dic
             places.setdefault(key, {})[Objective(variant.loss, variant.extra)] = variant
 
     def worth(place: dict[Objective, Variant]) -> tuple[int, bool, float]:
-        values = [results.value(one, evaluators[0], SELECTION_METRIC, "val") for one in place.values()]
-        strongest = max((value.estimate for value in values if value and np.isfinite(value.estimate)), default=-np.inf)
+        values = [results.estimate(one, evaluators[0], SELECTION_METRIC, "val") for one in place.values()]
+        strongest = max((value for value in values if np.isfinite(value)), default=-np.inf)
         return len(_losses(place)), next(iter(place.values())).step == step, strongest
 
     found = max(places.values(), key=worth, default={})
@@ -256,8 +285,8 @@ def _validation(results: Results, place: Mapping[Objective, Variant], evaluator:
     """Empty where a loss has no number by this evaluator, on validation or on test prompts."""
     found = {}
     for one, variant in place.items():
-        values = [results.value(variant, evaluator, SELECTION_METRIC, split) for split in _SPLITS]
-        known = [value.estimate for value in values if value and np.isfinite(value.estimate)]
+        values = [results.estimate(variant, evaluator, SELECTION_METRIC, split) for split in _SPLITS]
+        known = [value for value in values if np.isfinite(value)]
         if len(known) < len(_SPLITS):
             return {}
         found[one] = known[0]
@@ -276,7 +305,7 @@ def _pairs(
     where = f"step {variant.step}, {tap_label(variant.taps)}"
     found = []
     for evaluator, validated in validation.items():
-        values = resample_predictions(tables, names, evaluator=evaluator, resamples=RESAMPLES)
+        values = measured_predictions(tables, names, evaluator=evaluator)
         single = _single(results, place, evaluator)
         outcomes = {
             one: Outcome(validated[one], {metric: values[one][metric] for metric in METRICS}, single[one])
@@ -299,7 +328,3 @@ def _single(
         }
         for one, variant in place.items()
     }
-
-
-def _value(values: Floats) -> Value:
-    return value_between(float(values[0]), values[1:])

@@ -123,5 +123,5 @@ def _selection(material: Material, published: list[dict[str, Any]], kept: list[s
 
 
 def _estimate(results: Results, variant: Variant | None, evaluator: str, metric: str) -> float | None:
-    value = results.value(variant, evaluator, metric) if variant else None
-    return value.estimate if value and np.isfinite(value.estimate) else None
+    value = results.estimate(variant, evaluator, metric) if variant else np.nan
+    return value if np.isfinite(value) else None

@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from probe_lab.cells import DESCRIPTION, require_file
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
+from probe_lab.metrics import Measured
 from probe_lab.metrics.bootstrap import PromptRatio
+from probe_lab.metrics.measured import left_out_in_turn
 from probe_lab.metrics.prompts import Floats
 from probe_lab.report.choice import variant_text
-from probe_lab.report.intervals import draws, mean_value, value_between, value_of
+from probe_lab.report.intervals import draws, measured_value, value_of
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import GREY, LIGHT, OKABE_ITO, PAGE, evaluator_label, model_label
@@ -31,7 +33,7 @@ COMPARED = ("prompt_only", "linear", "x0_preview")
 
 _EXPLANATION = """Test images in {bins} groups of equal size by what the best probe ({best}, training seed {seed}, the
 first one) predicted for them: the mean prediction of a group (across) and the mean of its true scores (up), with the
-95 % interval from a bootstrap over prompts. On the dashed diagonal predictions can be taken at their word; above it the
+95 % interval over prompts. On the dashed diagonal predictions can be taken at their word; above it the
 probe is too pessimistic, below too optimistic; a line flatter than the diagonal says that predictions differ more than
 scores do. Grey bars: where the predictions lie. Dotted: the straight line through all images, score = intercept + slope
 · prediction. ECE, the expected calibration error, is the mean distance of the groups from the diagonal; in the titles
@@ -57,18 +59,22 @@ class Bins:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far predictions can be taken at their word; ``chance`` is the ``error`` expected of right predictions."""
+    """How far predictions can be taken at their word; ``chance`` is the ``error`` expected of right predictions.
+
+    The error has no interval: it is a sum of absolute values, above 0 even where predictions are right, so that what
+    it lies around is not its truth. ``chance`` is what to hold it against.
+    """
 
     slope: Value
     intercept: Value
-    error: Value
+    error: float
     chance: float
     deviation: float
 
     @property
-    def relative(self) -> Value:
+    def relative(self) -> float:
         """The error in standard deviations of the target."""
-        return Value(*(v / self.deviation for v in (self.error.estimate, self.error.lower, self.error.upper)))
+        return self.error / self.deviation
 
 
 def section(material: Material) -> Section:
@@ -92,7 +98,7 @@ def section(material: Material) -> Section:
         best=variant_text(best),
         seed=seed,
         calibrated=_BEFORE if any(before.values()) else _NO_BEFORE,
-    )
+    ) + order_note(results, best, shown)
     names = ", ".join(evaluator_label(name) for name in shown)
     alt = f"Mean true score over mean predicted score in {BINS} groups of test images, one panel for each of: {names}."
     drawing = Drawing("reliability", alt, _draw(shown, found))
@@ -119,31 +125,68 @@ def bins_of(table: pd.DataFrame) -> Bins:
     return Bins(np.bincount(number, weights=table["prediction"]) / size, target, size)
 
 
-def calibration(table: pd.DataFrame) -> Calibration:
-    """Slope and intercept of the target on the prediction, and the calibration error, over all images of ``table``."""
+def calibration(*tables: pd.DataFrame) -> Calibration:
+    """Slope and intercept of the target on the prediction, and the calibration error, over all images of each of
+    ``tables`` (trainings that predict the same images), and the mean over them."""
+    lines = [_deleted_lines(table) for table in tables]  # each [2, 1 + G]
+    slope, intercept = (
+        Measured.of_jackknife(values[:, 0], values[:, 1:], tables[0]["prompt_id"].nunique(), "plain")
+        for values in np.stack(lines, axis=1)
+    )
+    errors = np.array([_errors(table) for table in tables])
+    return Calibration(
+        measured_value(slope),
+        measured_value(intercept),
+        float(errors[:, 0].mean()),
+        float(errors[:, 1].mean()),
+        float(np.mean([table["target"].std(ddof=0) for table in tables])),
+    )
+
+
+def _deleted_lines(table: pd.DataFrame) -> Floats:
+    """``[2, 1 + G]``: slope and intercept, first of all images, then without the images of each prompt (or group)."""
     prompts, row = np.unique(table["prompt_id"], return_inverse=True)
-    weights = draws(len(prompts))
     # Centred, so that sums of squares do not cancel.
     x0, y0 = table["prediction"].mean(), table["target"].mean()
     x, y = table["prediction"].to_numpy(float) - x0, table["target"].to_numpy(float) - y0
     moments = np.stack([np.bincount(row, weights=v) for v in (np.ones_like(x), x, y, x * x, x * y)], axis=1)
-    lines = _lines(weights @ moments)
-    slope, intercept = _lines(moments.sum(axis=0, keepdims=True))[:, 0]
+    weights = np.concatenate([np.ones((1, len(prompts))), left_out_in_turn(len(prompts))])
+    slope, intercept = _lines(weights @ moments)
+    return np.stack([slope, intercept + y0 - slope * x0])
+
+
+def _errors(table: pd.DataFrame) -> tuple[float, float]:
+    """The calibration error, and the one that right predictions would have: its mean over resampled prompts about the
+    gaps that were found."""
+    prompts, row = np.unique(table["prompt_id"], return_inverse=True)
     number = _bin(table)
     width = int(number.max()) + 1
-    gaps = np.bincount(row * width + number, weights=(y + y0) - (x + x0), minlength=len(prompts) * width)
-    gaps = gaps.reshape(len(prompts), width)
-    count = weights @ moments[:, 0]
-    resampled = weights @ gaps
-    errors = np.abs(resampled).sum(axis=1) / count
-    # What is left of right predictions: the same resamples about the gaps that were found.
-    noise = np.abs(resampled - gaps.sum(axis=0)).sum(axis=1) / count
-    return Calibration(
-        value_between(slope, lines[0]),
-        value_between(intercept + y0 - slope * x0, lines[1] + y0 - lines[0] * x0),
-        value_between(float(np.abs(gaps.sum(axis=0)).sum() / len(x)), errors),
-        float(noise.mean()),
-        float(table["target"].std(ddof=0)),
+    gap = (table["target"] - table["prediction"]).to_numpy(float)
+    gaps = np.bincount(row * width + number, weights=gap, minlength=len(prompts) * width).reshape(len(prompts), width)
+    weights = draws(len(prompts))
+    total = gaps.sum(axis=0)
+    noise = np.abs(weights @ gaps - total).sum(axis=1) / (weights @ np.bincount(row).astype(np.float64))
+    return float(np.abs(total).sum() / len(gap)), float(noise.mean())
+
+
+def unscaled(results: Results, cell: str) -> tuple[str, ...]:
+    """Evaluators for which a ranking loss left the probe without units: no rising line leads to the true scores."""
+    path = results.folder / cell / "probe.json"
+    if not path.exists():
+        return ()
+    return tuple(read_json(path.read_text(encoding="utf-8")).get("targets", {}).get("unscaled", ()))
+
+
+def order_note(results: Results, variant: Variant, evaluators: Iterable[str]) -> str:
+    """A sentence on the evaluators of which the order alone is predicted, with a space before it; "" for none."""
+    cells = results.seeds(variant).values()
+    found = {name: sum(name in unscaled(results, cell) for cell in cells) for name in evaluators}
+    told = [f"{evaluator_label(name)} ({count} of {len(cells)} trainings)" for name, count in found.items() if count]
+    if not told:
+        return ""
+    return (
+        f" No rising line leads from predictions to true scores on validation images for {', '.join(told)}: these "
+        "predictions have no units, only their order means something, and distances from the diagonal mean nothing."
     )
 
 
@@ -184,7 +227,7 @@ def _lines(moments: Floats) -> Floats:
 
 
 def of_variant(results: Results, variant: Variant, evaluator: str, *, calibrated: bool = True) -> Calibration | None:
-    """Mean over training seeds, of the bounds too; None where nothing is predicted (or calibrated)."""
+    """Mean over training seeds; None where nothing is predicted (or calibrated)."""
     found = []
     for cell in results.seeds(variant).values():
         table: pd.DataFrame | None = results.predictions(cell, evaluator)
@@ -193,16 +236,8 @@ def of_variant(results: Results, variant: Variant, evaluator: str, *, calibrated
         if not calibrated:
             table = uncalibrated(results, cell, evaluator, table)
         if table is not None:
-            found.append(calibration(table))
-    if not found:
-        return None
-    return Calibration(
-        mean_value([each.slope for each in found]),
-        mean_value([each.intercept for each in found]),
-        mean_value([each.error for each in found]),
-        float(np.mean([each.chance for each in found])),
-        float(np.mean([each.deviation for each in found])),
-    )
+            found.append(table)
+    return calibration(*found) if found else None
 
 
 def _draw(tables: dict[str, pd.DataFrame], found: dict[str, Calibration | None]) -> Figure:
@@ -214,7 +249,7 @@ def _draw(tables: dict[str, pd.DataFrame], found: dict[str, Calibration | None])
         _panel(ax, table)
         known = found[name]
         assert known is not None
-        numbers = f"slope {known.slope.estimate:.2f}, ECE {known.relative.estimate:.2f} SD".replace("-", "−")
+        numbers = f"slope {known.slope.estimate:.2f}, ECE {known.relative:.2f} SD".replace("-", "−")
         ax.set_title(f"{evaluator_label(name)}\n{numbers}")
         ax.set_xlabel("predicted score")
         if i % columns == 0:
@@ -261,9 +296,9 @@ def _table(material: Material, best: dict[str, Calibration | None], before: dict
         f"Test split, step {material.choice.step}. Slope and intercept of the true score over the prediction (1 and 0 "
         f"are right); expected calibration error over {BINS} groups of equal size, in the evaluator's units and in "
         "standard deviations of the true score; by chance: what right predictions would show on as many images "
-        "(from the same bootstrap). Before: without the line that a ranking loss needs, fitted on validation images. "
-        "Brackets: 95 % interval from a bootstrap over prompts, mean over training seeds; an ECE is biased upwards in "
-        "small samples, and so are its bounds.",
+        "(from resampled prompts). Before: without the line that a ranking loss needs, fitted on validation images. "
+        "Brackets: 95 % interval over prompts, and over training seeds where there are several; an ECE has none, since "
+        "it is above 0 by chance even where predictions are right.",
         ("evaluator", "model", "slope", "intercept", "ECE", "ECE / SD", "by chance / SD"),
         tuple(rows),
         long=True,

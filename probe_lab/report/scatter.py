@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from probe_lab.report.choice import variant_text
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.reliability import order_note, unscaled
 from probe_lab.report.style import LIGHT, MARKERS, OKABE_ITO, PAGE, evaluator_label, number_text
 
 COLUMNS = 3
@@ -38,7 +39,7 @@ def section(material: Material) -> Section:
     prompts = min(HIGHLIGHTED, min(table["prompt_id"].nunique() for table in tables.values()))
     text = _EXPLANATION.format(
         best=variant_text(best, step=False), seed=seed, step=material.choice.step, prompts=prompts
-    )
+    ) + order_note(results, best, tables)
     names = ", ".join(evaluator_label(name) for name in tables)
     alt = f"Scatter plots of predicted over true score on the test split, one for each of: {names}."
     drawing = Drawing("scatter", alt, _draw(material, tables))
@@ -46,24 +47,28 @@ def section(material: Material) -> Section:
 
 
 def _draw(material: Material, tables: dict[str, pd.DataFrame]) -> Figure:
+    cell = next(iter(material.results.seeds(material.choice.best).values()))
     columns = min(len(tables), COLUMNS)
     lines = -(-len(tables) // columns)
     figure = Figure(figsize=(PAGE, 2.45 * lines))
     axes = figure.subplots(lines, columns, squeeze=False)
     for i, (ax, (name, table)) in enumerate(zip(axes.flat, tables.items(), strict=False)):
         _panel(ax, table)
+        ordered = name in unscaled(material.results, cell)
         within, pooled = (
-            material.results.value(material.choice.best, name, metric) for metric in ("srcc_within", "srcc")
+            material.results.estimate(material.choice.best, name, metric) for metric in ("srcc_within", "srcc")
         )
         numbers = [
-            f"{text} {number_text(value.estimate)}"
+            f"{text} {number_text(value)}"
             for text, value in (("within", within), ("all", pooled))
-            if value is not None and np.isfinite(value.estimate)
+            if np.isfinite(value)
         ]
         ax.set_title(f"{evaluator_label(name)}\nSRCC {', '.join(numbers) or 'undefined'}")
         ax.set_xlabel("true score")
         if i % columns == 0:
             ax.set_ylabel("predicted")
+        if ordered:
+            ax.set_ylabel("predicted order (no units)")
     for ax in axes.flat[len(tables) :]:
         ax.set_visible(False)
     return figure

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -77,25 +79,27 @@ def section(material: Material) -> Section:
 def selection_curve(results: Results, variant: Variant, evaluator: str) -> Curve | None:
     """The curve of one variant on the test split; None when it does not predict the evaluator or N is 1
     throughout."""
-    curves: list[list[SelectionPoint]] = []
-    counts: list[int] = []
-    for cell in results.seeds(variant).values():
-        table = results.predictions(cell, evaluator)
-        if table.empty:
-            return None
-        # Prompts with fewer candidates (a score is missing) are left out; most must stay.
-        counts = list(range(1, int(table.groupby("prompt_id").size().median()) + 1))
-        if len(counts) < 2:
-            return None
-        points = selection_gain_curve(table["prediction"], table["target"], table["prompt_id"], counts)
-        curves.append([points[count] for count in counts])
+    tables = [results.predictions(cell, evaluator) for cell in results.seeds(variant).values()]
+    if not tables or any(table.empty for table in tables):
+        return None
+    # Prompts with fewer candidates (a score is missing) are left out; most must stay.
+    counts = list(range(1, int(tables[0].groupby("prompt_id").size().median()) + 1))
+    if len(counts) < 2:
+        return None
+    points = [of_trainings(tables, counts)[count] for count in counts]
     return Curve(
         counts,
-        np.mean([[(p.score.estimate, p.score.lower, p.score.upper) for p in curve] for curve in curves], axis=0),
-        np.mean([[(p.gain.estimate, p.gain.lower, p.gain.upper) for p in curve] for curve in curves], axis=0),
-        np.mean([[p.oracle.estimate for p in curve] for curve in curves], axis=0),
-        np.mean([[p.random.estimate for p in curve] for curve in curves], axis=0),
+        np.array([(p.score.estimate, p.score.lower, p.score.upper) for p in points]),
+        np.array([(p.gain.estimate, p.gain.lower, p.gain.upper) for p in points]),
+        np.array([p.oracle.estimate for p in points]),
+        np.array([p.random.estimate for p in points]),
     )
+
+
+def of_trainings(tables: Sequence[pd.DataFrame], counts: Sequence[int]) -> dict[int, SelectionPoint]:
+    """Selection among N for every N of ``counts``, mean over trainings of the same images, by their predictions."""
+    predictions = np.stack([table["prediction"].to_numpy(float) for table in tables])
+    return selection_gain_curve(predictions, tables[0]["target"], tables[0]["prompt_id"], counts)
 
 
 def _draw(material: Material, evaluator: str, best: Curve, others: dict[str, Curve]) -> Drawing:

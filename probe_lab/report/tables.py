@@ -134,6 +134,8 @@ class Table:
             case Value():
                 if math.isnan(field.estimate):
                     return DASH
+                if math.isnan(field.lower):
+                    return self._number(field.estimate)
                 bounds = f"[{self._number(field.lower)}, {self._number(field.upper)}]"
                 return f"{self._number(field.estimate)} {bounds}"
             case float():
@@ -147,7 +149,7 @@ class Table:
         return number_text(value, self.digits)
 
     def _latex_field(self, field: Field) -> str:
-        if isinstance(field, Value) and not math.isnan(field.estimate):
+        if isinstance(field, Value) and not math.isnan(field.lower):
             estimate, lower, upper = (
                 self._number(v).replace("−", "-") for v in (field.estimate, field.lower, field.upper)
             )

@@ -46,7 +46,7 @@ def section(material: Material) -> Section:
     named = any(matrix.name != "evaluator" for matrix in found.matrices)
     evaluator = f" (of {evaluator_label(material.choice.evaluators[0])} but for the first matrix)" if named else ""
     widest = max(len(matrix.columns) for matrix in found.matrices)
-    small = "; small print: 95 % interval from a bootstrap over prompts"
+    small = "; small print: 95 % interval over prompts"
     text = _EXPLANATION.format(
         evaluator=evaluator,
         intervals=small if widest <= MOST_INTERVALS else "; the table has the intervals",
@@ -126,7 +126,7 @@ def _table(material: Material, matrices: Sequence[Matrix]) -> Table:
         "transfer",
         TITLE,
         f"Test split; steps, taps and backbones by {evaluator_label(material.choice.evaluators[0])}. Brackets: 95 % "
-        "interval from a bootstrap over prompts. At home: tested on what it was trained on, the ordinary result of "
+        "interval over prompts. At home: tested on what it was trained on, the ordinary result of "
         "that training seed. Why not: the reason for a dash.",
         ("transfer", "trained on", "tested on", METRICS["srcc_within"], "at home", "why not"),
         tuple(rows),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from probe_lab.errors import DataError
 from probe_lab.report.load import Value
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.objectives import METRICS, REFERENCES, SELECTION, Pair, Study, study, verdict
+from probe_lab.report.objectives import ALPHA, METRICS, REFERENCES, SELECTION, Objective, Pair, Study, study, verdict
 from probe_lab.report.origin import origin_names
 from probe_lab.report.style import GREY, MARKERS, OKABE_ITO, PAGE, evaluator_label, number_text
 from probe_lab.report.style import METRICS as METRIC_LABELS
@@ -21,13 +21,18 @@ TITLE = "Which loss?"
 
 _EXPLANATION = """Rows are losses, those that validate best on top, the recommended one in bold; every figure is of one
 {what}. Left and middle: mean over {seeds}, with the 95 % interval over test prompts; small pale dots are the single
-training seeds. Right: the paired difference to {references}: the same prompts are drawn for both and the training seeds
-averaged in every resample, so these intervals are narrower than those on the left suggest, and they alone say whether
-two losses are apart (they leave out 0). They are of other prompts for the trainings at hand; the pale dots say how much
-another training would move. {settings} (read at {places}). The recommendation rests on validation prompts alone; the
-test numbers beside it played no part. Of many intervals one in twenty leaves out 0 by chance.{missing} Suspicious would
+training seeds. Right: the paired difference to {references}: what both share cancels, so these intervals are narrower
+than those on the left suggest, and they alone say whether two losses are apart. {cover} Points are filled where the
+two are told apart with all comparisons of this figure considered (Holm's p below 0.05), which asks for more than an
+interval that leaves out 0: of twenty of those one does by chance. {settings} (read at {places}). The recommendation
+rests on validation prompts alone; the test numbers beside it played no part.{missing} Suspicious would
 be a loss at exactly 0 (it did not train), pale dots that lie further apart than the differences between losses, or an
 order of the losses that turns round from one figure to the next: then the recommendation is luck."""
+_COVER = "Intervals are about other prompts and other training seeds."
+_ONE = (
+    "With one training seed they are about other prompts alone: how much another training would differ is not in their "
+    "width, so sweep three seeds or more before you believe a small difference."
+)
 _ALIKE = "All losses had the same settings: none was tuned, so a loss may gain from others"
 _UNLIKE = "Settings that differ between losses stand beside their names, a loss with several has had more chances"
 
@@ -63,6 +68,7 @@ def summary_table(found: Study) -> Table:
             found.validation(one),
             found.value(one, SELECTION),
             *(found.minus(one, other, SELECTION) if one != other else None for other in found.references.values()),
+            found.distinct.get(one),
             found.value(one, "selection_gain"),
             round(found.rank(one), 1),
             f"{found.apart(one)} of {count}",
@@ -73,16 +79,16 @@ def summary_table(found: Study) -> Table:
         "which_loss",
         f"Losses over {count} pairs of backbone and evaluator" if len(found.origins) > 1 else "Losses over evaluators",
         "Means over all pairs. Losses are in the order of their within-prompt SRCC on validation prompts, which chose "
-        "the marked one; the other columns are of test prompts. Brackets: 95 % interval from a bootstrap over prompts, "
-        "the same prompts for both losses of a difference and for all evaluators of a backbone, training seeds "
-        "averaged in every resample. Mean rank: by SRCC on test prompts, 1 is best. Apart from the best: pairs in "
-        "which the paired interval of the loss that is best on those test prompts minus this one leaves out 0. "
-        f"{_references(found)}".strip(),
+        f"the marked one; the other columns are of test prompts. Brackets: 95 % interval, paired for differences. "
+        f"{_cover(found)} p: of this loss being as good on average as the marked one, by Holm over all of them. Mean "
+        "rank: by SRCC on test prompts, 1 is best. Apart from the best: pairs in which the loss that is best on those "
+        f"test prompts is ahead of this one, by Holm over all comparisons of the pair. {_references(found)}".strip(),
         (
             "loss",
             "validation SRCC within",
             "test SRCC within",
             *(f"SRCC minus {one.label}" for one in found.references.values()),
+            "p",
             "selection gain",
             "mean rank",
             "apart from the best",
@@ -106,6 +112,7 @@ def pair_table(found: Study, pair: Pair) -> Table:
                     *(pair.minus(one, other, metric) if one != other else None for other in found.references.values()),
                 )
             ),
+            *(_apart(pair, one, other) for other in found.references.values()),
             "yes" if pair.apart(one) else "no",
             len(pair.outcomes[one].single[SELECTION]),
         )
@@ -115,9 +122,9 @@ def pair_table(found: Study, pair: Pair) -> Table:
     return Table(
         f"which_loss_{_slug(found, pair)}",
         f"{pair.origin}: {evaluator_label(pair.evaluator)}" if _several(found) else evaluator_label(pair.evaluator),
-        f"{pair.prompts} test prompts, {pair.place}; means over training seeds. Brackets: 95 % interval from a "
-        "bootstrap over prompts, of the differences with the same prompts for both. Apart: from the loss with the "
-        "highest SRCC in this table, by a paired interval that leaves out 0.",
+        f"{pair.prompts} test prompts, {pair.place}; means over training seeds. Brackets: 95 % interval, paired for "
+        f"differences. {_cover(found)} Apart: from the loss with the highest SRCC in this table; apart from a "
+        "reference: both by the SRCC within prompts, Holm over all these comparisons.",
         (
             "loss",
             "validation SRCC within",
@@ -129,6 +136,7 @@ def pair_table(found: Study, pair: Pair) -> Table:
                     *(f"{names[metric]} minus {one.label}" for one in found.references.values()),
                 )
             ),
+            *(f"apart from {one.label}" for one in found.references.values()),
             "apart",
             "training seeds",
         ),
@@ -165,20 +173,20 @@ def _draw(found: Study, pair: Pair) -> Figure:
 
 
 def _differences(ax: Axes, found: Study, pair: Pair) -> None:
-    """A whisker for each reference; hollow where 0 is inside."""
+    """A whisker for each reference; hollow where the two are not told apart."""
     for i, other in enumerate(found.references.values(), start=1):
         at = (i - (len(found.references) + 1) / 2) * 0.36
         for row, one in enumerate(found.objectives):
             if one != other:
-                _dot(ax, pair.minus(one, other, SELECTION), row + at, i, hollow=True)
+                value = pair.minus(one, other, SELECTION)
+                _dot(ax, value, row + at, i, filled=pair.distinct[one, other] < ALPHA)
         ax.plot([], [], MARKERS[i], color=OKABE_ITO[i], ms=3.8, label=f"minus {other.label}")
     ax.axvline(0, color=GREY, lw=0.8, ls="--", zorder=1)
     ax.set_xlabel("difference of SRCC within prompts")
 
 
-def _dot(ax: Axes, value: Value, row: float, i: int, *, hollow: bool = False) -> None:
+def _dot(ax: Axes, value: Value, row: float, i: int, *, filled: bool = True) -> None:
     color = OKABE_ITO[i]
-    filled = not hollow or value.lower > 0 or value.upper < 0
     ax.hlines(row, value.lower, value.upper, color=color, lw=1.1, zorder=3)
     face = color if filled else "white"
     ax.plot(value.estimate, row, MARKERS[i], color=color, mfc=face, mec=color, ms=3.8, mew=0.7, zorder=4)
@@ -194,10 +202,20 @@ def _explanation(found: Study) -> str:
         what="backbone and one evaluator, on that backbone's own images" if _several(found) else "evaluator",
         seeds=seeds,
         settings=_ALIKE if len({one.extra for one in found.objectives}) == 1 else _UNLIKE,
-        references=f"{' and to '.join(labels)}; hollow where it may be 0" if labels else "(no reference was trained)",
+        cover=_cover(found),
+        references=" and to ".join(labels) if labels else "(no reference was trained)",
         places="; ".join(places),
         missing=missing,
     )
+
+
+def _cover(found: Study) -> str:
+    """What the intervals are about."""
+    return _COVER if found.seeds[0] > 1 else _ONE
+
+
+def _apart(pair: Pair, one: Objective, other: Objective) -> str | None:
+    return None if one == other else "yes" if pair.distinct[one, other] < ALPHA else "no"
 
 
 def _references(found: Study) -> str:

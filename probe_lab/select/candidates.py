@@ -15,7 +15,8 @@ from probe_lab.cache.faults import Fault
 class Candidate:
     """One seed of a prompt. ``place`` among the kept ones, 0 the best, or None with the step that it was ``pruned``
     at; ``image`` is the finished one, or where it is a ``preview`` what the prediction of that step decodes to;
-    ``fault`` says why it is no choice, see ``Selection.faults``."""
+    ``fault`` says why it is no choice, see ``Selection.faults``. Of ``unscaled`` evaluators only the order of what is
+    predicted means something: its units are no true score's."""
 
     number: int
     seed: int
@@ -26,6 +27,7 @@ class Candidate:
     preview: bool = False
     true: Mapping[str, float] = field(default_factory=dict)
     fault: Fault | None = None
+    unscaled: frozenset[str] = frozenset()
 
     @property
     def finished(self) -> bool:

@@ -151,7 +151,7 @@ class Drawing:
         for number in (*kept, *others):
             predicted = dict(zip(found.evaluators, scores[number].tolist(), strict=True))
             fault = found.faults[place].get(number)
-            one = Candidate(number, self._seeds(prompt)[number], predicted, fault=fault)
+            one = Candidate(number, self._seeds(prompt)[number], predicted, fault=fault, unscaled=self._setup.unscaled)
             if number in gone:
                 row = place * self._candidates + number
                 picture = self._preview(x0[gone[number], _X0][row : row + 1])

@@ -47,6 +47,7 @@ class Asked:
         spec = self.probe.spec
         place = {"cell": self.name, "folder": str(self.cell or ""), "step": spec.step, "of": spec.total_steps}
         found = {**place, "evaluators": list(spec.evaluators), "taps": list(spec.taps), "scalars": list(spec.scalars)}
+        found["unscaled"] = list(self.probe.unscaled)
         if self.cell is None:
             return found
         content = read_json((self.cell / DESCRIPTION).read_bytes())
@@ -79,6 +80,11 @@ class Setup:
         if self.by == "pareto":
             return list(self.asked[0].probe.spec.evaluators)
         return [self.by] if isinstance(self.by, str) else list(self.by)
+
+    @property
+    def unscaled(self) -> frozenset[str]:
+        """Evaluators of which a probe knows the order alone."""
+        return frozenset(name for each in self.asked for name in each.probe.unscaled)
 
     @property
     def described(self) -> dict[str, Any]:

@@ -51,7 +51,10 @@ def title_of(rows: Sequence[Row], content: Mapping[str, Any], evaluators: Sequen
     cells = ", ".join(probe["cell"] for probe in content["probes"])
     calls, of = content["denoiser_calls"], content["denoiser_calls_of_all"]
     previews = any(one.preview for row in rows for one in row.candidates)
-    text = f"{', '.join(evaluators)}: predicted{' → true' if scored else ''}. {calls} of {of} denoiser calls. "
+    unscaled = unscaled_of(rows, evaluators)
+    what = "predicted order" if unscaled else "predicted → true" if scored else "predicted"
+    text = f"{', '.join(evaluators)}: {what}. {calls} of {of} denoiser calls. "
+    text += f"{order_note(unscaled)} " if unscaled else ""
     return text + ("Pruned ones: what their last step leads to. " if previews else "") + cells
 
 
@@ -113,8 +116,31 @@ def _captions(one: Candidate, labels: Labels) -> list[tuple[str, str]]:
 
 
 def score_text(one: Candidate, evaluator: str) -> str:
-    """``0.943 → 0.969``: the predicted score and, where there is one, the true one."""
-    return f"{one.predicted[evaluator]:.3f}" + (f" → {one.true[evaluator]:.3f}" if evaluator in one.true else "")
+    """``0.943 → 0.969``: the predicted score and, where there is one, the true one.
+
+    ``-0.213 (order), true 0.969`` where what is predicted has not the units of the true one.
+    """
+    scaled = evaluator not in one.unscaled
+    text = f"{one.predicted[evaluator]:.3f}" + ("" if scaled else " (order)")
+    if evaluator not in one.true:
+        return text
+    return f"{text} → {one.true[evaluator]:.3f}" if scaled else f"{text}, true {one.true[evaluator]:.3f}"
+
+
+def unscaled_of(rows: Sequence[Row], evaluators: Sequence[str]) -> list[str]:
+    """Those of ``evaluators`` of which the order alone was predicted."""
+    unscaled = {name for row in rows for one in row.candidates for name in one.unscaled}
+    return [name for name in evaluators if name in unscaled]
+
+
+def order_note(unscaled: Sequence[str]) -> str:
+    """A sentence on predictions without units; "" where all have theirs."""
+    if not unscaled:
+        return ""
+    return (
+        f"The predictions of {', '.join(unscaled)} have no units, only their order counts: on validation images no "
+        "rising line leads from them to true scores."
+    )
 
 
 def labels_of(evaluators: Sequence[str], length: int = 11) -> Labels:

@@ -13,7 +13,7 @@ from rich.table import Table
 from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.console import literal
 from probe_lab.select.candidates import Row
-from probe_lab.select.sheet import labels_of, score_text
+from probe_lab.select.sheet import labels_of, order_note, score_text, unscaled_of
 from probe_lab.select.watch import shortened
 
 SAME_WITHIN = 8
@@ -37,7 +37,9 @@ def kept_table(rows: Sequence[Row], evaluators: Sequence[str]) -> Table:
     table.add_column("prompt", overflow="fold")
     for heading in ("candidate", "seed"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("predicted → true" if scored else "predicted", no_wrap=True)
+    unscaled = unscaled_of(rows, evaluators)
+    heading = "predicted order" if unscaled else "predicted"
+    table.add_column("predicted → true" if scored and not unscaled else heading, no_wrap=True)
     for row in rows:
         for one in row.kept:
             numbers = [f"{score_text(one, name)}  {label}".strip() for name, label in labels.items()]
@@ -92,7 +94,8 @@ def lines_of(content: dict[str, Any]) -> list[str]:
         share = seconds["select"] / seconds["all"]
         text += f"; all of them took {seconds['all']:.1f} s, so selection {share:.2f} of that"
         text += f"; {_sameness(content['largest_difference'])}"
-    lines = [text]
+    unscaled = dict.fromkeys(name for probe in content["probes"] for name in probe.get("unscaled", ()))
+    lines = [text, *filter(None, [order_note(list(unscaled))])]
     for name, found in content["worth"].items():
         gain = f", selection gain {found['selection_gain']:.2f}" if "selection_gain" in found else ""
         lines.append(

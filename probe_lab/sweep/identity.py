@@ -33,7 +33,7 @@ _LATER: Mapping[str, tuple[str, ...]] = {
     "sampling": ("max_sequence_length", "safety_checker", "vae_slicing", "vae_tiling"),
     "trainer": ("accumulate", "patience"),
     "probe": (
-        *("scalars", "steps", "head", "correlation"),
+        *("scalars", "steps", "head", "correlation", "shuffles"),
         *("nce_temperature_ratio", "nce_negatives", "ema_warmup"),
     ),
     "metrics": ("auc_threshold",),

@@ -42,7 +42,7 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
       taps and evaluators, their probe and trainer keys are those of the experiment itself. The first two read
       ``within_prompt`` too, whatever the loss.
     - Only ``cnn`` and ``linear`` have scalars, and only a ``cnn`` of arrays has several ``steps``, which are sorted, or
-      a ``head`` that reads text.
+      a ``head`` that reads text. Only ``shuffled_labels`` has shuffles.
     - What no term of the loss reads (``READERS``) is that of the experiment itself: ``mse`` has no temperature.
     - What reads no text has the text encoder of the experiment itself.
     - Terms of a loss are in the order of ``losses.TERMS``.
@@ -72,6 +72,8 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
         probe = dataclasses.replace(probe, step=step, loss="mse", steps=[], head="plain")
     probe = dataclasses.replace(probe, steps=sorted(probe.steps) if len(probe.steps) > 1 else [])
     ranks = point.probe.within_prompt if probe.model in REGRESSIONS else None
+    if probe.model != "shuffled_labels":
+        probe = dataclasses.replace(probe, shuffles=experiment.probe.shuffles)
     probe = _read_by_loss(probe, experiment.probe)
     if ranks is not None:
         probe = dataclasses.replace(probe, within_prompt=ranks)

@@ -52,7 +52,10 @@ class Rate:
 
 def epochs_of(cell: Cell) -> int:
     """How often a cell's training sees its samples."""
-    return 1 if cell.experiment.probe.model in CLOSED_FORM else cell.experiment.trainer.max_epochs
+    probe = cell.experiment.probe
+    if probe.model in CLOSED_FORM:
+        return 1
+    return cell.experiment.trainer.max_epochs * (probe.shuffles if probe.model == "shuffled_labels" else 1)
 
 
 def rate_of(found: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int], runs_folder: Path) -> Rate:
@@ -75,7 +78,8 @@ def _summed_up(measured: Sequence[tuple[Mapping[str, Any], int]], basis: str) ->
     factors = []
     for metrics, samples in measured:
         model, taps = metrics["model"], "+".join(metrics["taps"])
-        rate = metrics["seconds"] / max(samples * max(len(metrics["history"]), 1), 1)
+        epochs = max(len(metrics["history"]), 1) * int(metrics.get("shuffles", 1))
+        rate = metrics["seconds"] / max(samples * epochs, 1)
         by_taps.setdefault((model, taps), []).append(rate)
         by_model.setdefault(model, []).append(rate)
         factors.append(rate / ROUGH.get(model, rate or 1.0))

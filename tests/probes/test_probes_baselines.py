@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, prompt_groups
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Inputs, Probe, ProbeSpec, prompt_ridge
-from probe_lab.probes.baselines import closed_form, shuffled, tuned_ridge
+from probe_lab.probes.baselines import closed_form, other_shuffles, shuffled, tuned_ridge
+from probe_lab.probes.outputs import over_shuffles
 from probe_lab.probes.prompt_ridge import fit_prompt_ridge
 from probe_lab.probes.reading import taps_of
 from probe_lab.probes.ridge import PENALTIES, Moments, fit_ridge, prompt_means, ridge
@@ -239,3 +241,27 @@ def test_what_each_model_reads() -> None:
     assert {model: check(model, taps) for model in expected} == expected
     with pytest.raises(ProbeError, match="attention_entropy reads attention"):
         taps_of("attention_entropy", ["x0"])
+
+
+def test_the_other_shuffles_are_trainings_of_their_own(experiment: Experiment) -> None:
+    """Nine beside the first, whose seeds no training seed of a sweep is."""
+    control = replace(experiment, probe=replace(experiment.probe, model="shuffled_labels"))
+    seeds = [other.trainer.seed for other in other_shuffles(control)]
+    assert len(set(seeds)) == 9
+    assert min(seeds) > 1000
+    again = [other.trainer.seed for other in other_shuffles(replace(control, trainer=replace(control.trainer, seed=1)))]
+    assert not set(seeds) & set(again)
+    assert other_shuffles(experiment) == []
+    assert other_shuffles(replace(control, probe=replace(control.probe, shuffles=1))) == []
+
+
+def test_a_range_is_what_shuffles_gave(experiment: Experiment) -> None:
+    def entry(value: float | None) -> dict[str, object]:
+        return {"evaluator": "e", "split": "test", "metric": "m", "prompts": 4, "tied": 0} | dict.fromkeys(
+            ("estimate", "lower", "upper"), value
+        )
+
+    (found,) = over_shuffles([[entry(0.1)], [entry(-0.2)], [entry(0.4)], [entry(None)]])
+    assert found == entry(0.1) | {"estimate": pytest.approx(0.1), "lower": -0.2, "upper": 0.4}
+    assert over_shuffles([[entry(None)], [entry(None)]]) == [entry(None)]
+    assert over_shuffles([[entry(0.3)]]) == [entry(0.3)]

@@ -43,7 +43,8 @@ def probe() -> Probe:
         {tap: 0.5 + torch.rand(shape[0]) for tap, shape in TAPS.items()},
     )
     probe.standardise_targets(torch.tensor([1.0, 2.0]), torch.tensor([0.3, 7.0]), torch.tensor([0.9, 2.5]))
-    probe.calibrate(torch.randn(9, 2), torch.randn(9, 2))
+    rising = torch.randn(9, 2)
+    probe.calibrate(rising, rising * torch.tensor([1.0, -1.0]))  # of the second only the order counts
     return probe
 
 
@@ -54,6 +55,7 @@ def test_a_loaded_probe_predicts_the_same_bits(probe: Probe, tmp_path: Path, kin
     save_probe(tmp_path / "deep" / "folder", probe)
     loaded = load_probe(tmp_path / "deep" / "folder")
     assert loaded.spec == probe.spec
+    assert loaded.unscaled == probe.unscaled
     assert list(loaded.spec.taps) == list(probe.spec.taps)
     assert torch.equal(loaded.predict(_inputs()), probe.predict(_inputs()))
     assert sorted(path.name for path in (tmp_path / "deep" / "folder").iterdir()) == [DESCRIPTION, WEIGHTS]

@@ -126,7 +126,7 @@ def test_every_sample_is_seen_once_and_the_processes_agree(
     ("probe", "accumulate", "stop"),
     [
         ({"loss": "mse+listwise"}, 1, 3),
-        ({"model": "shuffled_labels"}, 1, 0),
+        ({"model": "shuffled_labels", "shuffles": 1}, 1, 0),
         ({"model": "prompt_only"}, 2, 0),  # no shifts, which are drawn for each batch
         ({"loss": "listwise+infonce+pearson", "within_prompt": False, "nce_negatives": "all"}, 1, 2),
         ({"loss": "mse+infonce", "head": "text"}, 1, 2),

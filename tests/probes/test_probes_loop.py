@@ -29,7 +29,7 @@ ProbeOf = Callable[..., Experiment]
         ({"loss": "mse"}, {"accumulate": 3}),
         ({"loss": "listwise"}, {"patience": 1}),
         ({"model": "prompt_only"}, {}),
-        ({"model": "shuffled_labels"}, {}),
+        ({"model": "shuffled_labels", "shuffles": 2}, {}),
     ],
 )
 def test_a_grouped_probe_is_the_one_that_is_trained_alone(

@@ -101,8 +101,10 @@ def test_calibration_is_least_squares_and_keeps_the_order(probe: Probe) -> None:
     slope, shift = torch.linalg.lstsq(matrix, target[:, 0]).solution.tolist()
     assert probe.target_slope.tolist() == pytest.approx([slope, 1.0], abs=1e-5)
     assert probe.target_shift.tolist() == pytest.approx([shift, 0.0], abs=1e-5)
+    assert probe.unscaled == probe.spec.evaluators[1:]
     probe.calibrate(torch.ones(50, 2), target)
     assert probe.target_slope.tolist() == [1.0, 1.0]
+    assert probe.unscaled == probe.spec.evaluators
 
 
 def close_epoch(module: ProbeModule, score: float) -> str:

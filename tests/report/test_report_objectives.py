@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from probe_lab.metrics import compare_predictions
-from probe_lab.report.intervals import RESAMPLES
-from probe_lab.report.load import Results, load_results
+from probe_lab.metrics import Measured, compare_predictions, holm
+from probe_lab.metrics.bootstrap import mean_over
+from probe_lab.report.load import RESAMPLES, Results, load_results
 from probe_lab.report.objectives import METRICS, Objective, Outcome, Pair, Study, study, verdict
 from probe_lab.sweep.results import write_results
 
@@ -74,38 +74,36 @@ def test_every_pair_is_what_two_cells_compare_to(found: Study, two_backbones: An
                         assert numbers == pytest.approx((interval.estimate, interval.lower, interval.upper))
 
 
-def test_summary_equals_loops_over_prompts(found: Study, two_backbones: Any) -> None:
-    """Evaluators of a backbone share the prompts drawn, backbones are drawn independently."""
-    resampled: dict[str, list[Array]] = {loss: [] for loss in LOSSES}
-    for i, (origin, prompts) in enumerate((("tiny-sd", 12), ("tiny-sd3", 9))):
-        draws = np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
-        draws = np.roll(draws, i, axis=0)
+def test_summary_is_the_mean_of_pairs_and_no_narrower_than_prompts_alone(found: Study, two_backbones: Any) -> None:
+    """Evaluators of a backbone share its prompts and trainings, backbones are independent."""
+    of_origin: dict[str, dict[str, Array]] = {loss: {} for loss in LOSSES}
+    for origin in ("tiny-sd", "tiny-sd3"):
         for loss in LOSSES:
-            for evaluator in EVALUATORS:
-                values = np.mean([per_prompt(t, evaluator) for t in tables(two_backbones.runs, origin, loss)], axis=0)
-                resampled[loss].append(np.array([values.mean(), *(values[draw].mean() for draw in draws)]))
-    means = {loss: np.mean(values, axis=0) for loss, values in resampled.items()}
-    ranks = {loss: [] for loss in LOSSES}
-    apart = dict.fromkeys(LOSSES, 0)
-    for k in range(4):
-        order = sorted(LOSSES, key=lambda loss: -resampled[loss][k][0])
-        for loss in LOSSES:
-            ranks[loss].append(1 + order.index(loss))
-            gap = resampled[order[0]][k] - resampled[loss][k]
-            apart[loss] += bool(np.percentile(gap[1:], 2.5) > 0)
-    assert sum(apart.values()) > 0
+            sides = [
+                [per_prompt(t, evaluator) for evaluator in EVALUATORS] for t in tables(two_backbones.runs, origin, loss)
+            ]
+            of_origin[loss][origin] = np.mean(sides, axis=(0, 1))
     for one in found.objectives:
-        values = means[one.loss]
-        value = found.value(one, "srcc_within")
-        expected = (values[0], *np.percentile(values[1:], [2.5, 97.5]))
-        assert (value.estimate, value.lower, value.upper) == pytest.approx(expected)
-        gap = values - means["mse"]
+        gaps = [of_origin[one.loss][origin] - of_origin["mse"][origin] for origin in ("tiny-sd", "tiny-sd3")]
         value = found.minus(one, found.references["mse"], "srcc_within")
-        assert (value.estimate, value.lower, value.upper) == pytest.approx(
-            (gap[0], *np.percentile(gap[1:], [2.5, 97.5]))
-        )
-        assert found.rank(one) == pytest.approx(np.mean(ranks[one.loss]))
-        assert found.apart(one) == apart[one.loss]
+        assert value.estimate == pytest.approx(np.mean([gap.mean() for gap in gaps]), abs=1e-12)
+        error = np.sqrt(sum(gap.var(ddof=1) / len(gap) for gap in gaps)) / 2
+        assert value.upper - value.lower >= 2 * 1.96 * error
+        mean = found.value(one, "srcc_within").estimate
+        assert mean == pytest.approx(np.mean([values.mean() for values in of_origin[one.loss].values()]))
+
+
+def test_losses_are_told_apart_with_all_comparisons_considered(found: Study) -> None:
+    for pair in found.pairs:
+        asked = {frozenset(key) for key in pair.distinct}
+        values = {key: pair.minus(*sorted(key, key=list(pair.outcomes).index), "srcc_within").p for key in asked}
+        adjusted = dict(zip(values, holm(list(values.values())), strict=True))
+        for (one, other), p in pair.distinct.items():
+            assert p == pytest.approx(adjusted[frozenset((one, other))])
+        for one in found.objectives:
+            assert pair.apart(one) == (one != pair.best and pair.distinct[pair.best, one] < 0.05)
+    assert set(found.distinct) == set(found.objectives) - {found.recommended}
+    assert sum(found.apart(one) for one in found.objectives) > 0
 
 
 def test_recommended_by_validation_of_all_pairs_never_by_test(
@@ -173,16 +171,16 @@ def test_one_loss_is_no_choice(two_backbones: Any, tmp_path: Path) -> None:
     assert study(parts_of(runs), EVALUATORS, 5) is None
 
 
-def made(values: dict[str, tuple[float, float]], width: float = 0.01) -> Study:
-    """One pair of the given (validation, test) SRCC, whose resamples all losses share but for ``width``."""
+def made(values: dict[str, tuple[float, float]], width: float = 0.02) -> Study:
+    """One pair of the given (validation, test) SRCC on 100 prompts, which all losses share but for ``width``."""
     rng = np.random.default_rng(0)
-    common = rng.normal(scale=0.05, size=1000)
+    common = rng.normal(scale=0.3, size=100)
     outcomes = {}
     for loss, (validation, test) in values.items():
-        rows = np.concatenate([[test], test + common + rng.normal(scale=width, size=1000)])
-        outcomes[Objective(loss, "{}")] = Outcome(
-            validation, dict.fromkeys(METRICS, rows), dict.fromkeys(METRICS, (test,))
-        )
+        own = common + rng.normal(scale=width, size=100)
+        ratio = mean_over(test + own - own.mean(), np.zeros(100, np.bool_))
+        measured = dict.fromkeys(METRICS, Measured.of_ratios([ratio]))
+        outcomes[Objective(loss, "{}")] = Outcome(validation, measured, dict.fromkeys(METRICS, (test,)))
     order = tuple(sorted(outcomes, key=lambda one: -outcomes[one].validation))
     references = {one.loss: one for one in order if one.loss in ("listwise", "mse")}
     return Study(order, references, (Pair("tiny-sd", "shapes_reward", "step 5", 100, outcomes),), (), (1, 1))
@@ -191,7 +189,7 @@ def made(values: dict[str, tuple[float, float]], width: float = 0.01) -> Study:
 def test_the_verdict_says_what_is_apart_and_what_is_not() -> None:
     text = verdict(made({"mse": (0.1, 0.1), "listwise": (0.3, 0.301), "spearman": (0.4, 0.305)}))
     assert text.startswith("Train with Spearman: of 3 losses it ranks the seeds of validation prompts best (mean over")
-    assert "not told apart from listwise (the ranking loss of Probe-Select; difference 0.004 [−0.0" in text
+    assert "not told apart from listwise (the ranking loss of Probe-Select; difference 0.004 [" in text
     assert "] more than MSE (the loss of Diffusion Probe), and it is apart from the best there in 0 of 1 case." in text
     assert text.endswith("Not told apart from it on average: listwise.")
     text = verdict(made({"mse": (0.5, 0.1), "listwise": (0.3, 0.4), "spearman": (0.4, 0.3)}))

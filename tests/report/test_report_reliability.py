@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from probe_lab.report import reliability
+from probe_lab.report import reliability, scatter
 from probe_lab.report.choice import choose
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
@@ -45,40 +46,44 @@ def test_bins_line_and_error_are_those_of_a_loop(seed: int, slope: float, noise:
     np.testing.assert_allclose([value.estimate for value in found.target], [t for _, t, _ in bins])
     assert found.size.tolist() == [n for _, _, n in bins]
     known = reliability.calibration(table)
-    assert known.error.estimate == pytest.approx(error)
+    assert known.error == pytest.approx(error)
     line = np.polyfit(table["prediction"], table["target"], 1)
     assert [known.slope.estimate, known.intercept.estimate] == pytest.approx(list(line), abs=1e-8)
     assert known.slope.lower <= known.slope.estimate <= known.slope.upper
-    assert known.relative.estimate == pytest.approx(error / table["target"].std(ddof=0))
+    assert known.relative == pytest.approx(error / table["target"].std(ddof=0))
 
 
-def test_intervals_are_those_of_prompts_drawn_one_by_one() -> None:
+def test_intervals_of_the_line_are_those_of_a_jackknife_over_prompts() -> None:
     table = _table(30, 4, 0.7, 0.5)
     known = reliability.calibration(table)
-    rng = np.random.default_rng(1)
-    groups = [part for _, part in table.groupby("prompt_id")]
-    edges = np.quantile(table["prediction"], np.arange(1, 10) / 10)
-    slopes, errors = [], []
-    for _ in range(1000):
-        drawn = pd.concat([groups[i] for i in rng.integers(30, size=30)])
-        slopes.append(np.polyfit(drawn["prediction"], drawn["target"], 1)[0])
-        number = np.searchsorted(edges, drawn["prediction"], side="right")
-        gaps = (drawn["target"] - drawn["prediction"]).groupby(number).sum().abs().sum()
-        errors.append(gaps / len(drawn))
-    low, high = np.percentile(slopes, [2.5, 97.5])
-    assert (known.slope.lower, known.slope.upper) == pytest.approx((low, high), abs=0.02)
-    low, high = np.percentile(errors, [2.5, 97.5])
-    assert (known.error.lower, known.error.upper) == pytest.approx((low, high), abs=0.05)
+    lines = [np.polyfit(*(t[["prediction", "target"]].to_numpy().T), 1) for t in _without_each_prompt(table)]
+    errors = np.sqrt(29 / 30 * ((lines - np.mean(lines, axis=0)) ** 2).sum(axis=0))
+    for value, error in zip((known.slope, known.intercept), errors, strict=True):
+        assert value.upper - value.estimate == pytest.approx(stats.t.ppf(0.975, 29) * error)
+        assert value.estimate - value.lower == pytest.approx(value.upper - value.estimate)
+
+
+def _without_each_prompt(table: pd.DataFrame) -> list[pd.DataFrame]:
+    return [table[table["prompt_id"] != prompt] for prompt in table["prompt_id"].unique()]
+
+
+def test_the_line_of_several_trainings_is_their_mean_with_what_they_differ_by() -> None:
+    one, other = _table(30, 4, 0.7, 0.5), _table(30, 4, 0.7, 0.5)
+    other["prediction"] *= 1.5  # a training that is too sure of itself
+    both, alone = reliability.calibration(one, other), reliability.calibration(one)
+    slopes = [reliability.calibration(table).slope.estimate for table in (one, other)]
+    assert both.slope.estimate == pytest.approx(np.mean(slopes))
+    assert both.slope.upper - both.slope.lower > 2 * (alone.slope.upper - alone.slope.lower)
 
 
 def test_right_predictions_err_by_chance_alone_and_wrong_ones_by_more() -> None:
     right = _table(100, 8, 1.0, 1.0).assign(target=lambda t: t["target"] - 3)
     known = reliability.calibration(right)
     assert known.slope.lower < 1 < known.slope.upper
-    assert known.error.estimate < 2 * known.chance
+    assert known.error < 2 * known.chance
     wide = reliability.calibration(right.assign(prediction=2 + 3 * (right["prediction"] - 2)))
     assert wide.slope.estimate == pytest.approx(known.slope.estimate / 3)
-    assert wide.error.lower > 5 * wide.chance
+    assert wide.error > 5 * wide.chance
 
 
 def test_equal_predictions_stay_together() -> None:
@@ -89,7 +94,7 @@ def test_equal_predictions_stay_together() -> None:
     assert found.size.tolist() == [16, 12, 12]
     constant = reliability.calibration(table.assign(prediction=5.0))
     assert constant.slope.estimate == 0
-    assert constant.error.estimate == pytest.approx(abs(table["target"].mean() - 5))
+    assert constant.error == pytest.approx(abs(table["target"].mean() - 5))
 
 
 @pytest.fixture
@@ -153,3 +158,25 @@ def test_constant_scores_and_missing_evaluators_are_named(material: Material, ru
         "shapes reward: all test images have the same score.",
         "The best probe does not predict ImageReward.",
     )
+
+
+def test_a_probe_without_units_is_said_where_its_predictions_are_drawn(simulated: Any, runs_copy: Path) -> None:
+    """One of two trainings: its sentence counts; an older probe.json, which does not say, draws as before."""
+    results = load_results(runs_copy)
+    choice = choose(results, ["shapes_reward"], None)
+    cells = list(results.seeds(choice.best).values())
+    known = {"mean": [0], "std": [1], "slope": [1.0], "shift": [0.0], "evaluators": ["shapes_reward"]}
+    for cell, unscaled in zip(cells, (["shapes_reward"], []), strict=True):
+        (runs_copy / cell / "probe.json").write_text(json.dumps({"targets": known | {"unscaled": unscaled}}))
+    material = Material(results, choice, None)
+    with drawing():
+        sections = [reliability.section(material), scatter.section(material)]
+    for section in sections:
+        assert "for shapes reward (1 of 2 trainings): these predictions have no units" in section.explanation
+    (ax,) = (ax for ax in sections[1].drawings[0].figure.axes if ax.get_visible())
+    assert ax.get_ylabel() == "predicted order (no units)"
+    for cell in cells:
+        (runs_copy / cell / "probe.json").write_text(json.dumps({"targets": known}))
+    with drawing():
+        assert "no units" not in reliability.section(material).explanation
+        assert "no units" not in scatter.section(material).explanation

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from probe_lab.select.budget import calls_of
 from probe_lab.select.candidates import Candidate, Row, file_names
 from probe_lab.select.cells import at_other_steps, best_cell
 from probe_lab.select.setup import setup_of
-from probe_lab.select.sheet import contact_sheet, labels_of
-from probe_lab.select.summary import _sameness, worth
+from probe_lab.select.sheet import contact_sheet, labels_of, score_text, title_of
+from probe_lab.select.summary import _sameness, kept_table, lines_of, worth
 from probe_lab.select.watch import Field, picture
 from probe_lab.select.words import overrides_of, read_by, read_schedule
 from probe_lab.sweep.results import METRICS
@@ -289,6 +290,28 @@ def test_the_sheet_shows_every_candidate() -> None:
         assert (sheet == colour).all(2).sum() > 500
     assert labels_of(["a_one", "a_two"]) == {"a_one": "one", "a_two": "two"}
     assert labels_of(["pick_score", "clip_score"]) == {"pick_score": "pick_score", "clip_score": "clip_score"}
+
+
+def test_predictions_without_units_are_no_scores_anywhere() -> None:
+    """Sheet, terminal and record say so, and none draws an arrow from an order to a score."""
+    predicted = {"a_one": -0.25, "a_two": 0.5}
+    kept = Candidate(0, 1, predicted, place=0, true={"a_one": 0.5, "a_two": 0.75}, unscaled=frozenset({"a_one"}))
+    assert score_text(kept, "a_one") == "-0.250 (order), true 0.500"
+    assert score_text(kept, "a_two") == "0.500 → 0.750"
+    assert score_text(replace(kept, true={}), "a_one") == "-0.250 (order)"
+    probes = [{"cell": "c", "unscaled": ["a_one"]}]
+    content = {"probes": probes, "denoiser_calls": 1, "denoiser_calls_of_all": 2, "worth": {}}
+    title = title_of([Row("p", [kept])], content, ["a_one", "a_two"])
+    assert "predicted order" in title
+    assert "→" not in title
+    assert "The predictions of a_one have no units, only their order counts" in title
+    table = kept_table([Row("p", [kept])], ["a_one", "a_two"])
+    assert table.columns[-1].header == "predicted order"
+    lines = lines_of(content | {"seconds": {"select": 1.0, "all": 0.0}})
+    assert any("The predictions of a_one have no units" in line for line in lines)
+    scaled = replace(kept, unscaled=frozenset())
+    assert kept_table([Row("p", [scaled])], ["a_one"]).columns[-1].header == "predicted → true"
+    assert "no units" not in title_of([Row("p", [scaled])], content, ["a_one"])
 
 
 def test_the_picture_of_a_terminal_shows_who_was_pruned() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from probe_lab.cli import app
 from probe_lab.errors import ConfigError, DataError, ReportError
-from probe_lab.metrics import METRICS, paired_differences
+from probe_lab.metrics import METRICS, holm, paired_differences
 from probe_lab.sweep.compare import Query
 from probe_lab.sweep.compare.command import answer
 from probe_lab.sweep.compare.difference import difference
@@ -70,15 +70,40 @@ def test_a_cell_does_not_differ_from_itself(folders: list[Path]) -> None:
     assert set(sheet.frame["apart"]) == {"no"}
 
 
-def test_training_seeds_are_averaged_in_every_resample(folders: list[Path]) -> None:
+def test_training_seeds_are_averaged_and_part_of_the_interval(folders: list[Path]) -> None:
     sheet = difference(folders[0].parent, 'loss == "mse"', 'loss == "listwise" and seed < 2', WITHIN)
     tables = [pd.read_parquet(folder / "predictions.parquet") for folder in folders]
     parts = [t[(t["evaluator"] == "shapes_reward") & (t["split"] == "test")] for t in tables]
     a, b = (np.stack([part["prediction"] for part in side]) for side in (parts[:3], parts[3:5]))
     expected = paired_differences(a, b, parts[0]["target"], parts[0]["prompt_id"], ["srcc_within"])["srcc_within"][2]
     assert column(sheet, "difference")[0] == pytest.approx([expected.estimate, expected.lower, expected.upper])
-    assert "and 2 more: training seeds 0, 1, 2, averaged in every resample" in sheet.notes[0]
-    assert "training seeds 0, 1, averaged" in sheet.notes[1]
+    assert "and 2 more: training seeds 0, 1, 2, their mean" in sheet.notes[0]
+    assert "training seeds 0, 1, their mean" in sheet.notes[1]
+    assert not any("another training" in note for note in sheet.notes)
+
+
+def test_a_single_training_seed_is_said(folders: list[Path]) -> None:
+    """Of the side that has it; a ridge has no other training."""
+    runs, mse, listwise = folders[0].parent, 'loss == "mse"', 'loss == "listwise"'
+    one = difference(runs, f"{mse} and seed == 0", listwise, WITHIN).notes[-1]
+    assert one.startswith("A has one training seed: how much another training would differ is not in the intervals")
+    both = difference(runs, f"{mse} and seed == 0", f"{listwise} and seed == 1", WITHIN).notes[-1]
+    assert both.startswith("A and B have one training seed")
+    change(folders[0], model="linear")
+    linear = difference(runs, folders[0].name, listwise, WITHIN).notes
+    assert not any("training seed:" in note for note in linear)
+
+
+def test_what_is_apart_has_all_rows_considered(folders: list[Path]) -> None:
+    runs = folders[0].parent
+    sheet = difference(runs, folders[0].name, folders[1].name, Query())
+    alone = [
+        difference(runs, folders[0].name, folders[1].name, Query(metrics=(metric,), evaluators=(evaluator,)))
+        for evaluator, metric in sheet.frame[["evaluator", "metric"]].to_numpy()
+    ]
+    expected = holm([one.frame["p"][0] for one in alone])
+    assert sheet.frame["p"].tolist() == pytest.approx(expected.tolist(), rel=0.05)
+    assert sheet.frame["apart"].tolist() == ["yes" if p < 0.05 else "no" for p in expected]
 
 
 def test_cells_are_named_by_any_part_that_is_one_settings(folders: list[Path]) -> None:

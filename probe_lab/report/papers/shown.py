@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from probe_lab.metrics import selection_gain_curve
 from probe_lab.report.choice import best_on_validation, probes, steps_of
+from probe_lab.report.intervals import as_value
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Material, Section
 from probe_lab.report.paper import PUBLISHED
 from probe_lab.report.reads import reads_of
+from probe_lab.report.selection import of_trainings
 from probe_lab.report.style import evaluator_label
 from probe_lab.report.tables import Field, Table
 
@@ -24,7 +25,7 @@ CAUTION = (
     "For orientation, not comparable: the papers have other models, prompts and evaluators, and their correlations are "
     "over all images at once, much of which is prompt difficulty."
 )
-TEST = "Ours: test split, unseen prompts; brackets: 95 % interval from a bootstrap over prompts."
+TEST = "Ours: test split, unseen prompts; brackets: 95 % interval over prompts."
 OF = 5
 """Candidates per prompt that Probe-Select chooses from."""
 
@@ -109,27 +110,21 @@ def picked(
 ) -> Picked:
     """One of ``count`` candidates, chosen by the prediction of the evaluator ``by``, measured by the true scores of
     ``of`` (empty: the same evaluator). Exact over all subsets of that size; mean over training seeds."""
-    found = []
+    tables = []
     for cell in _cells(shown, variant):
         predicted = shown.results.predictions(cell, by)
         scored = shown.results.predictions(cell, of or by)[["sample_id", "target"]]
         table = predicted.drop(columns="target").merge(scored, on="sample_id")
-        point = selection_gain_curve(
-            table["prediction"], measure(table["target"].to_numpy(float)), table["prompt_id"], [count]
-        )[count]
-        found.append([(v.estimate, v.lower, v.upper) for v in (point.random, point.score, point.oracle)])
-    random, chosen, best = (Value(*map(float, row)) for row in np.mean(found, axis=0))
-    return Picked(random, chosen, best)
+        tables.append(table.assign(target=measure(table["target"].to_numpy(float))))
+    point = of_trainings(tables, [count])[count]
+    return Picked(as_value(point.random), as_value(point.score), as_value(point.oracle))
 
 
 def gain(shown: Shown, variant: Variant, evaluator: str, counts: Sequence[int]) -> list[Value]:
     """Selection gain of the choice among N, 0 = random, 1 = oracle, for every N of ``counts`` (from 2)."""
-    found = []
-    for cell in _cells(shown, variant):
-        table = shown.results.predictions(cell, evaluator)
-        curve = selection_gain_curve(table["prediction"], table["target"], table["prompt_id"], counts)
-        found.append([(p.gain.estimate, p.gain.lower, p.gain.upper) for p in (curve[n] for n in counts)])
-    return [Value(*map(float, row)) for row in np.mean(found, axis=0)]
+    tables = [shown.results.predictions(cell, evaluator) for cell in _cells(shown, variant)]
+    curve = of_trainings(tables, counts)
+    return [as_value(curve[count].gain) for count in counts]
 
 
 def spread(shown: Shown, variant: Variant, evaluator: str) -> float:

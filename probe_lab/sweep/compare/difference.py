@@ -1,4 +1,4 @@
-"""The difference of two cells, or of two settings with several training seeds each, with a paired bootstrap."""
+"""The paired difference of two cells, or of two settings with several training seeds each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from probe_lab.cells import read_predictions
 from probe_lab.errors import ConfigError, ReportError, nearest
-from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions
+from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions, holm
 from probe_lab.sweep.compare.cells import (
     SEED,
     SHOWN,
@@ -26,13 +26,15 @@ from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.compare.query import Query
 from probe_lab.sweep.compare.sheet import Sheet
 from probe_lab.sweep.compare.table import PARTS, chosen
+from probe_lab.sweep.normalise import CLOSED_FORM
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 1000
+_ALPHA = 0.05
 _NAME = re.compile(r"[A-Za-z0-9._+-]+")
-_KEYS = ("evaluator", "metric", "prompts", "apart")
+_KEYS = ("evaluator", "metric", "prompts", "p", "apart")
 _NUMBERS = {"A": "A", "B": "B", "difference": "A − B"}
 
 
@@ -41,9 +43,9 @@ def difference(runs_folder: Path, first: str, second: str, query: Query, *, resa
     ``evaluators``, and ``where`` and ``cells`` for both sides.
 
     ``first`` and ``second`` name cells: a whole name, its beginning or any part of it, or an expression as in
-    ``where``. Several cells are one side when they differ in nothing but their training seed: they are averaged in
-    every resample. Columns: evaluator, metric, ``prompts`` that the numbers rest on, ``apart`` ("yes" where the
-    interval of the difference excludes 0), and A, B and difference with their bounds.
+    ``where``. Several cells are one side when they differ in nothing but their training seed: their mean is taken.
+    Columns: evaluator, metric, ``prompts`` that the numbers rest on, ``p`` of the difference being 0 by Holm over all
+    rows, ``apart`` ("yes" where that is below 0.05), and A, B and difference with their bounds.
 
     Raises:
         ConfigError: a filter that is none, or a metric that there is not.
@@ -56,7 +58,7 @@ def difference(runs_folder: Path, first: str, second: str, query: Query, *, resa
     split = query.splits[0]
     metrics = _metrics(query)
     ours, theirs = ([_predictions(cell) for cell in setting] for setting in sides)
-    rows: list[dict[str, Hashable]] = []
+    compared: list[tuple[str, str, tuple[Interval, Interval, Interval]]] = []
     without_threshold = []
     for evaluator in _evaluators(a, b, query):
         threshold = _threshold(a, evaluator)
@@ -67,22 +69,37 @@ def difference(runs_folder: Path, first: str, second: str, query: Query, *, resa
         found = compare_predictions(
             ours, theirs, possible, evaluator=evaluator, split=split, threshold=threshold, resamples=resamples
         )
-        rows += [_row(evaluator, metric, *three) for metric, three in found.items()]
+        compared += [(evaluator, metric, three) for metric, three in found.items()]
+    adjusted = holm([three[2].p for _, _, three in compared]).tolist()
+    rows = [_row(evaluator, metric, three, p) for (evaluator, metric, three), p in zip(compared, adjusted, strict=True)]
     notes = [f"{letter}: {_told(setting)}" for letter, setting in zip("AB", sides, strict=True)]
     if "auc" in metrics and without_threshold:
         notes.append(f"no auc for {', '.join(without_threshold)}: the files do not hold one threshold for both")
-    return Sheet(_frame(rows), _KEYS, _NUMBERS, _title(split, resamples), (*notes, *_caution(len(rows))))
+    return Sheet(_frame(rows), _KEYS, _NUMBERS, _title(split), (*notes, *_covered(sides)))
 
 
-def _title(split: str, resamples: int) -> str:
+def _title(split: str) -> str:
     return (
-        f"A − B on the {split} split, 95 % intervals from {resamples} resamples of its prompts, "
-        "the same ones for A and B (apart: the interval of the difference excludes 0)"
+        f"A − B on the {split} split, paired over its prompts, 95 % intervals (p: of the difference being 0, by Holm "
+        f"over all rows; apart: p < {_ALPHA})"
     )
 
 
-def _caution(rows: int) -> tuple[str, ...]:
-    return (f"of {rows} intervals of 95 %, about {round(rows / 20)} exclude 0 by chance alone",) if rows >= 10 else ()
+def _covered(sides: Sequence[Setting]) -> tuple[str, ...]:
+    """What the intervals are not about."""
+    single = [letter for letter, setting in zip("AB", sides, strict=True) if _trained_by_seed(setting)]
+    if not single:
+        return ()
+    verb = "has" if len(single) == 1 else "have"
+    return (
+        f"{' and '.join(single)} {verb} one training seed: how much another training would differ is not in the "
+        "intervals; three seeds or more say it",
+    )
+
+
+def _trained_by_seed(setting: Setting) -> bool:
+    """Whether it is a single training that another seed would change."""
+    return len(setting) == 1 and setting[0].content["model"] not in CLOSED_FORM
 
 
 def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
@@ -132,15 +149,15 @@ def _predictions(cell: Finished) -> pd.DataFrame:
     return read_predictions(cell.folder, cell.content)
 
 
-def _row(evaluator: str, metric: str, a: Interval, b: Interval, apart: Interval) -> dict[str, Hashable]:
-    excluded = not math.isnan(apart.lower) and (apart.lower > 0 or apart.upper < 0)
+def _row(evaluator: str, metric: str, three: tuple[Interval, Interval, Interval], p: float) -> dict[str, Hashable]:
     row: dict[str, Hashable] = {
         "evaluator": evaluator,
         "metric": metric,
-        "prompts": apart.prompts,
-        "apart": "yes" if excluded else "no",
+        "prompts": three[2].prompts,
+        "p": None if math.isnan(p) else float(f"{p:.2g}"),
+        "apart": "yes" if p < _ALPHA else "no",
     }
-    for name, value in zip(_NUMBERS, (a, b, apart), strict=True):
+    for name, value in zip(_NUMBERS, three, strict=True):
         row |= dict(zip((name + part for part in PARTS), (value.estimate, value.lower, value.upper), strict=True))
     return row
 
@@ -156,6 +173,6 @@ def _told(setting: Setting) -> str:
     text = setting[0].name
     if len(setting) > 1:
         seeds = ", ".join(str(cell.shown[SEED]) for cell in setting)
-        text += f" and {len(setting) - 1} more: training seeds {seeds}, averaged in every resample"
+        text += f" and {len(setting) - 1} more: training seeds {seeds}, their mean"
     text += f" ({ended} of {len(setting)} stopped before the last epoch)" if ended else ""
     return text + (f" ({smaller} of {len(setting)} in smaller batches, as memory ran out)" if smaller else "")
