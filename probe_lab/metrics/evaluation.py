@@ -18,6 +18,8 @@ GlobalMetric = Literal["srcc", "ktc", "pcc", "auc"]
 MetricName = GlobalMetric | WithinMetric
 METRICS: tuple[MetricName, ...] = (*get_args(GlobalMetric), *WITHIN_METRICS)
 
+Reduce = Callable[[PromptTable], PromptRatio]
+
 _SCALES: Mapping[str, Scale] = {"auc": "auc"}
 
 
@@ -72,7 +74,9 @@ def measured(
     over_all: Mapping[str, Measured] = {}
     if not WITHIN_METRICS.keys() >= set(names):
         over_all = _over_all(trainings, 0.0 if threshold is None else threshold)
-    reduce: Mapping[str, Callable[[PromptTable], PromptRatio]] = {**WITHIN_METRICS}
+    reduce: Mapping[str, Callable[[PromptTable], PromptRatio]] = {
+        str(name): one for name, one in WITHIN_METRICS.items()
+    }
     return {
         name: Measured.of_ratios([reduce[name](table) for table in trainings]) if name in reduce else over_all[name]
         for name in names

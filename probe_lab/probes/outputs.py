@@ -114,7 +114,7 @@ def over_shuffles(entries: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any
     found = []
     for same in zip(*entries, strict=True):
         values = [entry["estimate"] for entry in same if entry["estimate"] is not None]
-        numbers = {"estimate": None, "lower": None, "upper": None}
+        numbers: dict[str, float | None] = {"estimate": None, "lower": None, "upper": None}
         if values:
             numbers = {"estimate": float(np.mean(values)), "lower": min(values), "upper": max(values)}
         found.append(same[0] | numbers)

@@ -19,7 +19,7 @@ from probe_lab.cache import Cache
 from probe_lab.data.splits import RULE, SplitFractions, split_of
 from probe_lab.metrics import selection_gain_curve
 from probe_lab.report import activations, attention, curves, heatmap, losses, scatter, selection
-from probe_lab.report.choice import choose
+from probe_lab.report.choice import choose, main_slice
 from probe_lab.report.listing import environment_table
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
@@ -86,6 +86,19 @@ def test_heatmap_shows_the_means(material: Material) -> None:
         & (means["split"] == "test")
     ]
     assert shown[labels.index("up 1.0 attn"), 3] == pytest.approx(field["estimate"].item())
+
+
+def test_fields_that_may_be_chance_stand_in_brackets(material: Material) -> None:
+    """By Holm over all fields of a panel, so more than those whose own interval includes 0."""
+    (drawn,) = heatmap.section(material).drawings
+    numbers = [text.get_text() for text in drawn.figure.axes[0].texts]
+    bracketed = [text for text in numbers if text.startswith("(")]
+    means = main_slice(material.results)
+    wanted = means["metric"].eq("srcc_within") & means["split"].eq("test")
+    fields = means[wanted & means["evaluator"].eq("shapes_reward")]
+    assert len(numbers) == len(fields)
+    alone = int((fields["lower"] <= 0).sum())
+    assert 0 < alone <= len(bracketed) < len(numbers)
 
 
 def _many(runs: Path, taps: int) -> Material:

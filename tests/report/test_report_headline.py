@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from probe_lab.metrics import compare_predictions, within_prompt_estimate
+from probe_lab.metrics import compare_predictions, holm, within_prompt_estimate
 from probe_lab.report.choice import choose
 from probe_lab.report.headline import DIFFERENCE, headline_tables
 from probe_lab.report.load import Value, load_results
@@ -49,3 +50,28 @@ def test_what_was_not_tested_alike_has_no_difference(runs_copy: Any) -> None:
     differences = {row[0]: row[table.columns.index(DIFFERENCE)] for row in table.rows[1:]}
     absent = [name for name, value in differences.items() if value is None]
     assert [name.split(",")[0] for name in absent] == ["linear probe"]
+
+
+def test_the_control_is_a_range_over_shuffles(runs_copy: Any) -> None:
+    """Its predictions are those of one shuffle, so it has no paired difference; once trained, the caption warns."""
+    results = load_results(runs_copy)
+    (table,) = headline_tables(Material(results, choose(results, [EVALUATOR], None), None))
+    assert "Shuffled labels were trained once" in table.caption
+    path = next(runs_copy.glob("shuffled_labels*")) / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shuffles": 10}))
+    results = load_results(runs_copy)
+    (table,) = headline_tables(Material(results, choose(results, [EVALUATOR], None), None))
+    row = next(row for row in table.rows if str(row[0]).startswith("shuffled labels"))
+    assert row[table.columns.index(DIFFERENCE)] is None
+    assert "Shuffled labels: mean of 10 trainings" in table.caption
+    assert "Suspicious is a range within prompts that leaves out 0" in table.caption
+
+
+def test_differences_of_all_baselines_are_one_family(simulated: Any) -> None:
+    results = load_results(simulated.runs)
+    (table,) = headline_tables(Material(results, choose(results, [EVALUATOR], None), None))
+    rows = table.rows[1:]
+    values = [row[table.columns.index(DIFFERENCE)] for row in rows]
+    assert all(isinstance(value, Value) for value in values)
+    adjusted = holm([value.p for value in values if isinstance(value, Value)])
+    assert [row[table.columns.index("p (Holm)")] for row in rows] == pytest.approx(adjusted.tolist())
