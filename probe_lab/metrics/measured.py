@@ -38,15 +38,13 @@ class Trainings:
 
     def variance(self, prompts: int) -> tuple[float, float]:
         """Of their mean, by trainings alone, and Σ v²/df of the two mean squares that it is made of; 0 of a single
-        one, or where prompts explain how they differ."""
+        one, and below 0 where they differ by less than prompts explain."""
         count = len(self.values)
         if count < 2 or prompts < 2:
             return 0.0, 0.0
         between = float(self.values.var(ddof=1))
         both = self.influence - self.influence.mean(axis=0)
         explained = sum(mean_variance(row, prompts) for row in both) / (count - 1)
-        if not between > explained:
-            return 0.0, 0.0
         terms = ((between / count) ** 2 + (explained / count) ** 2 / (prompts - 1)) / (count - 1)
         return (between - explained) / count, terms
 
@@ -115,9 +113,9 @@ class Measured:
         count = min(self.prompts, len(self.influence))
         tail = max((ratio.tail(draws, confidence) for ratio in self.ratios), default=1.0)
         spread = Spread(mean_variance(self.influence, count), count - 1, tail)
-        for side in self.sides:
-            spread = spread.plus(*side.variance(count))
-        return spread
+        # Cut at 0 in sum: cut on each side, its estimate would be too high where trainings hardly differ.
+        parts = [side.variance(count) for side in self.sides]
+        return spread.plus(sum(variance for variance, _ in parts), sum(terms for _, terms in parts))
 
     def interval(self, draws: Floats, confidence: float) -> Interval:
         """The estimate with its interval and p-value."""
