@@ -218,8 +218,8 @@ class Truth:
             found = world(kind, _MANY, rng)
             for name, statistic in within(found):
                 sums.setdefault(name, []).append(statistic.estimate)
-            for name, statistic in _estimates_over_all(found.part(0, 400), threshold):
-                sums.setdefault(name, []).append(statistic)
+            for name, estimate in _estimates_over_all(found.part(0, 400), threshold):
+                sums.setdefault(name, []).append(estimate)
             for name, interval in others(found.part(0, 500)):
                 sums.setdefault(name, []).append(interval.estimate)
             images.append(flat(found)[["prediction", "target"]].to_numpy())

@@ -5,7 +5,7 @@
 It reads what the cells of `probe-lab sweep` predicted. The probe of the single cut, at `probe.step`, is the best on
 validation prompts of those that read arrays alone; the schedule is the best on validation prompts, with the same probe
 at the other steps, within the calls of the single cut. Both then select on the test prompts, among every set of so many
-of a prompt's seeds; intervals are from a paired bootstrap over prompts.
+of a prompt's seeds; intervals are paired, over prompts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pandas as pd
 from benchmarks.output import show
 from probe_lab.cells import PREDICTIONS
 from probe_lab.config import load_experiment
-from probe_lab.metrics.bootstrap import Interval, interval, resample
+from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resample
 from probe_lab.select.budget import Plan, calls_of, candidate_sets
 from probe_lab.select.cells import at_other_steps, best_cell
 from probe_lab.select.planned import plan_for
@@ -88,12 +88,12 @@ def _by_prompt(rows: pd.DataFrame, column: str) -> Numbers:
 
 
 def _mean(values: Numbers, draws: Numbers) -> Interval:
-    return interval(float(values.mean()), draws @ values / len(values), 0.95, len(values), 0)
+    return mean_over(values, np.zeros(len(values), np.bool_), "difference").interval(draws, 0.95)
 
 
 def _ratio(values: Numbers, whole: Numbers, draws: Numbers) -> Interval:
     """Selection gain: Σ values over Σ whole."""
-    return interval(float(values.sum() / whole.sum()), (draws @ values) / (draws @ whole), 0.95, len(values), 0)
+    return PromptRatio(values, whole, np.zeros(len(values), np.bool_), "gain").interval(draws, 0.95)
 
 
 def _described(found: Interval) -> dict[str, float]:

@@ -82,7 +82,7 @@ def _draw(material: Material, tables: dict[str, pd.DataFrame], told: dict[str, p
     values = values[np.isfinite(values)]
     norm = Normalize(min(0.0, values.min(initial=0.0)), max(values.max(initial=0.0), 1e-3))
     for i, (ax, (name, table)) in enumerate(zip(axes.flat, tables.items(), strict=False)):
-        _panel(ax, table, norm, holm(told[name].to_numpy(float).ravel()).reshape(table.shape) < 1 - CONFIDENCE)
+        _panel(ax, table, norm, holm(told[name].to_numpy(float).ravel().tolist()).reshape(table.shape) < 1 - CONFIDENCE)
         ax.set_title(evaluator_label(name))
         if i + columns >= len(tables):
             ax.set_xlabel(material.step_text)

@@ -73,7 +73,7 @@ def rows_table(found: Tradeoff) -> Table:
         "tradeoff",
         "Ways of selecting",
         f"Mean true {evaluator_label(about.evaluator)} of the kept image over {about.prompts} test prompts of "
-        f"{about.seeds} seeds each, with the 95 % interval of a bootstrap over prompts; {about.backbone}, "
+        f"{about.seeds} seeds each, with the 95 % interval over prompts; {about.backbone}, "
         f"{about.sampling}. Cuts: step:kept. Calls: of the denoiser per prompt, counted for each image. Seconds: "
         f"wall-clock per prompt, median of the timed rounds with the lowest and highest, on {about.machine}. Share: "
         f"0 = a random seed, 1 = the best of the same N.{probes}",
@@ -99,7 +99,7 @@ def pairs_table(found: Tradeoff) -> Table:
         "tradeoff_pairs",
         "Paired differences between ways",
         f"Mean true {evaluator_label(found.about.evaluator)} of the first minus that of the second, over the same "
-        f"{found.about.prompts} test prompts, with the 95 % interval of a paired bootstrap over prompts. Where it "
+        f"{found.about.prompts} test prompts, with the paired 95 % interval over prompts. Where it "
         "includes 0 the two are not told apart by this measurement, which does not say that they are equal.",
         (
             "question", "first", "second", "N", "difference", "ahead",

@@ -15,7 +15,7 @@ from probe_lab.capture.plan import Plan as Generation
 from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
 from probe_lab.evaluators import create
-from probe_lab.metrics.bootstrap import Interval, mean_over, resample
+from probe_lab.metrics.bootstrap import Interval, Scale, mean_over, resample
 from probe_lab.progress import Watching
 from probe_lab.select.tradeoff.known import Known, Probes, known_of, probes_of
 from probe_lab.select.tradeoff.plans import Compared, progressive_way, single_ways
@@ -176,7 +176,7 @@ def _pairs(
             if name != first or other is None:
                 continue
             one = ways[name, number]
-            found = _mean(per_prompt[one] - per_prompt[other], draws)
+            found = _mean(per_prompt[one] - per_prompt[other], draws, "difference")
             yield Pair(
                 first=rows[one].text,
                 second=rows[other].text,
@@ -192,8 +192,8 @@ def _pairs(
             )
 
 
-def _mean(values: Numbers, draws: Numbers) -> Interval:
-    return mean_over(values, np.zeros(len(values), dtype=np.bool_)).interval(draws, CONFIDENCE)
+def _mean(values: Numbers, draws: Numbers, scale: Scale = "plain") -> Interval:
+    return mean_over(values, np.zeros(len(values), dtype=np.bool_), scale).interval(draws, CONFIDENCE)
 
 
 def _sampling_text(experiment: Experiment) -> str:

@@ -69,7 +69,7 @@ class TradeoffRow:
     ``schedule``: cuts as "step:kept", parted by commas, "" where nothing is cut. ``calls``: denoiser calls per prompt,
     counted per image, mean over prompts. ``seconds``, ``seconds_low``, ``seconds_high``: median, minimum and maximum
     over timed rounds of the wall-clock per prompt, NaN where it was not timed. ``score``, ``lower``, ``upper``: mean
-    true score of the kept image, with the 95 % interval of a bootstrap over prompts.
+    true score of the kept image, with its 95 % interval over prompts.
 
     Raises ReportError for an unknown way, no candidates, calls or a score that are not finite, or times that are not
     above 0.
@@ -117,7 +117,7 @@ class TradeoffRow:
 @dataclass(frozen=True)
 class Pair:
     """Two ways over the same prompts. ``first`` and ``second`` are ``TradeoffRow.text``, ``difference`` the mean true
-    score of the first minus that of the second, with the 95 % interval of a paired bootstrap over prompts.
+    score of the first minus that of the second, with its paired 95 % interval over prompts.
 
     Calls and seconds as in ``TradeoffRow``. Raises ReportError for an unknown question.
     """
