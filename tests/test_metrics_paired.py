@@ -79,7 +79,7 @@ def measured(values: Array) -> metrics.Measured:
 
 
 def test_several_trainings_have_the_variance_of_a_two_way_layout() -> None:
-    """Independent: the mean squares of the analysis of variance, Satterthwaite's degrees of freedom."""
+    """Independent: the mean squares of the analysis of variance, degrees of freedom after Satterthwaite."""
     values = crossed(4, 50, 0.5, 0.7, seed=1)
     count, prompts = values.shape
     grand = values.mean()
@@ -88,9 +88,9 @@ def test_several_trainings_have_the_variance_of_a_two_way_layout() -> None:
     of_columns = count * (columns**2).sum() / (prompts - 1)
     rest = ((values - grand - rows[:, None] - columns) ** 2).sum() / ((count - 1) * (prompts - 1))
     variance = (of_columns + of_rows - rest) / (count * prompts)
-    terms = (of_columns**2 / (prompts - 1) + of_rows**2 / (count - 1) + rest**2 / ((count - 1) * (prompts - 1))) / (
-        count * prompts
-    ) ** 2
+    share = (of_rows - rest) / of_rows  # what trainings make of their mean square
+    of_trainings = of_rows**2 / (count - 1) + rest**2 / ((count - 1) * (prompts - 1))
+    terms = (of_columns**2 / (prompts - 1) + share * of_trainings) / (count * prompts) ** 2
     spread = measured(values).spread(resample(prompts, 1000, 0), 0.95)
     assert spread.variance == pytest.approx(variance)
     assert spread.degrees == pytest.approx(variance**2 / terms)

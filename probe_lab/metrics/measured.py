@@ -36,17 +36,16 @@ class Trainings:
         """Whether they are the same trainings."""
         return np.array_equal(self.values, other.values) and np.array_equal(self.influence, other.influence)
 
-    def variance(self, prompts: int) -> tuple[float, float]:
-        """Of their mean, by trainings alone, and Σ v²/df of the two mean squares that it is made of; 0 of a single
-        one, and below 0 where they differ by less than prompts explain."""
+    def components(self, prompts: int) -> tuple[float, float, float]:
+        """Of the variance of their mean: MS_training / (P S), the part of it that prompts explain, MS_both / (P S), and
+        Σ v²/df of the two. All 0 of a single training."""
         count = len(self.values)
         if count < 2 or prompts < 2:
-            return 0.0, 0.0
-        between = float(self.values.var(ddof=1))
+            return 0.0, 0.0, 0.0
+        between = float(self.values.var(ddof=1)) / count
         both = self.influence - self.influence.mean(axis=0)
-        explained = sum(mean_variance(row, prompts) for row in both) / (count - 1)
-        terms = ((between / count) ** 2 + (explained / count) ** 2 / (prompts - 1)) / (count - 1)
-        return (between - explained) / count, terms
+        explained = sum(mean_variance(row, prompts) for row in both) / (count - 1) / count
+        return between, explained, (between**2 + explained**2 / (prompts - 1)) / (count - 1)
 
 
 @dataclass(frozen=True)
@@ -113,9 +112,15 @@ class Measured:
         count = min(self.prompts, len(self.influence))
         tail = max((ratio.tail(draws, confidence) for ratio in self.ratios), default=1.0)
         spread = Spread(mean_variance(self.influence, count), count - 1, tail)
-        # Cut at 0 in sum: cut on each side, its estimate would be too high where trainings hardly differ.
-        parts = [side.variance(count) for side in self.sides]
-        return spread.plus(sum(variance for variance, _ in parts), sum(terms for _, terms in parts))
+        parts = [side.components(count) for side in self.sides]
+        between, explained, terms = (sum(part[i] for part in parts) for i in range(3))
+        # Cut at 0 over both sides together: on each of them, it would be too high where trainings hardly differ.
+        excess = between - explained
+        if not excess > 0:
+            return spread
+        # As uncertain as the mean squares are, by its share of them: all of Satterthwaite's terms would let a component
+        # that is mostly chance widen the interval as if it were known from few trainings alone.
+        return spread.plus(excess, terms * excess / between)
 
     def interval(self, draws: Floats, confidence: float) -> Interval:
         """The estimate with its interval and p-value."""

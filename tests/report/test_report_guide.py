@@ -201,7 +201,7 @@ def test_section_answers_in_one_sentence_and_tables(simulated: Any) -> None:
     test = material.results.value(pick.variant, "shapes_reward", "srcc_within")
     assert test is not None
     assert section.lead.startswith(f"For shapes reward, use step {pick.variant.step}, ")
-    assert f"SRCC {test.estimate:.2f} [{test.lower:.2f}, {test.upper:.2f}]" in section.lead
+    assert f"SRCC {test.estimate:.2f} [{test.lower:.2f}, {test.upper:.2f}]".replace("-", "−") in section.lead
     answers, candidates = section.tables
     assert [row[0] for row in answers.rows] == ["shapes reward", "shapes binding"]
     assert answers.rows[1][2] == material.results.value(
