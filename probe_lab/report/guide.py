@@ -45,7 +45,7 @@ of {evaluator} on the same {prompts} validation prompts, mean over training seed
 named: fewest denoiser calls of the whole selection first ({selection}), then arrays alone before scores of previews and
 lookaheads (each a decode and a run of its evaluator for every seed), then the smaller array per image, then the probe
 with fewer parameters. None is named where no candidate is known to rank better than chance, all of them considered
-(Holm's p of the highest SRCC is 0.05 or more).
+(the lowest p, adjusted by Holm, is 0.05 or more).
 Filled points are as good as the best, hollow ones are not; whiskers are their own 95 % intervals, which overlap more
 readily than the difference says. Everything is decided on validation prompts; the test numbers beside them played no
 part. The best of many candidates is partly lucky on validation, so look at the test column too. Few prompts make wide
@@ -107,8 +107,8 @@ class Candidate:
 class Guide:
     """``candidates`` in order of cost; ``pick`` is the cheapest as good as ``best`` on ``prompts`` of validation.
 
-    ``pick`` is None where no candidate is known to rank better than chance: ``p``, that of the best by Holm over all
-    candidates, is not below 0.05, or its SRCC not above 0. ``seeds``: the fewest training seeds of a candidate.
+    ``pick`` is None where no candidate is known to rank better than chance: ``p``, the lowest by Holm of those whose
+    SRCC is above 0, is not below 0.05. ``seeds``: the fewest training seeds of a candidate.
     """
 
     candidates: tuple[Candidate, ...]
@@ -183,9 +183,10 @@ def _guide(material: Material, chosen: Sequence[Variant], values: Sequence[Float
         for variant, own in zip(chosen, measured, strict=True)
     ]
     ordered = sorted(found, key=lambda candidate: candidate.cost.key)
-    p = float(holm([candidate.validation.p for candidate in found])[best])
-    told = p < 1 - CONFIDENCE and found[best].validation.estimate > 0
-    pick = next((candidate for candidate in ordered if candidate.as_good), None) if told else None
+    adjusted = holm([candidate.validation.p for candidate in found])
+    above = [value for value, own in zip(adjusted, found, strict=True) if own.validation.estimate > 0]
+    p = float(np.nanmin([1.0, *above]))
+    pick = next((candidate for candidate in ordered if candidate.as_good), None) if p < 1 - CONFIDENCE else None
     return Guide(tuple(ordered), found[best], pick, len(nobody), p, min(len(own) for own in values))
 
 
@@ -255,8 +256,8 @@ def _lead(material: Material, evaluator: str, found: Guide) -> str:
     if pick is None:
         return (
             f"For {name}, validation cannot tell which tap to use: on {found.prompts} prompts no candidate is known to "
-            f"rank better than chance. The highest SRCC, of {_place(best)}, is {_interval(best.validation)}, with p = "
-            f"{found.p:.2g} as the best of {len(found.candidates)}. More validation prompts would tell."
+            f"rank better than chance (the lowest p of {len(found.candidates)} is {found.p:.2g}, by Holm). The highest "
+            f"SRCC, of {_place(best)}, is {_interval(best.validation)}. More validation prompts would tell."
         )
     text = f"For {name}, use {_place(pick)}: "
     if pick is best:
