@@ -1,4 +1,4 @@
-"""Agreement of evaluators against scipy, resamples against copied rows, spread against pandas."""
+"""Agreement of evaluators against scipy, intervals against plain statistics over prompts, spread against pandas."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def test_order_of_the_two_does_not_matter() -> None:
             np.testing.assert_allclose([one.estimate, one.lower, one.upper], [two.estimate, two.lower, two.upper])
 
 
-def test_intervals_are_those_of_prompts_copied_out() -> None:
+def test_intervals_are_those_of_plain_statistics_over_prompts() -> None:
+    """Within prompts scipy's t of their correlations, in every resample too; over all images, a jackknife in z."""
     scores, prompt = _world()
     found = agreements(scores, prompt, resamples=40, seed=3)
     draws = resample(30, 40, seed=3).astype(int)
@@ -76,11 +77,18 @@ def test_intervals_are_those_of_prompts_copied_out() -> None:
         x, y = scores[first], scores[second]
         by_prompt = [np.flatnonzero(both & (prompt == p)) for p in range(30)]
         each = np.array([_spearman(x[rows], y[rows]) for rows in by_prompt])
-        within = [np.nanmean(np.repeat(each, draw)) for draw in draws]
-        copied = [np.concatenate([by_prompt[p] for p in np.repeat(np.arange(30), draw)]) for draw in draws]
-        overall = [_spearman(x[rows], y[rows]) for rows in copied]
-        for interval, values in ((agreement.within, within), (agreement.overall, overall)):
-            np.testing.assert_allclose([interval.lower, interval.upper], np.percentile(values, [2.5, 97.5]), atol=1e-6)
+        known = np.isfinite(each)
+        drawn = [np.repeat(each[known], draw[known]) for draw in draws]
+        studentised = [abs(stats.ttest_1samp(sample, each[known].mean()).statistic) for sample in drawn]
+        reach = max(np.quantile(studentised, 0.95), stats.t.ppf(0.975, known.sum() - 1)) * stats.sem(each[known])
+        mean = each[known].mean()
+        assert (agreement.within.lower, agreement.within.upper) == pytest.approx((mean - reach, mean + reach))
+        here = [p for p in range(30) if len(by_prompt[p])]
+        without = np.array([_spearman(x[both & (prompt != p)], y[both & (prompt != p)]) for p in here])
+        error = np.sqrt((len(here) - 1) / len(here) * ((without - without.mean()) ** 2).sum())
+        r = _spearman(x[both], y[both])
+        bounds = np.tanh(np.arctanh(r) + stats.t.ppf(0.975, len(here) - 1) * error / (1 - r**2) * np.array([-1, 1]))
+        assert (agreement.overall.lower, agreement.overall.upper) == pytest.approx(tuple(bounds), abs=1e-6)
 
 
 def test_difficulty_of_prompts_is_agreement_over_all_images_only() -> None:
