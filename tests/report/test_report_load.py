@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from probe_lab.errors import ReportError
+from probe_lab.metrics import measured_predictions
+from probe_lab.metrics.bootstrap import resample
 from probe_lab.report.choice import variant_text
 from probe_lab.report.load import Failure, Variant, load_results
 from probe_lab.report.origin import Origin
@@ -69,8 +71,23 @@ def test_means_are_over_training_seeds(simulated: Any) -> None:
     assert len(rows) == 2
     value = results.value(variant, "shapes_binding", "selection_gain")
     assert value is not None
-    for name in ("estimate", "lower", "upper"):
-        assert getattr(value, name) == pytest.approx(rows[name].mean())
+    assert value.estimate == pytest.approx(rows["estimate"].mean())
+    assert results.estimate(variant, "shapes_binding", "selection_gain") == pytest.approx(value.estimate)
+    tables = {variant: results.tables(variant)}
+    (found,) = measured_predictions(tables, ["selection_gain"], evaluator="shapes_binding")[variant].values()
+    expected = found.interval(resample(len(found.influence), 1000, 0), 0.95)
+    assert (value.lower, value.upper) == pytest.approx((expected.lower, expected.upper))
+
+
+def test_a_single_seed_has_the_interval_of_its_own_file(simulated: Any) -> None:
+    results = load_results(simulated.runs)
+    variant = next(one for one, seeds in results.variants.items() if len(seeds) == 1)
+    table = pd.read_parquet(simulated.runs / "results.parquet")
+    (cell,) = results.seeds(variant).values()
+    rows = table[(table["cell"] == cell) & (table["metric"] == "srcc") & (table["evaluator"] == "shapes_reward")]
+    value = results.value(variant, "shapes_reward", "srcc")
+    assert value is not None
+    assert (value.estimate, value.lower, value.upper) == tuple(rows[["estimate", "lower", "upper"]].iloc[0])
     assert list(results.seeds(variant)) == [0, 1]
 
 
