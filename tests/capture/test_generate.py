@@ -226,8 +226,8 @@ def test_without_images_the_tensors_are_the_same(cache: Cache, tmp_path: Path) -
 def test_a_failing_process_stops_the_others_with_its_own_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Such a guidance, which no file may ask for, makes arrays overflow the cache's float16, which the writer refuses. The
-    # plan looks at shapes and images, which are finite.
+    # Such a guidance, which no file may ask for, makes arrays overflow the cache's float16, which the writer refuses.
+    # The plan looks at shapes and images, which are finite.
     experiment = experiment_in(tmp_path, "workers=2", "cache.dtype=float16")
     experiment = replace(experiment, sampling=replace(experiment.sampling, guidance=1e10))
     with pytest.raises(CacheError, match=r"x0|latent|attention|activation"):

@@ -115,8 +115,9 @@ def test_a_short_name_is_the_swept_key_then_that_of_the_probe_then_of_the_traine
     assert key_of("evaluators", ()) == "probe.evaluators"
     assert key_of("batch_prompts", ()) == "data.batch_prompts"
     assert key_of("data.split.train", ()) == "data.split.train"
-    with pytest.raises(ConfigError, match=r"several keys .* capture.steps, sampling.steps"):
-        key_of("steps", ())
+    assert key_of("steps", ()) == "probe.steps"
+    with pytest.raises(ConfigError, match=r"several keys .* sampling.device, scoring.device"):
+        key_of("device", ())
 
 
 _NUMBERS = {"step": 5, "seed": 2, "temperature": 0.5}

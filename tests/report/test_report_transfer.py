@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
-from probe_lab.cache import Cache, write_scores
+from probe_lab.cache import Cache, CacheWriter, write_scores
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
@@ -163,16 +163,19 @@ def test_backbones_are_tested_on_prompts_that_were_not_trained_on(
 ) -> None:
     material, probes = world
     assert material.cache is not None
-    folder = Path(shutil.copytree(material.cache.folder, tmp_path / "caches" / "second"))
+    folder = tmp_path / "caches" / "second"
     other = Path(shutil.copytree(material.results.folder, tmp_path / "other"))
     for path in other.glob("*/config.yaml"):
         path.write_text(f"name: other\ncache:\n  root: {folder.parent}\n  name: second\n")
     # Prompts 4 and 9 of the other's test split have texts that were trained on here.
-    samples = pd.read_parquet(folder / "samples.parquet")
+    samples = material.cache.samples.copy()
     texts = samples.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"]
     samples.loc[samples["prompt_id"] == 4, "prompt"] = texts[0]
     samples.loc[samples["prompt_id"] == 9, "prompt"] = texts[1]
-    samples.to_parquet(folder / "samples.parquet", index=False)
+    writer = CacheWriter(folder, material.cache.manifest, samples)
+    for shard in writer.pending():
+        arrays = {key: material.cache.read(key, shard) for key in material.cache.keys()}
+        writer.write_shard(shard, arrays, [image for _, image in material.cache.iter_images(shard)])
     found = transferred.transferred(dataclasses.replace(material, others={"second": other}))
     matrix = _matrix(found, "backbone")
     assert matrix.columns == (material.results.folder.name, "other")  # both caches are of tiny-sd
