@@ -100,7 +100,7 @@ def test_references_within_a_sweep_are_followed(write) -> None:
     [
         ("3", r"'sweep' holds '3': it is a mapping, or a list of mappings"),
         ("[3]", r"'sweep' holds '3'"),
-        ("{probe.steps: [1]}", r"unknown key 'probe.steps' in sweep: did you mean 'probe.step'"),
+        ("{probe.stp: [1]}", r"unknown key 'probe.stp' in sweep: did you mean 'probe.step'"),
         ("{selct: x}", r"unknown key 'selct' in sweep: did you mean 'select'"),
         ("[{select: 'step == 1', probe.step: [1]}]", r"write \{select: ..., grids: \[...\]\}, for all grids"),
         ("{grids: [{}], probe.step: [1]}", r"'sweep' has 'grids' and beside it 'probe.step'"),
