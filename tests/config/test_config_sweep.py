@@ -153,10 +153,12 @@ _TAPS = st.sampled_from(["x0", "latent", "up*", "joint", ["x0", "latent"], {"eac
 _AXES = st.fixed_dictionaries(
     {},
     optional={
-        "probe.step": st.lists(st.integers(1, 25), min_size=1, max_size=3)
+        "probe.step": st.lists(st.integers(1, 25), min_size=1, max_size=3, unique=True)
         | st.builds(lambda a, b: {"from": min(a, b), "to": max(a, b)}, st.integers(1, 25), st.integers(1, 25)),
-        "probe.taps": st.lists(_TAPS, min_size=1, max_size=3),
-        "probe.loss": st.lists(st.sampled_from(["mse", "listwise", "mse+listwise"]), min_size=1, max_size=3),
+        "probe.taps": st.lists(_TAPS, min_size=1, max_size=3, unique_by=str),
+        "probe.loss": st.lists(
+            st.sampled_from(["mse", "listwise", "mse+listwise"]), min_size=1, max_size=3, unique=True
+        ),
         "trainer.learning_rate": st.builds(
             lambda low, count: {"from": low, "to": 10 * low, "count": count, "scale": "log"},
             st.floats(1e-6, 1e-2),
@@ -164,7 +166,7 @@ _AXES = st.fixed_dictionaries(
         ),
         "probe.temperature": st.builds(
             lambda values: {"values": values, "if": "'listwise' in loss or step < 9"},
-            st.lists(st.floats(0.01, 9), min_size=1, max_size=3),
+            st.lists(st.floats(0.01, 9), min_size=1, max_size=3, unique=True),
         ),
         "data.split": st.just([{"train": 0.6, "val": 0.2, "test": 0.2}]),
     },
