@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from probe_lab.errors import CacheError
@@ -38,10 +39,15 @@ def faults_remedy(faults: Iterable[Fault]) -> str:
 def require_pictures(cache: Cache) -> None:
     """CacheError where no image of the complete shards is a picture: there is nothing to learn from."""
     if cache.shards and not len(cache.picture_samples):
-        raise CacheError(
-            f"all {len(cache.complete_samples)} images of {cache.folder} are no pictures of their prompts "
-            f"({faults_text(cache.faults.values())}): {faults_remedy(cache.faults.values())}, with another cache.name"
-        )
+        raise no_picture(cache.folder, list(cache.faults.values()))
+
+
+def no_picture(folder: Path, faults: Sequence[Fault]) -> CacheError:
+    """The error for a run all of whose images have a fault."""
+    return CacheError(
+        f"all {len(faults)} images of {folder} are no pictures of their prompts ({faults_text(faults)}): "
+        f"{faults_remedy(faults)}, with another cache.name"
+    )
 
 
 def faults_note(cache: Cache) -> str:

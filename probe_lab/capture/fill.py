@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probe_lab import __version__
 from probe_lab.cache import IMAGES, CacheWriter, Manifest
-from probe_lab.cache.faults import Fault
+from probe_lab.cache.faults import Fault, no_picture
 from probe_lab.cache.identity import prompts_sha256
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.family import has_patterns
@@ -43,6 +43,8 @@ def fill_shards(
             samples = writer.samples_of(shard)
             arrays, drawn, mask = yield from _run(experiment, pipe, capture, samples)
             faults = {row: each.fault for row, each in enumerate(drawn) if each.fault is not None}
+            if faults and len(faults) == len(writer.samples):
+                raise no_picture(writer.folder, list(faults.values()))  # a cache of one shard: nothing is stored
             writer.write_shard(shard, arrays, [each.data for each in drawn], mask, faults)
 
 

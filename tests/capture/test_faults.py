@@ -153,6 +153,10 @@ def test_a_run_in_which_all_are_flagged_is_refused_and_the_checker_can_be_left_o
     with pytest.raises(CacheError, match="all 12 images"):
         score_cache(experiment.cache_folder, ["shapes_reward"])
     assert not list((experiment.cache_folder / "scores").iterdir())
+    small = experiment_on(folder, tmp_path, "cache.name=small", "prompts.count=1")
+    with pytest.raises(CacheError, match="all 4 images"):
+        make(small)
+    assert not list((small.cache_folder / "images").iterdir())
     without = experiment_on(folder, tmp_path, "cache.name=without", "sampling.safety_checker=false")
     make(without)
     assert Cache(without.cache_folder).faults == {}
