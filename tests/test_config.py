@@ -108,7 +108,7 @@ def test_with_changes_sets_dotted_keys_and_drops_the_sweep(write) -> None:
         (["scoring.models.clip_score.chekpoint=x"], r"unknown key 'scoring.models.clip_score.chek.* 'checkpoint'"),
         (["scoring.models.clip_score=x"], r"'scoring.models.clip_score' in the overrides is a section"),
         (["scoring.models=x"], r"'scoring.models' in the overrides is a section"),
-        (["sweep={probe.steps: [1]}"], r"unknown key 'probe.steps' in sweep: did you mean 'probe.step'"),
+        (["sweep={probe.stepz: [1]}"], r"unknown key 'probe.stepz' in sweep: did you mean 'probe.step"),
         (["sweep={probe.step: 1}"], r"write a list with at least one value"),
         (["sweep={probe.step: []}"], r"write a list with at least one value"),
     ],

@@ -41,8 +41,6 @@ def check(experiment: Experiment) -> None:
     for evaluator in probe.evaluators:
         if evaluator not in experiment.evaluators:
             raise ConfigError(f"'probe.evaluators' names '{evaluator}': {nearest(evaluator, experiment.evaluators)}")
-    if probe.shuffles < 1:
-        raise ConfigError(f"'probe.shuffles' is {probe.shuffles}: give 1 or more, 10 show the range of chance")
     for scalar in probe.scalars:
         Scalar.parse(scalar)
     check_repeats(experiment)

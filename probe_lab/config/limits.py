@@ -60,6 +60,7 @@ RANGES: Mapping[str, _Range] = {
     "data.num_workers": _Range(4_096),
     "probe.width": _positive(65_536),
     "probe.depth": _positive(1_000),
+    "probe.shuffles": _positive(10_000),
     "probe.embedding": _positive(65_536),
     "probe.dropout": _SHARE,
     "probe.temperature": _positive(10**6),

@@ -180,7 +180,7 @@ def _temporary(folder: Path, process: int, machine: str, age: float = 0.0) -> Pa
 def test_only_abandoned_temporaries_are_removed(tmp_path: Path) -> None:
     world = World(tmp_path / "c")
     world.writer()
-    here = cache_files._machine()
+    here = cache_files.machine()
     dead = os.fork()
     if dead == 0:
         os._exit(0)
