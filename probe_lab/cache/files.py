@@ -82,12 +82,18 @@ class StagedFile:
             os.unlink(self._temporary)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write one small file whole or not at all. CacheError when the disk is full or the folder refuses it."""
-    with disk_errors(path), StagedFile(path) as staged:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write one small file whole or not at all. OSError when the disk is full or the folder refuses it."""
+    with StagedFile(path) as staged:
         staged.write(data)
         staged.seal()
         staged.commit()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """``write_whole`` for a file of a cache, with a CacheError."""
+    with disk_errors(path):
+        write_whole(path, data)
 
 
 def make_folder(folder: Path) -> None:
@@ -168,11 +174,11 @@ def leftovers(folder: Path) -> list[tuple[Path, bool]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left; files of living writers, here or on another machine, stay."""
-    with disk_errors(folder):
-        for path, abandoned in leftovers(folder):
-            if abandoned:
-                path.unlink(missing_ok=True)  # another starting writer may be cleaning too
+    """Remove what killed writers left; files of living writers, here or on another machine, stay. OSError when the
+    folder refuses it."""
+    for path, abandoned in leftovers(folder):
+        if abandoned:
+            path.unlink(missing_ok=True)  # another starting writer may be cleaning too
 
 
 def sha256_of(path: Path) -> str:

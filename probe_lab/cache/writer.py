@@ -66,7 +66,8 @@ class CacheWriter:
 
         for name in ("", *FOLDERS):
             make_folder(self.folder / name)
-        remove_leftovers(self.folder)
+        with disk_errors(self.folder):
+            remove_leftovers(self.folder)
         if not manifest_path(self.folder).exists():
             # The manifest comes last: a folder without one is not a cache yet, and both are written again.
             marks = Identity(cache_id(manifest, self.samples), carried=True).marks(SAMPLES)

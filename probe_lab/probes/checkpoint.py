@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import probe_lab
+from probe_lab.cache.files import write_whole
 from probe_lab.cells import DESCRIPTION, WEIGHTS, require_file
 from probe_lab.errors import ProbeError, ReportError
 from probe_lab.json_text import read_json
@@ -46,8 +46,8 @@ def save_probe(folder: Path, probe: Probe) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / WEIGHTS, weights)
-        _write(folder / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
+        write_whole(folder / WEIGHTS, weights)
+        write_whole(folder / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
         raise ProbeError(f"cannot write the probe in {folder}: {error.strerror}; choose another folder") from error
 
@@ -119,15 +119,3 @@ def _check_weights(folder: Path, state: Mapping[str, Tensor], expected: Mapping[
                 f"'{name}' in {folder / WEIGHTS} holds NaN or infinity, and what it predicts chooses nothing: train "
                 "the cell again with a lower trainer.learning_rate"
             )
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

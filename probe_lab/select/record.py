@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from probe_lab import __version__
+from probe_lab.cache.files import remove_leftovers, write_whole
 from probe_lab.capture.sampling import png
 from probe_lab.errors import SelectError
 from probe_lab.json_text import read_json
@@ -27,7 +27,8 @@ def require_writable(folder: Path) -> None:
     """SelectError, before anything is generated, for a folder that cannot be made or written in."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / f".{RECORD}", b"")
+        remove_leftovers(folder)
+        write_whole(folder / f".{RECORD}", b"")
         (folder / f".{RECORD}").unlink()
     except OSError as error:
         raise _refused(folder, error) from error
@@ -49,10 +50,10 @@ def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], 
                 path = _image(folder, one, name)
                 described.append(_entry(one, path))
             entries.append({"prompt": row.prompt, "truncated": row.truncated, "candidates": described})
-        _write(folder / SHEET, png(contact_sheet(rows, evaluators, title_of(rows, content, evaluators))))
+        write_whole(folder / SHEET, png(contact_sheet(rows, evaluators, title_of(rows, content, evaluators))))
         head = {"format_version": FORMAT_VERSION, "versions": versions()}
         text = json.dumps({**head, **content, "prompts": entries}, indent=1, allow_nan=False) + "\n"
-        _write(folder / RECORD, text.encode())
+        write_whole(folder / RECORD, text.encode())
         for path in former - _images_of(entries):
             (folder / path).unlink(missing_ok=True)
     except OSError as error:
@@ -84,7 +85,7 @@ def _image(folder: Path, one: Candidate, name: str) -> str:
         return ""
     path = name if one.place is not None else f"{PRUNED}/{name}"
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    _write(folder / path, png(one.image))
+    write_whole(folder / path, png(one.image))
     return path
 
 
@@ -100,15 +101,6 @@ def _entry(one: Candidate, path: str) -> dict[str, Any]:
         "image": path or None,
         "fault": one.fault,
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _refused(folder: Path, error: OSError) -> SelectError:

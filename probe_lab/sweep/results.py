@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe_lab.cache.files import write_whole
 from probe_lab.cells import METRICS, read_metrics, stored_digest
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.json_text import read_json
@@ -128,7 +126,7 @@ def write_results(folder: Path, table: pd.DataFrame) -> Path:
     arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _CONTENT_KEY: _content(arrow).encode()})
     content = io.BytesIO()
     pq.write_table(arrow, content, write_page_checksum=True)
-    return write_whole(folder / RESULTS, content.getvalue())
+    return _write(folder / RESULTS, content.getvalue())
 
 
 def _content(table: pa.Table) -> str:
@@ -204,7 +202,7 @@ def require_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
 def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:
     """``failures.json``: a list of {cell, error, traceback}, empty when all went well."""
     content = [{"cell": f.cell, "error": f.error, "traceback": f.trace} for f in failures]
-    return write_whole(folder / FAILURES, (json.dumps(content, indent=1) + "\n").encode())
+    return _write(folder / FAILURES, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -216,21 +214,12 @@ def read_failures(folder: Path) -> list[Failure]:
         return []
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Write a file under another name, force it to the disk, rename it. SweepError when the folder refuses
-    it."""
-    aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+def _write(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all. SweepError when the folder refuses it."""
     try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        write_whole(path, content)
     except OSError as error:
         raise cannot_write(path.parent, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # renamed, or never made
-            aside.unlink()
     return path
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probe_lab.cache.files import remove_leftovers
 from probe_lab.cells import read_metrics
 from probe_lab.config import Experiment
 from probe_lab.errors import SweepError
@@ -258,6 +259,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     removed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise cannot_write(folder, error) from error

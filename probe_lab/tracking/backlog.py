@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from probe_lab.cache.files import remove_leftovers, write_whole
 from probe_lab.tracking.entries import Entry
 
 FOLDER = ".tracking"
@@ -31,7 +32,8 @@ class Backlog:
         """One more file with these entries. OSError when the folder refuses it."""
         if entries:
             name = f"{time.time_ns()}-{secrets.token_hex(4)}.jsonl"
-            write_whole(self.folder / name, "".join(f"{entry.to_line()}\n" for entry in entries))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / name, "".join(f"{entry.to_line()}\n" for entry in entries).encode())
 
     def files(self) -> list[Path]:
         """The files, oldest first."""
@@ -61,9 +63,11 @@ class Backlog:
 
 @contextmanager
 def alone_in(runs: Path) -> Iterator[bool]:
-    """Hold the right to log this experiment while the block runs; False when another process has it."""
+    """Hold the right to log this experiment while the block runs; False when another process has it. What killed
+    processes left half-written is removed."""
     folder = runs / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         mine = True
@@ -76,17 +80,3 @@ def alone_in(runs: Path) -> Iterator[bool]:
         yield mine
     finally:
         os.close(lock)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, force it to the disk, rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    try:
-        with open(aside, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -23,8 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from probe_lab.cache.files import write_whole
 from probe_lab.json_text import read_json
-from probe_lab.tracking.backlog import FOLDER, write_whole
+from probe_lab.tracking.backlog import FOLDER
 from probe_lab.tracking.entries import Status
 
 _FILE = "logged.jsonl"
@@ -117,7 +118,9 @@ class Ledger:
         lines += [{"cell": name, **asdict(logged)} for name, logged in self.cells.items()]
         if self.closed:
             lines.append({"closed": self.closed})
-        write_whole(self.runs / FOLDER / _FILE, "".join(f"{json.dumps(line)}\n" for line in lines))
+        folder = self.runs / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / _FILE, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
 
 def owner_of(runs: Path) -> str:
@@ -130,7 +133,7 @@ def owner_of(runs: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     place = _Place.of(folder)
     owner = _stored_owner(folder, place) or uuid.uuid4().hex
-    write_whole(folder / _OWNER, json.dumps({"owner": owner, **asdict(place)}))
+    write_whole(folder / _OWNER, json.dumps({"owner": owner, **asdict(place)}).encode())
     return owner
 
 

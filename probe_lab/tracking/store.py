@@ -1,4 +1,4 @@
-"""The only file that imports MLflow: the runs of one experiment in one store.
+"""The runs of one experiment in one store. Only this file and `database.py` import MLflow.
 
 Other runs folders may log the same experiment into the same store: what is looked up, ended or deleted has the tag of
 its owner, and runs of other owners, or of none, are left alone.
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from probe_lab.config import Experiment
+from probe_lab.tracking.database import make_database
 from probe_lab.tracking.entries import Status
 from probe_lab.tracking.ledger import Ledger, Logged, database_of, owner_of
 from probe_lab.tracking.server import answers
@@ -265,32 +265,9 @@ def _client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
     database = database_of(uri)
-    if database is not None and not database.exists():
-        _make(database)
+    if database is not None:
+        make_database(database)
     return mlflow.MlflowClient(tracking_uri=uri)
-
-
-def _make(database: Path) -> None:
-    """MLflow makes its tables by some seventy migrations, and a file that was left between two of them is good for
-    nothing. So they run in another file, which need not reach the disk each time, and which is then renamed."""
-    import mlflow
-    from sqlalchemy import Engine, event
-
-    def hasten(connection: Any, record: object) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
-
-    database.parent.mkdir(parents=True, exist_ok=True)
-    aside = database.with_name(f"{database.name}.{secrets.token_hex(4)}")
-    event.listen(Engine, "connect", hasten)
-    try:
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{aside}")
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # another process was faster
-            os.link(aside, database)
-    finally:
-        event.remove(Engine, "connect", hasten)
-        aside.unlink(missing_ok=True)
 
 
 class Machine:

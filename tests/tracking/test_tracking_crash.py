@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 from tracking_world import FINISHED, experiment_in, finish, play, runs_of, statuses
 
+from probe_lab.cache.files import machine
 from probe_lab.config import Experiment
+from probe_lab.tracking.backlog import alone_in
+from probe_lab.tracking.database import make_database
 from probe_lab.tracking.ledger import owner_of
 from probe_lab.tracking.store import OWNER
 
@@ -103,8 +107,49 @@ def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "mlflow.db").exists()
+    assert list(tmp_path.glob("mlflow.db.*"))
     play(experiment)
     assert statuses(experiment) == (["FINISHED"], FINISHED)
+    assert [path.name for path in tmp_path.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_what_killed_processes_left_beside_a_database_goes_and_nothing_else(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    asides = {pid: f"mlflow.db.{pid}-{machine()}-0123abcd" for pid in (dead.pid, os.getpid())}
+    elsewhere = f"mlflow.db.{dead.pid}-00000000-0123abcd"
+    sides = ("", "-journal", "-wal", "-shm")
+    kept = {f"{asides[os.getpid()]}{side}" for side in sides}
+    kept |= {elsewhere, "mlflow.db.20250101", "mlflow.db.bak", f"my_{asides[dead.pid]}"}
+    for name in {*kept, *(f"{asides[dead.pid]}{side}" for side in sides)}:
+        (tmp_path / name).touch()
+    make_database(database)
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", *kept}
+    two_days_ago = time.time() - 48 * 3600
+    os.utime(tmp_path / elsewhere, (two_days_ago, two_days_ago))
+    make_database(database)
+    assert not (tmp_path / elsewhere).exists()
+
+
+def test_what_a_killed_process_left_half_written_in_the_runs_folder_goes(experiment: Experiment) -> None:
+    finish(experiment, 0)
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from probe_lab.cache import files\n"
+        "files.os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_whole(Path(sys.argv[1]), b'x')\n"
+    )
+    backlog = experiment.runs_folder / ".tracking" / "queue"
+    backlog.mkdir(parents=True)
+    for path in (backlog / "1-a.jsonl", backlog.parent / "logged.jsonl"):
+        killed = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
+    assert len(list(backlog.parent.rglob(".tmp-*"))) == 2
+    with alone_in(experiment.runs_folder):
+        assert not list(backlog.parent.rglob(".tmp-*"))
 
 
 def test_ctrl_c_in_a_real_process_ends_the_parent_as_killed(experiment: Experiment) -> None:
