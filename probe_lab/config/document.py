@@ -166,6 +166,8 @@ class _Reading:
     def _list(self, node: Node, hint: Any, key: str) -> list[Any]:
         if isinstance(node, SequenceNode):
             return [self.value(item, hint, key) for item in node.value]
+        if isinstance(node, ScalarNode) and hint is int and node.value:  # one number is a list of one
+            return [self.value(node, hint, key)]
         written = node.value if isinstance(node, ScalarNode) and node.value else "..."
         wanted = f"{key}=[{written}]" if self._overrides else f"[{written}]"
         raise self._refusal(node, key, f"it is a list, so write {wanted}")

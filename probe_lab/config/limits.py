@@ -85,7 +85,6 @@ RANGES: Mapping[str, _Range] = {
     "select.budget": _Range(10**9),
     "select.accept": _SHARE,
     "tradeoff.prompts": _positive(10**8),
-    "tradeoff.fewer_steps": _Range(10_000),
     "tradeoff.thin": _SHARE,
     "tradeoff.timed_prompts": _positive(10**8),
     "tradeoff.rounds": _Range(10_000),
@@ -111,7 +110,7 @@ def require_ranges(experiment: Experiment) -> None:
     if threshold is not None and not math.isfinite(threshold):
         raise ConfigError(f"'metrics.auc_threshold' is {threshold}: it must be a finite number, or null for the median")
     most = RANGES["select.candidates"].most
-    for key in ("tradeoff.candidates", "tradeoff.timed"):
+    for key in ("tradeoff.candidates", "tradeoff.timed", "tradeoff.fewer_steps"):
         for number in attrgetter(key)(experiment):
-            if number > most:
-                raise ConfigError(f"'{key}' names {number}: it must be at most {most:,}")
+            if not 0 <= number <= most:
+                raise ConfigError(f"'{key}' names {number}: it must not be negative, and at most {most:,}")

@@ -23,6 +23,7 @@ def check_repeats(experiment: Experiment) -> None:
         "halving.by": experiment.halving.by,
         "tradeoff.candidates": experiment.tradeoff.candidates,
         "tradeoff.timed": experiment.tradeoff.timed,
+        "tradeoff.fewer_steps": experiment.tradeoff.fewer_steps,
     }
     for key, values in lists.items():
         require_once(f"'{key}'", values)

@@ -213,16 +213,17 @@ class Select:
 class Tradeoff:
     """What ``tradeoff`` measures: the first ``prompts`` of the test split, with each of the numbers of ``candidates``.
 
-    ``fewer_steps`` are the sampling steps of the rival that finishes all candidates in fewer, 0 leaves it out.
-    ``thin`` is the share of the candidates that the cascade's probe leaves for the lookahead, at least. The wall-clock
-    is that of the numbers which are in ``timed`` too, on ``timed_prompts`` of the prompts, over ``rounds`` in which all
+    ``fewer_steps`` are the numbers of sampling steps of the rival that finishes all candidates in fewer; none, or 0,
+    leaves it out. ``thin`` is the share of the candidates that the cascade's probe leaves for the lookahead, at least;
+    0 chooses it on as many validation prompts. The wall-clock and the floating-point operations are those of the
+    numbers which are in ``timed`` too, the wall-clock on ``timed_prompts`` of the prompts, over ``rounds`` in which all
     ways take turns.
     """
 
     prompts: int = 100
     candidates: list[int] = field(default_factory=lambda: [2, 3, 5, 8, 12, 20, 30, 50])
-    fewer_steps: int = 10
-    thin: float = 0.7
+    fewer_steps: list[int] = field(default_factory=lambda: [5, 7, 10, 15])
+    thin: float = 0.0
     timed: list[int] = field(default_factory=lambda: [2, 5, 8, 20, 50])
     timed_prompts: int = 8
     rounds: int = 3

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from probe_lab.report.load import Value
 from probe_lab.report.style import DASH, evaluator_label
 from probe_lab.report.tables import Field, Table
-from probe_lab.select.tradeoff import QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow, Way
+from probe_lab.select.tradeoff import BASES, QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow, Way
+from probe_lab.select.tradeoff.summary import AHEAD, APART, verdict
 
 _BOUNDS = ("random", "best_of_n", "oracle")
-APART = "not told apart"
 
 
 def share(found: Tradeoff, row: TradeoffRow) -> float | None:
@@ -39,8 +40,8 @@ def lead(found: Tradeoff) -> str:
     N; "" where there is no such N."""
     rows = [row for row in found.rows if row.way not in _BOUNDS]
     whole = {row.candidates: row.calls for row in found.rows if row.way == "best_of_n"}
-    ways = {row.way for row in rows}
-    shared = [n for n in whole if n > 1 and {row.way for row in rows if row.candidates == n} == ways]
+    ways = {_line(row) for row in rows}
+    shared = [n for n in whole if n > 1 and {_line(row) for row in rows if row.candidates == n} == ways]
     if not ways or not shared:
         return ""
     count = max(shared)
@@ -48,13 +49,40 @@ def lead(found: Tradeoff) -> str:
     for row in sorted((row for row in rows if row.candidates == count), key=lambda row: list(WAYS).index(row.way)):
         reached = share(found, row)
         if reached is not None:
+            name = WAYS[row.way].label + (f" ({row.steps})" if row.way == "fewer_steps" else "")
             cost = f"{row.calls / whole[count]:.0%} of the calls"
-            parts.append(f"{WAYS[row.way].label} {reached:.0%} for {cost}".replace("-", "−").replace("%", "\u00a0%"))
+            parts.append(f"{name} {reached:.0%} for {cost}".replace("-", "−").replace("%", "\u00a0%"))
     if not parts:
         return ""
     return (
         f"Of what there is to gain between a random seed and the best of {count}, which takes "
         f"{whole[count]:g} denoiser calls, is gained by: {'; '.join(parts)}."
+    )
+
+
+def _line(row: TradeoffRow) -> tuple[Way, int]:
+    """Rows of one line of the figure: a way, in as many steps."""
+    return row.way, row.steps
+
+
+def thinning_table(found: Tradeoff) -> Table | None:
+    """How the share that the cascade's probe leaves was chosen; None where it was given."""
+    thinning = found.about.thinning
+    if thinning is None or not thinning.tried:
+        return None
+    chosen = round(thinning.share * thinning.seeds)
+    return Table(
+        "tradeoff_thinning",
+        "How many candidates the probe leaves to the lookahead",
+        f"Chosen on {thinning.prompts} validation prompts of {thinning.seeds} seeds: mean true "
+        f"{evaluator_label(found.about.evaluator)} of the kept where the probe leaves so many, how far that is below "
+        "the best number, and the standard error of this difference over prompts. The smallest number within one "
+        "standard error is taken, in proportion for other N.",
+        ("left", "score", "below the best", "standard error", "chosen"),
+        tuple(
+            (left.number, left.score, left.below, left.error, "yes" if left.number == chosen else "")
+            for left in thinning.tried
+        ),
     )
 
 
@@ -76,8 +104,9 @@ def rows_table(found: Tradeoff) -> Table:
         f"{about.seeds} seeds each, with the 95 % interval over prompts; {about.backbone}, "
         f"{about.sampling}. Cuts: step:kept. Calls: of the denoiser per prompt, counted for each image. Seconds: "
         f"wall-clock per prompt, median of the timed rounds with the lowest and highest, on {about.machine}. Share: "
-        f"0 = a random seed, 1 = the best of the same N.{probes}",
-        ("way", "N", "kept", "steps", "cuts", "calls", "seconds", "score", "share"),
+        f"0 = a random seed, 1 = the best of the same N. GFLOPs: billions of floating-point operations per "
+        f"prompt.{probes}",
+        ("way", "N", "kept", "steps", "cuts", "calls", "seconds", "GFLOPs", "score", "share"),
         tuple(_row(found, row) for row in rows),
         long=True,
     )
@@ -88,21 +117,24 @@ def _row(found: Tradeoff, row: TradeoffRow) -> tuple[Field, ...]:
     score = Value(row.score, row.lower, row.upper)
     cuts = row.schedule.replace(",", ", ") or DASH
     name = WAYS[row.way].label
-    return name, row.candidates, row.keep, row.steps, cuts, _calls(row.calls), seconds, score, share(found, row)
+    costs = _calls(row.calls), seconds, None if math.isnan(row.flops) else row.flops / 1e9
+    return name, row.candidates, row.keep, row.steps, cuts, *costs, score, share(found, row)
 
 
 def pairs_table(found: Tradeoff) -> Table:
     """The paired differences, question by question, with who is ahead."""
-    order = list(QUESTIONS)
-    pairs = sorted(found.pairs, key=lambda pair: (order.index(pair.question), pair.candidates))
+    order, bases = list(QUESTIONS), list(BASES)
+    pairs = sorted(found.pairs, key=lambda pair: (order.index(pair.question), bases.index(pair.basis), pair.candidates))
     return Table(
         "tradeoff_pairs",
         "Paired differences between ways",
         f"Mean true {evaluator_label(found.about.evaluator)} of the first minus that of the second, over the same "
-        f"{found.about.prompts} test prompts, with the paired 95 % interval over prompts. Where it "
-        "includes 0 the two are not told apart by this measurement, which does not say that they are equal.",
+        f"{found.about.prompts} test prompts, with the paired 95 % interval over prompts. With as many denoiser calls "
+        "or seconds, the second has as many candidates as these pay for; a number between two whole ones is a lottery "
+        "between both. N is that of the first. p: of no difference, by Holm over all rows of the same question and the "
+        "same resource; below 0.05 one is ahead. Two that are not told apart need not be equal.",
         (
-            "question", "first", "second", "N", "difference", "ahead",
+            "question", "at equal", "first", "second", "N", "difference", "p (Holm)", "ahead",
             "calls first", "calls second", "seconds first", "seconds second",
         ),
         tuple(_pair(pair) for pair in pairs),
@@ -114,14 +146,16 @@ def _pair(pair: Pair) -> tuple[Field, ...]:
     difference = Value(pair.difference, pair.lower, pair.upper)
     costs = _calls(pair.calls_first), _calls(pair.calls_second), pair.seconds_first, pair.seconds_second
     question = QUESTIONS[pair.question]
-    return question, pair.first, pair.second, pair.candidates, difference, ahead(pair), *costs
+    compared = question, pair.basis, pair.first, pair.second, pair.candidates
+    return *compared, difference, pair.p, ahead(pair), *costs
 
 
 def ahead(pair: Pair) -> str:
-    """ "the first" or "the second" where the interval of their difference excludes 0."""
-    return "the first" if pair.lower > 0 else "the second" if pair.upper < 0 else APART
+    """ "the first" or "the second" where Holm's p is below 0.05."""
+    found = verdict(pair)
+    return found if found == APART else "the first" if found == AHEAD else "the second"
 
 
 def _calls(calls: float) -> int | float:
-    """A whole number where it is one; early acceptance makes others."""
+    """A whole number where it is one; a lottery between two numbers makes others."""
     return int(calls) if float(calls).is_integer() else calls

@@ -23,12 +23,14 @@ from probe_lab.report.material import Material, Section
 from probe_lab.report.style import drawing
 from probe_lab.report.tradeoff_tables import ahead, lead, share
 from probe_lab.select.tradeoff import WAYS, About, Pair, Tradeoff, TradeoffRow, Way
+from probe_lab.select.tradeoff.thinning import Left, Thinning
 
 NAN = float("nan")
 ABOUT = About("shapes_reward", 64, 50, "tiny-sd", "25 steps, ddim, 64×64", ("cnn-5-a", "cnn-2-b"), "a CPU, 2 threads")
 COUNTS = (2, 5, 10, 20, 50)
 REACHED: dict[Way, float] = {
-    "best_of_n": 1.0, "fewer_steps": 0.5, "preview": 0.62, "probe": 0.55, "progressive": 0.58, "cascade": 0.72,
+    "best_of_n": 1.0, "fewer_steps": 0.5, "preview": 0.62, "lookahead": 0.7, "probe": 0.55, "progressive": 0.58,
+    "thinned": 0.66, "cascade": 0.72,
     "oracle": 1.0,
 }  # fmt: skip
 CUTS: dict[Way, str] = {"preview": "5:1", "probe": "5:1", "progressive": "2:6,5:4,8:3,10:2,12:1", "cascade": "5:3,8:1"}
@@ -57,7 +59,8 @@ def _found(counts: tuple[int, ...] = COUNTS, ways: tuple[Way, ...] = tuple(REACH
 def _pair(one: TradeoffRow, two: TradeoffRow, half: float) -> Pair:
     gap = one.score - two.score
     costs = one.calls, two.calls, one.seconds, two.seconds
-    return Pair(one.text, two.text, one.candidates, "beats_preview", gap, gap - half, gap + half, *costs)
+    p = 0.01 if half < abs(gap) else 0.5
+    return Pair(one.text, two.text, one.candidates, "beats_preview", gap, gap - half, gap + half, *costs, p=p)
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +158,42 @@ def test_without_seconds_there_is_one_panel(material: Material) -> None:
     assert [table.name for table in section.tables] == ["tradeoff_ways", "tradeoff"]
 
 
+def test_arithmetic_has_a_panel_of_its_own_where_it_was_counted(material: Material) -> None:
+    found = _found()
+    rows = [dataclasses.replace(row, flops=2e9 * row.calls) if row.timed else row for row in found.rows]
+    section = _section(material, dataclasses.replace(found, rows=tuple(rows)))
+    panel = _panels(section)[2]
+    (probe,) = (line for line in panel.lines if line.get_label() == WAYS["probe"].label)
+    assert list(probe.get_xdata()) == [2 * row.calls for row in rows if row.way == "probe"]
+    assert "floating-point operations" in section.explanation
+    assert "GFLOPs" in section.drawings[0].alt
+
+
+def test_each_number_of_fewer_steps_is_a_line_with_one_entry_in_the_legend(material: Material) -> None:
+    found = _found()
+    more = [
+        dataclasses.replace(row, steps=5, calls=row.calls * 0.8, score=row.score - 0.02)
+        for row in found.rows
+        if row.way == "fewer_steps"
+    ]
+    figure = _section(material, dataclasses.replace(found, rows=(*found.rows, *more))).drawings[0].figure
+    colour = next(line.get_color() for line in figure.axes[0].lines if line.get_label() == WAYS["fewer_steps"].label)
+    assert len([line for line in figure.axes[0].lines if line.get_color() == colour]) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()].count(WAYS["fewer_steps"].label) == 1
+    wanted = [label.text for label in tradeoff._labels((*found.rows, *more), "calls")]
+    assert (wanted.count("5 steps"), wanted.count("9 steps")) == (1, 1)
+
+
+def test_how_the_share_was_chosen_is_a_table(material: Material) -> None:
+    tried = (Left(2, 0.8, 0.02, 0.01), Left(3, 0.815, 0.005, 0.006), Left(4, 0.82, 0.0, 0.0))
+    about = dataclasses.replace(ABOUT, thinning=Thinning(0.75, 40, 4, tried))
+    section = _section(material, dataclasses.replace(_found(), about=about))
+    (table,) = (table for table in section.tables if table.name == "tradeoff_thinning")
+    assert [(row[0], row[-1]) for row in table.rows] == [(2, ""), (3, "yes"), (4, "")]
+    given = _section(material, dataclasses.replace(_found(), about=dataclasses.replace(ABOUT, thinning=Thinning(0.5))))
+    assert "tradeoff_thinning" not in {table.name for table in given.tables}
+
+
 def test_one_way_alone_is_enough(material: Material) -> None:
     found = Tradeoff((_row("random", 1, 25.0, 0.78),), (), ABOUT)
     section = _section(material, found)
@@ -194,9 +233,9 @@ def test_the_first_sentence_is_of_the_largest_number_that_all_ways_have() -> Non
     assert lead(dataclasses.replace(found, rows=tuple(row for row in rows if row.way != "best_of_n"))) == ""
 
 
-def test_who_is_ahead_is_what_the_interval_says() -> None:
+def test_who_is_ahead_is_what_holms_p_says() -> None:
     pairs = {pair.first.split(", N")[0]: ahead(pair) for pair in _found((10,)).pairs}
-    assert pairs == {"probe": "the second", "probe, then previews": "the first", "several cuts": "not told apart"}
+    assert pairs == {"probe": "the second", "probe, then lookahead": "the first", "several cuts": "not told apart"}
 
 
 def test_the_tables_of_a_report_hold_the_numbers_of_the_files(

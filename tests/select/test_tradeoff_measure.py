@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ KEYS = [
     "tracking.uri=",
     "workers=1",
     "sweep={probe.step: [2, 4], probe.taps: [[up_blocks.1/activation]]}",
-    "tradeoff={prompts: 3, candidates: [2, 6], fewer_steps: 5, timed: [2], timed_prompts: 1, rounds: 2}",
+    "tradeoff={prompts: 3, candidates: [2, 6], fewer_steps: [3, 5], timed: [2], timed_prompts: 1, rounds: 2}",
 ]
 
 
@@ -88,16 +89,17 @@ def test_candidates_begin_with_the_seeds_of_the_experiment(experiment: Experimen
 def test_rows_are_what_the_scores_say(experiment: Experiment, made: Tradeoff) -> None:
     world = Cache(experiment.cache_folder.with_name("smoke_tradeoff"))
     target = world.scores("shapes_reward").reshape(3, 6).astype(float)
-    rows = {(row.way, row.candidates): row for row in made.rows}
+    rows = {(row.way, row.candidates): row for row in made.rows if row.steps in (8, 5)}
     assert rows["random", 1].score == pytest.approx(target.mean())
     assert rows["best_of_n", 6].score == rows["oracle", 6].score == pytest.approx(target.max(1).mean())
     preview = world.preview_scores("shapes_reward", 2).reshape(3, 6)
     chosen = target[np.arange(3), preview.argmax(1)]
     assert rows["preview", 6].score == pytest.approx(chosen.mean())
     lookahead = world.preview_scores("shapes_reward", 2, "lookahead").reshape(3, 6)
+    assert rows["lookahead", 6].score == pytest.approx(target[np.arange(3), lookahead.argmax(1)].mean())
     drawn = draw_candidates(3, 6, 2, experiment.seed).tolist()
     ahead = [target[p, max(pair, key=lambda one: lookahead[p, one])] for p in range(3) for pair in drawn[p]]
-    assert rows["cascade", 2].score == pytest.approx(np.mean(ahead))
+    assert rows["cascade", 2].score == rows["lookahead", 2].score == pytest.approx(np.mean(ahead))
     fewer = Cache(experiment.cache_folder.with_name("smoke_tradeoff_5steps"))
     assert fewer.manifest.steps == 5
     assert rows["fewer_steps", 6].score == pytest.approx(fewer.scores("shapes_reward").reshape(3, 6).max(1).mean())
@@ -109,9 +111,60 @@ def test_rows_are_what_the_scores_say(experiment: Experiment, made: Tradeoff) ->
 
 def test_what_is_timed_has_its_spread(made: Tradeoff) -> None:
     timed = {(row.way, row.candidates) for row in made.rows if row.timed}
-    ways = {"best_of_n", "fewer_steps", "preview", "probe", "progressive", "cascade", "oracle"}
+    ways = {"best_of_n", "fewer_steps", "preview", "lookahead", "probe", "progressive", "cascade", "oracle"}
     assert timed == {("random", 1)} | {(way, 2) for way in ways}
     assert all(0 < row.seconds_low <= row.seconds <= row.seconds_high for row in made.rows if row.timed)
+
+
+def test_arithmetic_is_counted_where_time_is(made: Tradeoff) -> None:
+    flops = {(row.way, row.steps): row.flops for row in made.rows if row.timed}
+    assert all(np.isnan(row.flops) for row in made.rows if not row.timed)
+    one = flops["random", 8]  # text encoder, eight calls, a decode
+    assert flops["best_of_n", 8] == pytest.approx(2 * one, rel=0.1)  # one text for both
+    per_call = (flops["fewer_steps", 5] - flops["fewer_steps", 3]) / 2 / 2
+    assert flops["best_of_n", 8] - flops["fewer_steps", 5] == pytest.approx(2 * 3 * per_call, rel=0.01)
+    decode = one - 8 * per_call
+    assert 0 < decode < per_call * 8
+    # At call 2 the other candidate ends; a preview decodes both, a lookahead takes a call more for each.
+    assert flops["probe", 8] == pytest.approx(flops["best_of_n", 8] - 6 * per_call - decode, rel=0.1)
+    assert flops["preview", 8] < flops["lookahead", 8] < flops["best_of_n", 8]
+
+
+def test_the_share_that_the_probe_leaves_is_chosen_on_validation_prompts(
+    experiment: Experiment, made: Tradeoff
+) -> None:
+    world = Cache(experiment.cache_folder.with_name("smoke_tradeoff_val"))
+    assert (world.manifest.seeds, len(world.samples)) == (4, 3 * 4)
+    assert all(split_of(prompt, experiment.data.split) == "val" for prompt in world.samples["prompt"].unique())
+    thinning = made.about.thinning
+    assert thinning is not None
+    assert (thinning.prompts, thinning.seeds, len(thinning.tried)) == (3, 4, 3)
+    target = world.scores("shapes_reward").reshape(3, 4).astype(float)
+    ahead = world.preview_scores("shapes_reward", 2, "lookahead").reshape(3, 4)
+    assert thinning.tried[-1].score == pytest.approx(target[np.arange(3), ahead.argmax(1)].mean())
+    chosen = next(left.number for left in thinning.tried if left.below <= left.error)
+    assert thinning.share == chosen / 4
+
+
+def test_rivals_at_the_same_calls_cost_the_same(experiment: Experiment, made: Tradeoff) -> None:
+    same = [pair for pair in made.pairs if pair.basis == "calls"]
+    assert {pair.question for pair in same} == {"beats_lookahead", "beats_fewer_steps", "beats_best_of_n"}
+    assert all(pair.calls_first == pytest.approx(pair.calls_second) for pair in same)
+    # One cut at 2 of 8 with 6 candidates: 18 calls, which are 2.25 whole images and 3.6 images of five steps.
+    rows = {(row.way, row.candidates): row for row in made.rows}
+    target = Cache(experiment.cache_folder.with_name("smoke_tradeoff")).scores("shapes_reward").reshape(3, 6)
+
+    def best(number: int) -> float:
+        return float(np.mean([max(s) for row in target.tolist() for s in itertools.combinations(row, number)]))
+
+    (pair,) = (p for p in same if p.second == "best of N, N = 2.25" and p.first == rows["probe", 6].text)
+    assert pair.difference == pytest.approx(rows["probe", 6].score - 0.75 * best(2) - 0.25 * best(3), abs=1e-6)
+    assert {p.second for p in same if p.first == pair.first and p.question == "beats_fewer_steps"} == {
+        "fewer steps, N = 6, 3 steps", "fewer steps, N = 3.6, 5 steps",
+    }  # fmt: skip
+    timed = [pair for pair in made.pairs if pair.basis == "seconds"]
+    assert all(pair.seconds_first == pytest.approx(pair.seconds_second) for pair in timed)
+    assert all(pair.p >= 0 for pair in made.pairs if pair.lower < pair.upper)
 
 
 def test_several_cuts_take_no_more_calls_than_one(made: Tradeoff) -> None:
@@ -137,7 +190,8 @@ def test_the_command_and_the_report(experiment: Experiment, overrides: list[str]
     assert result.exit_code == 0, result.output
     assert "best of N" in result.output
     assert "better than scoring previews?" in result.output
-    assert result.output.count("minus") == len(made.pairs)
+    assert "better than fewer steps? probe minus fewer steps, 3 steps, with as many denoiser calls: " in result.output
+    assert "% of the candidates to the lookahead: the smallest share that 3 validation prompts" in result.output
     result = CliRunner().invoke(app, ["report", "smoke", *overrides])
     assert result.exit_code == 0, result.output
     page = (experiment.report_folder / "index.html").read_text()
@@ -146,7 +200,7 @@ def test_the_command_and_the_report(experiment: Experiment, overrides: list[str]
 
 def test_as_many_steps_are_not_fewer(experiment: Experiment) -> None:
     with pytest.raises(SelectError, match=r"tradeoff.fewer_steps=8 are not fewer than sampling.steps=8"):
-        measured(replace(experiment, tradeoff=replace(experiment.tradeoff, fewer_steps=8)))
+        measured(replace(experiment, tradeoff=replace(experiment.tradeoff, fewer_steps=[8])))
 
 
 @pytest.mark.parametrize(

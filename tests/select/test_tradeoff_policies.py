@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from probe_lab.select.budget import Plan, calls_of
 from probe_lab.select.tradeoff.plans import scaled, single_ways
-from probe_lab.select.tradeoff.policies import Stage, draw_candidates, kept_scores
+from probe_lab.select.tradeoff.policies import Stage, best_of, draw_candidates, kept_scores
+from probe_lab.select.tradeoff.thinning import choose_thinning
 
 
 @given(st.integers(1, 4), st.integers(1, 12), st.data())
@@ -72,15 +73,18 @@ def test_nothing_beats_the_oracle_and_a_blind_choice_is_a_random_seed(seed: int)
 
 
 def test_the_ways_cost_what_they_say() -> None:
-    ways = {way.way: way for way in single_ways(8, step=5, steps=25, fewer_steps=10, thin=0.7)}
+    ways = {way.way: way for way in single_ways(8, step=5, steps=25, fewer_steps=[10], thin=0.7)}
     calls = {name: way.calls for name, way in ways.items()}
     assert calls == {
-        "best_of_n": 200, "preview": 60, "probe": 60, "oracle": 60, "fewer_steps": 80, "cascade": 66,
+        "best_of_n": 200, "preview": 60, "lookahead": 68, "probe": 60, "oracle": 60, "fewer_steps": 80,
+        "thinned": 66, "cascade": 66,
     }  # fmt: skip
     assert (ways["cascade"].text, ways["probe"].text, ways["best_of_n"].text) == ("5:6,5:1", "5:1", "")
-    ahead = {way.way: way.calls for way in single_ways(8, step=5, steps=25, fewer_steps=10, thin=0.7, looks_ahead=True)}
+    ahead = {
+        way.way: way.calls for way in single_ways(8, step=5, steps=25, fewer_steps=[10], thin=0.7, looks_ahead=True)
+    }
     assert ahead == calls | {"probe": 68, "oracle": 68, "cascade": 74}
-    two = {way.way: way for way in single_ways(2, step=5, steps=25, fewer_steps=0, thin=0.8)}
+    two = {way.way: way for way in single_ways(2, step=5, steps=25, fewer_steps=[], thin=0.8)}
     assert "fewer_steps" not in two
     assert (two["cascade"].text, two["cascade"].calls) == ("5:1", 10 + 20 + 2)  # nothing is left to thin out
 
@@ -113,6 +117,47 @@ def test_a_plan_of_as_many_candidates_is_itself() -> None:
 def test_the_lookahead_is_left_at_least_two(thin: float) -> None:
     for number in (3, 5, 50):
         cascade = next(
-            way for way in single_ways(number, step=5, steps=25, fewer_steps=0, thin=thin) if way.way == "cascade"
+            way for way in single_ways(number, step=5, steps=25, fewer_steps=[], thin=thin) if way.way == "cascade"
         )
         assert 2 <= (cascade.plan[0][1] if len(cascade.plan) > 1 else number) <= number
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6), st.floats(0, 1, exclude_max=True))
+@settings(max_examples=40)
+def test_the_best_of_a_number_is_the_mean_over_all_sets_of_seeds(seed: int, candidates: int, share: float) -> None:
+    generator = np.random.default_rng(seed)
+    target, scores = generator.normal(size=(2, 3, 6))
+
+    def by_all_sets(number: int) -> np.ndarray:
+        return np.array(
+            [
+                np.mean(
+                    [
+                        target[p, max(s, key=lambda i, p=p: scores[p, i])]
+                        for s in itertools.combinations(range(6), number)
+                    ]
+                )
+                for p in range(3)
+            ]
+        )
+
+    np.testing.assert_allclose(best_of(target, scores, candidates), by_all_sets(candidates))
+    if candidates < 6:
+        lottery = (1 - share) * by_all_sets(candidates) + share * by_all_sets(candidates + 1)
+        np.testing.assert_allclose(best_of(target, scores, candidates + share), lottery)
+
+
+def test_a_probe_that_knows_everything_leaves_the_fewest_and_one_that_knows_nothing_leaves_all() -> None:
+    generator = np.random.default_rng(0)
+    target = generator.normal(size=(200, 8))
+    lookahead = target + 0.3 * generator.normal(size=target.shape)
+    knowing = choose_thinning(target, target, lookahead)
+    assert (knowing.share, knowing.prompts, knowing.seeds) == (0.25, 200, 8)
+    assert [left.number for left in knowing.tried] == [2, 3, 4, 5, 6, 7, 8]
+    blind = choose_thinning(target, generator.normal(size=target.shape), lookahead)
+    assert blind.share == 1.0
+    assert [left.below for left in blind.tried] == sorted((left.below for left in blind.tried), reverse=True)
+    (chosen,) = (left for left in knowing.tried if left.number == 2)
+    kept = np.argsort(-target, axis=1)[:, :2]
+    best = np.take_along_axis(kept, np.take_along_axis(lookahead, kept, 1).argmax(1, keepdims=True), 1)
+    assert chosen.score == pytest.approx(float(np.take_along_axis(target, best, 1).mean()))

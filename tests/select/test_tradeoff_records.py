@@ -15,13 +15,15 @@ from probe_lab.cache.files import StagedFile
 from probe_lab.cache.tables import table_metadata
 from probe_lab.errors import ReportError
 from probe_lab.select.tradeoff import QUESTIONS, WAYS, About, Pair, Tradeoff, TradeoffRow
-from probe_lab.select.tradeoff.records import PAIRS, ROWS
+from probe_lab.select.tradeoff.records import PAIRS, ROWS, way_name
+from probe_lab.select.tradeoff.thinning import Left, Thinning
 
 NAN = float("nan")
 ROW = TradeoffRow("progressive", 10, 1, 25, "2:6,5:3,10:1", 84.0, NAN, NAN, NAN, 0.9, 0.88, 0.92)
 TIMED = TradeoffRow("probe", 10, 1, 25, "5:1", 70.25, 1.25, 1.0, 1.5, 0.875, 0.85, 0.9)
 PAIR = Pair(ROW.text, TIMED.text, 10, "progressive", 0.025, -0.01, 0.06, 84.0, 70.25, NAN, 1.25)
 ABOUT = About("shapes_reward", 60, 50, "tiny-sd", "25 steps, ddim, 64×64", ("cnn-5-a", "cnn-2-b"), "a CPU, 2 threads")
+ABOUT = dataclasses.replace(ABOUT, thinning=Thinning(0.5, 40, 8, (Left(2, 0.8, 0.02, 0.01), Left(4, 0.82, 0.0, 0.0))))
 FOUND = Tradeoff((ROW, TIMED), (PAIR,), ABOUT)
 
 
@@ -53,7 +55,7 @@ def test_both_files_open_with_any_reader_and_say_what_they_are_of(tmp_path: Path
         table = pq.read_table(tmp_path / name)
         assert table.column_names == [field.name for field in dataclasses.fields(record)]
         metadata = table_metadata(table)
-        assert metadata["format_version"] == "1"
+        assert metadata["format_version"] == "2"
         assert metadata["version"] == __version__
         assert (metadata["prompts"], metadata["seeds"], metadata["evaluator"]) == ("60", "50", "shapes_reward")
         assert metadata["cells"] == '["cnn-5-a", "cnn-2-b"]'
@@ -96,9 +98,9 @@ def test_files_of_two_measurements_are_refused(tmp_path: Path) -> None:
 def test_another_version_is_refused(tmp_path: Path, name: str) -> None:
     FOUND.save(tmp_path)
     table = pq.read_table(tmp_path / name)
-    for metadata, version in (({**table.schema.metadata, b"format_version": b"2"}, "2"), (None, "none")):
+    for metadata, version in (({**table.schema.metadata, b"format_version": b"1"}, "1"), (None, "none")):
         pq.write_table(table.replace_schema_metadata(metadata), tmp_path / name)
-        with pytest.raises(ReportError, match=rf"{name} is of version {version} and this is version 1: run `probe-lab"):
+        with pytest.raises(ReportError, match=rf"{name} is of version {version} and this is version 2: run `probe-lab"):
             Tradeoff.load(tmp_path)
 
 
@@ -147,8 +149,13 @@ def test_a_row_that_means_nothing_is_refused(change: dict[str, Any], said: str) 
 def test_a_pair_has_one_of_the_questions() -> None:
     with pytest.raises(ReportError, match="'beats_all' is no question of a comparison: did you mean"):
         dataclasses.replace(PAIR, question="beats_all")
+    with pytest.raises(ReportError, match="'call' is no basis of a comparison: did you mean 'calls'"):
+        dataclasses.replace(PAIR, basis="call")
 
 
 def test_rows_have_a_name_for_people() -> None:
     assert ROW.text == "several cuts, N = 10, cut 2:6,5:3,10:1"
     assert dataclasses.replace(TIMED, way="fewer_steps", steps=7, schedule="").text == "fewer steps, N = 10, 7 steps"
+    assert [way_name(text) for text in ("fewer steps, N = 4.2, 7 steps", ROW.text, "probe, then lookahead, N = 8")] == [
+        "fewer steps, 7 steps", "several cuts", "probe, then lookahead",
+    ]  # fmt: skip

@@ -22,7 +22,16 @@ from probe_lab.progress import Watching
 from probe_lab.select.cells import at_other_steps, best_cell, check_origin, named_cell, trained_with
 from probe_lab.select.ranking import check_by
 from probe_lab.select.tradeoff.policies import Numbers
-from probe_lab.select.tradeoff.world import by_prompt, in_fewer_steps, predictions, with_all_candidates
+from probe_lab.select.tradeoff.thinning import Thinning, choose_thinning
+from probe_lab.select.tradeoff.world import (
+    by_prompt,
+    for_validation,
+    in_fewer_steps,
+    predictions,
+    prompts_of,
+    step_counts,
+    with_all_candidates,
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,11 @@ class Probes:
     def step(self) -> int:
         return self.spec.step
 
-    def asked_previews(self, evaluator: str) -> AskedPreviews:
-        """What previewing ways decode at the step of the single cut, and what the probes read at theirs."""
+    def asked_previews(self, evaluator: str, *, single: bool = False) -> AskedPreviews:
+        """What previewing ways decode at the step of the single cut, and what the probes read at theirs; ``single``:
+        only the probe of that cut."""
         asked = {PreviewOf(self.step, latent): {evaluator} for latent in PREVIEWED}
-        for spec in self.specs.values():
+        for spec in [self.spec] if single else self.specs.values():
             for each in spec.previews:
                 asked.setdefault(PreviewOf(spec.step, each.latent), set()).add(each.evaluator)
         return {of: sorted(names) for of, names in sorted(asked.items())}
@@ -53,11 +63,11 @@ class Probes:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of every candidate, [prompts, seeds] each: the true score, that of the image of fewer steps, of the
-    decoded latents of the cut, and what the probe and its like at several steps predict."""
+    """What is known of every candidate, [prompts, seeds] each: the true score, those of the images of fewer steps (by
+    their number), of the decoded latents of the cut, and what the probe and its like at several steps predict."""
 
     target: Numbers
-    fewer: Numbers | None
+    fewer: Mapping[int, Numbers]
     preview: Numbers
     lookahead: Numbers
     probe: Numbers
@@ -105,16 +115,17 @@ def known_of(
     watching: Watching,
     announce: Callable[[Generation], None],
 ) -> Known:
+    """Of the candidates of the test ``prompts``, generated and scored in caches that an interrupted call continues."""
     step = probes.step
     taps = [tap for spec in probes.specs.values() for tap in spec.taps]
     world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, *PREVIEWED])
     cache = _made(world, evaluator, watching, announce)
     with watching("previews", "scores") as update:
         score_previews(world, probes.asked_previews(evaluator), on_progress=update)
-    fewer = None
-    if experiment.tradeoff.fewer_steps:
-        other = _made(in_fewer_steps(world), evaluator, watching, announce)
-        fewer = by_prompt(other, other.scores(evaluator))
+    fewer = {}
+    for steps in step_counts(experiment):
+        other = _made(in_fewer_steps(world, steps), evaluator, watching, announce)
+        fewer[steps] = by_prompt(other, other.scores(evaluator))
     return Known(
         target=by_prompt(cache, cache.scores(evaluator)),
         fewer=fewer,
@@ -122,6 +133,33 @@ def known_of(
         lookahead=by_prompt(cache, cache.preview_scores(evaluator, step, LOOKAHEAD)),
         probe=predictions({step: probes.cell}, cache, evaluator)[step],
         by_step=predictions(probes.cells, cache, evaluator) if len(probes.cells) > 1 else {},
+    )
+
+
+def thinning_of(
+    experiment: Experiment,
+    probes: Probes,
+    evaluator: str,
+    watching: Watching,
+    announce: Callable[[Generation], None],
+) -> Thinning:
+    """``tradeoff.thin``, or what ``choose_thinning`` says of the seeds of as many validation prompts as test prompts
+    are measured on.
+
+    Raises:
+        SelectError: no prompt is in the validation split.
+    """
+    if experiment.tradeoff.thin:
+        return Thinning(experiment.tradeoff.thin)
+    prompts = prompts_of(experiment, "val")
+    world = for_validation(experiment, prompts, probes.step, [*probes.spec.taps, *PREVIEWED])
+    cache = _made(world, evaluator, watching, announce)
+    with watching("previews", "scores") as update:
+        score_previews(world, probes.asked_previews(evaluator, single=True), on_progress=update)
+    return choose_thinning(
+        by_prompt(cache, cache.scores(evaluator)),
+        predictions({probes.step: probes.cell}, cache, evaluator)[probes.step],
+        by_prompt(cache, cache.preview_scores(evaluator, probes.step, LOOKAHEAD)),
     )
 
 

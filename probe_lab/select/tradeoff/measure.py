@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan as Generation
 from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
-from probe_lab.evaluators import create
-from probe_lab.metrics.bootstrap import Interval, Scale, mean_over, resample
+from probe_lab.metrics.bootstrap import resample
 from probe_lab.progress import Watching
-from probe_lab.select.tradeoff.known import Known, Probes, known_of, probes_of
+from probe_lab.select.tradeoff.known import Known, Probes, known_of, probes_of, thinning_of
+from probe_lab.select.tradeoff.pairs import Measured, compare_ways, mean_interval
 from probe_lab.select.tradeoff.plans import Compared, progressive_way, single_ways
 from probe_lab.select.tradeoff.policies import Numbers, Stage, draw_candidates, kept_scores
-from probe_lab.select.tradeoff.records import About, Pair, Tradeoff, TradeoffRow
-from probe_lab.select.tradeoff.timing import Bench
-from probe_lab.select.tradeoff.ways import Question, Way
-from probe_lab.select.tradeoff.world import held_out_prompts
+from probe_lab.select.tradeoff.records import About, Tradeoff, TradeoffRow
+from probe_lab.select.tradeoff.timing import Cost, costs_of
+from probe_lab.select.tradeoff.world import held_out_prompts, step_counts
 
-RESAMPLES, CONFIDENCE = 2000, 0.95
-
-_QUESTIONS: Sequence[tuple[Question, Way, Way]] = (
-    ("beats_preview", "cascade", "preview"),
-    ("beats_preview", "probe", "preview"),
-    ("progressive", "progressive", "probe"),
-    ("beats_random", "probe", "random"),
-)
+RESAMPLES = 2000
 
 
 def measure(
@@ -41,31 +32,35 @@ def measure(
     """Compare all ways on the experiment's test prompts, and write the result into its runs folder.
 
     ``wanted`` names the cell of the single cut, the best one on validation where empty. The evaluator is the first that
-    the experiment's probes predict. Candidates are generated and scored in caches of their own, which an interrupted
-    call continues.
+    the experiment's probes predict. Schedules and the cascade's share are chosen on validation prompts. Candidates are
+    generated and scored in caches of their own, which an interrupted call continues.
 
     Raises:
-        SelectError: no cell, no test prompt, no fewer steps, or an evaluator whose scores were imported.
+        SelectError: no cell, no test or validation prompt, no fewer steps, or an evaluator whose scores were imported.
         CacheError, CaptureError, ScoreError, ConfigError: as in ``generate`` and ``score``.
         ReportError: no cell is finished, or the files cannot be written.
     """
-    evaluator, fewer = experiment.probe_evaluators[0], experiment.tradeoff.fewer_steps
-    if fewer >= experiment.sampling.steps:
+    evaluator = experiment.probe_evaluators[0]
+    fewest = [steps for steps in step_counts(experiment) if steps >= experiment.sampling.steps]
+    if fewest:
         raise SelectError(
-            f"tradeoff.fewer_steps={fewer} are not fewer than sampling.steps={experiment.sampling.steps}: set fewer, "
-            "or 0 to leave that way out"
+            f"tradeoff.fewer_steps={fewest[0]} are not fewer than sampling.steps={experiment.sampling.steps}: set "
+            "fewer, or 0 to leave that way out"
         )
     probes = probes_of(experiment, wanted, evaluator)
     prompts = held_out_prompts(experiment)
+    thinning = thinning_of(experiment, probes, evaluator, watching, announce)
+    ways = _ways(experiment, probes, evaluator, thinning.share)
     known = known_of(experiment, probes, prompts, evaluator, watching, announce)
-    ways = _ways(experiment, probes, evaluator)
-    per_prompt = {way: _scores(way, known, experiment.seed) for way in ways}
-    seconds = _seconds(experiment, probes, ways, prompts, watching)
+    costs = costs_of(experiment, probes, ways, prompts, watching)
     draws = resample(len(prompts), RESAMPLES, experiment.seed)
-    rows = {way: _row(way, scores, seconds.get(way, []), draws) for way, scores in per_prompt.items()}
+    measured = {}
+    for way in ways:
+        scores = _scores(way, known, experiment.seed)
+        measured[way] = Measured(_row(way, scores, costs.get(way, Cost()), draws), scores)
     made = Tradeoff(
-        tuple(rows.values()),
-        tuple(_pairs(rows, per_prompt, draws)),
+        tuple(way.row for way in measured.values()),
+        compare_ways(measured, known, probes.step, draws),
         About(
             evaluator=evaluator,
             prompts=len(prompts),
@@ -74,13 +69,14 @@ def measure(
             sampling=_sampling_text(experiment),
             cells=tuple(dict.fromkeys([probes.cell.name, *(cell.name for cell in probes.cells.values())])),
             machine=f"{_processor()}, {torch.get_num_threads()} threads, {experiment.sampling.device}",
+            thinning=thinning,
         ),
     )
     made.save(experiment.runs_folder)
     return made
 
 
-def _ways(experiment: Experiment, probes: Probes, evaluator: str) -> list[Compared]:
+def _ways(experiment: Experiment, probes: Probes, evaluator: str, thin: float) -> list[Compared]:
     asked, step, steps = experiment.tradeoff, probes.step, experiment.sampling.steps
     ways = [Compared("random", 1, steps, steps)]
     for number in asked.candidates:
@@ -88,8 +84,8 @@ def _ways(experiment: Experiment, probes: Probes, evaluator: str) -> list[Compar
             number,
             step=step,
             steps=steps,
-            fewer_steps=asked.fewer_steps,
-            thin=asked.thin,
+            fewer_steps=step_counts(experiment),
+            thin=thin,
             looks_ahead=probes.spec.looks_ahead,
         )
         if len(probes.cells) > 1:
@@ -102,52 +98,28 @@ def _ways(experiment: Experiment, probes: Probes, evaluator: str) -> list[Compar
 
 def _scores(way: Compared, known: Known, seed: int) -> Numbers:
     """The true score of what a way keeps, mean over sets of candidates: [prompts]."""
-    target = known.target if way.way != "fewer_steps" else known.fewer
-    assert target is not None
+    target = known.fewer[way.steps] if way.way == "fewer_steps" else known.target
     candidates = draw_candidates(len(target), target.shape[1], way.candidates, seed)
-    return kept_scores(target, _stages(way, known), candidates)
+    return kept_scores(target, _stages(way, known, seed), candidates)
 
 
-def _stages(way: Compared, known: Known) -> list[Stage]:
+def _stages(way: Compared, known: Known, seed: int) -> list[Stage]:
     if way.way == "random":
         return []
     if way.way == "progressive":
         return [Stage(known.by_step[step], keep) for step, keep in way.plan]
-    if way.way == "cascade":
-        asked = [known.probe, known.lookahead][-len(way.plan) :]
+    if way.way in ("cascade", "thinned"):
+        first = known.probe if way.way == "cascade" else np.random.default_rng(seed).random(known.probe.shape)
+        asked = [first, known.lookahead][-len(way.plan) :]
         return [Stage(scores, keep) for scores, (_, keep) in zip(asked, way.plan, strict=True)]
-    fewer = known.target if known.fewer is None else known.fewer
-    scores = {"probe": known.probe, "preview": known.preview, "fewer_steps": fewer}.get(way.way, known.target)
+    if way.way == "fewer_steps":
+        return [Stage(known.fewer[way.steps], 1)]
+    scores = {"probe": known.probe, "preview": known.preview, "lookahead": known.lookahead}.get(way.way, known.target)
     return [Stage(scores, 1)]
 
 
-def _seconds(
-    experiment: Experiment, probes: Probes, ways: Sequence[Compared], prompts: Sequence[str], watching: Watching
-) -> dict[Compared, list[float]]:
-    """Per prompt, of each round; all ways take turns within a round. The oracle costs what the probe costs."""
-    asked = experiment.tradeoff
-    timed = [way for way in ways if way.way != "oracle" and way.candidates in (1, *asked.timed)]
-    if not asked.rounds:
-        return {}
-    shown = prompts[: asked.timed_prompts]
-    judge = create(experiment.probe_evaluators[0], experiment.scoring)
-    bench = Bench(experiment, load_pipeline(experiment.backbone, experiment.sampling), judge, probes.cell, probes.cells)
-    found: dict[Compared, list[float]] = {way: [] for way in timed}
-    with watching("time", "runs") as update:
-        for way in timed:
-            if way.candidates == min(asked.timed, default=1):
-                bench.seconds(way, shown[:1])  # the first call of anything loads and compiles
-        for place in range(asked.rounds):
-            for number, way in enumerate(timed):
-                update(place * len(timed) + number, asked.rounds * len(timed))
-                found[way].append(bench.seconds(way, shown))
-        update(asked.rounds * len(timed), asked.rounds * len(timed))
-    probe = {way.candidates: times for way, times in found.items() if way.way == "probe"}
-    return found | {way: probe[way.candidates] for way in ways if way.way == "oracle" and way.candidates in probe}
-
-
-def _row(way: Compared, scores: Numbers, seconds: Sequence[float], draws: Numbers) -> TradeoffRow:
-    found = _mean(scores, draws)
+def _row(way: Compared, scores: Numbers, cost: Cost, draws: Numbers) -> TradeoffRow:
+    mean, seconds = mean_interval(scores, draws), cost.seconds
     low, high = (min(seconds), max(seconds)) if seconds else (math.nan, math.nan)
     return TradeoffRow(
         way=way.way,
@@ -159,41 +131,11 @@ def _row(way: Compared, scores: Numbers, seconds: Sequence[float], draws: Number
         seconds=float(np.median(seconds)) if seconds else math.nan,
         seconds_low=low,
         seconds_high=high,
-        score=found.estimate,
-        lower=found.lower,
-        upper=found.upper,
+        score=mean.estimate,
+        lower=mean.lower,
+        upper=mean.upper,
+        flops=cost.flops,
     )
-
-
-def _pairs(
-    rows: Mapping[Compared, TradeoffRow], per_prompt: Mapping[Compared, Numbers], draws: Numbers
-) -> Iterator[Pair]:
-    """Two ways with the same candidates of the same prompts."""
-    ways = {(way.way, way.candidates): way for way in rows}
-    for question, first, second in _QUESTIONS:
-        for name, number in ways:
-            other = ways.get((second, 1 if second == "random" else number))
-            if name != first or other is None:
-                continue
-            one = ways[name, number]
-            found = _mean(per_prompt[one] - per_prompt[other], draws, "difference")
-            yield Pair(
-                first=rows[one].text,
-                second=rows[other].text,
-                candidates=number,
-                question=question,
-                difference=found.estimate,
-                lower=found.lower,
-                upper=found.upper,
-                calls_first=rows[one].calls,
-                calls_second=rows[other].calls,
-                seconds_first=rows[one].seconds,
-                seconds_second=rows[other].seconds,
-            )
-
-
-def _mean(values: Numbers, draws: Numbers, scale: Scale = "plain") -> Interval:
-    return mean_over(values, np.zeros(len(values), dtype=np.bool_), scale).interval(draws, CONFIDENCE)
 
 
 def _sampling_text(experiment: Experiment) -> str:

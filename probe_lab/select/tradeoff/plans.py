@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,26 +36,26 @@ class Compared:
 
 
 def single_ways(
-    candidates: int, *, step: int, steps: int, fewer_steps: int, thin: float, looks_ahead: bool = False
+    candidates: int, *, step: int, steps: int, fewer_steps: Sequence[int], thin: float, looks_ahead: bool = False
 ) -> list[Compared]:
-    """The ways that need no schedule, with one cut at ``step`` of ``steps``. ``looks_ahead``: the probe itself reads a
-    lookahead of every candidate."""
+    """The ways that need no schedule, with one cut at ``step`` of ``steps``. ``thin`` is the share that the cascade's
+    probe leaves; ``looks_ahead``: the probe itself reads a lookahead of every candidate."""
     cut: Plan = ((step, 1),)
     calls = calls_of(cut, candidates, steps)
     asked = calls + (candidates if looks_ahead else 0)
     left = max(2, math.ceil(thin * candidates))
-    found = [
-        Compared("best_of_n", candidates, steps, candidates * steps),
-        Compared("preview", candidates, steps, calls, cut),
-        Compared("probe", candidates, steps, asked, cut),
-        Compared("oracle", candidates, steps, asked, cut),
-    ]
-    if fewer_steps:
-        found.append(Compared("fewer_steps", candidates, fewer_steps, candidates * fewer_steps))
     thinned: Plan = ((step, left), (step, 1)) if left < candidates else cut
     whole = asked if left < candidates else calls  # else the probe is not asked
-    found.append(Compared("cascade", candidates, steps, whole + left, thinned))
-    return found
+    return [
+        Compared("best_of_n", candidates, steps, candidates * steps),
+        *(Compared("fewer_steps", candidates, number, candidates * number) for number in fewer_steps),
+        Compared("preview", candidates, steps, calls, cut),
+        Compared("lookahead", candidates, steps, calls + candidates, cut),
+        Compared("probe", candidates, steps, asked, cut),
+        Compared("thinned", candidates, steps, calls + left, thinned),
+        Compared("cascade", candidates, steps, whole + left, thinned),
+        Compared("oracle", candidates, steps, asked, cut),
+    ]
 
 
 def progressive_way(

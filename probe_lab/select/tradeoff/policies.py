@@ -5,11 +5,13 @@ That the kept images are those that selection would have finished is what the or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -52,6 +54,31 @@ def kept_scores(target: Numbers, stages: Sequence[Stage], candidates: Places) ->
         left = np.take_along_axis(left, best, 2)
     kept: Numbers = _of(target, left).mean(axis=(1, 2))
     return kept
+
+
+def best_of(target: Numbers, scores: Numbers, candidates: float) -> Numbers:
+    """Expected ``target`` of the candidate with the best of ``scores``, over all sets of so many seeds: [prompts].
+
+    Both are [prompts, seeds]. Of n candidates out of m seeds the seed with rank k, the best has 0, is kept in
+    C(m − 1 − k, n − 1) of the C(m, n) sets. A number between two whole ones is a lottery between both: 2.4
+    candidates are three with a chance of 0.4 and two otherwise, which meets any cost that grows with them exactly.
+    ``candidates`` is at least 1 and at most m.
+    """
+    below = math.floor(candidates)
+    share = candidates - below
+    ordered = np.take_along_axis(target, np.argsort(-scores, axis=1, kind="stable"), 1)
+    weights = (1.0 - share) * _chances(target.shape[1], below)
+    if share:
+        weights = weights + share * _chances(target.shape[1], below + 1)
+    kept: Numbers = ordered @ weights
+    return kept
+
+
+def _chances(seeds: int, candidates: int) -> Numbers:
+    """That the seed of each rank is the best of the candidates: [seeds]."""
+    ranks = np.arange(seeds)
+    sets = special.comb(seeds - 1 - ranks, candidates - 1)
+    return np.asarray(sets / special.comb(seeds, candidates), dtype=np.float64)
 
 
 def _of(values: Numbers, places: Places) -> Numbers:

@@ -22,11 +22,12 @@ from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata
 from probe_lab.cells import stored_digest
 from probe_lab.errors import ReportError, nearest
 from probe_lab.json_text import read_json
-from probe_lab.select.tradeoff.ways import QUESTIONS, WAYS, Question, Way
+from probe_lab.select.tradeoff.thinning import Left, Thinning
+from probe_lab.select.tradeoff.ways import BASES, QUESTIONS, WAYS, Basis, Question, Way
 
 ROWS = "tradeoff.parquet"
 PAIRS = "tradeoff_pairs.parquet"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 _DIGEST = "digest"
 
 _ROWS = pa.schema(
@@ -43,6 +44,7 @@ _ROWS = pa.schema(
         ("score", pa.float64()),
         ("lower", pa.float64()),
         ("upper", pa.float64()),
+        ("flops", pa.float64()),
     ]
 )
 _PAIRS = pa.schema(
@@ -58,6 +60,8 @@ _PAIRS = pa.schema(
         ("calls_second", pa.float64()),
         ("seconds_first", pa.float64()),
         ("seconds_second", pa.float64()),
+        ("basis", pa.string()),
+        ("p", pa.float64()),
     ]
 )
 
@@ -69,7 +73,8 @@ class TradeoffRow:
     ``schedule``: cuts as "step:kept", parted by commas, "" where nothing is cut. ``calls``: denoiser calls per prompt,
     counted per image, mean over prompts. ``seconds``, ``seconds_low``, ``seconds_high``: median, minimum and maximum
     over timed rounds of the wall-clock per prompt, NaN where it was not timed. ``score``, ``lower``, ``upper``: mean
-    true score of the kept image, with its 95 % interval over prompts.
+    true score of the kept image, with its 95 % interval over prompts. ``flops``: floating-point operations per prompt
+    of everything that PyTorch computes, a multiplication and an addition being two; NaN where they were not counted.
 
     Raises ReportError for an unknown way, no candidates, calls or a score that are not finite, or times that are not
     above 0.
@@ -87,6 +92,7 @@ class TradeoffRow:
     score: float
     lower: float
     upper: float
+    flops: float = math.nan
 
     def __post_init__(self) -> None:
         if self.way not in WAYS:
@@ -105,13 +111,24 @@ class TradeoffRow:
     @property
     def text(self) -> str:
         """ "probe, N = 20, cut 5:1": what it is called where several ways are named."""
-        steps = f", {self.steps} steps" if self.way == "fewer_steps" else ""
-        cut = f", cut {self.schedule}" if self.schedule else ""
-        return f"{WAYS[self.way].label}, N = {self.candidates}{steps}{cut}"
+        return way_text(self.way, str(self.candidates), self.steps, self.schedule)
 
     @property
     def timed(self) -> bool:
         return not math.isnan(self.seconds)
+
+
+def way_text(way: Way, candidates: str, steps: int, schedule: str = "") -> str:
+    """What a way with so many candidates is called, see ``TradeoffRow.text``."""
+    sampled = f", {steps} steps" if way == "fewer_steps" else ""
+    cut = f", cut {schedule}" if schedule else ""
+    return f"{WAYS[way].label}, N = {candidates}{sampled}{cut}"
+
+
+def way_name(text: str) -> str:
+    """Of what ``way_text`` made, the way, and its steps where it has fewer: "fewer steps, 10 steps"."""
+    name, _, details = text.partition(", N = ")
+    return ", ".join([name, *(detail for detail in details.split(", ") if detail.endswith(" steps"))])
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,9 @@ class Pair:
     """Two ways over the same prompts. ``first`` and ``second`` are ``TradeoffRow.text``, ``difference`` the mean true
     score of the first minus that of the second, with its paired 95 % interval over prompts.
 
-    Calls and seconds as in ``TradeoffRow``. Raises ReportError for an unknown question.
+    ``candidates`` are those of the first; ``basis`` is what both have as much of. Calls and seconds as in
+    ``TradeoffRow``. ``p``: of no difference, adjusted by Holm over all pairs of this question and basis, NaN where
+    nothing varies. Raises ReportError for an unknown question or basis.
     """
 
     first: str
@@ -133,8 +152,12 @@ class Pair:
     calls_second: float
     seconds_first: float
     seconds_second: float
+    basis: Basis = "candidates"
+    p: float = math.nan
 
     def __post_init__(self) -> None:
+        if self.basis not in BASES:
+            raise ReportError(f"'{self.basis}' is no basis of a comparison: {nearest(self.basis, BASES)}")
         if self.question not in QUESTIONS:
             raise ReportError(f"'{self.question}' is no question of a comparison: {nearest(self.question, QUESTIONS)}")
 
@@ -142,7 +165,7 @@ class Pair:
 @dataclass(frozen=True)
 class About:
     """What was measured on. ``seeds``: per prompt. ``cells``: names of the probes. ``machine``: its CPU and threads.
-    ``version``: of this package."""
+    ``version``: of this package. ``thinning``: how much the cascade's probe leaves, and how that was chosen."""
 
     evaluator: str
     prompts: int
@@ -152,6 +175,7 @@ class About:
     cells: tuple[str, ...]
     machine: str
     version: str = __version__
+    thinning: Thinning | None = None
 
 
 @dataclass(frozen=True)
@@ -227,13 +251,18 @@ def _table(records: Iterable[TradeoffRow | Pair], schema: pa.Schema, metadata: M
 
 def _metadata(about: About) -> dict[str, str]:
     texts = {name: str(value) for name, value in dataclasses.asdict(about).items()}
-    return {"format_version": FORMAT_VERSION, **texts, "cells": json.dumps(about.cells)}
+    thinning = dataclasses.asdict(about.thinning) if about.thinning else None
+    encoded = {"cells": json.dumps(about.cells), "thinning": json.dumps(thinning)}
+    return {"format_version": FORMAT_VERSION, **texts, **encoded}
 
 
 def _about(metadata: Mapping[str, str]) -> About:
     texts = {name: metadata[name] for name in ("evaluator", "backbone", "sampling", "machine", "version")}
     counts = {name: int(metadata[name]) for name in ("prompts", "seeds")}
-    return About(**texts, **counts, cells=tuple(read_json(metadata["cells"])))  # type: ignore[arg-type]
+    thinning = read_json(metadata["thinning"])
+    if thinning is not None:
+        thinning = Thinning(**{**thinning, "tried": tuple(Left(**left) for left in thinning["tried"])})
+    return About(**texts, **counts, cells=tuple(read_json(metadata["cells"])), thinning=thinning)  # type: ignore[arg-type]
 
 
 def _read(path: Path, schema: pa.Schema) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from rich.table import Table
 
 from probe_lab.console import literal
 from probe_lab.fitting import Fitting, natural_width
-from probe_lab.select.tradeoff.records import Pair, Tradeoff, TradeoffRow
-from probe_lab.select.tradeoff.ways import QUESTIONS, WAYS
+from probe_lab.select.tradeoff.records import Pair, Tradeoff, TradeoffRow, way_name
+from probe_lab.select.tradeoff.ways import BASES, QUESTIONS, WAYS, Basis, Question
+
+AHEAD, BEHIND, APART = "ahead", "behind", "not told apart"
 
 
 def rows_table(made: Tradeoff) -> Fitting:
@@ -26,8 +30,9 @@ def _table(made: Tradeoff, *, narrow: bool) -> Table:
     for heading in ("calls", "s per prompt", "score"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in made.rows:
+        sampled = f", {row.steps}" if row.way == "fewer_steps" else ""
         table.add_row(
-            WAYS[row.way].label,
+            WAYS[row.way].label + sampled,
             str(row.candidates),
             row.schedule.replace(",", ",\n" if narrow else ","),
             f"{row.calls:g}",
@@ -38,17 +43,45 @@ def _table(made: Tradeoff, *, narrow: bool) -> Table:
 
 
 def lines_of(made: Tradeoff) -> list[str]:
-    """A sentence per question and number of candidates."""
-    return [f"{QUESTIONS[pair.question]} {pair.first} minus {pair.second}: {_difference(pair)}" for pair in made.pairs]
+    """How the cascade's share was chosen, and a sentence per question, basis and two ways: at which N the first is
+    ahead, and at which it is behind."""
+    lines = [] if made.about.thinning is None else [_chosen(made)]
+    alike: dict[tuple[Question, Basis, str, str], list[Pair]] = {}
+    for pair in made.pairs:
+        alike.setdefault((pair.question, pair.basis, way_name(pair.first), way_name(pair.second)), []).append(pair)
+    for (question, basis, first, second), pairs in alike.items():
+        text = f"{QUESTIONS[question]} {first} minus {second}, with {BASES[basis]}"
+        lines.append(f"{text}: {'; '.join(_verdicts(pairs))}.")
+    return lines
+
+
+def verdict(pair: Pair) -> str:
+    """ "ahead" or "behind", of the first of the two, where Holm's p is below 0.05."""
+    if not pair.p < 0.05:
+        return APART
+    return AHEAD if pair.difference > 0 else BEHIND
+
+
+def _chosen(made: Tradeoff) -> str:
+    thinning = made.about.thinning
+    assert thinning is not None
+    if not thinning.tried:
+        return f"The probe leaves {thinning.share:.0%} of the candidates to the lookahead, as tradeoff.thin says."
+    return (
+        f"The probe leaves {thinning.share:.0%} of the candidates to the lookahead: the smallest share that "
+        f"{thinning.prompts} validation prompts do not tell apart from the best."
+    )
+
+
+def _verdicts(pairs: Sequence[Pair]) -> Iterator[str]:
+    for word in (AHEAD, BEHIND, APART):
+        of_word = [pair for pair in pairs if verdict(pair) == word]
+        if of_word:
+            lowest, highest = (choose(pair.difference for pair in of_word) for choose in (min, max))
+            numbers = ", ".join(str(pair.candidates) for pair in of_word)
+            between = f"{lowest:+.4f}" if lowest == highest else f"{lowest:+.4f} to {highest:+.4f}"
+            yield f"{word} at N = {numbers} ({between})"
 
 
 def _seconds(row: TradeoffRow, between: str) -> str:
     return f"{row.seconds:.3f}{between}({row.seconds_low:.3f} to {row.seconds_high:.3f})" if row.timed else ""
-
-
-def _difference(pair: Pair) -> str:
-    text = f"{pair.difference:+.4f} [{pair.lower:+.4f}, {pair.upper:+.4f}], {pair.calls_first:g} and "
-    text += f"{pair.calls_second:g} calls"
-    if pair.seconds_first > 0 and pair.seconds_second > 0:  # not NaN
-        text += f", {pair.seconds_first / pair.seconds_second:.2f} of its seconds"
-    return text

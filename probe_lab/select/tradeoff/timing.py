@@ -1,7 +1,9 @@
-"""The wall-clock of each way, everything counted: text encoder, capture, probes, previews, evaluator, autoencoder."""
+"""What each way costs in seconds and in arithmetic, with text encoder, capture, probes, previews, evaluator and
+autoencoder."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +12,63 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from torch.utils.flop_counter import FlopCounterMode
 
 from probe_lab.capture.backbones import family_of
+from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.prompts import sample_seed
 from probe_lab.config import Experiment
-from probe_lab.evaluators import Evaluator, score_all
+from probe_lab.evaluators import Evaluator, create, score_all
 from probe_lab.probes import Probe, preview_probe
+from probe_lab.progress import Watching
 from probe_lab.select.select import ProbeSelect
+from probe_lab.select.tradeoff.known import Probes
 from probe_lab.select.tradeoff.plans import Compared
+from probe_lab.select.tradeoff.ways import Way
 
 Draw = Callable[[list[str]], object]
+UNTIMED: tuple[Way, ...] = ("oracle", "thinned")
+"""Of which there is no call: nothing knows the best, and nobody draws what chance then throws away."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds per prompt of each round, and floating-point operations per prompt."""
+
+    seconds: Sequence[float] = ()
+    flops: float = math.nan
+
+
+def costs_of(
+    experiment: Experiment, probes: Probes, ways: Sequence[Compared], prompts: Sequence[str], watching: Watching
+) -> dict[Compared, Cost]:
+    """Of the ways whose candidates are in ``tradeoff.timed``; none of them with no ``tradeoff.rounds``.
+
+    All ways take turns within a round. The oracle costs what the probe costs.
+    """
+    asked = experiment.tradeoff
+    if not asked.rounds:
+        return {}
+    timed = [way for way in ways if way.way not in UNTIMED and way.candidates in (1, *asked.timed)]
+    shown = prompts[: asked.timed_prompts]
+    judge = create(experiment.probe_evaluators[0], experiment.scoring)
+    bench = Bench(experiment, load_pipeline(experiment.backbone, experiment.sampling), judge, probes.cell, probes.cells)
+    seconds: dict[Compared, list[float]] = {way: [] for way in timed}
+    runs = (asked.rounds + 1) * len(timed)
+    with watching("time", "runs") as update:
+        # Counting goes first: the first call of anything loads and compiles.
+        flops = {}
+        for done, way in enumerate(timed):
+            update(done, runs)
+            flops[way] = bench.flops(way, shown[0])
+        for done in range(len(timed), runs):
+            update(done, runs)
+            way = timed[done % len(timed)]
+            seconds[way].append(bench.seconds(way, shown))
+        update(runs, runs)
+    costs = {way: Cost(times, flops[way]) for way, times in seconds.items()}
+    probe = {way.candidates: cost for way, cost in costs.items() if way.way == "probe"}
+    return costs | {way: probe[way.candidates] for way in ways if way.way == "oracle" and way.candidates in probe}
 
 
 @dataclass(frozen=True)
@@ -40,6 +89,13 @@ class Bench:
         for first in range(0, len(prompts), together):
             draw(list(prompts[first : first + together]))
         return (time.perf_counter() - began) / len(prompts)
+
+    def flops(self, way: Compared, prompt: str) -> float:
+        """Of one prompt, whatever PyTorch's operators compute for it: a multiplication and an addition are two."""
+        draw = self._draw(way)
+        with FlopCounterMode(display=False) as counter:
+            draw([prompt])
+        return float(counter.get_total_flops())
 
     def _draw(self, way: Compared) -> Draw:
         if way.way in ("random", "best_of_n", "fewer_steps"):
@@ -70,8 +126,8 @@ class Bench:
 
     def _select(self, way: Compared) -> ProbeSelect:
         asked: list[Probe | Path] = [self.cell]
-        if way.way == "preview":
-            asked = [self._preview("preview", way)]
+        if way.way in ("preview", "lookahead"):
+            asked = [self._preview(way.way, way)]
         elif way.way == "progressive":
             asked = [self.cells[step] for step, _ in way.plan]
         elif way.way == "cascade":

@@ -6,8 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Way = Literal["random", "best_of_n", "fewer_steps", "preview", "probe", "progressive", "cascade", "oracle"]
-Question = Literal["beats_preview", "progressive", "beats_random"]
+Way = Literal[
+    "random",
+    "best_of_n",
+    "fewer_steps",
+    "preview",
+    "lookahead",
+    "probe",
+    "progressive",
+    "thinned",
+    "cascade",
+    "oracle",
+]
+Question = Literal[
+    "beats_preview",
+    "probe_first",
+    "progressive",
+    "beats_random",
+    "beats_lookahead",
+    "beats_fewer_steps",
+    "beats_best_of_n",
+]
+Basis = Literal["candidates", "calls", "seconds"]
+"""What two ways of a pair have in common: as many candidates, as many denoiser calls, or as many seconds."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +46,20 @@ WAYS: Mapping[Way, Words] = {
     ),
     "fewer_steps": Words("fewer steps", "All N are finished and scored, with fewer sampling steps for each."),
     "preview": Words("preview", "At one cut the predicted clean image of each candidate is decoded and scored."),
+    "lookahead": Words(
+        "lookahead",
+        "At one cut each candidate takes one large step further, a denoiser call, and what it leads to is decoded and "
+        "scored.",
+    ),
     "probe": Words("probe", "At one cut the probe predicts the scores, and the best candidate is finished."),
     "progressive": Words("several cuts", "A probe at each of several cuts, fewer candidates after each."),
+    "thinned": Words(
+        "random, then lookahead",
+        "Chance thins out the candidates as the probe does in the next way, then lookaheads decide among the rest.",
+    ),
     "cascade": Words(
-        "probe, then previews",
-        "The probe thins out the candidates, then previews of a lookahead decide among the rest.",
+        "probe, then lookahead",
+        "The probe thins out the candidates, then lookaheads decide among the rest.",
     ),
     "oracle": Words("oracle", "The truly best of N at the probe's cost: a bound, which nothing can reach."),
 }
@@ -37,6 +67,15 @@ WAYS: Mapping[Way, Words] = {
 
 QUESTIONS: Mapping[Question, str] = {
     "beats_preview": "better than scoring previews?",
+    "probe_first": "does the probe thin out better than chance?",
     "progressive": "several cuts better than one?",
     "beats_random": "better than a random seed?",
+    "beats_lookahead": "better than lookaheads without a probe?",
+    "beats_fewer_steps": "better than fewer steps?",
+    "beats_best_of_n": "better than best of N?",
+}
+BASES: Mapping[Basis, str] = {
+    "candidates": "as many candidates",
+    "calls": "as many denoiser calls",
+    "seconds": "as many seconds",
 }

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -15,11 +14,13 @@ from probe_lab.cache import Cache
 from probe_lab.cache.tables import write_table
 from probe_lab.capture.prompts import collect_prompts, prompt_table
 from probe_lab.config import Experiment, Prompts
-from probe_lab.data.splits import splits_of
+from probe_lab.data.splits import Split, splits_of
 from probe_lab.errors import SelectError
 from probe_lab.probes import load_probe
 from probe_lab.probes.transfer import Job, predict_at
 from probe_lab.select.tradeoff.policies import Numbers
+
+_SPLITS: Mapping[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
 def held_out_prompts(experiment: Experiment) -> tuple[str, ...]:
@@ -28,18 +29,24 @@ def held_out_prompts(experiment: Experiment) -> tuple[str, ...]:
     Raises:
         SelectError: there is none.
     """
-    return tuple(_held_out(experiment)["prompt"])
+    return prompts_of(experiment, "test")
 
 
-def _held_out(experiment: Experiment) -> pd.DataFrame:
+def prompts_of(experiment: Experiment, split: Split) -> tuple[str, ...]:
+    """As ``held_out_prompts``, of any split."""
     every = prompt_table(collect_prompts(experiment.prompts, experiment.seed))
-    found = every[splits_of(every, experiment.data.split) == "test"]
-    if found.empty:
+    own = every[splits_of(every, experiment.data.split) == split]
+    if own.empty:
         raise SelectError(
-            f"none of the {len(every)} prompts of {experiment.name} is in its test split "
-            f"({experiment.data.split}): set data.split.test above 0, or prompts.count higher"
+            f"none of the {len(every)} prompts of {experiment.name} is in its {_SPLITS[split]} split "
+            f"({experiment.data.split}): set data.split.{split} above 0, or prompts.count higher"
         )
-    return found.head(experiment.tradeoff.prompts)
+    return tuple(own.head(experiment.tradeoff.prompts)["prompt"])
+
+
+def step_counts(experiment: Experiment) -> tuple[int, ...]:
+    """Of the rival in fewer steps, in order."""
+    return tuple(sorted(steps for steps in experiment.tradeoff.fewer_steps if steps))
 
 
 def with_all_candidates(
@@ -47,20 +54,30 @@ def with_all_candidates(
 ) -> Experiment:
     """The experiment whose cache ``<cache>_tradeoff`` holds the largest number of candidates of these prompts, with
     what is read of them. Its first seeds are those of the experiment's own cache."""
-    file = _write_prompts(experiment, prompts)
-    seeds = max(experiment.tradeoff.candidates)
+    return _world(experiment, "tradeoff", prompts, max(experiment.tradeoff.candidates), steps, taps)
+
+
+def for_validation(experiment: Experiment, prompts: Sequence[str], step: int, taps: Sequence[str]) -> Experiment:
+    """The experiment whose cache ``<cache>_tradeoff_val`` holds these prompts with the experiment's own seeds, and what
+    is read of them at ``step``."""
+    return _world(experiment, "tradeoff_val", prompts, experiment.prompts.seeds, [step], taps)
+
+
+def _world(
+    experiment: Experiment, suffix: str, prompts: Sequence[str], seeds: int, steps: Sequence[int], taps: Sequence[str]
+) -> Experiment:
+    file = _write_prompts(experiment, f"{suffix}_prompts.parquet", prompts)
     return replace(
         experiment,
         prompts=Prompts(source="file", path=str(file), count=len(prompts), seeds=seeds),
         capture=replace(experiment.capture, steps=sorted(set(steps)), taps=list(dict.fromkeys(taps)), images=True),
-        cache=replace(experiment.cache, name=f"{experiment.cache_folder.name}_tradeoff"),
+        cache=replace(experiment.cache, name=f"{experiment.cache_folder.name}_{suffix}"),
         sweep=(),
     )
 
 
-def in_fewer_steps(world: Experiment) -> Experiment:
-    """The same prompts and seeds in ``tradeoff.fewer_steps`` sampling steps, in a cache of its own."""
-    steps = world.tradeoff.fewer_steps
+def in_fewer_steps(world: Experiment, steps: int) -> Experiment:
+    """The same prompts and seeds in so many sampling steps, in a cache of its own."""
     return replace(
         world,
         sampling=replace(world.sampling, steps=steps),
@@ -70,8 +87,8 @@ def in_fewer_steps(world: Experiment) -> Experiment:
     )
 
 
-def _write_prompts(experiment: Experiment, prompts: Sequence[str]) -> Path:
-    path = experiment.runs_folder / "tradeoff_prompts.parquet"
+def _write_prompts(experiment: Experiment, name: str, prompts: Sequence[str]) -> Path:
+    path = experiment.runs_folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, pa.table({"prompt": list(prompts)}))
     return path
