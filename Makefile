@@ -12,12 +12,13 @@ demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 	$(BIN)/probe-lab demo
 
 # Four processes, two at a time, each with one thread: small models gain nothing from a second one. What starts workers,
-# clusters and servers has processes without the threads of other tests, as a user's command has.
+# clusters and servers has processes without the threads of other tests, as a user's command has. The longest come first,
+# so that both cores are busy to the end.
 TESTS_experiments := tests/test_experiments.py
 TESTS_starting := tests/engines tests/tracking tests/test_cli.py tests/select
 TESTS_sweeping := tests/shapes tests/report tests/sweep
 TESTS_rest := $(addprefix --ignore=,$(TESTS_experiments) $(TESTS_starting) $(TESTS_sweeping))
-SUITES := $(addprefix test-,starting sweeping experiments rest)
+SUITES := $(addprefix test-,rest starting experiments sweeping)
 
 test: setup  ## the whole test suite
 	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(SUITES)
