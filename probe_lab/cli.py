@@ -360,9 +360,7 @@ def select(
     budget: Annotated[
         int | None, typer.Option(metavar="CALLS", help="denoiser calls per prompt; the best schedule for them is taken")
     ] = None,
-    accept: Annotated[
-        float | None, typer.Option(metavar="LEVEL", help="end a choice early where intervals of this level part")
-    ] = None,
+    accept: Annotated[float | None, typer.Option(hidden=True)] = None,
     score: Annotated[
         bool, typer.Option("--score", help="score finished images by the experiment's evaluators")
     ] = False,
@@ -384,7 +382,9 @@ def select(
 
     if not prompt:
         raise typer.BadParameter('--prompt "..." is missing: say what to draw')
-    keys = overrides_of(candidates=candidates, keep=keep, schedule=schedule, budget=budget, by=by, accept=accept)
+    keys = overrides_of(candidates=candidates, keep=keep, schedule=schedule, budget=budget, by=by)
+    if accept is not None:
+        keys.append(f"select.accept={accept}")  # is no key any more, as its error says
     config = load_experiment(experiment, [*(overrides or []), *keys])
     request = Request(prompt, folder, seed, probe or [], score, everything)
     made = run(config, request, watching=watching, tell=lambda line: out.print(line))

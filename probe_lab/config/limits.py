@@ -83,7 +83,6 @@ RANGES: Mapping[str, _Range] = {
     "select.candidates": _positive(10**5),
     "select.keep": _positive(10**5),
     "select.budget": _Range(10**9),
-    "select.accept": _SHARE,
     "tradeoff.prompts": _positive(10**8),
     "tradeoff.thin": _SHARE,
     "tradeoff.timed_prompts": _positive(10**8),

@@ -26,12 +26,17 @@ from probe_lab.errors import ConfigError, nearest
 EXPERIMENTS = Path("experiments")
 SHIPPED = Path(__file__).parents[2] / "experiments"
 """Those of the checkout, also when a command is started in another folder."""
-FORMER = {"trainer.strategy": "several trainer.devices always share one training by DDP, so leave it out"}
+FORMER = {
+    "select.accept": "no choice was ever sure enough to end early, so leave it out and cut early by a schedule",
+    "trainer.strategy": "several trainer.devices always share one training by DDP, so leave it out",
+}
 """Keys of earlier versions, and what to do about them."""
 
 
-def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Experiment:
+def load_experiment(name: str | Path, overrides: list[str] | None = None, *, stored: bool = False) -> Experiment:
     """Read an experiment file, or the one of that name in ``experiments/``, with ``key=value`` overrides.
+
+    ``stored``: the file is a cell's, whose keys of earlier versions are passed over; elsewhere they are refused.
 
     Raises:
         ConfigError: no such file, broken YAML, an unknown key, a wrong type or an impossible value.
@@ -43,6 +48,8 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None) -> Exp
         content = OmegaConf.create(document.content)
     except OmegaConfBaseException as error:
         raise not_valid("", str(path), error) from error
+    if stored:
+        _drop_former(content)
     try:
         experiment = build_experiment(content, changes, origin=str(path), default_name=path.stem)
         if any(OmegaConf.select(part, "probe.step") is not None for part in (content, changes)):
@@ -199,6 +206,13 @@ def _refuse_unknown(content: DictConfig, cls: type, origin: str, prefix: str = "
                 _refuse_unknown(
                     _as_section(entries._get_node(name), origin, place), ENTRIES[prefix + key], origin, f"{place}."
                 )
+
+
+def _drop_former(content: DictConfig) -> None:
+    for key in FORMER:
+        name, _, entry = key.partition(".")
+        if isinstance(part := content.get(name), DictConfig):
+            part.pop(entry, None)
 
 
 def _as_section(value: object, origin: str, key: str) -> DictConfig:

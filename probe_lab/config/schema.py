@@ -197,8 +197,7 @@ class Select:
 
     They are chosen where the probe was trained, or by the cuts of ``schedule``, ``{step: 2, keep: 6}`` each; a
     ``budget`` of denoiser calls per prompt finds the schedule, 0 leaves it. ``by`` is an evaluator, weights of several
-    (``a=0.7,b=0.3``) or ``pareto``, empty the first that the probe predicts. ``accept`` is the level of the conformal
-    intervals that may end a choice before the last cut, 0: none does.
+    (``a=0.7,b=0.3``) or ``pareto``, empty the first that the probe predicts.
     """
 
     candidates: int = 5
@@ -206,7 +205,6 @@ class Select:
     schedule: list[dict[str, int]] = field(default_factory=list)
     budget: int = 0
     by: str = ""
-    accept: float = 0.0
 
 
 @dataclass(frozen=True)

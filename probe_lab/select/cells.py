@@ -138,7 +138,7 @@ def _backbone(cell: Finished) -> str:
 def trained_with(cell: Path) -> Experiment | None:
     """The experiment of a cell; None where there is a probe alone. ReportError when it is another cell's."""
     require_file(cell, CONFIG)
-    return load_experiment(cell / CONFIG) if (cell / CONFIG).is_file() else None
+    return load_experiment(cell / CONFIG, stored=True) if (cell / CONFIG).is_file() else None
 
 
 def check_origin(cell: Path, trained: Experiment, experiment: Experiment) -> None:

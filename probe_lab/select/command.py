@@ -129,7 +129,6 @@ def _content(experiment: Experiment, setup: Setup, seed: int) -> dict[str, Any]:
         "seed": seed,
         "candidates": asked.candidates,
         "keep": asked.keep,
-        "accept": asked.accept,
         "budget": asked.budget,
         **setup.described,
     }

@@ -61,7 +61,6 @@ class Drawing:
             keep=asked.keep,
             schedule=setup.schedule,
             by=setup.by,
-            accept=asked.accept,
             scoring=self._experiment.scoring,
             normalize=setup.capture.normalize,
             tokens=setup.capture.tokens,

@@ -13,7 +13,6 @@ from probe_lab.cells import PREDICTIONS, read_predictions
 from probe_lab.errors import SelectError
 from probe_lab.probes import Probe, load_probe
 from probe_lab.select.budget import Judged, best_plan
-from probe_lab.select.conformal import require_finite
 from probe_lab.select.ranking import By, check_by
 
 _KEYS = ["prompt_id", "sample_id"]
@@ -60,9 +59,20 @@ def _values(cell: Path, by: By) -> pd.DataFrame:
     check_by(by, probe)
     table = read_predictions(cell)
     table = table[table["split"] == "val"]
-    require_finite(table, path)
+    _require_finite(table, path)
     parts = [weight * _standardised(table, name, probe) for name, weight in _weights(by).items()]
     return sum(parts[1:], parts[0]).sort_index()
+
+
+def _require_finite(table: pd.DataFrame, path: Path) -> None:
+    """SelectError for predictions or targets that are no numbers: nothing can be chosen by them."""
+    broken = ~np.isfinite(table[["prediction", "target"]].to_numpy(dtype=np.float64)).all(axis=1)
+    if broken.any():
+        sample = table["sample_id"].to_numpy()[broken][0]
+        raise SelectError(
+            f"{path} has a prediction or target of sample {sample} that is not finite ({int(broken.sum())} such rows): "
+            "train the cell again"
+        )
 
 
 def _weights(by: By) -> Mapping[str, float]:

@@ -25,7 +25,6 @@ from probe_lab.capture.text import text_of
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import SelectError
 from probe_lab.probes import Inputs, Probe
-from probe_lab.select.conformal import is_decided
 from probe_lab.select.ranking import By, order, ranked
 from probe_lab.select.rows import decode_only
 from probe_lab.select.schedule import Cut
@@ -185,7 +184,10 @@ class Running:
         by_prompt = scores.split([len(rows) for rows in self.kept])
         for rows, values in zip(self.kept, by_prompt, strict=True):
             self._name_broken(cut, rows, values)
-        self.kept = [self._best(cut, *both) for both in zip(self.kept, by_prompt, strict=True)]
+        self.kept = [
+            rows[order(values, self._by, cut.probe)[: cut.keep]]
+            for rows, values in zip(self.kept, by_prompt, strict=True)
+        ]
         self._on_cut(cut.step, [left % self._candidates for left in self.kept])
 
     def _name_broken(self, cut: Cut, rows: Tensor, scores: Tensor) -> None:
@@ -205,16 +207,6 @@ class Running:
                 "at step %d of '%s', the score of candidate %s is not finite: last choice", cut.step, prompt, numbers
             )
         self.broken.update(new)
-
-    def _best(self, cut: Cut, rows: Tensor, scores: Tensor) -> Tensor:
-        """Those of one prompt's ``rows`` that go on; as few as in the end where their lead is beyond doubt."""
-        keep = cut.keep
-        if cut.width is not None:
-            assert isinstance(self._by, str)
-            column = cut.probe.spec.evaluators.index(self._by)
-            if is_decided(scores[:, column], float(cut.width[column]), self._keep):
-                keep = self._keep
-        return rows[order(scores, self._by, cut.probe)[:keep]]
 
     def _inputs(self, cut: Cut, rows: Tensor, look_ahead: Callable[[Tensor], Tensor]) -> Inputs:
         """What the probe of a cut reads of the candidates that are left."""

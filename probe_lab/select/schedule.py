@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from torch import Tensor
 
 from probe_lab.capture.backbones import BUILT_IN
 from probe_lab.capture.family import Family
 from probe_lab.capture.text import ENCODER
 from probe_lab.errors import SelectError
-from probe_lab.probes import Probe, ProbeSpec, load_probe
-from probe_lab.select.conformal import half_widths
+from probe_lab.probes import Probe, ProbeSpec
 
 
 @dataclass(frozen=True)
@@ -24,36 +20,11 @@ class Cut:
     step: int
     keep: int
     probe: Probe
-    width: Tensor | None = None
-    """Half the conformal interval of each evaluator, [E]; None where nothing is accepted early."""
     told: int = 0
     """The step of its training that the probe is told, at the same share of the steps; set by ``placed``."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A probe, and the folder of its cell where it was given by that."""
-
-    probe: Probe
-    cell: Path | None = None
-
-    @classmethod
-    def of(cls, given: Probe | Path | str) -> Reader:
-        return cls(given) if isinstance(given, Probe) else cls(load_probe(Path(given)), Path(given))
-
-    def cut(self, step: int, keep: int, accept: float = 0.0) -> Cut:
-        """``accept`` > 0: with intervals of that level."""
-        if not accept:
-            return Cut(step, keep, self.probe)
-        if self.cell is None:
-            raise SelectError(
-                f"accept={accept} needs the validation predictions of the probe: give the folder of its cell instead "
-                "of the probe"
-            )
-        return Cut(step, keep, self.probe, half_widths(self.cell, self.probe.spec.evaluators, accept))
-
-
-def single_cut(reader: Reader, keep: int, step: int | None, ratio: float | None, steps: int) -> tuple[Cut, ...]:
+def single_cut(probe: Probe, keep: int, step: int | None, ratio: float | None, steps: int) -> tuple[Cut, ...]:
     """One cut: at ``step`` (diffusers' ``cutoff_step_index``), at ``ratio`` of all steps, or where the probe was
     trained."""
     if step is not None and ratio is not None:
@@ -66,7 +37,7 @@ def single_cut(reader: Reader, keep: int, step: int | None, ratio: float | None,
                 f"cutoff_step_ratio={ratio} is not allowed: give a share of the steps above 0 and below 1"
             )
         step = max(1, round(ratio * steps))
-    return (reader.cut(reader.probe.spec.step if step is None else step, keep),)
+    return (Cut(probe.spec.step if step is None else step, keep, probe),)
 
 
 def step_in(spec: ProbeSpec, steps: int) -> int | None:
@@ -88,10 +59,9 @@ def _step_at(spec: ProbeSpec, own: int, steps: int) -> int | None:
 
 def progressive(
     schedule: Sequence[Mapping[str, int]],
-    readers: Sequence[Reader],
+    probes: Sequence[Probe],
     candidates: int,
     keep: int,
-    accept: float,
     steps: int,
 ) -> tuple[Cut, ...]:
     """Several cuts in a call of ``steps``, from ``[{step: 2, keep: 6}, …]`` and a probe for each.
@@ -104,15 +74,15 @@ def progressive(
         SelectError: steps that fall, numbers that do not, a last one that is not ``keep``, or a step with fewer probes
             than cuts.
     """
-    by_step: dict[int, list[Reader]] = {}
-    for reader in sorted(readers, key=lambda reader: reader.probe.spec.is_costly):
-        if at := step_in(reader.probe.spec, steps):
-            by_step.setdefault(at, []).append(reader)
-    for reader in readers:  # a probe of several steps serves those that no other was evaluated at
-        spec = reader.probe.spec
+    by_step: dict[int, list[Probe]] = {}
+    for probe in sorted(probes, key=lambda probe: probe.spec.is_costly):
+        if at := step_in(probe.spec, steps):
+            by_step.setdefault(at, []).append(probe)
+    for probe in probes:  # a probe of several steps serves those that no other was evaluated at
+        spec = probe.spec
         for at in (_step_at(spec, own, steps) for own in spec.trained_steps):
             if at:
-                by_step.setdefault(at, [reader])
+                by_step.setdefault(at, [probe])
     times = Counter(entry.get("step", 0) for entry in schedule)
     cuts: list[Cut] = []
     left, last = candidates, 0
@@ -135,14 +105,7 @@ def progressive(
                 f"the schedule has {times[step]} cuts at step {step}, where {len(by_step[step])} probe was trained: "
                 "give one for each, the same one would choose the same twice"
             )
-        reader = by_step[step][-times[step]]
-        if accept and step_in(reader.probe.spec, steps) != step:
-            raise SelectError(
-                f"accept={accept} needs validation predictions at step {step} of {steps} and the cell has those at "
-                f"step {reader.probe.spec.step} of {reader.probe.spec.total_steps}: give the cell with probe.step "
-                "there, or accept nothing early"
-            )
-        cuts.append(reader.cut(step, number, accept))
+        cuts.append(Cut(step, number, by_step[step][-times[step]]))
         times[step] -= 1
         left, last = number, step
     if left != keep:

@@ -19,13 +19,14 @@ from probe_lab.capture.capture import Normalize
 from probe_lab.capture.preview import previewer
 from probe_lab.capture.x0 import name_of
 from probe_lab.config import Scoring
+from probe_lab.config.load import FORMER
 from probe_lab.errors import SelectError, nearest
 from probe_lab.evaluators import Evaluator
-from probe_lab.probes import Probe
+from probe_lab.probes import Probe, load_probe
 from probe_lab.select.inputs import Prompts, Seed, generators_of, seeds_of
 from probe_lab.select.ranking import By, check_by
 from probe_lab.select.running import Running
-from probe_lab.select.schedule import Cut, Reader, check_probe, placed, progressive, single_cut
+from probe_lab.select.schedule import Cut, check_probe, placed, progressive, single_cut
 
 SCHEDULERS = (
     "DDIMScheduler",
@@ -86,9 +87,7 @@ class ProbeSelect:
         cutoff_step_ratio: the same as a share of the steps.
         schedule: ``[{"step": 2, "keep": 6}, {"step": 5, "keep": 1}]``: several cuts, a probe trained at each.
             With two cuts at one step and two probes of it, the one without previews thins out the candidates first.
-        accept: where several cuts are made, a prompt's choice is final as soon as the conformal intervals of this
-            level, from the probe's validation prompts, part the best from the rest; 0: never before the last cut. Needs
-            a cell's folder as ``probe`` and an evaluator as ``by``.
+        accept: no longer there: anything but 0 is refused.
         by: an evaluator (default: the probe's first), weights of several, or ``pareto``.
         scoring: how evaluators run whose scores of previews a probe reads (its ``scalars``).
         evaluators: some of these that are loaded already, to be used as they are.
@@ -123,13 +122,12 @@ class ProbeSelect:
         given = [probe] if isinstance(probe, Probe | Path | str) else list(probe)
         self._cutoff = (cutoff_step_index, cutoff_step_ratio)
         _check(candidates, keep, len(given), self._cutoff, schedule, accept)
-        self._readers = [Reader.of(one) for one in given]
-        self.probes = [reader.probe for reader in self._readers]
+        self.probes = [one if isinstance(one, Probe) else load_probe(Path(one)) for one in given]
         self.evaluators = tuple(dict.fromkeys(name for one in self.probes for name in one.spec.evaluators))
         self.by: By = by or self.probes[0].spec.evaluators[0]
         self._pipe, self._family = pipe, family_of(pipe)
         self._candidates, self._keep = candidates, keep
-        self._schedule, self._accept = schedule, accept
+        self._schedule = schedule
         self._layout: dict[str, Any] = {"normalize": normalize, "tokens": tokens, "size": size}
         judged = {each.evaluator for one in self.probes for each in one.spec.previews}
         ready = {each.name: each for each in evaluators}
@@ -137,8 +135,6 @@ class ProbeSelect:
         self._on_cut = on_cut or (lambda step, rows: None)
         for one in self.probes:
             check_by(self.by, one)
-        if accept and self.by not in self.probes[0].spec.evaluators:
-            raise SelectError(f"accept={accept} compares intervals of one evaluator and by is {self.by}: name one")
 
     def __call__(
         self,
@@ -214,9 +210,9 @@ class ProbeSelect:
         if all(probe.spec.total_steps == asked for probe in self.probes):
             steps = asked
         if self._schedule is not None:
-            cuts = progressive(self._schedule, self._readers, self._candidates, self._keep, self._accept, steps)
+            cuts = progressive(self._schedule, self.probes, self._candidates, self._keep, steps)
         else:
-            cuts = single_cut(self._readers[0], self._keep, *self._cutoff, steps)
+            cuts = single_cut(self.probes[0], self._keep, *self._cutoff, steps)
         return tuple(placed(cut, steps) for cut in cuts)
 
     def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,17 +246,14 @@ def _check(
     """SelectError for numbers that do not fit together."""
     if not 1 <= keep <= candidates:
         raise SelectError(f"keep={keep} of candidates={candidates} is not allowed: keep at least 1 and at most all")
+    if accept:
+        raise SelectError(f"accept={accept} is no argument any more: {FORMER['select.accept']}")
     if not probes:
         raise SelectError("there is no probe to ask: give one, or the folder of its cell")
     if schedule is None:
         if probes > 1:
             raise SelectError(
                 f"there are {probes} probes and one cut: give a schedule with a cut for each, or one probe"
-            )
-        if accept:
-            raise SelectError(
-                f"accept={accept} ends a choice before the last cut, and there is one cut: give a schedule, or leave "
-                "it out"
             )
     elif cutoff != (None, None):
         raise SelectError(

@@ -108,7 +108,7 @@ def setup_of(experiment: Experiment, wanted: Sequence[str]) -> Setup:
 
     Raises:
         SelectError: no such cell, one of another backbone or resolution, an evaluator that it does not predict, or a
-            schedule, budget or acceptance that there are no probes for.
+            schedule or budget that there are no probes for.
         ReportError: no cell is finished.
     """
     select = experiment.select
@@ -121,11 +121,6 @@ def setup_of(experiment: Experiment, wanted: Sequence[str]) -> Setup:
     several = bool(select.schedule or select.budget)
     if len(asked) > 1 and not several:
         raise SelectError(f"there are {len(asked)} probes and one cut: give a --schedule or a --budget, or one probe")
-    if select.accept and not several:
-        raise SelectError(
-            f"accept={select.accept} ends a choice before the last cut, and there is one cut: give a --schedule or a "
-            "--budget"
-        )
     there = asked
     if several and len(asked) == 1:
         there = _at_other_steps(experiment, asked[0])

@@ -44,7 +44,6 @@ def overrides_of(
     schedule: str | None = None,
     budget: int | None = None,
     by: str | None = None,
-    accept: float | None = None,
 ) -> list[str]:
     """Options of the command as overrides of ``select``; what was not given stays as the experiment has it.
 
@@ -58,12 +57,5 @@ def overrides_of(
         cuts = "[]"
     if budget is None and schedule is not None:
         budget = 0
-    given = {
-        "candidates": candidates,
-        "keep": keep,
-        "schedule": cuts,
-        "budget": budget,
-        "by": by,
-        "accept": accept,
-    }
+    given = {"candidates": candidates, "keep": keep, "schedule": cuts, "budget": budget, "by": by}
     return [f"select.{key}={value}" for key, value in given.items() if value is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_no_cell_depends_on_it() -> None:
     [
         (["select.keep=9"], "'select.keep' is 9 and 'select.candidates' 5"),
         (["select.candidates=0"], "'select.candidates' is 0: it must be greater than 0"),
-        (["select.accept=1.0"], "'select.accept' is 1.0: it must be at least 0 and below 1"),
+        (["select.accept=0.9"], "'select.accept' in the overrides is no key any more: no choice was ever sure"),
         (["select.budget=-1"], "'select.budget' is -1: it must not be negative"),
         (["select.candidate=3"], "did you mean 'candidates'"),
         (["select.schedule=[{step: 1, keep: x}]"], "'select.schedule.*'x'"),
@@ -50,3 +51,14 @@ def test_no_cell_depends_on_it() -> None:
 def test_impossible_ones_are_refused(said: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment("smoke", said)
+
+
+def test_what_a_cell_stored_under_keys_of_earlier_versions_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "name: cell\nbackbone: tiny-sd\ntrainer: {seed: 3, strategy: ddp}\nselect: {accept: 0.0, keep: 2}\n"
+    )
+    found = load_experiment(path, stored=True)
+    assert (found.trainer.seed, found.select) == (3, Select(keep=2))
+    with pytest.raises(ConfigError, match=r"is no key any more"):
+        load_experiment(path)

@@ -61,11 +61,7 @@ def generators(count: int) -> list[torch.Generator]:
         ({"by": "on"}, "'on' is not predicted by the probe: did you mean 'one'"),
         ({"by": {"one": 1.0, "tow": 2.0}}, "'tow' is not predicted by the probe: did you mean 'two'"),
         ({"by": {"pareto": 1.0}}, "'pareto' is not predicted by the probe"),
-        ({"accept": 0.9}, "accept=0.9 ends a choice before the last cut, and there is one cut"),
-        (
-            {"accept": 0.9, "by": "pareto", "schedule": [{"step": 2, "keep": 1}]},
-            "accept=0.9 compares intervals of one evaluator and by is pareto",
-        ),
+        ({"accept": 0.9}, "accept=0.9 is no argument any more: no choice was ever sure"),
         (
             {"schedule": [{"step": 2, "keep": 1}], "cutoff_step_ratio": 0.5},
             "cutoff_step_index=None, cutoff_step_ratio=0.5 and a schedule both say when to choose",
@@ -87,11 +83,6 @@ def test_numbers_and_evaluators(pipe: DiffusionPipeline, arguments: dict[str, An
         ({"step": 4}, {}, "cannot be chosen after step 4 of 4"),
         ({}, {"cutoff_step_index": 2, "cutoff_step_ratio": 0.5}, "give one of them"),
         ({}, {"cutoff_step_ratio": 1.5}, "cutoff_step_ratio=1.5 is not allowed"),
-        (
-            {},
-            {"accept": 0.9, "schedule": [{"step": 2, "keep": 1}]},
-            "accept=0.9 needs the validation predictions",
-        ),
         (
             {"kind": "cnn", "text": "pooled", "text_dim": 32, "text_encoder": "clip_score"},
             {},

@@ -1,19 +1,16 @@
-"""Schedules for a budget, and split-conformal intervals."""
+"""Schedules for a budget."""
 
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe_lab.errors import SelectError
 from probe_lab.select.budget import MOST_SETS, best_plan, calls_of, candidate_sets, kept, plans
-from probe_lab.select.conformal import half_width, is_decided
 
 
 def follow(plan: tuple[tuple[int, int], ...], scores: dict[int, list[float]], candidates: int) -> list[int]:
@@ -104,26 +101,3 @@ def test_the_best_plan_is_the_best_of_those_that_are_cheap_enough() -> None:
         best_plan(predictions, target, candidates=8, keep=1, steps=25, budget=30)
     with pytest.raises(SelectError, match=r"9 candidates.*8 seeds"):
         best_plan(predictions, target, candidates=9, keep=1, steps=25, budget=300)
-
-
-@pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
-def test_intervals_hold_as_often_as_they_say(level: float) -> None:
-    generator = torch.Generator().manual_seed(1)
-    held = 0
-    for _ in range(2000):
-        errors = torch.randn(20, generator=generator).exp()  # nothing is assumed of their law
-        width = half_width(torch.zeros(19), errors[:19], level)
-        held += float(errors[19]) <= width
-    assert level - 0.03 <= held / 2000 <= level + 1 / 20 + 0.03
-
-
-def test_too_few_pairs_promise_nothing() -> None:
-    assert half_width(torch.zeros(5), torch.ones(5), 0.9) == math.inf
-
-
-def test_a_clear_lead_is_a_decision() -> None:
-    scores = torch.tensor([0.1, 0.9, 0.2, 0.8])
-    assert is_decided(scores, 0.29, keep=2)
-    assert not is_decided(scores, 0.31, keep=2)
-    assert not is_decided(scores, 0.06, keep=1)
-    assert is_decided(scores, math.inf, keep=4)

@@ -201,7 +201,7 @@ def test_the_best_cell_is_chosen_on_validation(experiment: Experiment) -> None:
         (["--prompt", PROMPT, "--budget", "50", "-n", "5"], "5 candidates cannot be judged by prompts with 4 seeds"),
         (["--prompt", PROMPT, "--budget", "22", "--by", "pareto"], "spent on one number and by is pareto"),
         (["--prompt", PROMPT, "--budget", "22", "--schedule", "2:1"], "both say when to choose"),
-        (["--prompt", PROMPT, "--accept", "0.9"], "there is one cut: give a --schedule or a --budget"),
+        (["--prompt", PROMPT, "--accept", "0.9"], "'select.accept' in the overrides is no key any more"),
         (["--prompt", PROMPT, "probe.step=3"], "trained at probe.step=3: set it to one of 2, 4"),
         (["--prompt", PROMPT, "backbone=tiny-sd3"], "no cnn in .* was trained on tiny-sd3"),
         (["--prompt", PROMPT, "--probe", "step02-cnn", "backbone=tiny-sd3"], "on tiny-sd and the backbone is tiny-sd3"),

@@ -67,7 +67,7 @@ def test_the_section_is_one_of_an_experiment() -> None:
     overrides = [f"select.{key}={json.dumps(value)}" for key, value in said.items()]
     found = load_experiment("smoke", overrides).select
     assert found == Select(**said)
-    assert {"budget", "accept"} == set(Select.__dataclass_fields__) - set(said)
+    assert {"budget"} == set(Select.__dataclass_fields__) - set(said)
 
 
 def test_the_schedulers_are_those_that_are_known() -> None:

@@ -22,10 +22,10 @@ from tiny_pipelines import build
 
 from probe_lab.capture.preview import previewer
 from probe_lab.errors import SelectError
-from probe_lab.probes import Probe, ProbeSpec, preview_probe
+from probe_lab.probes import Probe, ProbeSpec, preview_probe, save_probe
 from probe_lab.probes.outputs import PREDICTIONS
 from probe_lab.select import ProbeSelect, Selection
-from probe_lab.select.conformal import half_widths, is_decided
+from probe_lab.select.planned import plan_for
 from probe_lab.select.ranking import By, order, ranked
 
 PROMPT = "a red circle"
@@ -144,23 +144,18 @@ def test_the_order_of_broken_scores(dtype: torch.dtype) -> None:
         assert ranked(scores, by, probe).tolist() == [False, False, True, False, True]  # type: ignore[arg-type]
 
 
-def test_acceptance_does_not_count_what_is_broken() -> None:
-    assert is_decided(torch.tensor([torch.nan, 0.9, 0.1]), 0.3, 1)
-    assert not is_decided(torch.tensor([torch.nan, 0.9, 0.8]), 0.3, 1)
-    assert not is_decided(torch.tensor([torch.nan, torch.inf, 0.8]), 0.3, 2)
-    assert is_decided(torch.tensor([torch.inf, 0.9, torch.nan]), 0.3, 1)
-
-
 @pytest.mark.parametrize("column", ["prediction", "target"])
-def test_intervals_refuse_what_is_no_number(tmp_path: Path, column: str) -> None:
+def test_a_budget_is_not_planned_from_what_is_no_number(tmp_path: Path, column: str) -> None:
+    save_probe(tmp_path, probe_at(2))
     rows = pd.DataFrame({"sample_id": np.arange(8), "prompt_id": np.arange(8) // 2, "split": "val", "evaluator": "one"})
-    rows = rows.assign(prediction=0.5, target=0.25)
+    rows = rows.assign(prediction=np.arange(8) / 8, target=np.arange(8) / 4)
+    plan = {"candidates": 2, "keep": 1, "steps": 5, "budget": 8}
     rows.to_parquet(tmp_path / PREDICTIONS)
-    assert half_widths(tmp_path, ("one",), 0.5).tolist() == [0.25]
+    assert plan_for({2: tmp_path}, "one", **plan).plan == ((2, 1),)
     rows.loc[5, column] = np.nan
     rows.to_parquet(tmp_path / PREDICTIONS)
     with pytest.raises(SelectError, match="sample 5 that is not finite"):
-        half_widths(tmp_path, ("one",), 0.5)
+        plan_for({2: tmp_path}, "one", **plan)
 
 
 def test_a_preview_that_is_no_picture_has_no_score(pipe: DiffusionPipeline) -> None:

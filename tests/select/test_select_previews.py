@@ -21,7 +21,7 @@ from probe_lab.errors import ScoreError, SelectError
 from probe_lab.evaluators import Evaluator, base, register
 from probe_lab.probes import Probe, ProbeSpec
 from probe_lab.select import ProbeSelect
-from probe_lab.select.schedule import Reader, progressive
+from probe_lab.select.schedule import progressive
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
 STEPS, STEP = 5, 3
@@ -134,38 +134,34 @@ def test_a_cheap_probe_thins_out_what_is_previewed(pipe: DiffusionPipeline) -> N
     assert "decode" not in vars(pipe.vae)
 
 
-def readers(*scalars: str) -> list[Reader]:
+def probes_of(*scalars: str) -> list[Probe]:
     return [
-        Reader(Probe(ProbeSpec("linear", X0, ("one",), 2, STEPS, scalars=(scalar,) if scalar else ())))  # type: ignore[arg-type]
+        Probe(ProbeSpec("linear", X0, ("one",), 2, STEPS, scalars=(scalar,) if scalar else ()))  # type: ignore[arg-type]
         for scalar in scalars
     ]
 
 
 def test_probes_of_a_step_take_turns() -> None:
-    costly, plain, other = readers("preview:redness", "", "")
-    late = Reader(Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS)))  # type: ignore[arg-type]
+    costly, plain, other = probes_of("preview:redness", "", "")
+    late = Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS))  # type: ignore[arg-type]
     at_two = [{"step": 2, "keep": keep} for keep in (6, 4, 1)]
     given = [costly, late, plain, other]
-    assert [cut.probe for cut in progressive(at_two, given, 8, 1, 0.0, STEPS)] == [
-        plain.probe,
-        other.probe,
-        costly.probe,
-    ]
+    assert [cut.probe for cut in progressive(at_two, given, 8, 1, STEPS)] == [plain, other, costly]
     # With more probes than cuts the last ones are asked.
-    assert [cut.probe for cut in progressive(at_two[1:], given, 8, 1, 0.0, STEPS)] == [other.probe, costly.probe]
+    assert [cut.probe for cut in progressive(at_two[1:], given, 8, 1, STEPS)] == [other, costly]
     mixed = [at_two[0], {"step": 3, "keep": 1}]
-    assert [cut.probe for cut in progressive(mixed, given, 8, 1, 0.0, STEPS)] == [costly.probe, late.probe]
+    assert [cut.probe for cut in progressive(mixed, given, 8, 1, STEPS)] == [costly, late]
 
 
 def test_a_schedule_is_of_the_steps_of_the_call() -> None:
     """Twice the steps: a probe of step 2 reads after 4."""
-    given = [*readers(""), Reader(Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS)))]  # type: ignore[arg-type]
-    cuts = progressive([{"step": 4, "keep": 2}, {"step": 6, "keep": 1}], given, 4, 1, 0.0, 2 * STEPS)
-    assert [cut.probe for cut in cuts] == [reader.probe for reader in given]
+    given = [*probes_of(""), Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS))]  # type: ignore[arg-type]
+    cuts = progressive([{"step": 4, "keep": 2}, {"step": 6, "keep": 1}], given, 4, 1, 2 * STEPS)
+    assert [cut.probe for cut in cuts] == given
     with pytest.raises(SelectError, match=f"trained at step 3 of {2 * STEPS}, .* there are some of 4, 6"):
-        progressive([{"step": 3, "keep": 1}], given, 4, 1, 0.0, 2 * STEPS)
+        progressive([{"step": 3, "keep": 1}], given, 4, 1, 2 * STEPS)
     with pytest.raises(SelectError, match="there are some of no step at all"):
-        progressive([{"step": 2, "keep": 1}], given, 4, 1, 0.0, STEPS * STEPS + 1)
+        progressive([{"step": 2, "keep": 1}], given, 4, 1, STEPS * STEPS + 1)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +176,10 @@ def test_a_schedule_is_of_the_steps_of_the_call() -> None:
     ],
 )
 def test_impossible_schedules_are_refused(schedule: list[tuple[int, int]], words: str) -> None:
-    given = [*readers(""), Reader(Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS)))]  # type: ignore[arg-type]
+    given = [*probes_of(""), Probe(ProbeSpec("linear", X0, ("one",), 3, STEPS))]  # type: ignore[arg-type]
     entries = [{"step": step, "keep": keep} for step, keep in schedule]
     with pytest.raises(SelectError, match=words):
-        progressive(entries, given, 8, 1, 0.0, STEPS)
+        progressive(entries, given, 8, 1, STEPS)
 
 
 def test_an_evaluator_that_cannot_run_is_refused_at_once(pipe: DiffusionPipeline, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from probe_lab.capture import Capture, Tap
 from probe_lab.errors import SelectError
 from probe_lab.probes import Inputs, Probe, ProbeSpec
 from probe_lab.select import ProbeSelect
-from probe_lab.select.schedule import Reader, progressive
+from probe_lab.select.schedule import progressive
 
 STEPS = 5
 SIZE = {"height": 64, "width": 64, "output_type": "latent"}
@@ -69,7 +69,7 @@ def test_one_probe_serves_a_schedule_of_its_steps(pipe: DiffusionPipeline, probe
 def test_a_probe_of_the_step_itself_is_asked_first(probe: Probe) -> None:
     own = Probe(ProbeSpec("cnn", {"x0": (4, 8, 8)}, ("one",), 1, STEPS, width=8, embedding=8)).eval()
     schedule = [{"step": 1, "keep": 2}, {"step": 3, "keep": 1}]
-    cuts = progressive(schedule, [Reader(probe), Reader(own)], 3, 1, 0.0, STEPS)
+    cuts = progressive(schedule, [probe, own], 3, 1, STEPS)
     assert [cut.probe for cut in cuts] == [own, probe]
 
 
@@ -79,5 +79,3 @@ def test_other_steps_are_refused(pipe: DiffusionPipeline, probe: Probe) -> None:
         SelectError, match="the probe was trained at steps 1, 3 of 5 and the candidates are chosen at step 2"
     ):
         select("a red circle", num_inference_steps=STEPS, **SIZE)
-    with pytest.raises(SelectError, match=r"accept=0\.9 needs validation predictions at step 1 of 5"):
-        progressive([{"step": 1, "keep": 1}], [Reader(probe)], 3, 1, 0.9, STEPS)
