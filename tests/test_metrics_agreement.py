@@ -15,7 +15,6 @@ from scipy import stats
 
 from probe_lab.errors import DataError
 from probe_lab.metrics import agreements, spreads
-from probe_lab.metrics.bootstrap import resample
 
 Array = npt.NDArray[np.float64]
 NAMES = ("a", "b", "c")
@@ -68,17 +67,20 @@ def test_order_of_the_two_does_not_matter() -> None:
 
 
 def test_intervals_are_those_of_plain_statistics_over_prompts() -> None:
-    """Within prompts scipy's t of their correlations, in every resample too; over all images, a jackknife in z."""
+    """Within prompts scipy's t of their correlations, in every resample too; over all images, a jackknife in z.
+
+    Nothing of the package but the function itself is used.
+    """
     scores, prompt = _world()
     found = agreements(scores, prompt, resamples=40, seed=3)
-    draws = resample(30, 40, seed=3).astype(int)
+    draws = np.random.default_rng(3).integers(30, size=(40, 30))  # prompts, with replacement
     for (first, second), agreement in found.items():
         both = np.isfinite(scores[first]) & np.isfinite(scores[second])
         x, y = scores[first], scores[second]
         by_prompt = [np.flatnonzero(both & (prompt == p)) for p in range(30)]
         each = np.array([_spearman(x[rows], y[rows]) for rows in by_prompt])
         known = np.isfinite(each)
-        drawn = [np.repeat(each[known], draw[known]) for draw in draws]
+        drawn = [each[draw][known[draw]] for draw in draws]
         studentised = [abs(stats.ttest_1samp(sample, each[known].mean()).statistic) for sample in drawn]
         reach = max(np.quantile(studentised, 0.95), stats.t.ppf(0.975, known.sum() - 1)) * stats.sem(each[known])
         mean = each[known].mean()
