@@ -1,261 +1,253 @@
 """How often the 95 % intervals of the project hold the truth, on made-up prompts whose truth is known.
 
-`python -m benchmarks.coverage [--simulations N] [--json FILE]`. Two worlds: `gauss`, in which all prompts are alike,
-and `shapes`, whose scores pile up at a ceiling, whose prompts differ in how much their seeds differ (lognormal) and in
-how well the probe ranks them. Each world has a probe, a second one that shares half of what the first says, and
-several trainings of both. The truth is the mean over many prompts (and trainings); each simulation draws new prompts,
-and the function that the reports call makes the interval. Coverage should be 0.95; its own standard error is
-√(0.95 · 0.05 / simulations), 0.005 for 2 000.
+`python -m benchmarks.coverage [--part NAME …] [--prompts N …] [--kind NAME …] [--json FILE]`; a quarter of an hour.
+Every simulation draws new prompts (and trainings) of a world of ``benchmarks/coverage_worlds.py``, of the skewed one
+unless another is named, and the functions that reports call make the intervals: metrics within prompts and over all
+images, paired differences, curves over the number of candidates, agreement and spread of evaluators, means of the
+trade-off, reliability, and, with 3 and 5 trainings, all that is about training seeds too. Coverage should be 0.95. Its
+own standard error, √(0.95 · 0.05 / simulations), is below 0.008 throughout, so of some hundred numbers a few lie 0.02
+apart from the truth by chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.coverage_worlds import KINDS, Kind, Truth, World, lucks, part_of, world
 from benchmarks.output import show
-from probe_lab.metrics import Interval, agreements, paired_mean
-from probe_lab.metrics.bootstrap import mean_over, resample
-from probe_lab.metrics.correlation import Pooled
+from probe_lab.metrics import Interval, agreements, paired_mean, selection_gain_curve, spreads
+from probe_lab.metrics.bootstrap import PromptRatio, mean_over, resample
 from probe_lab.metrics.evaluation import METRICS, MetricName, measured
 from probe_lab.metrics.measured import Measured
-from probe_lab.metrics.prompts import Floats, PromptTable
-from probe_lab.metrics.selection import selection_gain_curve
-from probe_lab.metrics.within import WITHIN_METRICS
+from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric
+from probe_lab.report.intervals import measured_value
 from probe_lab.report.load import Value
+from probe_lab.report.objectives import mean_over_origins
 from probe_lab.report.reliability import bins_of, calibration
 
-Kind = Literal["gauss", "shapes"]
-KINDS: tuple[Kind, ...] = ("gauss", "shapes")
+Part = Literal["within", "over all", "others", "trainings", "over all, trainings"]
+PARTS: tuple[Part, ...] = get_args(Part)
 PROMPTS = (20, 31, 60, 303)
-SEEDS = 8
 TRAININGS = (3, 5)
-WITHIN: tuple[MetricName, ...] = tuple(WITHIN_METRICS)
+WITHIN: tuple[WithinMetric, ...] = tuple(WITHIN_METRICS)
+MEANS: tuple[WithinMetric, ...] = ("srcc_within", "selection_gain")
+"""Metrics of which reports show means over evaluators and backbones."""
 GLOBAL: tuple[MetricName, ...] = tuple(name for name in METRICS if name not in WITHIN_METRICS)
-Bounds = tuple[float, float]
+LOWEST, HIGHEST = 0.93, 0.97
+Named = tuple[str, Interval | Value, float]
+"""The name of an interval, the interval, and the truth."""
+Ratios = Mapping[str, tuple[Sequence[PromptRatio], ...]]
+"""By metric within prompts, its value for every training of the two probes."""
+
+_BLOCK = 100
+"""Simulations whose prompts are drawn together: metrics within prompts are computed for all of them at once."""
 
 
-@dataclass(frozen=True)
-class World:
-    """Scores ``target [P, M]``, and predictions ``[S, P, M]`` by S trainings of two probes."""
-
-    target: Floats
-    first: Floats
-    second: Floats
-
-    def part(self, start: int, prompts: int) -> World:
-        """That of some of its prompts."""
-        kept = slice(start, start + prompts)
-        return World(self.target[kept], self.first[:, kept], self.second[:, kept])
-
-    def tables(self, trainings: int = 1) -> tuple[list[PromptTable], list[PromptTable]]:
-        """The first trainings of each probe, as the metrics read them."""
-        present = np.ones_like(self.target, np.bool_)
-        first, second = (
-            [PromptTable(prediction, self.target, present) for prediction in probe[:trainings]]
-            for probe in (self.first, self.second)
-        )
-        return first, second
+def simulations(part: Part, prompts: int) -> int:
+    """How many data sets: at least 760, more where they are cheap."""
+    if part == "within":
+        return 2000
+    return 1000 if prompts <= 60 else 760
 
 
-def world(kind: Kind, prompts: int, rng: np.random.Generator, trainings: Floats | None = None) -> World:
-    """``trainings`` [2, S] is how good each training of each probe happened to be, 0 on average (None: S = 1, 0)."""
-    luck = np.zeros((2, 1)) if trainings is None else trainings
-    own, noise = rng.standard_normal((2, prompts, SEEDS))
-    if kind == "gauss":
-        skill = np.full((prompts, 1), 0.45)
-        easy = rng.standard_normal((prompts, 1))
-        target = 0.8 * easy + 0.6 * own
-        offset = 0.5 * rng.standard_normal((prompts, 1))
-    else:
-        skill = np.tanh(rng.normal(0.5, 0.6, (prompts, 1)))
-        easy = rng.normal(0, 0.8, (prompts, 1))
-        target = 1 - np.exp(-np.exp(0.8 * (easy + np.exp(rng.normal(-0.3, 0.9, (prompts, 1))) * own) + 0.8))
-        offset = 0.4 * easy
-    probes = []
-    for share, of_probe in zip((1.0, 0.6), luck, strict=True):
-        known = np.clip(skill * share + of_probe[:, None, None], -0.95, 0.95)
-        blur = np.sqrt(0.5) * (noise + rng.standard_normal((len(of_probe), prompts, SEEDS)))
-        probes.append(offset + known * own + np.sqrt(1 - known**2) * blur)
-    return World(target, *probes)
-
-
-def within(found: World, trainings: int = 1) -> Iterator[tuple[str, Measured]]:
+def within(ratios: Ratios, truth: Mapping[str, float], trainings: int) -> Iterator[Named]:
     """Every metric within prompts of the first probe, and its paired difference to the second."""
-    yield from _metrics(found, WITHIN, None, trainings)
+    for name, sides in ratios.items():
+        first, second = (Measured.of_ratios(side[:trainings]) for side in sides)
+        yield name, measured_value(first), truth[name]
+        yield f"{name}, difference", measured_value(first.minus(second)), truth[f"{name}, difference"]
 
 
-def over_all(found: World, threshold: float, trainings: int = 1) -> Iterator[tuple[str, Measured]]:
+def over_all(found: World, truth: Mapping[str, float], threshold: float, trainings: int = 1) -> Iterator[Named]:
     """The same for the metrics over all images."""
-    yield from _metrics(found, GLOBAL, threshold, trainings)
+    first, second = (measured(tables, GLOBAL, threshold) for tables in found.tables(trainings))
+    for name in GLOBAL:
+        yield name, measured_value(first[name]), truth[name]
+        yield f"{name}, difference", measured_value(first[name].minus(second[name])), truth[f"{name}, difference"]
 
 
-def _metrics(
-    found: World, names: Sequence[MetricName], threshold: float | None, trainings: int
-) -> Iterator[tuple[str, Measured]]:
-    first, second = (measured(tables, names, threshold) for tables in found.tables(trainings))
-    for name in names:
-        yield name, first[name]
-        yield f"{name}, difference", first[name].minus(second[name])
+def others(found: World, truth: Truth) -> Iterator[Named]:
+    """What reports show besides of one training: choosing among four, agreement and spread of evaluators, means of the
+    trade-off and its paired differences, reliability."""
+    yield from among_four(found, truth.values, 1)
+    pair = agreements({"a": found.target.ravel(), "b": found.first[0].ravel()}, found.prompts)["a", "b"]
+    yield "agreement within prompts", pair.within, truth.values["srcc_within"]
+    yield "agreement over all images", pair.overall, truth.values["srcc"]
+    spread = spreads({"a": found.target.ravel()}, found.prompts)["a"]
+    yield "spread, deviation within prompts", spread.within, truth.values["deviation"]
+    yield "spread, range within prompts", spread.range, truth.values["range"]
+    first, second = found.chosen()
+    mean = Measured.of_ratios([mean_over(first, np.zeros(len(first), np.bool_))])
+    yield "trade-off, score", measured_value(mean), truth.values["chosen"]
+    yield "trade-off, difference of two probes", paired_mean(first, second), truth.values["chosen, difference"]
+    to_random = paired_mean(first, found.target[:, 0])
+    yield "trade-off, difference to a random seed", to_random, truth.values["chosen, to random"]
+    yield from reliability(found, truth.values, 1)
 
 
-def others(found: World) -> Iterator[tuple[str, Interval | Value]]:
-    """What reports show besides: choosing among four, agreement, means of the trade-off and its paired differences."""
-    prompts = len(found.target)
-    prompt = np.repeat(np.arange(prompts), SEEDS)
-    point = selection_gain_curve(found.first[0].ravel(), found.target.ravel(), prompt, [4])[4]
-    yield "score of the choice among 4", point.score
-    yield "selection gain among 4", point.gain
-    pair = agreements({"a": found.target.ravel(), "b": found.first[0].ravel()}, prompt)["a", "b"]
-    yield "agreement within prompts", pair.within
-    yield "agreement over all images", pair.overall
-    chosen = [
-        np.take_along_axis(found.target, probe[0].argmax(axis=1)[:, None], 1)[:, 0]
-        for probe in (found.first, found.second)
-    ]
-    draws = resample(prompts, 1000, 0)
-    yield "trade-off, score", mean_over(chosen[0], np.zeros(prompts, np.bool_)).interval(draws, 0.95)
-    yield "trade-off, difference of two probes", paired_mean(*chosen)
-    yield "trade-off, difference to a random seed", paired_mean(chosen[0], found.target[:, 0])
-    line = calibration(flat(found))
-    yield "reliability, slope", line.slope
-    yield "reliability, intercept", line.intercept
+def among_four(found: World, truth: Mapping[str, float], trainings: int) -> Iterator[Named]:
+    """A point of the curves over the number of candidates."""
+    predictions = found.first[:trainings].reshape(trainings, -1)
+    point = selection_gain_curve(predictions, found.target.ravel(), found.prompts, [4])[4]
+    yield "curve, score of the choice among 4", point.score, truth["score among 4"]
+    yield "curve, selection gain among 4", point.gain, truth["gain among 4"]
+    if trainings == 1:
+        yield "curve, best of 4", point.oracle, truth["oracle among 4"]
+        yield "curve, any of 4", point.random, truth["random among 4"]
 
 
-def flat(found: World) -> pd.DataFrame:
+def reliability(found: World, truth: Mapping[str, float], trainings: int) -> Iterator[Named]:
+    line = calibration(*(images(found, training) for training in range(trainings)))
+    yield "reliability, slope", line.slope, truth["slope"]
+    yield "reliability, intercept", line.intercept, truth["intercept"]
+
+
+def of_trainings(found: World, truth: Truth, trainings: int) -> Iterator[Named]:
+    """What reports show of several trainings besides their metrics."""
+    yield from among_four(found, truth.lucky, trainings)
+    yield from reliability(found, truth.lucky, trainings)
+
+
+def means(several_ratios: Sequence[Ratios], truth: Mapping[str, float], trainings: int) -> Iterator[Named]:
+    """Means over evaluators and backbones: ``several_ratios`` are those of two evaluators, then of the same two with
+    other images."""
+    for name in MEANS:
+        sides = [[Measured.of_ratios(side[:trainings]) for side in ratios[name]] for ratios in several_ratios]
+        for label, mark, several in (
+            (name, "", [first for first, _ in sides]),
+            (f"{name}, difference", ", difference", [first.minus(second) for first, second in sides]),
+        ):
+            known = float(np.mean([truth[f"{name}{second}{mark}"] for second in ("", "'")]))
+            prompts = sum(one.prompts for one in several)
+            yield f"{label}, mean of 2 evaluators", mean_over_origins([several[:2]], prompts // 2), known
+            both = mean_over_origins([several[:2], several[2:]], prompts)
+            yield f"{label}, mean of 2 backbones and 2 evaluators", both, known
+
+
+def images(found: World, training: int = 0) -> pd.DataFrame:
     """prompt_id, target and prediction of the first probe."""
-    prompts = np.repeat(np.arange(len(found.target)), SEEDS)
-    return pd.DataFrame({"prompt_id": prompts, "target": found.target.ravel(), "prediction": found.first[0].ravel()})
+    prediction = found.first[training].ravel()
+    return pd.DataFrame({"prompt_id": found.prompts, "target": found.target.ravel(), "prediction": prediction})
 
 
-def bars(found: World, truth: Callable[[Floats], Floats]) -> float:
-    """The share of the bars of a reliability diagram that hold ``truth(edges)``, the mean score between the edges of
-    the groups."""
-    table = flat(found)
+def bars(found: World, truth: Truth) -> float:
+    """The share of the bars of a reliability diagram that hold the mean score between the edges of their groups."""
+    table = images(found)
     edges = np.quantile(table["prediction"], np.arange(1, 10) / 10)
-    known = truth(np.concatenate([[-np.inf], edges, [np.inf]]))
+    known = truth.between(np.concatenate([[-np.inf], edges, [np.inf]]))
     held = [value.lower <= mean <= value.upper for value, mean in zip(bins_of(table).target, known, strict=True)]
     return float(np.mean(held))
 
 
-def simulate(kind: Kind, prompts: int, simulations: int, parts: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """Coverage by the name of the interval. ``parts``: "within", "over all", "others", "trainings"."""
-    rng = np.random.default_rng([seed, prompts, KINDS.index(kind)])
+def simulate(kind: Kind, prompts: int, part: Part, count: int, seed: int = 0) -> dict[str, float]:
+    """Coverage by the name of the interval, of ``count`` simulated data sets."""
+    rng = np.random.default_rng([seed, prompts, KINDS.index(kind), PARTS.index(part)])
     truth = Truth.of(kind)
-    draws = resample(prompts, 1000, 0)
-    hits: dict[str, list[float]] = {}
+    hits: dict[str, list[float]] = defaultdict(list)
+    for start in range(0, count, _BLOCK):
+        block = min(_BLOCK, count - start)
+        for name, held in _block(kind, prompts, part, block, truth, rng):
+            hits[name].append(held)
+    return {name: float(np.mean(held)) for name, held in hits.items()}
 
-    def count(name: str, interval: Interval | Value) -> None:
-        hits.setdefault(name, []).append(interval.lower <= truth.values[name] <= interval.upper)
 
-    for _ in range(simulations):
-        found = world(kind, prompts, rng)
-        if "within" in parts:
-            for name, statistic in within(found):
-                count(name, statistic.interval(draws, 0.95))
-        if "over all" in parts:
-            for name, statistic in over_all(found, truth.threshold):
-                count(name, statistic.interval(draws, 0.95))
-        if "others" in parts:
-            for name, interval in others(found):
-                count(name, interval)
-            hits.setdefault("reliability, bars", []).append(bars(found, truth.between))
-        if "trainings" in parts:
+def _block(
+    kind: Kind, prompts: int, part: Part, count: int, truth: Truth, rng: np.random.Generator
+) -> Iterator[tuple[str, float]]:
+    """Whether each interval of ``count`` simulations holds the truth."""
+    trained = part in ("trainings", "over all, trainings")
+    luck = [lucks(count, max(TRAININGS), prompts, rng) for _ in range(2)] if trained else [None]
+    several = [world(kind, count * prompts, rng, one) for one in luck]  # the images of two backbones
+    found = several[0]
+    whole = [_ratios(found, WITHIN)] if part in ("within", "trainings") else []
+    if part == "trainings":
+        whole += [_ratios(found, MEANS, of_second=True), _ratios(several[1], MEANS)]
+        whole += [_ratios(several[1], MEANS, of_second=True)]
+    for start in range(0, count * prompts, prompts):
+        here = found.part(start, prompts)
+        ratios = [_part_of(one, start, prompts) for one in whole]
+        if part == "within":
+            yield from _held(within(ratios[0], truth.values, 1))
+        elif part == "over all":
+            yield from _held(over_all(here, truth.values, truth.threshold))
+        elif part == "others":
+            yield from _held(others(here, truth))
+            yield "reliability, bars", bars(here, truth)
+        elif part == "over all, trainings":
+            yield from _held(over_all(here, truth.lucky, truth.threshold, TRAININGS[0]), TRAININGS[0])
+        else:
             for trainings in TRAININGS:
-                lucky = world(kind, prompts, rng, SPREAD * rng.standard_normal((2, trainings)))
-                for name, statistic in within(lucky, trainings):
-                    held = statistic.interval(draws, 0.95)
-                    known = truth.lucky[name]
-                    hits.setdefault(f"{name}, {trainings} trainings", []).append(held.lower <= known <= held.upper)
-    return {name: float(np.mean(found)) for name, found in hits.items()}
+                yield from _held(within(ratios[0], truth.lucky, trainings), trainings)
+            yield from _held(of_trainings(here, truth, TRAININGS[0]), TRAININGS[0])
+            yield from _held(means(ratios, truth.lucky, TRAININGS[0]), TRAININGS[0])
 
 
-def _estimates_over_all(found: World, threshold: float) -> Iterator[tuple[str, float]]:
-    """The values of :func:`over_all` without the work for their intervals."""
-    once = np.ones((1, len(found.target)))
-    first, second = (Pooled(tables[0], threshold).statistics(once) for tables in found.tables())
-    for name in GLOBAL:
-        yield name, float(first[name][0])
-        yield f"{name}, difference", float(first[name][0] - second[name][0])
+def _ratios(found: World, names: Sequence[WithinMetric], *, of_second: bool = False) -> Ratios:
+    first, second = found.tables(len(found.first), of_second=of_second)
+    return {name: tuple([WITHIN_METRICS[name](one) for one in side] for side in (first, second)) for name in names}
 
 
-SPREAD = 0.08
-"""Standard deviation of a training's skill: about what seeds of the quick-start's probes differ by."""
-_MANY, _BATCHES = 5_000, 40
+def _part_of(ratios: Ratios, start: int, prompts: int) -> Ratios:
+    return {
+        name: tuple([part_of(one, start, prompts) for one in side] for side in sides) for name, sides in ratios.items()
+    }
 
 
-@dataclass(frozen=True)
-class Truth:
-    """The values of many prompts by name, ``lucky`` those over all trainings too; ``threshold`` is the median score.
-
-    ``prediction`` and ``target`` [n] are images in the order of their prediction.
-    """
-
-    values: Mapping[str, float]
-    lucky: Mapping[str, float]
-    threshold: float
-    prediction: Floats
-    target: Floats
-
-    @staticmethod
-    @cache
-    def of(kind: Kind, batches: int = _BATCHES) -> Truth:
-        """By ``batches`` of many prompts."""
-        rng = np.random.default_rng(7)
-        threshold = float(np.median(world(kind, 50_000, rng).target))
-        sums: dict[str, list[float]] = {}
-        lucky: dict[str, list[float]] = {}
-        images = []
-        for _ in range(batches):
-            found = world(kind, _MANY, rng)
-            for name, statistic in within(found):
-                sums.setdefault(name, []).append(statistic.estimate)
-            for name, estimate in _estimates_over_all(found.part(0, 400), threshold):
-                sums.setdefault(name, []).append(estimate)
-            for name, interval in others(found.part(0, 500)):
-                sums.setdefault(name, []).append(interval.estimate)
-            images.append(flat(found)[["prediction", "target"]].to_numpy())
-            several = world(kind, _MANY // 10, rng, SPREAD * rng.standard_normal((2, 10)))
-            for name, statistic in within(several, 10):
-                lucky.setdefault(name, []).append(statistic.estimate)
-        pooled = np.concatenate(images)
-        pooled = pooled[np.argsort(pooled[:, 0])]
-        means = {name: float(np.mean(found)) for name, found in sums.items()}
-        return Truth(means, {n: float(np.mean(v)) for n, v in lucky.items()}, threshold, pooled[:, 0], pooled[:, 1])
-
-    def between(self, edges: Floats) -> Floats:
-        """Mean score of the images whose prediction lies between two neighbours of ``edges``."""
-        at = np.searchsorted(self.prediction, edges)
-        total = np.concatenate([[0.0], np.cumsum(self.target)])
-        means: Floats = np.diff(total[at]) / np.diff(at)
-        return means
+def _held(intervals: Iterator[Named], trainings: int = 1) -> Iterator[tuple[str, float]]:
+    for name, interval, known in intervals:
+        label = f"{name}, {trainings} trainings" if trainings > 1 else name
+        yield label, float(interval.lower <= known <= interval.upper)
 
 
-def measure(simulations: int) -> dict[str, object]:
-    """Coverage by world, prompts and interval; intervals over all images and of many prompts with a quarter."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for kind in KINDS:
-        for prompts in PROMPTS:
-            quarter = simulations // 4
-            few = simulate(kind, prompts, quarter if prompts > 100 else simulations, ("over all", "others"))
-            many = simulate(kind, prompts, simulations, ("within",))
-            trained = simulate(kind, prompts, quarter if prompts > 100 else simulations // 2, ("trainings",))
-            found.setdefault(kind, {})[str(prompts)] = many | few | trained
-            print(f"{kind}, {prompts} prompts: {found[kind][str(prompts)]}", file=sys.stderr, flush=True)
-    return {"benchmark": "coverage", "confidence": 0.95, "simulations": simulations, "coverage": found}
+def measure(kinds: Sequence[Kind], prompts: Sequence[int], parts: Sequence[Part]) -> dict[str, object]:
+    """Coverage by world, prompts and interval."""
+    found: dict[str, dict[str, dict[str, float]]] = {kind: {str(count): {} for count in prompts} for kind in kinds}
+    with ExitStack() as stack:
+        shared = cache(resample)  # the functions draw the same prompts anew each time, from the same seed
+        for module in ("metrics.agreement", "metrics.paired", "metrics.selection", "report.intervals"):
+            stack.enter_context(patch(f"probe_lab.{module}.resample", shared))
+        for part in parts:
+            for kind in kinds:
+                for count in prompts:
+                    new = simulate(kind, count, part, simulations(part, count))
+                    found[kind][str(count)] |= new
+                    print(f"{part}, {kind}, {count} prompts: {new}", file=sys.stderr, flush=True)
+    return {
+        "benchmark": "coverage",
+        "confidence": 0.95,
+        "asked": [LOWEST, HIGHEST],
+        "simulations": {part: {str(count): simulations(part, count) for count in prompts} for part in parts},
+        "outside": outside(found),
+        "coverage": found,
+    }
+
+
+def outside(coverage: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """The intervals that hold the truth less or more often than is asked."""
+    return [
+        f"{name} ({kind}, {prompts} prompts): {held:.3f}"
+        for kind, by_prompts in coverage.items()
+        for prompts, by_name in by_prompts.items()
+        for name, held in by_name.items()
+        if not LOWEST <= held <= HIGHEST
+    ]
 
 
 def table(result: dict[str, object]) -> str:
-    coverage = result["coverage"]
+    coverage, missed = result["coverage"], result["outside"]
     assert isinstance(coverage, dict)
+    assert isinstance(missed, list)
     columns = [(kind, prompts) for kind, by_prompts in coverage.items() for prompts in by_prompts]
     lines = [
         f"| interval | {' | '.join(f'{kind}, {prompts}' for kind, prompts in columns)} |",
@@ -263,15 +255,19 @@ def table(result: dict[str, object]) -> str:
     ]
     for name in coverage[columns[0][0]][columns[0][1]]:
         lines.append(f"| {name} | {' | '.join(f'{coverage[kind][at][name]:.3f}' for kind, at in columns)} |")
+    lines += ["", f"outside of {LOWEST} … {HIGHEST}: {len(missed)}", *missed]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=2000)
+    parser.add_argument("--part", choices=PARTS, action="append", help="repeatable; default: all")
+    parser.add_argument("--prompts", type=int, action="append", help=f"repeatable; default: {PROMPTS}")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="repeatable; default: shapes")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
-    show(measure(arguments.simulations), table, arguments.json)
+    result = measure(arguments.kind or ("shapes",), arguments.prompts or PROMPTS, arguments.part or PARTS)
+    show(result, table, arguments.json)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.coverage import KINDS, WITHIN, Kind, world
+from benchmarks.coverage import WITHIN
+from benchmarks.coverage_worlds import KINDS, Kind, part_of, world
 from probe_lab.metrics import paired_mean
 from probe_lab.metrics.bootstrap import PromptRatio, mean_over, minus, resample
 from probe_lab.metrics.within import WITHIN_METRICS
@@ -22,8 +23,7 @@ def coverage(statistics: list[PromptRatio], truth: float) -> float:
 
 
 def parts(whole: PromptRatio, prompts: int) -> list[PromptRatio]:
-    cuts = [slice(i, i + prompts) for i in range(0, len(whole.left_out), prompts)]
-    return [PromptRatio(whole.numerator[c], whole.denominator[c], whole.left_out[c], whole.scale) for c in cuts]
+    return [part_of(whole, start, prompts) for start in range(0, len(whole.left_out), prompts)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -155,18 +155,22 @@ class Study:
         return sum(pair.apart(objective) for pair in self.pairs)
 
     def _mean(self, measured: Mapping[Pair, Measured]) -> Value:
-        """Evaluators of one backbone share its prompts and trainings; those of another backbone are independent."""
-        count = len(measured)
-        spread, estimate = Spread(0.0, 1.0), 0.0
-        for origin in self.origins:
-            of_origin = [statistic for pair, statistic in measured.items() if pair.origin == origin]
-            mean, weight = mean_measured(of_origin), len(of_origin) / count
-            own = mean.spread(draws(len(mean.influence)), CONFIDENCE)
-            scaled = Spread(own.variance * weight**2, own.degrees, own.tail)
-            spread = scaled if spread.variance == 0 else spread.and_of(scaled)
-            estimate += mean.estimate * weight
-        prompts = sum(pair.prompts for pair in measured)
-        return as_value(interval(estimate, spread, CONFIDENCE, prompts, 0))
+        of_origins = [[found for pair, found in measured.items() if pair.origin == name] for name in self.origins]
+        return mean_over_origins(of_origins, sum(pair.prompts for pair in measured))
+
+
+def mean_over_origins(of_origins: Sequence[Sequence[Measured]], prompts: int) -> Value:
+    """The mean of all statistics with its interval: those of one origin share its prompts and trainings, those of
+    another origin are independent. ``prompts`` is how many count in all."""
+    count = sum(map(len, of_origins))
+    spread, estimate = Spread(0.0, 1.0), 0.0
+    for of_origin in of_origins:
+        mean, weight = mean_measured(of_origin), len(of_origin) / count
+        own = mean.spread(draws(len(mean.influence)), CONFIDENCE)
+        scaled = Spread(own.variance * weight**2, own.degrees, own.tail)
+        spread = scaled if spread.variance == 0 else spread.and_of(scaled)
+        estimate += mean.estimate * weight
+    return as_value(interval(estimate, spread, CONFIDENCE, prompts, 0))
 
 
 def study(parts: Sequence[Results], evaluators: Sequence[str], step: int | None = None) -> Study | None:
