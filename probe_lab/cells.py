@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe_lab.cache.layout import valid_name
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
+from probe_lab.names import problem_of
 from probe_lab.regular import regular
 
 if TYPE_CHECKING:
@@ -130,10 +132,14 @@ def _check_shape(content: Any) -> None:
             raise KeyError(key)
     if not isinstance(content["cell"], str) or not isinstance(content["metrics"], list):
         raise TypeError("'cell' is no text or 'metrics' no list")
+    if problem_of(content["cell"]):
+        raise ValueError(f"the cell {content['cell']!r} is no name")
     for entry in content["metrics"]:
         for key in ("evaluator", "split", "metric"):
             if not isinstance(entry, dict) or not isinstance(entry[key], str):
                 raise TypeError(f"an entry of 'metrics' has no {key}")
+            if not valid_name(entry[key]):  # reports and runs make files and folders of it
+                raise ValueError(f"the {key} {entry[key]!r} is no name")
         for key in ("estimate", "lower", "upper"):
             value = entry.get(key)
             if isinstance(value, bool) or not isinstance(value, int | float | None):

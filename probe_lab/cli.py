@@ -103,12 +103,15 @@ def score(
     overrides: Overrides = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="score again what has scores")] = False,
     source: Annotated[
-        Path | None, typer.Option("--import", help="a CSV or parquet file of scores, by sample_id or prompt and seed")
+        list[Path] | None,
+        typer.Option("--import", help="a CSV or parquet file of scores, by sample_id or prompt and seed"),
     ] = None,
     evaluator: Annotated[
-        str | None, typer.Option(help="with --import: the name that these scores get, instead of earlier ones")
+        list[str] | None, typer.Option(help="with --import: the name that these scores get, instead of earlier ones")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="with --import: the column of the scores, default score")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="with --import: the column of the scores, default score")
+    ] = None,
 ) -> None:
     """Score the cached images with the experiment's evaluators, or import scores. The same command resumes.
 
@@ -121,8 +124,8 @@ def score(
     """
     config = load_experiment(experiment, overrides)
     folder = config.cache_folder
-    if source is not None or evaluator is not None or column is not None:
-        _import(folder, source, evaluator, column or "score", overwrite)
+    if source or evaluator or column:
+        _import(folder, source or [], evaluator or [], column or ["score"], overwrite)
         return
 
     from probe_lab.cache import Cache
@@ -152,13 +155,17 @@ def score(
         out.print(line)
 
 
-def _import(folder: Path, source: Path | None, evaluator: str | None, column: str, overwrite: bool) -> None:
+def _import(folder: Path, sources: list[Path], evaluators: list[str], columns: list[str], overwrite: bool) -> None:
     from probe_lab.evaluators.imported import import_scores
 
-    if source is None or not evaluator:
+    if not sources or not evaluators:
         raise typer.BadParameter("--import FILE and --evaluator NAME belong together: give both")
-    made = import_scores(folder, source, evaluator, column=column, overwrite=overwrite)
-    out.print(f"{evaluator}: {made.text}; name it in `evaluators` ({folder / 'scores'})")
+    for name, values in (("--import", sources), ("--evaluator", evaluators), ("--column", columns)):
+        if len(values) > 1:
+            given = " and ".join(map(str, values))
+            raise typer.BadParameter(f"{name} is given {len(values)} times ({given}): import one after the other")
+    made = import_scores(folder, sources[0], evaluators[0], column=columns[0], overwrite=overwrite)
+    out.print(f"{evaluators[0]}: {made.text}; name it in `evaluators` ({folder / 'scores'})")
 
 
 @app.command("evaluators")

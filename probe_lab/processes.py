@@ -97,11 +97,15 @@ def ending(code: int) -> str:
     return f"by signal {-code} ({name})"
 
 
-def begin_worker() -> None:
+def begin_worker(pipe: connection.Connection | None = None) -> None:
     """A worker leaves Ctrl-C, which reaches every process of the terminal, to its parent, and ends with it.
 
-    Were the parent killed, nobody would see what the worker goes on with, and its files are no longer its own.
+    Were the parent killed, nobody would see what the worker goes on with, and its files are no longer its own. The
+    ``pipe`` to the parent is not handed on to processes that the worker forks: they would keep it open beyond the
+    worker's death, which its end tells.
     """
+    if pipe is not None and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=pipe.close)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked one has its parent's handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # held since its start

@@ -24,6 +24,7 @@ from probe_lab.cells import (
     read_metrics,
     read_predictions,
     require_files,
+    sealed,
 )
 from probe_lab.config import load_experiment
 from probe_lab.errors import ProbeLabError, ReportError
@@ -276,3 +277,33 @@ def test_results_whose_bytes_flip(runs: Path, expected: dict[str, object]) -> No
         path.write_bytes(bytes(damaged))
         with contextlib.suppress(ReportError):
             assert _report(runs) == expected["_report"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "a\nb", "", "x" * 300])
+@pytest.mark.parametrize("key", ["evaluator", "split", "metric"])
+def test_a_name_in_a_strangers_cell_is_no_path(runs: Path, key: str, name: str) -> None:
+    path = runs / ONE / METRICS
+    content = json.loads(path.read_text())
+    for entry in content["metrics"][-2:]:
+        entry[key] = name
+    sealing = {field: value for field, value in content.items() if field not in ("digest", "files")}
+    path.write_text(json.dumps(sealed(runs / ONE, sealing)))  # as a stranger can
+    for reader, said in _reads(runs).items():
+        assert f"the {key} {name!r} is no name" in str(said), reader
+
+
+@pytest.mark.parametrize(
+    "text", ["probe: [", "probe: 5", "probe: \x00", "probe: " + "[" * 1000, "probe: [a]", "probe: {step: *x}"]
+)
+def test_a_strangers_configuration_is_one_line_with_its_name(runs: Path, text: str) -> None:
+    (runs / ONE / CONFIG).write_text(f"name: tiny\nbackbone: tiny-sd\n{text}\n")
+    content = json.loads((runs / ONE / METRICS).read_text())
+    sealing = {field: value for field, value in content.items() if field not in ("digest", "files")}
+    (runs / ONE / METRICS).write_text(json.dumps(sealed(runs / ONE, sealing)))
+    write_results(runs, pd.DataFrame([row for name in (ONE, OTHER) for row in _rows(runs, name)]))
+    with pytest.raises(ReportError, match=rf"{ONE}/config\.yaml cannot be read"):
+        load_results(runs).stated(ONE, "name", "backbone", "probe")
+
+
+def _rows(runs: Path, name: str) -> list[dict[str, object]]:
+    return result_rows(read_metrics(runs / name), {"probe.taps": name})

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from probe_lab.cache.faults import FAULTS, Fault
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
+from probe_lab.names import MOST_BYTES
 from probe_lab.regular import regular
 
 SAMPLES = "samples.parquet"
@@ -205,4 +206,5 @@ def stems(folder: Path, suffix: str) -> list[str]:
 
 def valid_name(name: str) -> bool:
     """Whether a text encoder or evaluator name, with its labels behind "@", is also a file name everywhere."""
-    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_.-]+)*", name) is not None
+    fits = len(name) <= MOST_BYTES
+    return fits and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_.-]+)*", name) is not None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from probe_lab.cache import Cache, sha256_of, write_scores
-from probe_lab.cache.layout import scores_path
+from probe_lab.cache.layout import scores_path, valid_name
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.errors import ScoreError, nearest
 from probe_lab.evaluators.base import available
@@ -64,6 +64,8 @@ def import_scores(
 
 
 def _check_name(cache: Cache, evaluator: str, overwrite: bool) -> None:
+    if not valid_name(evaluator):
+        raise ScoreError(f"--evaluator {evaluator!r} is no name: write letters, digits and _ . - (a@b: a label)")
     kind = evaluator.partition("@")[0]
     if kind in available():
         raise ScoreError(

@@ -228,7 +228,7 @@ def _death(rank: _Rank, devices: int) -> ProbeError:
 
 def _work(pipe: connection.Connection, rank: int, store: Path, threads: int) -> None:
     """What a rank does. It stays until it is told to go: its leaving would be an error to the others."""
-    begin_worker()
+    begin_worker(pipe)
     torch.set_num_threads(threads)
     job: Job = pipe.recv()
     try:

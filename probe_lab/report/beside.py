@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from probe_lab.report.choice import BASELINES, best_on_validation, probes, steps_of
 from probe_lab.report.load import Results, Value, load_results
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.origin import stated
 from probe_lab.report.style import COLUMN, MARKERS, METRICS, OKABE_ITO, evaluator_label, legend_label, model_label
 from probe_lab.report.tables import Field, Table
 
@@ -114,7 +113,7 @@ def _best(results: Results, step: int, evaluator: str, metric: str, model: str =
 
 def _backbone(results: Results) -> str:
     """The backbone that an experiment's cells were trained on, as its configuration names it."""
-    backbone = stated(results.config(results.cells["cell"].iloc[0]), "backbone").get("backbone") or {}
+    backbone = results.stated(results.cells["cell"].iloc[0], "backbone").get("backbone") or {}
     if isinstance(backbone, str):
         return backbone
     return str(backbone.get("name") or backbone.get("path") or results.folder.name)

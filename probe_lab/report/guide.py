@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from probe_lab.report.choice import SELECTION_METRIC, best_on_validation, extra_
 from probe_lab.report.intervals import by_prompt, measured_value
 from probe_lab.report.load import CONFIDENCE, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.origin import stated
 from probe_lab.report.reads import Reads, reads_of
 from probe_lab.report.style import (
     GREY,
@@ -233,8 +232,9 @@ def cost_of(material: Material, variant: Variant) -> Cost:
 def selection_of(material: Material) -> Selection | None:
     """By the configuration of the best probe's first cell; None where it does not say the steps of an image."""
     cell = next(iter(material.results.seeds(material.choice.best).values()))
-    config = stated(material.results.config(cell), "select", "sampling")
-    asked = Select(**(config.get("select") or {}))
+    config = material.results.stated(cell, "select", "sampling")
+    names = {field.name for field in fields(Select)}  # a later version may know more
+    asked = Select(**{key: value for key, value in (config.get("select") or {}).items() if key in names})
     steps = material.cache.manifest.steps if material.cache else (config.get("sampling") or {}).get("steps")
     return Selection(asked.candidates, asked.keep, int(steps)) if steps else None
 

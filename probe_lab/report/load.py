@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from probe_lab.metrics.bootstrap import resample
 from probe_lab.names import problem_of
 from probe_lab.regular import regular
 from probe_lab.report.origin import Origin, origin_of, stated
-from probe_lab.sweep.results import read_table, require_cells
+from probe_lab.sweep.results import Failure, read_failures, read_table, require_cells
 
 Split = Literal["val", "test"]
 
@@ -70,14 +71,6 @@ class Variant:
     taps: str
     loss: str
     extra: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A cell that could not be trained."""
-
-    cell: str
-    error: str
 
 
 @dataclass(frozen=True)
@@ -173,8 +166,8 @@ class Results:
     @cached_property
     def _scalars(self) -> dict[Variant, tuple[str, ...]]:
         """Whether swept or not, so from the configuration of a variant's first cell."""
-        first = {variant: self.config(next(iter(seeds.values()))) for variant, seeds in self.variants.items()}
-        probes = {variant: stated(config, "probe").get("probe") or {} for variant, config in first.items()}
+        first = {variant: next(iter(seeds.values())) for variant, seeds in self.variants.items()}
+        probes = {variant: self.stated(cell, "probe").get("probe") or {} for variant, cell in first.items()}
         return {variant: tuple(probe.get("scalars") or ()) for variant, probe in probes.items()}
 
     @cached_property
@@ -224,6 +217,11 @@ class Results:
         """The YAML text of a cell's configuration, "" when it has none."""
         return _config(self.folder, cell)
 
+    def stated(self, cell: str, *names: str) -> dict[str, Any]:
+        """The named sections of a cell's configuration; ReportError, with the file, where it is damaged."""
+        with _reading(self.folder / cell / CONFIG):
+            return stated(self.config(cell), *names)
+
 
 def load_results(folder: Path) -> Results:
     """Read the folder ``runs/<experiment>`` of a sweep: the origin with most cells (of several such, that of the first
@@ -252,8 +250,10 @@ def load_results(folder: Path) -> Results:
     axes = _short([_axes(path, axes) for axes in first["axes"]])
     origins: dict[Origin, dict[str, dict[str, object]]] = defaultdict(dict)
     for cell, its in zip(first["cell"], axes, strict=True):
-        origins[origin_of(_config(folder, cell))][cell] = its
-    failures = _failures(folder)
+        with _reading(folder / cell / CONFIG):
+            origin = origin_of(_config(folder, cell))
+        origins[origin][cell] = its
+    failures = tuple(read_failures(folder))
     read = [_part(folder, table, origin, cells, metrics, failures) for origin, cells in origins.items()]
     parts = [part for part in read if len(part.cells)]
     if not parts:
@@ -347,23 +347,18 @@ def _validation(cells: pd.DataFrame, found: list[list[dict[str, Any]]]) -> pd.Da
 
 def _config(folder: Path, cell: str) -> str:
     path = folder / cell / CONFIG
-    try:
+    with _reading(path):
         return regular(path).read_text(encoding="utf-8") if path.exists() else ""
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """ReportError that names the configuration for whatever it does not say as it should."""
+    try:
+        yield
+    except (OSError, ValueError, ReportError) as error:
         raise ReportError(
             f"{path} cannot be read ({error}): delete its folder and sweep again, which trains it"
-        ) from error
-
-
-def _failures(folder: Path) -> tuple[Failure, ...]:
-    path = folder / "failures.json"
-    if not path.exists():
-        return ()
-    try:
-        return tuple(Failure(str(item["cell"]), str(item["error"])) for item in read_json(path.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ReportError(
-            f"{path} is not a list of {{cell, error}} ({error}): run `probe-lab sweep {folder.name}` again"
         ) from error
 
 

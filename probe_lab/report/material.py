@@ -13,7 +13,6 @@ from probe_lab.cache import Cache
 from probe_lab.data.splits import SplitFractions, splits_of
 from probe_lab.report.choice import Choice
 from probe_lab.report.load import Results
-from probe_lab.report.origin import stated
 from probe_lab.report.tables import Table
 
 
@@ -42,7 +41,7 @@ class Material:
         former = self.results.former_splits(cell)
         if former:
             return samples["prompt_id"].map(former).fillna("train")
-        data = stated(self.results.config(cell), "data").get("data") or {}
+        data = self.results.stated(cell, "data").get("data") or {}
         return splits_of(samples, SplitFractions(**data["split"])) if "split" in data else samples["split"]
 
 

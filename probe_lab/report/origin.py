@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import yaml
+
 from probe_lab.config.yaml_text import read_yaml
+from probe_lab.errors import ReportError
 
 _STATED = ("name", "backbone", "cache")
+_PLAIN = ("name", "backbone")
+"""Keys that may be texts."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,16 @@ def origin_of(config: str) -> Origin:
 
 
 def stated(config: str, *names: str) -> dict[str, Any]:
-    """Those of its sections that are named; to read whole configurations of many cells would take long."""
+    """Those of its sections that are named; to read whole configurations of many cells would take long.
+
+    ReportError for what is no configuration.
+    """
     sections = re.split(r"^(?=\S)", config, flags=re.MULTILINE)
-    return _read("".join(part for part in sections if part.partition(":")[0] in names))
+    try:
+        return _read("".join(part for part in sections if part.partition(":")[0] in names))
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ReportError(f"the configuration of a cell is no YAML of an experiment ({reason})") from error
 
 
 def origin_names(origins: Sequence[Origin]) -> list[str]:
@@ -53,4 +65,10 @@ def origin_names(origins: Sequence[Origin]) -> list[str]:
 
 @lru_cache(maxsize=256)  # the cells of a sweep say the same few things
 def _read(text: str) -> dict[str, Any]:
-    return read_yaml(text) or {}
+    content = read_yaml(text) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__} where sections were written")
+    for key, value in content.items():
+        if not isinstance(value, dict | None) and key not in _PLAIN:
+            raise ValueError(f"'{key}' is {value!r:.60} and no section")
+    return content

@@ -16,7 +16,6 @@ from probe_lab.report.applied import Answers, Field, Request, World, cells_of, i
 from probe_lab.report.choice import probes
 from probe_lab.report.load import Value, load_results
 from probe_lab.report.material import Material
-from probe_lab.report.origin import stated
 from probe_lab.report.style import evaluator_label, tap_labels, tap_order
 
 MOST_PLACES = 6
@@ -229,7 +228,7 @@ def _world_beside(name: str, folder: Path, evaluator: str) -> World | str:
     if not probes(results):
         return "it holds baselines only, no probe was trained there"
     cell = next(iter(cells_of(results).values()))
-    config = stated(results.config(cell), "cache", "name")
+    config = results.stated(cell, "cache", "name")
     place = config.get("cache") or {}
     if place.get("root") is None:
         return "its cells do not say which cache they were trained on"

@@ -161,7 +161,8 @@ class _Pool:
         return max(self._waiting, key=priority, default=None)
 
     def _bury(self, worker: _Worker) -> Outcome | None:
-        worker.process.join()
+        """What the end of a worker means for its cell. One that has let go of its pipe and does not end is killed."""
+        _end(worker.process)
         self._workers.remove(worker)
         worker.pipe.close()
         code, cell = worker.process.exitcode or 0, worker.cell
@@ -213,12 +214,17 @@ class _Pool:
             else:
                 worker.process.terminate()
         for worker in self._workers:
-            worker.process.join(_PATIENCE)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+            _end(worker.process)
             worker.pipe.close()
         self._workers.clear()
+
+
+def _end(process: BaseProcess) -> None:
+    """Wait for the end of a process that is about to end, and see to it."""
+    process.join(_PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 def _threads(workers: int) -> int:

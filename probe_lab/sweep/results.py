@@ -15,6 +15,7 @@ from probe_lab.cache.files import write_whole
 from probe_lab.cells import METRICS, read_metrics, stored_digest
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.json_text import read_json
+from probe_lab.names import problem_of
 from probe_lab.regular import regular
 from probe_lab.sweep.grid import Cell
 
@@ -206,12 +207,27 @@ def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """What ``write_failures`` left, nothing where there is no such file or it is damaged: it is written anew."""
-    try:
-        entries = read_json(regular(folder / FAILURES).read_bytes())
-        return [Failure(entry["cell"], entry["error"], entry["traceback"]) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError):
+    """What ``write_failures`` left, nothing where there is no such file. ReportError when it is damaged."""
+    path = folder / FAILURES
+    if not path.exists():
         return []
+    try:
+        return [_failure(entry) for entry in read_json(regular(path).read_bytes())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"{path} is not a list of {{cell, error, traceback}} ({error}): "
+            "run `probe-lab sweep` again, it only writes the file anew"
+        ) from error
+
+
+def _failure(entry: Any) -> Failure:
+    """KeyError, TypeError or ValueError for what is none."""
+    cell, error, trace = entry["cell"], entry["error"], entry.get("traceback", "")
+    if not all(isinstance(text, str) for text in (cell, error, trace)):
+        raise TypeError(f"the entry of {cell!r} holds other values than texts")
+    if problem_of(cell):
+        raise ValueError(f"the cell {cell!r} is no name")
+    return Failure(cell, error, trace)
 
 
 def _write(path: Path, content: bytes) -> Path:

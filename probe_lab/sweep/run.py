@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from probe_lab.cache.files import remove_leftovers
 from probe_lab.cells import read_metrics
 from probe_lab.config import Experiment
-from probe_lab.errors import SweepError
+from probe_lab.errors import ReportError, SweepError
 from probe_lab.processes import terminated_as_interrupt
 from probe_lab.sweep.adopt import adopt
 from probe_lab.sweep.grid import Cell, cells
@@ -240,9 +240,13 @@ def _write(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell]
     keep_others = not experiment.sweep  # one more cell beside a sweep's: what failed there has still failed
     own, tried = {cell.name for cell in plan}, {outcome.cell for outcome in outcomes}
     left = {cell.name for cell in pending} - tried  # an interrupted sweep did not come to them
+    try:
+        known = read_failures(folder)
+    except ReportError:  # it is written anew
+        known = []
     earlier = [
         failure
-        for failure in read_failures(folder)
+        for failure in known
         if failure.cell in left or (keep_others and failure.cell not in own and not is_finished(folder / failure.cell))
     ]
     write_failures(folder, [*earlier, *(_failure(outcome) for outcome in outcomes if outcome.error)])

@@ -146,7 +146,7 @@ def work(
         answer: bool = pipe.recv()
         return answer
 
-    begin_worker()
+    begin_worker(pipe)
     import torch
 
     torch.set_num_threads(threads)

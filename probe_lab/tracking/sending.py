@@ -11,6 +11,7 @@ from typing import cast
 import yaml
 
 from probe_lab.errors import ReportError
+from probe_lab.names import problem_of
 from probe_lab.tracking.entries import Entry, Status
 from probe_lab.tracking.ledger import Ledger
 from probe_lab.tracking.store import RefusedError, Store
@@ -37,7 +38,9 @@ class Session:
 def send(entry: Entry, store: Store, runs: Path) -> Iterator[None]:
     """Log one entry; yields wherever a part is done. What is damaged or refused for good is a warning; what the store
     raises otherwise is raised."""
-    if entry.kind == "cell":
+    if entry.kind in ("cell", "failure") and problem_of(entry.name):  # its line may have been written by others
+        _log.warning("the cell %r is not tracked, it is no name", entry.name)
+    elif entry.kind == "cell":
         _send_cell(entry, store, runs / entry.name)
     elif entry.kind == "failure":
         store.log_failure(entry.name, entry.tags, entry.error)

@@ -33,6 +33,7 @@ ROLE = "probe_lab.role"
 """Tag of every run: "sweep" for the parent, "cell" for the others."""
 OWNER = "probe_lab.owner"
 """Tag of every run: the runs folder that it is of."""
+REPORT_FILES = ("index.html", "figures/*", "tables/*")
 _PARENT = "mlflow.parentRunId"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -127,8 +128,9 @@ class Store:
             self._finish(name, run, Logged(run, "FAILED"))
 
     def log_report(self, folder: Path) -> Iterator[None]:
-        """Attach a report's files to the parent, below ``report/``; yields after each."""
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        """Attach a report's files to the parent, below ``report/``; yields after each. Whatever else lies in a folder
+        that is called a report is not sent anywhere."""
+        for path in sorted(path for name in REPORT_FILES for path in folder.glob(name) if path.is_file()):
             below = Path("report", path.parent.relative_to(folder)).as_posix()
             self._attach(self.parent, [path], below)
             yield

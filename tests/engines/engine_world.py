@@ -20,7 +20,8 @@ from probe_lab.sweep.worker import GoOn
 
 @dataclass(frozen=True)
 class Scripted:
-    """Does what a task says: "die" always kills it, "die once" unless ``folder`` holds the mark of an earlier death."""
+    """Does what a task says: "die" always kills it, "die once" unless ``folder`` holds the mark of an earlier death, "x
+    after y" waits until a worker has begun y."""
 
     folder: Path
 
@@ -33,6 +34,8 @@ class Scripted:
                 "folder": os.getcwd(),
                 "cards": os.environ["CUDA_VISIBLE_DEVICES"],
             }
+        if " after " in task:
+            self._wait_for(task.partition(" after ")[2])
         yield "first"
         time.sleep(0.05)  # what was said is heard before it dies
         mark = self.folder / "died"
@@ -45,6 +48,13 @@ class Scripted:
         if task == "break":
             raise KeyError("a bug")
         yield "second"
+
+    def _wait_for(self, task: str) -> None:
+        until = time.monotonic() + 120
+        while task not in [begun for _, begun in scripts(self.folder)]:
+            if time.monotonic() > until:
+                raise TimeoutError(f"nobody has begun {task}")
+            time.sleep(0.05)
 
 
 def scripts(folder: Path) -> list[list[str]]:

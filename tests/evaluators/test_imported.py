@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scored_world import COUNT, fill
 
 from probe_lab.cache import Cache, verify, write_scores
+from probe_lab.cli import app
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.imported import import_scores
 from probe_lab.evaluators.run import score_cache
@@ -103,6 +105,30 @@ def test_what_is_wrong_with_a_file(folder: Path, tmp_path: Path, change, message
         import_scores(folder, file, "mine")
     assert "\n" not in str(caught.value)
     assert Cache(folder).evaluators() == []
+
+
+@pytest.mark.parametrize("name", ["../../mine", "/tmp/mine", "a/b", "", "mine ", ".mine", "a@", "x" * 300, "mé"])
+def test_what_is_no_name_is_no_file(folder: Path, tmp_path: Path, name: str) -> None:
+    file = write(table(folder, "sample_id"), tmp_path / "a.csv")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ScoreError, match=r"--evaluator .* is no name: write letters, digits and"):
+        import_scores(folder, file, name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--import", "a.csv", "--evaluator", "a", "--evaluator", "b"], "--evaluator is given 2 times (a and b)"),
+        (["--import", "a.csv", "--import", "b.csv", "--evaluator", "a"], "--import is given 2 times (a.csv and b.csv)"),
+        (["--import", "a.csv", "--evaluator", "a", "--column", "x", "--column", "y"], "--column is given 2 times"),
+        (["--column", "x"], "--import FILE and --evaluator NAME belong together"),
+    ],
+)
+def test_one_file_is_imported_at_a_time(words: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["score", "smoke", *words])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
 
 
 def test_files_and_names_that_cannot_be_imported(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,21 @@ def on_two(experiment: Experiment, **trainer: Any) -> Experiment:
     return replace(experiment, trainer=replace(experiment.trainer, devices=2, **trainer))
 
 
-def processes() -> list[psutil.Process]:
-    """Children in the order of their start; the tracker of Python's own resources stays as long as Python."""
-    found = psutil.Process().children(recursive=True)
-    return sorted(
-        (child for child in found if "resource_tracker" not in " ".join(child.cmdline())),
-        key=psutil.Process.create_time,
-    )
+Processes = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture(scope="module")
+def processes() -> Processes:
+    """The children that these tests made, in the order of their start. Those of tests before are theirs; the tracker of
+    Python's own resources stays as long as Python."""
+    resource_tracker.ensure_running()
+    earlier = set(psutil.Process().children(recursive=True))
+
+    def ours() -> list[psutil.Process]:
+        children = set(psutil.Process().children(recursive=True)) - earlier
+        return sorted(children, key=psutil.Process.create_time)
+
+    return ours
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -55,7 +64,9 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def shown(planted: Cache, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], Path]:
+def shown(
+    planted: Cache, processes: Processes, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Experiment], Path]:
     """The cell of the command that the page shows, on another experiment; trained once."""
     root, done = tmp_path_factory.mktemp("shown"), []
 
@@ -171,7 +182,7 @@ def test_two_processes_train_the_probe_of_one(
 
 
 def test_a_killed_process_ends_the_training_with_one_sentence(
-    experiment: Experiment, planted: Cache, tmp_path: Path
+    experiment: Experiment, planted: Cache, processes: Processes, tmp_path: Path
 ) -> None:
     def kill(epoch: int, best: float) -> bool:
         os.kill(processes()[1].pid, signal.SIGKILL)
@@ -184,7 +195,7 @@ def test_a_killed_process_ends_the_training_with_one_sentence(
 
 
 def test_memory_that_runs_out_in_one_process_ends_all_and_can_be_tried_again(
-    experiment: Experiment, shown: Callable[[Experiment], Path], planted: Cache
+    experiment: Experiment, shown: Callable[[Experiment], Path], planted: Cache, processes: Processes
 ) -> None:
     probe = Probe(load_probe(shown(experiment)).spec)
     with pytest.raises(MemoryError, match="can't allocate memory") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,11 @@ def test_failures(runs_copy: Path) -> None:
     assert load_results(runs_copy).failures == (Failure("a", "b"),)
     (runs_copy / "failures.json").unlink()
     assert load_results(runs_copy).failures == ()
-    (runs_copy / "failures.json").write_text('{"cell": 1}')
-    with pytest.raises(ReportError, match=r"failures\.json"):
+    for damaged in (b'{"cell": 1}', b"\xff\xfe[]", b"[" * 10_000, b"3", b'[{"cell": ["a"], "error": "b"}]', b'["a"]'):
+        (runs_copy / "failures.json").write_bytes(damaged)
+        with pytest.raises(ReportError, match=r"failures\.json is not a list of"):
+            load_results(runs_copy)
+    (runs_copy / "failures.json").unlink()
+    os.mkfifo(runs_copy / "failures.json")  # which nobody writes into
+    with pytest.raises(ReportError, match=r"failures\.json is not a list of"):
         load_results(runs_copy)

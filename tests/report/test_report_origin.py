@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from probe_lab.config import load_experiment
-from probe_lab.report.origin import Origin, origin_names, origin_of
+from probe_lab.errors import ReportError
+from probe_lab.report.origin import Origin, origin_names, origin_of, stated
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,13 @@ def test_read_from_what_an_experiment_writes(tmp_path: Path) -> None:
     path.write_text("name: mine\nbackbone: tiny-sd3\n")
     assert origin_of(load_experiment(path).to_yaml()) == Origin("tiny-sd3", "mine")
     assert origin_of(load_experiment(path, ["cache.name=theirs"]).to_yaml()) == Origin("tiny-sd3", "theirs")
+
+
+@pytest.mark.parametrize("section", ["a: [", "a: &x [*x]", "5", "a: " + "[" * 1000, "a: 2024-99-01"])
+def test_what_is_no_configuration_is_one_sentence(section: str) -> None:
+    text = "name: tiny\nprobe: 5\n" if section == "5" else f"name: tiny\nprobe: {{{section}}}\n"
+    with pytest.raises(ReportError, match="the configuration of a cell is no YAML of an experiment"):
+        stated(text, "name", "probe")
 
 
 def test_names_say_no_more_than_they_need() -> None:
