@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import torch
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # commands.py
 
 # Time is measured in benchmarks/, never in a test: the machine may be busy.
 settings.register_profile("probe_lab", deadline=None)

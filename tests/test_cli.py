@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
@@ -19,9 +20,7 @@ VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", 
 def probe_lab(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"COLUMNS": "120", "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(
-        [sys.executable, "-m", "probe_lab", *arguments], cwd=cwd, capture_output=True, text=True, env=environment
-    )
+    return commands.probe_lab(*arguments, cwd=cwd, environment=environment)
 
 
 def places(folder: Path) -> list[str]:
@@ -227,3 +226,11 @@ def test_version_is_the_packages() -> None:
     import probe_lab as package
 
     assert probe_lab("--version").stdout.strip() == package.__version__
+
+
+def test_the_module_starts_by_itself(tmp_path: Path) -> None:
+    """In a process that imports everything itself."""
+    command = [sys.executable, "-m", "probe_lab", "generate", "nothing"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")

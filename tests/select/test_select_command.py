@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -48,7 +47,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     generate(experiment, lambda done, total: None, lambda plan: None)
     score_cache(experiment.cache_folder, experiment.evaluators)
     # A process of its own: workers are forked, and generating has left threads in this one.
-    subprocess.run([sys.executable, "-m", "probe_lab", "sweep", "smoke", *made], check=True, capture_output=True)
+    commands.probe_lab("sweep", "smoke", *made, cwd=Path.cwd()).check_returncode()
     return made
 
 
