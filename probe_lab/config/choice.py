@@ -10,6 +10,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from probe_lab.config.keys import key_of
@@ -64,7 +65,9 @@ class Choice:
         """Whether it is true where ``value_of`` gives the value of a dotted key.
 
         - A list of texts (taps) equals a text that joins it by "+", or that is the name of its set.
-        - ``"attention" in taps``: some tap has that in it, or the set is called so. ``"mse" in loss``: the loss has it.
+        - ``"attention" in taps``: a tap of that kind is among them; a tap's whole name, a module at or above one, a
+          pattern and the name of their set are looked for likewise (``is_named``). ``"mse" in loss``: the loss has it.
+        - A key that has no value here (None) equals no text, and no text is in it.
 
         Raises:
             ConfigError: values that have no order, or no part that could be in them.
@@ -171,8 +174,24 @@ def _same(left: Value, right: Value) -> bool:
 def _within(left: Value, right: Value) -> bool:
     if isinstance(right.content, list) and not right.of_key:
         return any(_same(left, Value(part)) for part in right.content)
+    if right.content is None and right.of_key:
+        return False
+    if isinstance(right.content, list) and isinstance(left.content, int | float):
+        return left.content in right.content
     if not isinstance(left.content, str) or not isinstance(right.content, list | str):
         raise ConfigError(f"{left.content!r} cannot be in {right.content!r}: write a text, or a list of values")
     if isinstance(right.content, str):
         return left.content in right.content
-    return any(left.content in str(part) for part in right.content) or right.called(left.content)
+    return any(is_named(str(entry), left.content) for entry in right.content) or right.called(left.content)
+
+
+def is_named(entry: str, name: str) -> bool:
+    """Whether ``name`` names an entry of a list of taps (or of other texts, which are named by themselves alone).
+
+    A tap is named by itself, by its kind, by its module or one that holds it (``up_blocks.1`` holds
+    ``up_blocks.1.attentions.0`` and not ``up_blocks.10``), and by a pattern that it matches.
+    """
+    module, _, kind = entry.rpartition("/")
+    if "*" in name or "?" in name:
+        return fnmatchcase(entry, name)
+    return (name in (entry, kind, module) and name != "") or module.startswith(f"{name}.")

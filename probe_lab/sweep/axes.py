@@ -125,11 +125,11 @@ def value_at(experiment: Experiment, key: str) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-def values_of(experiment: Experiment, names: TapNames) -> Callable[[str], Value]:
-    """Its keys' values as tests of cells see them."""
+def values_of(experiment: Experiment, names: TapNames, *, loss: bool = True) -> Callable[[str], Value]:
+    """Its keys' values as tests see them. Without ``loss`` it has none, see ``answers_of_loss``."""
 
     def value_of(key: str) -> Value:
-        content = value_at(experiment, key)
+        content = value_at(experiment, key) if loss or key != "probe.loss" else None
         return Value(content, names.called(key, content), of_key=True)
 
     return value_of

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probe_lab.config import Choice, Experiment
+from probe_lab.config import Choice, Experiment, Value
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.sweep.axes import Points, Settings, value_at, values_of
 from probe_lab.sweep.identity import cell_name, changes_no_result, identity, other_images
-from probe_lab.sweep.normalise import READ_SCALARS, TRAINED_ON_STEPS, normalised
+from probe_lab.sweep.normalise import READ_SCALARS, TRAINED_ON_STEPS, answers_of_loss, normalised
 from probe_lab.sweep.taps import TapNames
 
 _SHOWN = 8
@@ -149,11 +149,16 @@ def _require_own_caches(found: Iterable[Experiment]) -> None:
 def _chosen(select: str, found: Iterable[Cell], swept: Iterable[str], names: TapNames) -> tuple[Cell, ...]:
     choice = Choice.parse(select, swept, where="'sweep.select'")
     everything = tuple(found)
-    chosen = tuple(cell for cell in everything if choice.holds(values_of(cell.experiment, names)))
+    asked = "probe.model" in choice.keys.values()
+    chosen = tuple(cell for cell in everything if choice.holds(_values_of(cell, names, asked)))
     if not chosen:
         here = "; ".join(f"{name} is {_among(everything, key)}" for name, key in choice.keys.items())
         raise SweepError(f"sweep.select='{select}' leaves none of {len(everything)} cells, where {here}: change it")
     return chosen
+
+
+def _values_of(cell: Cell, names: TapNames, names_model: bool) -> Callable[[str], Value]:
+    return values_of(cell.experiment, names, loss=answers_of_loss(cell.experiment.probe.model, names_model))
 
 
 def _among(found: Sequence[Cell], key: str) -> str:

@@ -13,6 +13,8 @@ CLOSED_FORM: tuple[Model, ...] = ("linear", "attention_entropy", "x0_preview")
 REGRESSIONS: tuple[Model, ...] = ("linear", "attention_entropy")
 READ_SCALARS: tuple[Model, ...] = ("cnn", "linear")
 TRAINED_ON_STEPS: tuple[Model, ...] = ("cnn", "noisy_latent", "shuffled_labels")
+WITHOUT_LOSS: tuple[Model, ...] = (*CLOSED_FORM, "prompt_only")
+"""Models for which no loss can be chosen."""
 _TAPS: Mapping[Model, tuple[str, ...]] = {
     "noisy_latent": ("latent",),
     "x0_preview": ("x0",),
@@ -79,6 +81,14 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
         probe = dataclasses.replace(probe, within_prompt=ranks)
     text = point.text if probe.reads_text else experiment.text
     return dataclasses.replace(point, probe=probe, trainer=trainer, text=text)
+
+
+def answers_of_loss(model: str, names_model: bool) -> bool:
+    """Whether a test of cells sees the loss of this model: ``loss == "mse"`` asks of probes, not of their baselines.
+
+    Baselines that are trained with a loss (noisy latent, shuffled labels) answer where the test ``names_model`` too.
+    """
+    return model == "cnn" or (names_model and model not in WITHOUT_LOSS)
 
 
 def _read_by_loss(probe: ProbeConfig, own: ProbeConfig) -> ProbeConfig:

@@ -3,12 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from compare_world import write_runs
 from rich.console import Console
 from sweep_world import ACTIVATION, ATTENTION, make_experiment, write_cell
 
 from probe_lab.errors import ConfigError, ReportError
 from probe_lab.sweep import cells, compare, comparison_table
 from probe_lab.sweep.compare import Query
+from probe_lab.sweep.compare.difference import difference
 
 REWARD = "shapes_reward/srcc_within"
 PARTS = ("", "/lower", "/upper")
@@ -43,6 +45,38 @@ def test_one_row_per_cell_the_best_first(runs: Path) -> None:
     assert list(compare(runs, Query(evaluators=("shapes_binding",))).columns[6:]) == [
         f"shapes_binding/srcc_within{part}" for part in PARTS
     ]
+
+
+def test_a_loss_is_that_of_probes_and_not_of_their_baselines(tmp_path: Path) -> None:
+    grid = [{"probe.loss": ["mse", "listwise"]}, {"probe.model": ["linear", "prompt_only", "shuffled_labels"]}]
+    runs_folder = write_runs(make_experiment(tmp_path, grid, probe={"taps": [ATTENTION]}))[0].parent
+
+    def models(where: str) -> list[str]:
+        return sorted(compare(runs_folder, Query(where=where))["model"])
+
+    assert models('loss == "listwise"') == models('loss == "mse"') == models('"listwise" in loss') == ["cnn"]
+    assert models('loss in ["mse", "listwise"]') == ["cnn", "cnn"]
+    assert models('loss == "listwise" and model != "linear"') == ["cnn", "shuffled_labels"]
+    assert models("loss == None") == ["linear", "prompt_only", "shuffled_labels"]
+    assert models('loss != "mse"') == ["cnn", "linear", "prompt_only", "shuffled_labels"]
+    shown = compare(runs_folder).set_index("model")["loss"]
+    assert shown[["linear", "prompt_only"]].isna().all()
+    assert shown["shuffled_labels"] == "listwise"
+    grouped = compare(runs_folder, Query(group=("loss",))).set_index("loss")["cells"]
+    assert grouped[["mse", "listwise"]].tolist() == [1, 1]
+    best = compare(runs_folder, Query(best=("loss",)))
+    assert best.loc[best["loss"].isin(["mse", "listwise"]), "model"].unique().tolist()[0] == "cnn"
+
+
+def test_both_sides_of_a_difference_know_what_the_filter_names(tmp_path: Path) -> None:
+    grid = [{"probe.loss": ["mse", "listwise"]}, {"probe.model": ["noisy_latent"], "probe.loss": ["mse", "listwise"]}]
+    runs_folder = write_runs(make_experiment(tmp_path, grid, probe={"taps": [ATTENTION]}))[0].parent
+    sides = 'loss == "mse"', 'loss == "listwise"'
+    of = [difference(runs_folder, *sides, Query(where=where), resamples=10).notes[0] for where in _FILTERS]
+    assert ["noisy_latent" in note for note in of] == [False, False, True]
+
+
+_FILTERS = ("", '"attention" in taps', 'model == "noisy_latent"')
 
 
 def test_seeds_are_averaged(runs: Path) -> None:

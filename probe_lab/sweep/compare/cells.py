@@ -13,6 +13,7 @@ from probe_lab.cells import CONFIG, METRICS, read_metrics, require_files
 from probe_lab.config.keys import key_of
 from probe_lab.errors import ReportError
 from probe_lab.sweep.compare.configs import Flat, differing, joined, read_configs
+from probe_lab.sweep.normalise import WITHOUT_LOSS, answers_of_loss
 
 SHOWN = {
     "probe.model": "model",
@@ -55,11 +56,14 @@ class Finished:
 
     @cached_property
     def shown(self) -> dict[str, Hashable]:
-        """Model, step, taps (joined by "+"), loss and seed."""
-        return {name: self.content[name] for name in SHOWN.values()} | {"taps": "+".join(self.content["taps"])}
+        """Model, step, taps (joined by "+"), loss (None where none can be chosen) and seed."""
+        told = {name: self.content[name] for name in SHOWN.values()} | {"taps": "+".join(self.content["taps"])}
+        return told | {"loss": None} if told["model"] in WITHOUT_LOSS else told
 
     def value(self, key: str) -> Hashable:
-        """The value of a dotted key, as a table shows it."""
+        """The value of a dotted key, as a table shows it; of a baseline no loss, see ``answers_of_loss``."""
+        if key == "probe.loss" and not answers_of_loss(self.content["model"], names_model=False):
+            return None
         return self.shown[SHOWN[key]] if key in SHOWN else joined(self.config.get(key))
 
     @cached_property

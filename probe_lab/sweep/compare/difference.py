@@ -104,12 +104,13 @@ def _trained_by_seed(setting: Setting) -> bool:
 
 def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
     names = finished_names(runs_folder, query.cells)
-    if query.where:
-        names = [cell.name for cell in chosen(read_cells(runs_folder, names), query, runs_folder)]
     if _NAME.fullmatch(wanted):
+        if query.where:
+            names = [cell.name for cell in chosen(read_cells(runs_folder, names), query, runs_folder)]
         cells = read_cells(runs_folder, cells_named(wanted, names, runs_folder))
-    else:
-        cells = chosen(read_cells(runs_folder, names), dataclasses.replace(query, where=wanted), runs_folder)
+    else:  # one test of both, so that each knows which keys the other names
+        where = f"({query.where}) and ({wanted})" if query.where.strip() else wanted
+        cells = chosen(read_cells(runs_folder, names), dataclasses.replace(query, where=where), runs_folder)
     found = settings(cells)
     if len(found) > 1:
         names = [name for name in SHOWN.values() if name != SEED]

@@ -15,6 +15,7 @@ from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.compare.query import DEFAULT_METRIC, Query
 from probe_lab.sweep.compare.rows import Row, in_order, rows_of
 from probe_lab.sweep.compare.sheet import Sheet
+from probe_lab.sweep.normalise import answers_of_loss
 from probe_lab.sweep.taps import TapNames
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def compared(runs_folder: Path, query: Query) -> Sheet:
 def chosen(cells: Sequence[Finished], query: Query, runs_folder: Path) -> list[Finished]:
     """The cells that ``where`` lets through, all for an empty one. ReportError when none is left."""
     choice = Choice.parse(query.where, differing([cell.config for cell in cells]), where="the filter")
-    found = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets))]
+    asked = "probe.model" in choice.keys.values()
+    found = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets, asked))]
     if not found:
         raise ReportError(
             f"none of the {len(cells)} finished cells in {runs_folder} matches '{query.where}': loosen it"
@@ -67,8 +69,10 @@ def chosen(cells: Sequence[Finished], query: Query, runs_folder: Path) -> list[F
     return found
 
 
-def _value(cell: Finished, sets: TapNames | None, key: str) -> Value:
+def _value(cell: Finished, sets: TapNames | None, names_model: bool, key: str) -> Value:
     value = cell.config.get(key)
+    if key == "probe.loss" and not answers_of_loss(cell.content["model"], names_model):
+        value = None
     content = list(value) if isinstance(value, tuple) else value
     return Value(content, of_key=True) if sets is None else Value(content, sets.called(key, content), of_key=True)
 
