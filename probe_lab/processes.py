@@ -8,12 +8,30 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, current_process, get_context, parent_process
 from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkContext, SpawnContext  # the first is not there on Windows
+
+READ_AGAIN = 79
+"""Exit code of a worker that left because it came to the start of workers again, see ``spawn_context``."""
+_UNGUARDED = (
+    "because it read the script that started it again and came to the same call: put the calls of the script below "
+    '`if __name__ == "__main__":`'
+)
+
+
+def spawn_context() -> SpawnContext:
+    """For workers that share nothing with this process.
+
+    They begin by reading its script again. Where a script calls for workers at its top level, they would call for
+    workers in turn: such a worker leaves at once, and silently, with the exit code ``READ_AGAIN``.
+    """
+    if getattr(current_process(), "_inheriting", False):  # it is still reading the script, as multiprocessing asks too
+        sys.exit(READ_AGAIN)
+    return get_context("spawn")
 
 
 def start_context(*, on_cpu: bool, threads: int) -> ForkContext | SpawnContext:
@@ -25,7 +43,7 @@ def start_context(*, on_cpu: bool, threads: int) -> ForkContext | SpawnContext:
     alone = threading.active_count() == 1
     if sys.platform == "linux" and on_cpu and threads == 1 and alone:
         return get_context("fork")
-    return get_context("spawn")
+    return spawn_context()
 
 
 def cores() -> int:
@@ -87,7 +105,12 @@ def terminated_as_interrupt() -> Iterator[None]:
 
 
 def ending(code: int) -> str:
-    """How a process ended, from its exit code: ``by signal 9 (SIGKILL)``, or ``with exit code 1``."""
+    """How a process ended, from its exit code: ``by signal 9 (SIGKILL)``, or ``with exit code 1``.
+
+    Of ``READ_AGAIN`` the cause, and what to do about it.
+    """
+    if code == READ_AGAIN:
+        return _UNGUARDED
     if code >= 0:
         return f"with exit code {code}"
     try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +58,40 @@ def test_an_ending_has_a_name_where_its_signal_has_one() -> None:
     assert ending(3) == "with exit code 3"
     assert ending(-9) == "by signal 9 (SIGKILL)"
     assert ending(-40) == "by signal 40 (unknown)"
+
+
+UNGUARDED = """
+from probe_lab.processes import ending, spawn_context
+
+process = spawn_context().Process(target=print, args=["done"])
+process.start()
+process.join()
+print(ending(process.exitcode))
+"""
+
+
+def test_a_script_that_its_workers_read_again_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert 'put the calls of the script below `if __name__ == "__main__":`' in result.stdout
+    assert result.stderr == ""
+    body = UNGUARDED.partition("process =")
+    script.write_text(
+        f'{body[0]}if __name__ == "__main__":\n    {"".join(body[1:]).replace(chr(10), chr(10) + "    ")}'
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["done", "with exit code 0"]
+
+
+def test_scoring_by_such_a_script_ends_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "from probe_lab.evaluators.pool import scored_apart\nlist(scored_apart(2, abs, [(1,), (-2,)]))\n"
+    )
+    result = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    lines = [line for line in result.stderr.splitlines() if "Error" in line and not line.startswith(" ")]
+    assert lines[-1].startswith("probe_lab.errors.ScoreError: a scoring process ended because it read the script")
+    assert "bootstrapping" not in result.stderr
 
 
 def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

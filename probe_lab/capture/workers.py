@@ -22,7 +22,7 @@ from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, make_plan
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError, ProbeLabError
-from probe_lab.processes import begin_worker, interrupts_held, start_context
+from probe_lab.processes import begin_worker, ending, interrupts_held, start_context
 
 Event = int | ProbeLabError
 """What a process reports: images done, the error that ended it, or ``DONE`` when no shard is left."""
@@ -162,9 +162,8 @@ class Crew:
             except queue.Empty:
                 dead = [process for process in self._processes if process.exitcode not in (None, 0)]
                 if dead:
-                    raise CaptureError(
-                        f"a generating process died with exit code {dead[0].exitcode}: the same command continues"
-                    ) from None
+                    how = ending(dead[0].exitcode or 0)
+                    raise CaptureError(f"a generating process ended {how}; the same command continues") from None
                 if not wait:
                     return NOTHING
 

@@ -14,7 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.reading import data_of, decided
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.trainer import fit_by_trainer, module_of
-from probe_lab.processes import begin_worker, ending, interrupts_held
+from probe_lab.processes import begin_worker, ending, interrupts_held, spawn_context
 
 _PATIENCE = 10.0
 """Seconds that a rank gets to end by itself, when all is done."""
@@ -164,7 +164,7 @@ def _ranks(job: Job, store: Path) -> Iterator[list[_Rank]]:
     """The processes, which leave together when the block ends well, and are killed when it does not."""
     devices = job.experiment.trainer.devices
     threads = max(1, torch.get_num_threads() // devices)
-    context = get_context("spawn")  # this process may have used its threads and cards, which a fork has not
+    context = spawn_context()  # this process may have used its threads and cards, which a fork has not
     resource_tracker.ensure_running()  # its own start would let Ctrl-C through
     ranks: list[_Rank] = []
     try:

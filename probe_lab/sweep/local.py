@@ -14,7 +14,7 @@ from pathlib import Path
 
 from probe_lab.cells import METRICS
 from probe_lab.errors import SweepError
-from probe_lab.processes import cores, ending, environment, interrupts_held, start_context, visible_cards
+from probe_lab.processes import READ_AGAIN, cores, ending, environment, interrupts_held, start_context, visible_cards
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
 from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, Rung, work
@@ -170,7 +170,8 @@ class _Pool:
         if not worker.ready:
             self._false_starts += 1
             if self._false_starts == _STARTS:
-                raise SweepError(f"worker processes end {how} before they are ready: see their messages above")
+                hint = "" if code == READ_AGAIN else ": see their messages above"
+                raise SweepError(f"worker processes end before they are ready, {how}{hint}")
         if cell is None:
             return None
         if self._written(cell) not in (None, worker.earlier):
