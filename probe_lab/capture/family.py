@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -27,6 +27,16 @@ PAPER_BLOCKS = 10
 def has_patterns(taps: Sequence[str]) -> bool:
     """Whether it takes the model to tell which taps these are."""
     return any(tap == "paper" or "*" in tap or "?" in tap for tap in taps)
+
+
+def output_path(module: nn.Module, path: str) -> str:
+    """Path of the module whose output is that of ``module``, at ``path``: a block of a UNet that does not resample ends
+    in one of its parts."""
+    resnets, attentions = (list(getattr(module, name, None) or ()) for name in ("resnets", "attentions"))
+    if not resnets or getattr(module, "upsamplers", None) or getattr(module, "downsamplers", None):
+        return path
+    last = "attentions" if len(attentions) == len(resnets) else "resnets"
+    return f"{path}.{last}.{len(resnets) - 1}"
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,15 @@ class Family:
     def choose(self, pipe: DiffusionPipeline, wanted: Sequence[str]) -> list[Tap]:
         """The taps that an experiment names: one by one, by a pattern (``up_blocks.*/attention``), or ``paper``.
 
+        Of taps that hold the same tensor, patterns choose one: one that is named beside them, else the papers', else
+        the first.
+
         Raises:
             CaptureError: a pattern that no tap matches.
         """
+        patterns = [text for text in wanted if text != "paper" and ("*" in text or "?" in text)]
+        named = [text for text in wanted if text not in patterns]
+        taken = self._sources(pipe, self.choose(pipe, named)) if patterns and named else {}
         chosen: dict[Tap, None] = {}
         for text in wanted:
             if text == "paper":
@@ -143,10 +159,28 @@ class Family:
                 matched = [tap for tap in known if fnmatchcase(str(tap), text)]
                 if not matched:
                     raise CaptureError(f"'{text}' matches no tap of the backbone: {nearest(text, map(str, known))}")
-                chosen |= dict.fromkeys(matched)
+                for tap, source in self._sources(pipe, matched).items():
+                    if source not in taken.values():
+                        taken[tap] = source
+                chosen |= dict.fromkeys(tap for tap in matched if tap in taken)
             else:
                 chosen[Tap.parse(text)] = None
         return list(chosen)
+
+    def _sources(self, pipe: DiffusionPipeline, taps: Sequence[Tap]) -> dict[Tap, Hashable]:
+        """What each tap's tensor is made of: taps with the same source hold the same numbers. The papers' come first,
+        then all others in their order."""
+        modules = dict(self.denoiser_of(pipe).named_modules())
+
+        def source(tap: Tap) -> Hashable:
+            if tap.module not in modules:
+                return tap
+            if tap.kind == "attention":
+                return tap.kind, *self.text_layers(modules[tap.module], tap.module)
+            return tap.kind, output_path(modules[tap.module], tap.module)
+
+        paper = self.paper_taps(pipe)
+        return {tap: source(tap) for tap in sorted(taps, key=lambda tap: tap not in paper)}
 
     def call_options(self, sampling: Sampling, prompts: list[str]) -> dict[str, object]:
         """Keyword arguments of a pipeline call that draws ``prompts`` as an experiment asks for it."""

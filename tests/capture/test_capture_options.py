@@ -36,7 +36,7 @@ def test_a_pattern_stands_for_all_taps_that_it_matches(random_pipe: StableDiffus
         Capture(random_pipe, ["upblocks.*/attention"], [1])
 
 
-def test_every_listed_tap_can_be_captured(tiny_pipe: GetPipe) -> None:
+def test_every_listed_tap_can_be_captured_and_a_pattern_takes_each_tensor_once(tiny_pipe: GetPipe) -> None:
     """All families: the listing holds nothing that fails, and shapes are [channels or tokens, height, width]."""
     for name in CALL:
         pipe = tiny_pipe(name)
@@ -45,6 +45,24 @@ def test_every_listed_tap_can_be_captured(tiny_pipe: GetPipe) -> None:
             run(pipe, name, PROMPTS)
         assert {tap for (_, tap), _ in capture.items()} == set(taps)
         assert all(tensor.dim() == 4 and len(tensor) == 2 for _, tensor in capture.items())
+        chosen = family_of(pipe).choose(pipe, ["*"])
+        kept = {tap: capture[1, tap.module, tap.kind] for tap in chosen}
+        for tap in taps:
+            same = [other for other, tensor in kept.items() if torch.equal(tensor, capture[1, tap.module, tap.kind])]
+            assert len(same) == 1, (name, tap, same)
+
+
+def test_of_two_names_of_a_tensor_a_pattern_takes_the_one_that_is_written_then_the_papers(tiny_pipe: GetPipe) -> None:
+    pipe = tiny_pipe("sd")
+    choose = family_of(pipe).choose
+    block, inner = "down_blocks.0.attentions.0", "down_blocks.0.attentions.0.transformer_blocks.0"
+    assert Tap(inner, "attention") in choose(pipe, ["paper"])
+    assert [str(tap) for tap in choose(pipe, [f"{block}*/attention"])] == [f"{inner}/attention"]
+    assert [str(tap) for tap in choose(pipe, [f"{block}*/attention", f"{block}/attention"])] == [f"{block}/attention"]
+    assert len(choose(pipe, [f"{block}/attention", f"{inner}/attention"])) == 2  # written one by one
+    last = [str(tap) for tap in choose(pipe, ["*.attentions.1/activation", "up_blocks.2/activation"])]
+    assert "up_blocks.2/activation" in last
+    assert "up_blocks.2.attentions.1/activation" not in last
 
 
 @pytest.mark.parametrize(
