@@ -65,14 +65,16 @@ def plan(
 def taps(experiment: ExperimentName, overrides: Overrides = None) -> None:
     """List every tap of the experiment's backbone with its shape and what it weighs in the cache.
 
+    Of a published model whose weights are not here, this is computed from its architecture.
+
     Example: probe-lab taps quickstart_sd3
     """
-    from probe_lab.capture.listing import list_taps, taps_table
+    from probe_lab.capture.listing import computed_note, list_taps, taps_table
 
     config = load_experiment(experiment, overrides)
     size = f"{config.sampling.height}×{config.sampling.width}"
     title = f"{config.backbone.label} at {size}, {config.cache.dtype}; kB per image and step"
-    out.print(taps_table(list_taps(config), title))
+    out.print(taps_table(list_taps(config), title, computed_note(config)))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +13,7 @@ from probe_lab.capture.capture import Capture
 from probe_lab.capture.generate import plan_generation
 from probe_lab.capture.plan import ELEMENT_BYTES, Plan
 from probe_lab.capture.prompts import read_prompts
+from probe_lab.capture.taps import Tap
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError, ConfigError
 
@@ -54,7 +56,7 @@ def dry_plan(experiment: Experiment, architecture: Architecture, tflops: float =
         raise CaptureError("'capture.taps' is empty: name at least one, x0 for instance")
     family, _ = located(experiment.backbone)
     model = Weightless(architecture, family)
-    shapes = _shapes(experiment, model)
+    shapes = shapes_of(model, experiment, experiment.capture.taps)
     with FlopCounterMode(display=False) as counter:
         model.draw_one(sampling)
     flops = counter.get_total_flops() * (sampling.steps if wanted.images else max(wanted.steps))
@@ -77,10 +79,10 @@ def dry_plan(experiment: Experiment, architecture: Architecture, tflops: float =
     )
 
 
-def _shapes(experiment: Experiment, model: Weightless) -> dict[str, tuple[int, ...]]:
-    """[C, H, W] by tap, in the order of the experiment."""
+def shapes_of(model: Weightless, experiment: Experiment, taps: Sequence[Tap | str]) -> dict[str, tuple[int, ...]]:
+    """[C, H, W] by tap, in the order of ``taps``, for the experiment's size, tokens and ``capture.size``."""
     wanted = experiment.capture
-    taps = Capture(model.pipe, wanted.taps, [1]).taps
+    taps = Capture(model.pipe, taps, [1]).taps
     # Where image and text are one sequence, all blocks attend over the same one: the first map speaks for all.
     same = [tap for tap in taps if tap.kind == "attention"] if model.is_joint else []
     read = [tap for tap in taps if tap not in same[1:]]

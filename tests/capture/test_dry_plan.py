@@ -17,6 +17,7 @@ from probe_lab.capture.architectures import Architecture, Weightless, absent, ar
 from probe_lab.capture.backbones import FAMILIES, family_of
 from probe_lab.capture.dry import dry_plan, planned
 from probe_lab.capture.family import Family
+from probe_lab.capture.listing import computed_note, list_taps
 from probe_lab.capture.plan import Plan
 from probe_lab.config import Backbone, CaptureConfig, Experiment, Prompts, Sampling
 from probe_lab.errors import CaptureError, ConfigError
@@ -86,6 +87,17 @@ def test_flux_takes_the_operations_that_its_layers_add_up_to() -> None:
     # Per block, twelve matrices of width × width for each token, and two products of the attention.
     expected = blocks * (2 * sequence * 12 * width**2 + 4 * sequence**2 * width)
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.01)
+
+
+def test_taps_of_a_model_without_weights_are_computed_and_say_so() -> None:
+    experiment = _experiment()
+    listed = {str(entry.tap): entry for entry in list_taps(experiment)}
+    assert listed["up_blocks.2/activation"].shape == (640, 32, 32)
+    assert listed["up_blocks.2/activation"].in_paper
+    assert listed["mid_block.attentions.0/attention"].shape == (77, 4, 4)
+    assert {"latent", "x0", "lookahead"} < listed.keys()
+    assert "not measured" in computed_note(experiment)
+    assert computed_note(_experiment("", "", backbone=Backbone(name="tiny-sd"))) == ""
 
 
 @pytest.fixture(scope="module")
