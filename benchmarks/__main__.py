@@ -22,6 +22,7 @@ NAMES = (
     "demo",
     "report",
     "tracking",
+    "coverage",
     "sweep",
     "study",
     "losses",
