@@ -14,6 +14,7 @@ from probe_lab.config import Experiment, load_experiment
 from probe_lab.console import PlainConsole, visible
 from probe_lab.errors import ProbeLabError
 from probe_lab.progress import progress
+from probe_lab.scarcity import scarcity
 
 app = typer.Typer(
     name="probe-lab",
@@ -489,7 +490,8 @@ def options(
 
 
 def main() -> None:
-    """Entry point: errors of ours are one line on stderr and exit code 2, unless ``--debug`` asks for the traceback."""
+    """Entry point: errors of ours, and what the machine lacks, are one line on stderr and exit code 2, unless
+    ``--debug`` asks for the traceback."""
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     try:
@@ -500,6 +502,11 @@ def main() -> None:
         fail(str(error))
     except TyperException as error:  # wrong usage: its text may be followed by a hint on lines of their own
         fail(getattr(error, "format_message", error.__str__)())
+    except Exception as error:
+        lacking = scarcity(error)
+        if debug or not lacking:
+            raise
+        fail(f"{lacking}; then run the same command again")
     if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code
         resumes = not {*arguments[:1]} - RESUMED
         print(f"\ninterrupted{': the same command continues where it stopped' if resumes else ''}", file=sys.stderr)

@@ -1,12 +1,15 @@
-"""The DataLoader of the training split: it counts, so that a run can be resumed inside an epoch."""
+"""The DataLoaders of a stream: no batch is lost, and those of training are counted, so that a run can be resumed inside
+an epoch."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing.queues import Queue
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from probe_lab.data.batch import Batch
 from probe_lab.data.stream import BatchStream
@@ -60,7 +63,35 @@ class Progress:
         self.resume, self.layout = self.position, dict(state["layout"])
 
 
-class TrainLoader(DataLoader[Batch]):
+class StreamLoader(DataLoader[Batch]):
+    """Iterates a stream. DataError where one of its processes dies, or cannot hand over a batch for want of shared
+    memory or file handles: PyTorch would pass over that batch, or wait for it without end."""
+
+    def __init__(self, stream: IterableDataset[Batch], *, num_workers: int) -> None:
+        super().__init__(stream, batch_size=None, num_workers=num_workers, worker_init_fn=_end_when_a_batch_is_lost)
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise DataError(
+                f"one of the {self.num_workers} processes of data.num_workers ended, for want of shared memory "
+                f"(/dev/shm), file handles or memory: set data.num_workers=0, or give them more ({error})"
+            ) from error
+
+
+def _end_when_a_batch_is_lost(worker: int) -> None:
+    """In a process of a loader: what cannot be put into a queue ends it, which its parent sees."""
+
+    def end(error: Exception, batch: object) -> None:
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
+
+
+class TrainLoader(StreamLoader):
     """Iterates the training stream in the order of `current_epoch()`, and counts the batches.
 
     Only what was delivered counts, not what workers have prefetched: a state that is saved after a batch
@@ -77,7 +108,7 @@ class TrainLoader(DataLoader[Batch]):
         layout: Layout,
         current_epoch: Callable[[], int],
     ) -> None:
-        super().__init__(stream, batch_size=None, num_workers=num_workers)
+        super().__init__(stream, num_workers=num_workers)
         self._stream = stream
         self._progress = progress
         self._layout = layout

@@ -17,7 +17,7 @@ from probe_lab.cache import Cache
 from probe_lab.config.repeats import require_once
 from probe_lab.data.batch import Batch
 from probe_lab.data.groups import prompt_groups
-from probe_lab.data.loader import Layout, Progress, TrainLoader
+from probe_lab.data.loader import Layout, Progress, StreamLoader, TrainLoader
 from probe_lab.data.resident import ResidentArrays, ResidentSource, fits_in_memory, load_resident
 from probe_lab.data.scalars import scalar_table
 from probe_lab.data.source import ShardSource, Source
@@ -153,7 +153,7 @@ class ProbeDataModule(LightningDataModule):
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Train, val and test in this order, each in cache order; a split that was given nothing is empty."""
         streams = [self._stream(split, (self.step,)) for split in SPLITS]
-        return [DataLoader(stream, batch_size=None, num_workers=self._workers()) for stream in streams]
+        return [StreamLoader(stream, num_workers=self._workers()) for stream in streams]
 
     def statistics(self) -> Statistics:
         """Over the whole training split at all steps, on every rank; read once, then remembered."""
@@ -195,7 +195,7 @@ class ProbeDataModule(LightningDataModule):
         self._check_not_empty(split)
         streams = [self._stream(split, (step,)) for step in steps]
         dataset: IterableDataset[Batch] = streams[0] if len(streams) == 1 else ChainDataset(streams)
-        return DataLoader(dataset, batch_size=None, num_workers=self._workers())
+        return StreamLoader(dataset, num_workers=self._workers())
 
     def _stream(self, split: Split, steps: Sequence[int], *, shuffle: bool = False) -> BatchStream:
         rank, world_size = self._ranks()

@@ -137,7 +137,9 @@ class Ledger:
             if self._kept is not None:
                 self._path(self._kept_name(self._metadata)).unlink(missing_ok=True)
             self._finished, self._changed = True, False
-        partial_path(self._cache.folder, self.name, self._of).unlink(missing_ok=True)
+        partial = partial_path(self._cache.folder, self.name, self._of)
+        if partial.exists():  # a cache that nobody may write into has none
+            partial.unlink()
 
     def _keep_former(self) -> None:
         """Before the file is replaced: a copy of it under its own name, if another checkpoint made it."""

@@ -72,6 +72,7 @@ class _Worker:
     cell: Cell | None = None
     earlier: int | None = None
     group: tuple[str, ...] | None = None
+    refusal: str = ""
 
 
 class _Pool:
@@ -129,6 +130,9 @@ class _Pool:
             with contextlib.suppress(BrokenPipeError):
                 worker.pipe.send(self._rungs.goes_on(message.cell, message.epoch, message.value))
             return None
+        if isinstance(message, Ready) and message.error:
+            worker.refusal = message.error
+            return None  # the end of its pipe follows
         worker.ready = True
         self._false_starts = 0
         self._assign(worker)
@@ -170,8 +174,8 @@ class _Pool:
         if not worker.ready:
             self._false_starts += 1
             if self._false_starts == _STARTS:
-                hint = "" if code == READ_AGAIN else ": see their messages above"
-                raise SweepError(f"worker processes end before they are ready, {how}{hint}")
+                why = worker.refusal or ("" if code == READ_AGAIN else "see their messages above")
+                raise SweepError(f"worker processes end before they are ready, {how}{why and ': '}{why}")
         if cell is None:
             return None
         if self._written(cell) not in (None, worker.earlier):

@@ -113,7 +113,9 @@ class ProbeTrainer:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker has started."""
+    """The worker has started, or says why it could not."""
+
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,21 @@ def work(
         answer: bool = pipe.recv()
         return answer
 
-    begin_worker(pipe)
-    import torch
+    try:
+        begin_worker(pipe)
+        import torch
 
-    torch.set_num_threads(threads)
-    pipe.send(Ready())
+        torch.set_num_threads(threads)
+    except Exception as failure:  # no memory, or no thread
+        pipe.send(Ready(one_line(failure)))
+        return
     worker = CellWorker(trainer, folder, workers, go_on if halving else None)
-    while (cell := _next_cell(pipe)) is not None:
-        pipe.send(worker.outcome(cell))
+    try:
+        pipe.send(Ready())
+        while (cell := _next_cell(pipe)) is not None:
+            pipe.send(worker.outcome(cell))
+    finally:  # a thread may keep a process that has nothing left to do
+        pipe.close()
 
 
 def _next_cell(pipe: connection.Connection) -> Cell | None:
@@ -208,8 +217,11 @@ class CellWorker:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, after its class unless it is one of ours."""
+    """What ran out, or the first line of an error's message, after its class unless it is one of ours."""
     from probe_lab.errors import ProbeLabError
+    from probe_lab.scarcity import scarcity
 
+    if not isinstance(error, ProbeLabError) and (lacking := scarcity(error)):
+        return lacking
     text = (str(error).strip().splitlines() or [""])[0]
     return text if isinstance(error, ProbeLabError) else f"{type(error).__name__}: {text}".rstrip(": ")

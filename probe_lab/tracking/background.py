@@ -69,7 +69,11 @@ class Background:
         self.reason = ""
         """Why the store could not be reached last."""
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no further thread, or no memory for it: what is put waits in the backlog
+            self.reason = one_line(error)
+            _log.warning("tracking waits, the run goes on: %s", self.reason)
 
     def put(self, entry: Entry) -> None:
         """Log this when there is time for it."""
@@ -136,7 +140,7 @@ class Background:
                     if self._rest():
                         self._finish()
                         return
-            except OSError as error:  # the folder of the backlog
+            except (OSError, MemoryError) as error:  # the folder of the backlog
                 self.reason = one_line(error)
                 _log.warning("tracking is off for the rest of this run, which goes on: %s", self.reason)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,13 @@ class FakeTrainer:
             raise ValueError(f"seed {seed} is bad\nand a second line")
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "abort":
+            os.abort()
+        if what == "exit":
+            os._exit(0)
+        if what == "linger":
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            raise SystemExit
         if what == "hang":
             (self.log.parent / "hanging").touch()
             time.sleep(600)

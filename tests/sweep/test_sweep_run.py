@@ -29,7 +29,7 @@ from sweep_world import (
 
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError, SweepError
-from probe_lab.sweep import Cell, Outcome, SweepSummary, cells, collect, read_results, run, run_sweep
+from probe_lab.sweep import Cell, Outcome, SweepSummary, cells, collect, local, read_results, run, run_sweep
 from probe_lab.sweep.results import RESULTS, read_failures, write_results
 
 SEEDS = {"trainer.seed": [0, 1, 2, 3]}
@@ -67,10 +67,19 @@ def test_a_sweep_trains_every_cell_once_and_a_rerun_none(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("behaviour", "text"),
-    [("fail", "ValueError: seed 1 is bad"), ("kill", "SIGKILL")],
-    ids=["raise", "kill -9"],
+    [
+        ("fail", "ValueError: seed 1 is bad"),
+        ("kill", "SIGKILL"),
+        ("abort", "SIGABRT"),
+        ("exit", "exit code 0"),
+        ("linger", "SIGKILL"),
+    ],
+    ids=["raise", "kill -9", "abort", "exit", "a thread outlives it"],
 )
-def test_a_cell_that_fails_or_dies_costs_only_itself(tmp_path: Path, behaviour: str, text: str) -> None:
+def test_a_cell_that_fails_or_dies_costs_only_itself(
+    tmp_path: Path, behaviour: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_PATIENCE", 0.5)
     experiment = make_experiment(tmp_path, SEEDS, workers=1)
     names = names_of(experiment)
     summary = run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {1: behaviour}))
@@ -87,7 +96,7 @@ def test_a_cell_that_fails_or_dies_costs_only_itself(tmp_path: Path, behaviour: 
     assert not (experiment.runs_folder / ".partial").exists()
     # The same command tries only that cell again.
     assert run_sweep(experiment, dry_run=True).pending == (names[1],)
-    if behaviour == "kill":
+    if behaviour != "fail":
         return
     again = run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log2", {}))
     assert again.done == (names[1],)
