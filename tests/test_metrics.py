@@ -259,6 +259,8 @@ def test_bounds_stay_where_values_can_be() -> None:
     prediction[[0, 1]] = prediction[[1, 0]]
     for name, found in quick((prediction, target, np.repeat(np.arange(3), 6))).items():
         lowest = {"auc": 0.0, "top1": 0.0, "ndcg": 0.0, "selection_gain": -math.inf}.get(name, -1.0)
+        if math.isnan(found.lower) and found.p > 0.05:  # all three prompts agree, which says little about others
+            continue
         assert lowest <= found.lower <= found.estimate <= found.upper <= 1, name
 
 
@@ -401,3 +403,14 @@ def test_online_metrics_gather_candidates_of_all_processes() -> None:
     expected = metrics.within_prompt_estimate(prediction.numpy(), target.numpy(), prompt.numpy(), "srcc_within")
     assert metric.compute().item() == pytest.approx(expected)
     assert alone != pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("prompts", "p"), [(2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125), (20, 2**-19)])
+def test_prompts_that_agree_are_as_sure_as_the_toss_of_so_many_coins(prompts: int, p: float) -> None:
+    same = mean_over(np.full(prompts, 0.5), np.zeros(prompts, np.bool_), "signed")
+    interval = same.interval(resample(prompts, 100, 0), 0.95)
+    assert interval.p == p
+    assert interval.excludes_zero == (p < 0.05)
+    assert (interval.lower, interval.upper) == (0.5, 0.5) or (
+        p > 0.05 and np.isnan([interval.lower, interval.upper]).all()
+    )

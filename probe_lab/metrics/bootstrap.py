@@ -199,14 +199,18 @@ def interval(
 
     ``plain`` and ``difference``: symmetric; ``signed``, ``share`` and ``gain`` too, cut at −1 … 1, 0 … 1 and 1, beyond
     which no value lies. ``correlation`` and ``auc``: symmetric in Fisher's z (of 2 · auc − 1). ``proportion``:
-    Jeffreys', of as many prompts as would have that variance.
+    Jeffreys', of as many prompts as would have that variance. Without any variance the p-value is that of a sign test,
+    and there are no bounds (nan) while it is above 1 − confidence: two or three prompts that agree say little about
+    others.
     """
     if not math.isfinite(estimate) or not math.isfinite(spread.variance) or spread.degrees <= 0:
         return Interval(float(estimate), math.nan, math.nan, prompts, tied)
     reach = _student(confidence, spread.degrees) * spread.tail * math.sqrt(spread.variance)
     if scale == "proportion":
         return Interval(estimate, *_jeffreys(estimate, spread, confidence, prompts), prompts, tied)
-    p = _p_value(estimate, spread)
+    p = _p_value(estimate, spread, prompts)
+    if spread.variance == 0 and p > 1.0 - confidence and estimate != 0:
+        return Interval(estimate, math.nan, math.nan, prompts, tied, p)
     if scale in _RANGE:
         lowest, highest = _RANGE[scale]
         return Interval(estimate, max(estimate - reach, lowest), min(estimate + reach, highest), prompts, tied, p)
@@ -226,9 +230,9 @@ def _student(confidence: float, degrees: float) -> float:
     return float(special.stdtrit(degrees, 0.5 + confidence / 2))
 
 
-def _p_value(estimate: float, spread: Spread) -> float:
-    if spread.variance == 0:
-        return 1.0 if estimate == 0 else 0.0
+def _p_value(estimate: float, spread: Spread, prompts: int) -> float:
+    if spread.variance == 0:  # the same in every prompt: as surprising as that all have one sign
+        return 1.0 if estimate == 0 else 2.0 ** (1 - prompts)
     statistic = abs(estimate) / math.sqrt(spread.variance) / spread.tail
     return float(2.0 * special.stdtr(spread.degrees, -statistic))
 

@@ -44,7 +44,7 @@ of {evaluator} on the same {prompts} validation prompts, mean over training seed
 named: fewest denoiser calls of the whole selection first ({selection}), then arrays alone before scores of previews and
 lookaheads (each a decode and a run of its evaluator for every seed), then the smaller array per image, then the probe
 with fewer parameters. None is named where no candidate is known to rank better than chance, all of them considered
-(the lowest p, adjusted by Holm, is 0.05 or more).
+(the lowest p, times the number of trainings that a candidate was the best of, and adjusted by Holm, is 0.05 or more).
 Filled points are as good as the best, hollow ones are not; whiskers are their own 95 % intervals, which overlap more
 readily than the difference says. Everything is decided on validation prompts; the test numbers beside them played no
 part. The best of many candidates is partly lucky on validation, so look at the test column too. Few prompts make wide
@@ -107,7 +107,8 @@ class Guide:
     """``candidates`` in order of cost; ``pick`` is the cheapest as good as ``best`` on ``prompts`` of validation.
 
     ``pick`` is None where no candidate is known to rank better than chance: ``p``, the lowest by Holm of those whose
-    SRCC is above 0, is not below 0.05. ``seeds``: the fewest training seeds of a candidate.
+    SRCC is above 0, is not below 0.05. Each stands for all trainings at its place, so its p is multiplied by their
+    number first. ``seeds``: the fewest training seeds of a candidate.
     """
 
     candidates: tuple[Candidate, ...]
@@ -162,12 +163,15 @@ def guides(material: Material) -> dict[str, Guide]:
         columns = {(i, j): column for i, own in enumerate(trainings.values()) for j, column in enumerate(own)}
         table = pd.DataFrame(columns).dropna()
         if len(table):
-            found[evaluator] = _guide(material, candidates, [table[i].to_numpy(float).T for i in range(len(trainings))])
+            values = [table[i].to_numpy(float).T for i in range(len(trainings))]
+            tried = [len(trained_at(results, variant, evaluator)) for variant in candidates]
+            found[evaluator] = _guide(material, candidates, values, tried)
     return found
 
 
-def _guide(material: Material, chosen: Sequence[Variant], values: Sequence[Floats]) -> Guide:
-    """``values`` [S, prompts] of each candidate: SRCC of every training in every prompt."""
+def _guide(material: Material, chosen: Sequence[Variant], values: Sequence[Floats], tried: Sequence[int]) -> Guide:
+    """``values`` [S, prompts] of each candidate: SRCC of every training seed in every prompt. ``tried``: of how many
+    trainings each is the best."""
     nobody = np.zeros(values[0].shape[1], np.bool_)
     measured = [Measured.of_ratios([mean_over(row, nobody, "signed") for row in own]) for own in values]
     best = max(range(len(measured)), key=lambda i: measured[i].estimate)
@@ -182,7 +186,7 @@ def _guide(material: Material, chosen: Sequence[Variant], values: Sequence[Float
         for variant, own in zip(chosen, measured, strict=True)
     ]
     ordered = sorted(found, key=lambda candidate: candidate.cost.key)
-    adjusted = holm([candidate.validation.p for candidate in found])
+    adjusted = holm([min(1.0, own.validation.p * number) for own, number in zip(found, tried, strict=True)])
     above = [value for value, own in zip(adjusted, found, strict=True) if own.validation.estimate > 0]
     p = float(np.nanmin([1.0, *above]))
     pick = next((candidate for candidate in ordered if candidate.as_good), None) if p < 1 - CONFIDENCE else None
@@ -200,6 +204,19 @@ def candidates_of(results: Results, evaluator: str) -> list[Variant]:
         if variant and math.isfinite(results.estimate(variant, evaluator, SELECTION_METRIC, "val")):
             found.append(variant)
     return found
+
+
+def trained_at(results: Results, variant: Variant, evaluator: str) -> list[Variant]:
+    """The probes at the place of this one that were validated by the evaluator: it is the best of them."""
+    place = variant.step, variant.taps, results.scalars(variant)
+    models = probes(results)
+    return [
+        other
+        for other in results.variants
+        if other.model in models
+        and (other.step, other.taps, results.scalars(other)) == place
+        and math.isfinite(results.estimate(other, evaluator, SELECTION_METRIC, "val"))
+    ]
 
 
 def per_prompt(results: Results, cell: str, evaluator: str) -> pd.Series[float]:

@@ -120,13 +120,13 @@ def test_what_may_be_chance_is_not_recommended(simulated: Any) -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(40, 3)) * 0.3
     noise -= noise.mean(axis=0)
-    weak = guide._guide(material, chosen, _values(noise + np.array([0.0, 0.02, 0.01])))
+    weak = guide._guide(material, chosen, _values(noise + np.array([0.0, 0.02, 0.01])), [1] * len(chosen))
     assert not any(candidate.as_good for candidate in weak.candidates)
     assert weak.pick is None
     lead = guide._lead(material, "shapes_reward", weak)
     assert "validation cannot tell which tap to use" in lead
     assert "no candidate is known to rank better than chance" in lead
-    strong = guide._guide(material, chosen, _values(noise + np.array([0.0, 0.5, 0.5])))
+    strong = guide._guide(material, chosen, _values(noise + np.array([0.0, 0.5, 0.5])), [1] * len(chosen))
     assert not next(c for c in strong.candidates if c.variant == chosen[0]).as_good
     assert strong.pick is not None
     assert strong.pick.as_good
@@ -143,18 +143,41 @@ def test_the_luckiest_of_many_at_chance_is_not_recommended(simulated: Any) -> No
     chosen = guide.candidates_of(material.results, "shapes_reward")[:10]
     rng, lucky, named = np.random.default_rng(1), 0, 0
     for _ in range(40):
-        found = guide._guide(material, chosen, _values(0.3 * rng.normal(size=(30, len(chosen)))))
+        found = guide._guide(material, chosen, _values(0.3 * rng.normal(size=(30, len(chosen)))), [1] * len(chosen))
         lucky += any(candidate.validation.lower > 0 for candidate in found.candidates)
         named += found.pick is not None
     assert lucky > 5
     assert named <= 5
 
 
+def test_the_luckiest_of_many_trainings_at_a_place_is_not_recommended(simulated: Any) -> None:
+    """Its p says nothing where it is the best of twelve."""
+    material = _material(simulated)
+    chosen = guide.candidates_of(material.results, "shapes_reward")[:3]
+    rng, named, blindly = np.random.default_rng(2), 0, 0
+    for _ in range(60):
+        noise = 0.3 * rng.normal(size=(12, 30, len(chosen)))
+        best = np.take_along_axis(noise, noise.mean(axis=1, keepdims=True).argmax(axis=0, keepdims=True), 0)[0]
+        named += guide._guide(material, chosen, _values(best), [12] * len(chosen)).pick is not None
+        blindly += guide._guide(material, chosen, _values(best), [1] * len(chosen)).pick is not None
+    assert named <= 6
+    assert blindly > 12
+
+
+def test_the_trainings_of_a_place_are_counted(simulated: Any) -> None:
+    results = load_results(simulated.runs)
+    for variant in guide.candidates_of(results, "shapes_reward"):
+        others = guide.trained_at(results, variant, "shapes_reward")
+        assert variant in others
+        assert {(other.step, other.taps) for other in others} == {(variant.step, variant.taps)}
+    assert len(guide.trained_at(results, variant, "nobody")) == 0
+
+
 def test_nothing_below_chance_is_recommended(simulated: Any) -> None:
     material = _material(simulated)
     chosen = guide.candidates_of(material.results, "shapes_reward")[:2]
     noise = 0.1 * np.random.default_rng(0).normal(size=(30, 2))
-    assert guide._guide(material, chosen, _values(noise - 0.2)).pick is None
+    assert guide._guide(material, chosen, _values(noise - 0.2), [1] * len(chosen)).pick is None
 
 
 def test_a_selection_is_priced_to_its_end() -> None:
