@@ -92,7 +92,8 @@ def result_rows(metrics: Mapping[str, Any], axes: Mapping[str, Any]) -> list[dic
 def collect(folder: Path, cells: Sequence[Cell], *, keep_others: bool = False) -> pd.DataFrame:
     """The results of the finished ones of ``cells``, columns as in ``results.parquet``, sorted.
 
-    ``keep_others``: rows of ``folder``/results.parquet of other cells that are still on disk stay.
+    ``keep_others``: rows of ``folder``/results.parquet of other cells that are still on disk stay; those of a cell that
+    was trained again since are made anew from its files.
     """
     import pandas as pd
 
@@ -100,15 +101,29 @@ def collect(folder: Path, cells: Sequence[Cell], *, keep_others: bool = False) -
     for cell in cells:
         if is_finished(folder / cell.name):
             rows += result_rows(read_metrics(folder / cell.name), cell.axes)
+    own = {cell.name for cell in cells}
+    if not keep_others or not (folder / RESULTS).exists():
+        return _frame(rows).sort_values(_ORDER, ignore_index=True)
+    arrow = read_table(folder / RESULTS)
+    old, digests = arrow.to_pandas(), _digests(arrow.schema.metadata)
+    kept = {name for name in old["cell"].unique() if is_finished(folder / name)} - own
+    for name in sorted(kept):
+        # One that cannot be read has no digest: its rows stay without one, and its readers refuse it.
+        if stored_digest(folder / name) not in ("", digests.get(name, "")):
+            axes = old.loc[old["cell"] == name, "axes"].iloc[0]
+            rows += result_rows(read_metrics(folder / name), json.loads(axes) if axes else {})
+            kept.remove(name)
+    return pd.concat([old[old["cell"].isin(kept)], _frame(rows)]).sort_values(_ORDER, ignore_index=True)
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows with the columns and types of ``results.parquet``."""
+    import pandas as pd
+
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
     counts = ["prompts", "tied"]
     table[counts] = table[counts].fillna(0)
-    table = table.astype(_COLUMNS)
-    if keep_others and (folder / RESULTS).exists():
-        old = read_results(folder)
-        alive = {name for name in old["cell"].unique() if is_finished(folder / name)} - set(table["cell"])
-        table = pd.concat([old[old["cell"].isin(alive)], table])
-    return table.sort_values(_ORDER, ignore_index=True)
+    return table.astype(_COLUMNS)
 
 
 def write_results(folder: Path, table: pd.DataFrame) -> Path:
@@ -178,16 +193,21 @@ def read_table(path: Path) -> pa.Table:
 
 def require_cells(path: Path, metadata: Mapping[bytes, bytes] | None, cells: Mapping[str, Mapping[str, Any]]) -> None:
     """ReportError where a ``results.parquet`` is of other trainings than those whose ``metrics`` lie beside it."""
-    try:
-        digests = read_json((metadata or {}).get(_CELLS_KEY, b"{}"))
-    except ValueError:
-        digests = {}
+    digests = _digests(metadata)
     for name, metrics in cells.items():
         if digests.get(name) and digests[name] != metrics.get("digest"):
             raise ReportError(
                 f"{path} holds other results of {name} than its {METRICS}, those of before or of another runs folder: "
                 "run `probe-lab sweep` again, it only writes the file anew"
             )
+
+
+def _digests(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    """The digest of each training that a ``results.parquet`` with this metadata is of; none of an older one."""
+    try:
+        return dict(read_json((metadata or {}).get(_CELLS_KEY, b"{}")))
+    except (ValueError, TypeError):
+        return {}
 
 
 def require_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:

@@ -27,10 +27,11 @@ from sweep_world import (
     write_cell,
 )
 
+from probe_lab.cells import read_metrics, sealed
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.sweep import Cell, Outcome, SweepSummary, cells, collect, local, read_results, run, run_sweep
-from probe_lab.sweep.results import RESULTS, read_failures, write_results
+from probe_lab.sweep.results import RESULTS, read_failures, read_table, require_cells, write_results
 
 SEEDS = {"trainer.seed": [0, 1, 2, 3]}
 
@@ -146,6 +147,46 @@ def test_results_hold_the_test_split_of_exactly_the_sweeps_cells(tmp_path: Path)
     write_cell(cell, folder / cell.name, 0.7)
     run_sweep(single)
     assert set(read_results(folder)["cell"]) == set(table["cell"]) | {cell.name}
+
+
+def test_rows_of_a_cell_that_was_trained_again_are_never_those_of_before(tmp_path: Path) -> None:
+    """`train` keeps the rows of other cells, and gives none the digest of a training that they are not of."""
+
+    def write(cell: Cell, estimate: float) -> None:
+        folder = cell.experiment.runs_folder / cell.name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_cell(cell, folder, estimate)
+        content = sealed(folder, json.loads((folder / "metrics.json").read_text()))
+        (folder / "metrics.json").write_text(json.dumps(content))
+
+    def shown() -> dict[str, float]:
+        table = read_table(folder / RESULTS)
+        plan = {cell.name: read_metrics(folder / cell.name) for cell in (first, second) if cell.name != damaged}
+        require_cells(folder / RESULTS, table.schema.metadata, plan)
+        rows = table.to_pandas().query("metric == 'srcc'")
+        assert set(rows.loc[rows["cell"] == first.name, "axes"]) == {json.dumps(dict(first.axes), sort_keys=True)}
+        return dict(zip(rows["cell"], rows["estimate"], strict=True))
+
+    experiment, damaged = make_experiment(tmp_path, {"trainer.seed": [0, 1]}), ""
+    folder, (first, second) = experiment.runs_folder, cells(experiment)
+    (single,) = cells(make_experiment(tmp_path, probe={"step": 1, "taps": [ATTENTION]}))
+    for cell in (first, second, single):
+        write(cell, 0.1)
+    run_sweep(experiment)
+    write(first, 0.9)
+    run_sweep(single.experiment)
+    assert shown() == {first.name: 0.9, second.name: 0.1, single.name: 0.1}
+
+    path, damaged = folder / second.name / "metrics.json", second.name
+    whole = path.read_text()
+    path.write_text("{")
+    run_sweep(single.experiment)
+    assert set(shown()) == {first.name, second.name, single.name}
+    path.write_text(whole)
+    write(second, 0.5)
+    damaged = ""
+    run_sweep(single.experiment)
+    assert shown()[second.name] == 0.5
 
 
 def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
