@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from probe_lab import metrics
 from probe_lab.errors import ConfigError, DataError
 from probe_lab.metrics.bootstrap import mean_over, resample
+from probe_lab.metrics.measured import mean_measured
 
 Array = npt.NDArray[np.float64]
 THRESHOLD = 0.2
@@ -255,3 +256,16 @@ def test_unknown_metrics_and_a_missing_threshold_are_refused() -> None:
         metrics.paired_difference(a, a, target, prompt, "auc")
     with pytest.raises(DataError, match="S ≥ 1"):
         metrics.paired_difference(np.zeros((0, len(target))), a, target, prompt, "srcc")
+
+
+def test_differences_that_cancel_for_one_evaluator_alone_are_averaged() -> None:
+    """Two losses that collapsed give one evaluator the same predictions, and another one different ones."""
+    values = [crossed(3, 30, 0.5, 1.0, seed) for seed in range(3)]
+    same, first, second = (measured(rows) for rows in values)
+    draws = resample(30, 100, 0)
+    alike = same.minus(measured(values[0]))
+    assert (alike.estimate, alike.spread(draws, 0.95).variance) == (0, 0)
+    half = mean_measured([first.minus(second), alike])
+    apart, mean = first.minus(second).interval(draws, 0.95), half.interval(draws, 0.95)
+    assert mean.estimate == pytest.approx(apart.estimate / 2)
+    assert mean.upper - mean.lower == pytest.approx((apart.upper - apart.lower) / 2)

@@ -36,6 +36,10 @@ class Trainings:
         """Whether they are the same trainings."""
         return np.array_equal(self.values, other.values) and np.array_equal(self.influence, other.influence)
 
+    def cancelled(self) -> Trainings:
+        """What is left of them in a difference whose other side they are too: nothing."""
+        return Trainings(np.zeros_like(self.values), np.zeros_like(self.influence))
+
     def components(self, prompts: int) -> tuple[float, float, float]:
         """Of the variance of their mean: MS_training / (P S), the part of it that prompts explain, MS_both / (P S), and
         Σ v²/df of the two. All 0 of a single training."""
@@ -94,9 +98,9 @@ class Measured:
 
     def minus(self, other: Measured) -> Measured:
         """The paired difference on the same prompts: what a prompt adds to both cancels, and what they share of
-        trainings."""
-        ours = [side for side in self.sides if not any(side.same(another) for another in other.sides)]
-        theirs = [side for side in other.sides if not any(side.same(another) for another in self.sides)]
+        trainings. The sides of both stay in their places, so that differences by several evaluators can be averaged,
+        also where both say the same for one evaluator (two losses that collapsed, for instance) and not for another."""
+        ours, theirs = _without_shared(self.sides, other.sides), _without_shared(other.sides, self.sides)
         return Measured(
             self.estimate - other.estimate,
             self.influence - other.influence,
@@ -126,6 +130,10 @@ class Measured:
         """The estimate with its interval and p-value."""
         spread = self.spread(draws, confidence)
         return interval(self.estimate, spread, confidence, self.prompts, self.tied, self.scale)
+
+
+def _without_shared(sides: Sequence[Trainings], others: Sequence[Trainings]) -> list[Trainings]:
+    return [side.cancelled() if any(side.same(another) for another in others) else side for side in sides]
 
 
 def mean_measured(several: Sequence[Measured]) -> Measured:
