@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from probe_lab.metrics import Measured
 from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.metrics.measured import left_out_in_turn
 from probe_lab.metrics.prompts import Floats
+from probe_lab.regular import regular
 from probe_lab.report.choice import variant_text
 from probe_lab.report.intervals import draws, measured_value, value_of
 from probe_lab.report.load import Results, Value, Variant
@@ -46,6 +48,7 @@ Suspicious would be a slope far from 1 in spite of the line, unless validation h
 different predictions whose true scores are the same."""
 _BEFORE = "“before” in the table is without it"
 _NO_BEFORE = "none is stored with this probe, or its loss needs none"
+_FELL_BACK = "none of the trainings has a rising one, so that “before” in the table is the same as after"
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,22 @@ def section(material: Material) -> Section:
         bins=BINS,
         best=variant_text(best),
         seed=seed,
-        calibrated=_BEFORE if any(before.values()) else _NO_BEFORE,
+        calibrated=_calibrated(results, best, before),
     ) + order_note(results, best, shown)
     names = ", ".join(evaluator_label(name) for name in shown)
     alt = f"Mean true score over mean predicted score in {BINS} groups of test images, one panel for each of: {names}."
     drawing = Drawing("reliability", alt, _draw(shown, found))
     numbers = _table(material, found, before)
     return Section("reliability", TITLE, text, (drawing,), tuple(skipped), (numbers,))
+
+
+def _calibrated(results: Results, variant: Variant, before: Mapping[str, Calibration | None]) -> str:
+    """What became of the straight lines through validation images."""
+    names = [name for name, found in before.items() if found is not None]
+    if not names:
+        return _NO_BEFORE
+    cells = results.seeds(variant).values()
+    return _FELL_BACK if all({*names} <= {*unscaled(results, cell)} for cell in cells) else _BEFORE
 
 
 def varies(table: pd.DataFrame) -> bool:
@@ -171,10 +183,23 @@ def _errors(table: pd.DataFrame) -> tuple[float, float]:
 
 def unscaled(results: Results, cell: str) -> tuple[str, ...]:
     """Evaluators for which a ranking loss left the probe without units: no rising line leads to the true scores."""
-    path = results.folder / cell / "probe.json"
+    return tuple(_targets(results, cell).get("unscaled", ()))
+
+
+def _targets(results: Results, cell: str) -> dict[str, Any]:
+    """What ``probe.json`` says of the units of predictions; nothing where there is no such file.
+
+    Raises:
+        ReportError: it is damaged, or not the file that was written with the cell.
+    """
+    path = results.folder / cell / DESCRIPTION
     if not path.exists():
-        return ()
-    return tuple(read_json(path.read_text(encoding="utf-8")).get("targets", {}).get("unscaled", ()))
+        return {}
+    require_file(path.parent, DESCRIPTION)
+    try:
+        return dict(read_json(regular(path).read_bytes()).get("targets", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path} cannot be read ({error}): train the cell again") from error
 
 
 def order_note(results: Results, variant: Variant, evaluators: Iterable[str]) -> str:
@@ -191,17 +216,15 @@ def order_note(results: Results, variant: Variant, evaluators: Iterable[str]) ->
 
 
 def uncalibrated(results: Results, cell: str, evaluator: str, table: pd.DataFrame) -> pd.DataFrame | None:
-    """The predictions without the line of ``Probe.calibrate``; None where there is none, or no probe.json."""
-    path = results.folder / cell / DESCRIPTION
-    if not path.exists():
-        return None
-    require_file(path.parent, DESCRIPTION)
-    try:
-        targets = read_json(path.read_bytes()).get("targets", {})
-    except (OSError, ValueError, AttributeError) as error:
-        raise ReportError(f"{path} cannot be read ({error}): train the cell again") from error
+    """The predictions without the line of ``Probe.calibrate``; None where none was wanted, or no probe.json says so.
+
+    Where no rising line was found (``unscaled``), the predictions are without one already.
+    """
+    targets = _targets(results, cell)
     if evaluator not in targets.get("evaluators", []) or "slope" not in targets:
         return None
+    if evaluator in targets.get("unscaled", ()):
+        return table
     at = targets["evaluators"].index(evaluator)
     mean, std, slope, shift = (targets[name][at] for name in ("mean", "std", "slope", "shift"))
     if (slope, shift) == (1.0, 0.0):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from probe_lab.errors import ReportError
 from probe_lab.report import reliability, scatter
 from probe_lab.report.choice import choose
 from probe_lab.report.load import load_results
@@ -180,3 +181,35 @@ def test_a_probe_without_units_is_said_where_its_predictions_are_drawn(simulated
     with drawing():
         assert "no units" not in reliability.section(material).explanation
         assert "no units" not in scatter.section(material).explanation
+
+
+def test_a_training_without_a_rising_line_counts_before_as_it_does_after(simulated: Any, runs_copy: Path) -> None:
+    results = load_results(runs_copy)
+    choice = choose(results, ["shapes_reward"], None)
+    cells = list(results.seeds(choice.best).values())
+
+    def describe(cell: str, slope: float, unscaled: list[str]) -> None:
+        targets = {"evaluators": ["shapes_reward"], "mean": [0.0], "std": [1.0], "slope": [slope], "shift": [0.0]}
+        (runs_copy / cell / "probe.json").write_text(json.dumps({"targets": targets | {"unscaled": unscaled}}))
+
+    describe(cells[0], 2.0, [])
+    describe(cells[1], 1.0, ["shapes_reward"])
+    one, other = (results.predictions(cell, "shapes_reward") for cell in cells)
+    both = reliability.calibration(one.assign(prediction=one["prediction"] / 2), other)
+    before = reliability.of_variant(results, choice.best, "shapes_reward", calibrated=False)
+    assert before is not None
+    assert before.slope.estimate == pytest.approx(both.slope.estimate)
+    material = Material(results, choice, None)
+    with drawing():
+        assert "“before” in the table is without it" in reliability.section(material).explanation
+        describe(cells[0], 1.0, ["shapes_reward"])
+        assert "none of the trainings has a rising one" in reliability.section(material).explanation
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"targets": 3}'])
+def test_a_damaged_description_of_a_probe_is_one_line(simulated: Any, runs_copy: Path, content: str) -> None:
+    results = load_results(runs_copy)
+    cell = str(results.cells["cell"].iloc[0])
+    (runs_copy / cell / "probe.json").write_text(content)
+    with pytest.raises(ReportError, match=r"probe\.json cannot be read .*: train the cell again"):
+        reliability.unscaled(results, cell)
