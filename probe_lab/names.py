@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -24,3 +25,15 @@ def problem_of(name: str) -> str:
     if unprintable or re.search(r"[/\\\[\]]", name) or name != name.strip().strip("."):
         return _RULE
     return ""
+
+
+def slug(name: str) -> str:
+    """The name in letters, digits and underscores, for files and anchors; different names have different ones.
+
+    Hyphens become underscores. Where anything else is replaced, or an underscore could have been a hyphen, a hash of
+    the name follows.
+    """
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    if plain and plain.replace("_", "-") == name:
+        return plain
+    return "_".join(filter(None, (plain, hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8])))

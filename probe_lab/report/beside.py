@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 from probe_lab.report.choice import BASELINES, best_on_validation, probes, steps_of
 from probe_lab.report.load import Results, Value, load_results
 from probe_lab.report.material import Drawing, Material, Section
-from probe_lab.report.style import COLUMN, MARKERS, METRICS, OKABE_ITO, evaluator_label, legend_label, model_label
+from probe_lab.report.style import COLUMN, METRICS, evaluator_label, legend_label, look, model_label
 from probe_lab.report.tables import Field, Table
 
 METRICS_SHOWN = ("srcc_within", "selection_gain")
+_IN_A_ROW = 4
+"""Names in a row of the legend."""
 
 _EXPLANATION = """Each line is another experiment, on its own unseen prompts. At every step it shows the probe (of any
 tap and loss) that validates best there; shaded: 95 % interval over test prompts. Backbones differ in
@@ -44,21 +46,22 @@ def section(material: Material, rivals: list[Rival]) -> Section:
     figure = Figure(figsize=(2 * COLUMN, 2.6))
     for ax, metric in zip(figure.subplots(1, len(METRICS_SHOWN)), METRICS_SHOWN, strict=True):
         for i, rival in enumerate(rivals):
+            color, marker = look(i)
             points = {step: _best(rival.results, step, evaluator, metric) for step in _steps(rival.results)}
             known = {step: value for step, value in points.items() if value}
             steps = list(known)
             ax.plot(
                 steps,
                 [v.estimate for v in known.values()],
-                color=OKABE_ITO[i],
-                marker=MARKERS[i],
+                color=color,
+                marker=marker,
                 label=legend_label(rival.name),
             )
             ax.fill_between(
                 steps,
                 [v.lower for v in known.values()],
                 [v.upper for v in known.values()],
-                color=OKABE_ITO[i],
+                color=color,
                 alpha=0.15,
                 lw=0,
             )
@@ -67,7 +70,7 @@ def section(material: Material, rivals: list[Rival]) -> Section:
         ax.set_xlabel(material.step_text)
         ax.set_ylabel(METRICS[metric])
     handles, names = ax.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), _IN_A_ROW))
     alt = (
         f"Two line charts over the denoising step for {evaluator_label(evaluator)}: the best probe of "
         f"{' and of '.join(rival.name for rival in rivals)}."

@@ -24,12 +24,12 @@ from probe_lab.report.load import VARIANT, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import (
     GREY,
-    MARKERS,
     METRICS,
     OKABE_ITO,
     PAGE,
     evaluator_label,
     legend_label,
+    look,
     model_label,
     tap_labels,
     tap_order,
@@ -84,7 +84,7 @@ def _draw(material: Material, rows: pd.DataFrame, taps: list[str], evaluator: st
         shown = rows[(rows["evaluator"] == evaluator) & (rows["metric"] == metric) & (rows["split"] == "test")]
         for i, tap in enumerate(ordered):
             line = shown[shown["taps"] == tap].sort_values("step")
-            color, marker = OKABE_ITO[i], MARKERS[i]
+            color, marker = look(i)
             ax.plot(
                 line["step"], line["estimate"], color=color, marker=marker, label=legend_label(labels[tap]), zorder=3
             )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
+from probe_lab.names import slug
 from probe_lab.report import curves, guide, heatmap, losses, selection
 from probe_lab.report.choice import choose, probes, steps_of, variant_text
 from probe_lab.report.headline import headline_tables
@@ -89,7 +89,7 @@ def parts(material: Material) -> list[Part]:
 
 
 def _part(material: Material, other: Results, name: str) -> Part:
-    slug = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
+    ending = slug(name)
     choice = material.choice
     evaluators = [evaluator for evaluator in choice.evaluators if evaluator in other.evaluators] or other.evaluators
     if probes(other):
@@ -106,15 +106,15 @@ def _part(material: Material, other: Results, name: str) -> Part:
         f"{len(other.cells)} cells, trained on the images of {name} (cache {other.origin.cache}). {lead} What needs "
         "images or arrays is drawn of the first set only."
     )
-    return Part(f"on_{slug}", _title(name), about, tuple(_renamed(section, slug) for section in sections))
+    return Part(f"on_{ending}", _title(name), about, tuple(_renamed(section, ending) for section in sections))
 
 
-def _renamed(section: Section, slug: str) -> Section:
+def _renamed(section: Section, ending: str) -> Section:
     """Files of another origin stand beside those of the first, so their names must differ."""
     return replace(
         section,
-        drawings=tuple(replace(drawing, name=f"{drawing.name}_{slug}") for drawing in section.drawings),
-        tables=tuple(replace(table, name=f"{table.name}_{slug}") for table in section.tables),
+        drawings=tuple(replace(drawing, name=f"{drawing.name}_{ending}") for drawing in section.drawings),
+        tables=tuple(replace(table, name=f"{table.name}_{ending}") for table in section.tables),
     )
 
 

@@ -165,6 +165,11 @@ def _width(text: str, size: float) -> float:
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
+def look(i: int) -> tuple[str, str]:
+    """Colour and marker of line ``i``: the first seven differ in both, the first 49 in one of them."""
+    return OKABE_ITO[i % len(OKABE_ITO)], MARKERS[(i + i // len(OKABE_ITO)) % len(MARKERS)]
+
+
 def legend_label(text: str) -> str:
     """The name of a line, shown in its legend: matplotlib leaves out those that begin with an underscore."""
     return f" {text}" if text.startswith("_") else text

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.errors import DataError
+from probe_lab.names import slug
 from probe_lab.report.load import Value
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.objectives import ALPHA, METRICS, REFERENCES, SELECTION, Objective, Pair, Study, study, verdict
@@ -239,5 +238,4 @@ def _several(found: Study) -> bool:
 
 
 def _slug(found: Study, pair: Pair) -> str:
-    origin = re.sub(r"[^A-Za-z0-9]+", "_", pair.origin).strip("_")
-    return f"{origin}_{pair.evaluator}" if _several(found) else pair.evaluator
+    return f"{slug(pair.origin)}_{pair.evaluator}" if _several(found) else pair.evaluator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
-from probe_lab.report import build, elsewhere, losses, which_loss
+from probe_lab.names import slug
+from probe_lab.report import beside, build, elsewhere, losses, which_loss
 from probe_lab.report.load import load_results
+from probe_lab.report.origin import Origin
 
 EVALUATORS = ("shapes_reward", "shapes_binding")
 
@@ -102,3 +105,29 @@ def test_a_backbone_with_baselines_only_has_its_cells(two_backbones: Any) -> Non
     assert "only baselines" in part.lead
     assert [section.key for section in part.sections] == ["cells"]
     assert [table.name for table in part.sections[0].tables] == ["cells_tiny_sd3"]
+
+
+def test_more_experiments_beside_each_other_than_colours_are_told_apart(two_backbones: Any) -> None:
+    results = dataclasses.replace(load_results(two_backbones.runs), elsewhere=())
+    material = build.Material(results, build.choose(results, EVALUATORS, 5), None)
+    rivals = [beside.Rival(f"experiment {i}", results) for i in range(16)]
+    section = beside.section(material, rivals)
+    lines = [line for line in section.drawings[0].figure.axes[0].lines if line.get_label().startswith("experiment")]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 16
+
+
+def test_names_that_are_spelt_alike_in_letters_have_files_of_their_own(two_backbones: Any) -> None:
+    names = ("tiny-sd (猫)", "tiny-sd (犬)", "tiny-sd", "tiny_sd", "tiny--sd", "-tiny-sd", "tiny sd", "猫", "犬", "")
+    slugs = [slug(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_]+", text) for text in slugs)
+    assert [slug(name) for name in ("tiny-sd3", "sdxl")] == ["tiny_sd3", "sdxl"]
+    home = load_results(two_backbones.runs)
+    (other,) = home.elsewhere
+    bare = dataclasses.replace(other, cells=other.cells.assign(model="prompt_only"))
+    parts = [dataclasses.replace(bare, origin=Origin("tiny-sd", cache)) for cache in ("猫", "犬", "a-1", "a_1")]
+    material = build.Material(
+        dataclasses.replace(home, elsewhere=tuple(parts)), build.choose(home, EVALUATORS, 5), Cache(two_backbones.cache)
+    )
+    shown = elsewhere.parts(material)
+    assert len({part.key for part in shown}) == len({part.sections[0].tables[0].name for part in shown}) == 4

@@ -25,9 +25,9 @@ from probe_lab.report.papers.shown import (
 from probe_lab.report.style import (
     GREY,
     MARKERS,
-    OKABE_ITO,
     PAGE,
     evaluator_label,
+    look,
     loss_label,
     tap_labels,
     tap_order,
@@ -108,7 +108,7 @@ def figure_gain(shown: Shown) -> Section:
         unit = spread(shown, variant, evaluator) or 1.0
         points = [picked(shown, variant, evaluator, count) for count in counts]
         rise = [(point.chosen.estimate - point.random.estimate) / unit for point in points]
-        color, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
+        color, marker = look(i)
         ax.plot(counts, rise, color=color, marker=marker, label=evaluator_label(evaluator))
     ax.axvline(_PLATEAU, color=GREY, ls="--", lw=1)
     ax.text(_PLATEAU, 0.02, "published plateau ", transform=ax.get_xaxis_transform(), ha="right", color=GREY)
@@ -201,7 +201,7 @@ def _dots(ax: Axes, shown: Shown, variants: list[Variant], evaluator: str, metri
     places = [row + (i - (len(shown.evaluators) - 1) / 2) * 0.13 for row in range(len(variants))]
     values = [shown.value(variant, evaluator, metric) for variant in variants]
     at = [(place, value) for place, value in zip(places, values, strict=True) if value]
-    color, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
+    color, marker = look(i)
     y = [place for place, _ in at]
     ax.hlines(y, [v.lower for _, v in at], [v.upper for _, v in at], color=color, lw=1)
     ax.plot([v.estimate for _, v in at], y, marker, color=color, label=evaluator_label(evaluator))

@@ -18,7 +18,7 @@ from probe_lab.report.papers.shown import (
     paper_table,
     published,
 )
-from probe_lab.report.style import GREY, MARKERS, OKABE_ITO, PAGE, evaluator_label
+from probe_lab.report.style import GREY, OKABE_ITO, PAGE, evaluator_label, look
 from probe_lab.report.tables import Field
 
 _SHARES = (0.05, 0.1, 0.2, 0.4)
@@ -38,7 +38,7 @@ def figure_cost(shown: Shown) -> Section:
         (step, shown.share(step), price, *found) for step, price, found in zip(shown.probed, costs, gains, strict=True)
     ]
     for i, evaluator in enumerate(shown.evaluators):
-        color, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
+        color, marker = look(i)
         y = [found[i].estimate for found in gains]
         ours.plot(costs, y, color=color, marker=marker, label=evaluator_label(evaluator))
     ours.axhline(0, color="black", lw=0.6)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from probe_lab.report.load import Value
 from probe_lab.report.material import Drawing, Section
 from probe_lab.report.papers.shown import CAUTION, Shown, our_table, paper_table, published
-from probe_lab.report.style import GREY, MARKERS, OKABE_ITO, PAGE, evaluator_label
+from probe_lab.report.style import GREY, MARKERS, PAGE, evaluator_label, look
 from probe_lab.report.tables import Field
 
 _METRICS = {"srcc": "SRCC", "auc": "AUC-ROC", "ktc": "KTC", "pcc": "PCC"}
@@ -117,7 +117,7 @@ def lines_over_steps(ax: Axes, shown: Shown, metric: str, *, shares: bool = Fals
     for i, evaluator in enumerate(shown.evaluators):
         values = [shown.value(shown.probe(step), evaluator, metric) for step in steps]
         at = [(place, value) for place, value in zip(x, values, strict=True) if value]
-        color, marker = OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)]
+        color, marker = look(i)
         places = [place for place, _ in at]
         ax.plot(places, [v.estimate for _, v in at], color=color, marker=marker, label=evaluator_label(evaluator))
         if i == 0:
