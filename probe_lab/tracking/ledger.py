@@ -36,14 +36,17 @@ _SQLITE = "sqlite:///"
 
 @dataclass(frozen=True)
 class Logged:
-    """A cell's run, how it ended and the ``digest`` of what it shows; none where an earlier version logged it."""
+    """A cell's run, how it ended and the ``digest`` of what it shows; none where an earlier version logged it.
+
+    Nobody knows of which training such a run is: it is replaced once.
+    """
 
     run: str
     status: Status
     digest: str = ""
 
     def shows(self, digest: str) -> bool:
-        return self.status == "FINISHED" and self.digest in ("", digest)
+        return self.status == "FINISHED" and self.digest == digest
 
 
 @dataclass
@@ -59,8 +62,11 @@ class Ledger:
 
     @staticmethod
     def read(runs: Path, uri: str) -> Ledger:
-        """The ledger of a runs folder; an empty one where there is none, or where it is about another store."""
+        """The ledger of a runs folder; an empty one where there is none, or where it is about another store, or came
+        with the folder that this one is a copy of."""
         ledger = Ledger(runs, uri)
+        if (runs / FOLDER / _OWNER).exists() and not has_owner(runs):
+            return ledger
         with suppress(OSError, ValueError, KeyError, TypeError):  # torn or foreign: what was read so far is true
             for line in (runs / FOLDER / _FILE).read_text().splitlines():
                 content = read_json(line)
@@ -132,9 +138,19 @@ def owner_of(runs: Path) -> str:
     folder = runs / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     place = _Place.of(folder)
-    owner = _stored_owner(folder, place) or uuid.uuid4().hex
+    owner = _stored_owner(folder, place)
+    if not owner:
+        if (folder / _OWNER).exists():
+            (folder / _FILE).unlink(missing_ok=True)  # of the folder that this one is a copy of
+        owner = uuid.uuid4().hex
     write_whole(folder / _OWNER, json.dumps({"owner": owner, **asdict(place)}).encode())
     return owner
+
+
+def has_owner(runs: Path) -> bool:
+    """Whether a runs folder has a name of its own already: a copy gets one when it is logged first."""
+    folder = runs / FOLDER
+    return folder.is_dir() and bool(_stored_owner(folder, _Place.of(folder)))
 
 
 @dataclass(frozen=True)

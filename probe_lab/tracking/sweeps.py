@@ -13,7 +13,7 @@ from probe_lab.config import Experiment
 from probe_lab.tracking.background import Background
 from probe_lab.tracking.backlog import Backlog
 from probe_lab.tracking.entries import CellRun, Entry, Status
-from probe_lab.tracking.ledger import Ledger
+from probe_lab.tracking.ledger import Ledger, has_owner
 from probe_lab.tracking.sending import Session
 from probe_lab.tracking.store import Store
 from probe_lab.tracking.values import place_tags
@@ -99,7 +99,9 @@ def tracking_uri(experiment: Experiment) -> str:
 
 def _nothing_to_add(uri: str, folder: Path, runs: Sequence[CellRun]) -> bool:
     """Whether the last sweep logged all of this one's cells: MLflow, whose import is slow, is not needed then."""
-    return not Backlog(folder).files() and Ledger.read(folder, uri).complete(run.name for run in runs)
+    if Backlog(folder).files() or not has_owner(folder):
+        return False
+    return Ledger.read(folder, uri).complete(run.name for run in runs)
 
 
 def _close(background: Background, uri: str, folder: Path, status: Status | None, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from probe_lab.tracking import background
 from probe_lab.tracking.background import Background
 from probe_lab.tracking.backlog import Backlog, alone_in
 from probe_lab.tracking.entries import Entry
-from probe_lab.tracking.ledger import Ledger, Logged, digest_of
+from probe_lab.tracking.ledger import Ledger, Logged, digest_of, has_owner, owner_of
 from probe_lab.tracking.sending import Session
 from probe_lab.tracking.values import read_cell
 
@@ -91,6 +92,26 @@ def test_a_ledger_survives_a_kill_at_any_byte(tmp_path: Path) -> None:
     assert Ledger.read(tmp_path, "http://other").cells == {}
 
 
+def test_the_ledger_of_a_copied_runs_folder_is_not_that_of_the_copy(tmp_path: Path) -> None:
+    uri = "http://server"
+    experiment = experiment_in(tmp_path, uri)
+    finish(experiment, 0)
+    name, folder = cells(experiment)[0].name, experiment.runs_folder
+    owner = owner_of(folder)
+    ledger = Ledger(folder, uri)
+    ledger.open("parent")
+    ledger.add(name, Logged("run", "FINISHED", digest_of(folder / name)))
+    ledger.close("FINISHED")
+    assert Ledger.read(folder, uri).complete([name])
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert not has_owner(copy)
+    assert Ledger.read(copy, uri) == Ledger(copy, uri)
+    assert owner_of(copy) != owner
+    assert Ledger.read(copy, uri) == Ledger(copy, uri)  # the store may have been out of reach since
+    assert has_owner(copy)
+    assert Ledger.read(folder, uri) == ledger
+
+
 def test_a_ledger_is_complete_only_for_what_the_files_are_now(tmp_path: Path) -> None:
     experiment = experiment_in(tmp_path, "http://server")
     finish(experiment, 0, 1)
@@ -104,6 +125,8 @@ def test_a_ledger_is_complete_only_for_what_the_files_are_now(tmp_path: Path) ->
     assert not ledger.complete([first])
     ledger.close("FINISHED")
     assert ledger.complete([first, second])
+    unknown = Ledger(experiment.runs_folder, "http://server", "parent", "FINISHED", {first: Logged("run", "FINISHED")})
+    assert not unknown.complete([first])  # of an earlier version: of any training
     assert not ledger.complete([first, second, third])
     (experiment.runs_folder / second / "metrics.json").write_text("{}")
     assert ledger.complete([first])

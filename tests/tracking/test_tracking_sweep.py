@@ -340,6 +340,20 @@ def test_a_copied_runs_folder_is_another_owner_and_a_moved_one_the_same(experime
     assert owner_of(moved.runs_folder) == "0" * 32
 
 
+def test_a_copy_without_anything_to_train_gets_runs_of_its_own(experiment: Experiment, tmp_path: Path) -> None:
+    play(experiment)
+    ours = {run.info.run_id for runs in runs_of(experiment) for run in runs}
+    shutil.copytree(experiment.runs, tmp_path / "copied")
+    copy = dataclasses.replace(experiment, runs=str(tmp_path / "copied"))
+    with track(copy, copy.runs_folder, [run_of(cell) for cell in cells(copy)]) as tracker:
+        assert tracker.active
+    parents, children = runs_of(experiment)
+    assert ours < {run.info.run_id for run in (*parents, *children)}
+    assert len(children) == 6
+    with track(copy, copy.runs_folder, [run_of(cell) for cell in cells(copy)]) as tracker:
+        assert not tracker.active
+
+
 def test_what_a_store_refuses_is_cut_or_left_out_and_all_else_is_logged(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
