@@ -75,14 +75,15 @@ class CacheWriter:
             write_table(self.folder / SAMPLES, table.replace_schema_metadata(marks))
             manifest.save(self.folder)
         self._check_manifest()
-        # The split is a note of what it was at generation time; data.split may change, the samples may not. Older
-        # caches do not know which image a prompt describes.
+        # The split is a note of what it was at generation time; data.split may change, the samples may not.
         noted = ["split", IMAGE_ID.name]
-        stored = load_samples(self.folder / SAMPLES).drop(columns=noted, errors="ignore")
+        found = load_samples(self.folder / SAMPLES)
+        stored = found.drop(columns=noted, errors="ignore")
         if not stored.equals(self.samples.drop(columns=noted, errors="ignore")):
             raise CacheError(
                 f"{self.folder / SAMPLES} holds other samples than this experiment asks for: choose another cache.name"
             )
+        self._check_images(found)
         self._identity = open_cache(self.folder).identity
 
     def pending(self) -> list[int]:
@@ -172,6 +173,17 @@ class CacheWriter:
     def write_text(self, encoder: str, tensors: Mapping[str, Tensor]) -> None:
         """Store text/<encoder>.safetensors, see `probe_lab.cache.text.write_text`."""
         write_text(self.folder, encoder, tensors, prompts=int(self.samples["prompt_id"].nunique()))
+
+    def _check_images(self, stored: pd.DataFrame) -> None:
+        """CacheError where the cache would be split without a word by other images than the experiment's, or by
+        prompts."""
+        name = IMAGE_ID.name
+        if name in self.samples and not (name in stored and stored[name].equals(self.samples[name])):
+            wrong = "names other images than the experiment for" if name in stored else "does not say the images of"
+            raise CacheError(
+                f"{self.folder / SAMPLES} {wrong} its prompts, by which the experiment splits: choose another "
+                "cache.name, or the source of prompts that the cache was made from"
+            )
 
     def _check_manifest(self) -> None:
         stored = Manifest.load(self.folder).renamed(self.manifest.name)

@@ -171,6 +171,22 @@ def test_resume_with_other_samples(world: World) -> None:
         CacheWriter(world.folder, world.manifest(), world.samples.assign(seed=np.arange(12)))
 
 
+def test_resume_where_other_images_or_none_were_named(world: World) -> None:
+    """Their splits would be others than those that the experiment is planned with."""
+    images = (world.samples["prompt_id"] // 2).astype(str)
+    named = world.samples.assign(image_id=images)
+    world.writer()
+    with pytest.raises(CacheError, match=r"does not say the images of its prompts.*: choose another cache\.name"):
+        CacheWriter(world.folder, world.manifest(), named)
+    world.writer()
+    shutil.rmtree(world.folder)
+    CacheWriter(world.folder, world.manifest(), named)
+    CacheWriter(world.folder, world.manifest(), named.assign(split="test"))
+    world.writer()  # the cache knows more
+    with pytest.raises(CacheError, match=r"names other images than the experiment .*another cache\.name"):
+        CacheWriter(world.folder, world.manifest(), named.assign(image_id=images + "0"))
+
+
 def test_cache_that_was_replaced_under_a_writer(world: World) -> None:
     writer = world.writer()
     shutil.rmtree(world.folder)
