@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,12 +15,12 @@ def read_json(text: str | bytes) -> Any:
     """What a text says.
 
     Raises:
-        ValueError: no JSON, bytes that are no UTF, or more than ``MOST_LEVELS`` levels, at which Python's own recursion
-            would end, here or wherever the content is used.
+        ValueError: no JSON, bytes that are no UTF, the same key twice in one object, or more than ``MOST_LEVELS``
+            levels, at which Python's own recursion would end, here or wherever the content is used.
     """
     too_deep = f"its lists and mappings are nested more than {MOST_LEVELS} levels deep"
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_distinct)
     except RecursionError:
         raise ValueError(too_deep) from None
     level, depth = [content], 0
@@ -28,6 +29,14 @@ def read_json(text: str | bytes) -> Any:
         if depth > MOST_LEVELS:
             raise ValueError(too_deep)
         level = [inner for item in level for inner in _inside(item)]
+    return content
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
     return content
 
 

@@ -58,15 +58,17 @@ def json_lines_captions(path: Path, column: str, field: str, per_image: PerImage
     return _records(path, values, column, [f"line {number}" for number, _ in lines])
 
 
-def _parsed(path: Path, text: str, line: int = 1) -> Any:
+def _parsed(path: Path, text: str, number: int | None = None) -> Any:
+    """What a file says, or its line of this ``number``."""
     try:
         return read_json(text)
     except json.JSONDecodeError as error:
-        place = f"{error.msg}, line {line + error.lineno - 1} column {error.colno}"
+        place = f"{error.msg}, line {(number or 1) + error.lineno - 1} column {error.colno}"
         hint = ": name a file of one JSON value per line .jsonl" if error.msg == "Extra data" else ""
         raise ConfigError(f"prompts.path '{path}' is not valid JSON ({place}){hint}") from error
     except ValueError as error:
-        raise ConfigError(f"prompts.path '{path}' is not valid JSON ({error})") from error
+        place = f", line {number}" if number else ""
+        raise ConfigError(f"prompts.path '{path}' is not valid JSON ({error}{place})") from error
 
 
 def _records(path: Path, values: Sequence[Any], column: str, places: Sequence[str]) -> list[Caption]:

@@ -51,6 +51,7 @@ def table_captions(path: Path, column: str, quoting: Quoting) -> list[Caption]:
     try:
         header = next(rows, [])
         require_column(path, column, header)
+        require_once(path, IMAGE_ID, header)
         at, image = header.index(column), header.index(IMAGE_ID) if IMAGE_ID in header else None
         for row in rows:
             _require_row(path, row, header, rows.line_num, delimiter, quoted=quoted)
@@ -103,6 +104,7 @@ def parquet_captions(path: Path, column: str, per_image: PerImage) -> list[Capti
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             require_column(path, column, names)
+            require_once(path, IMAGE_ID, names)
             kind = file.schema_arrow.field(column).type
             content = file.read(columns=[column, *({IMAGE_ID} & {*names} - {column})])
     except UNREADABLE as error:
@@ -134,6 +136,13 @@ def require_column(path: Path, column: str, names: Sequence[str]) -> None:
         close = next((name for name in names if name.strip().casefold().startswith(column.casefold())), "")
         remedy = f"; write prompts.column={close!r}" if close else "; name one by prompts.column"
         raise ConfigError(f"prompts.column '{column}' is not in '{path}': {nearest(column, names)}{remedy}")
+    require_once(path, column, names)
+
+
+def require_once(path: Path, column: str, names: Sequence[str]) -> None:
+    """ConfigError where several columns of a table have this name."""
+    if names.count(column) > 1:
+        raise ConfigError(f"prompts.path '{path}' has {names.count(column)} columns '{column}': rename all but one")
 
 
 def _named(image: object) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from probe_lab.cache import Cache, sha256_of, write_scores
@@ -44,14 +45,14 @@ def import_scores(
     there, they must agree. ``column`` is the score. An earlier import of that name is replaced.
 
     Raises:
-        ScoreError: the file cannot be read, lacks a column, has no row, a row without a finite score, two rows of one
-            sample or one of no sample; a name that ``score`` computes, or whose file is not an import (unless
-            ``overwrite``).
+        ScoreError: the file cannot be read, lacks a column or has it twice, has no row, a row without a finite score,
+            two rows of one sample or one of no sample; a name that ``score`` computes, or whose file is not an import
+            (unless ``overwrite``).
         CacheError: there is no cache, or it cannot be written.
     """
     cache = Cache(cache_folder)
     _check_name(cache, evaluator, overwrite)
-    table = _read(file)
+    table = _read(file, {column, *(name for key in KEYS for name in key)})
     if column not in table.columns:
         raise ScoreError(f"{file} has no column '{column}': {nearest(column, table.columns)}; name it with --column")
     if table.empty:
@@ -80,18 +81,30 @@ def _check_name(cache: Cache, evaluator: str, overwrite: bool) -> None:
         )
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """The table; of a CSV all cells as text, so that no seed of 19 digits goes through a float."""
+def _read(file: Path, needed: Collection[str]) -> pd.DataFrame:
+    """The table, in which no ``needed`` column is there twice; of a CSV all cells as text, so that no seed of 19
+    digits goes through a float."""
     if file.suffix.lower() not in (".csv", ".parquet"):
         raise ScoreError(f"{file} is neither .csv nor .parquet: give it one of these formats and its ending")
     try:
         regular(file)
+        names = _names(file)
+        for name in sorted(needed):
+            if names.count(name) > 1:
+                raise ScoreError(f"{file} has {names.count(name)} columns '{name}': rename all but one")
         if file.suffix.lower() == ".parquet":
             return pd.read_parquet(file)
         return pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError, UnicodeError, pa.ArrowException) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ScoreError(f"the scores {file} cannot be read ({reason}): give a CSV or parquet file") from error
+
+
+def _names(file: Path) -> list[str]:
+    """The columns as the file names them; pandas would number those that are there twice."""
+    if file.suffix.lower() == ".parquet":
+        return list(pq.read_schema(file).names)
+    return [str(name) for name in pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0]]
 
 
 def _sample_ids(table: pd.DataFrame, samples: pd.DataFrame, file: Path) -> NDArray[np.int64]:

@@ -131,10 +131,13 @@ def test_the_experiments_seed_draws(write: Write) -> None:
     assert set(tables[0]["prompt"]) != set(tables[2]["prompt"])
 
 
-def parquet(table: dict[str, object]) -> bytes:
+def parquet(table: dict[str, object] | pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(table), sink)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), sink)
     return bytes(sink.getvalue())
+
+
+TWICE = parquet(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["prompt", "prompt"]))
 
 
 @pytest.mark.parametrize(
@@ -292,6 +295,12 @@ def test_a_byte_order_mark_says_how_a_file_is_encoded(write: Write, name: str, e
         ("p.json", '{"data": []}', {}, "no list 'annotations' or 'images': .*prompts.field=data.items.text"),
         ("p.tsv", 'prompt\tn\na\t1\n"a ""b"""\t1\n', {}, "line 3 .*prompts.quoting=csv .* prompts.quoting=none"),
         ("p.tsv", 'prompt\tn\n"a\nb"\t1\n', {}, "has 1 cells at line 2 and 2 in its header: write prompts.quoting=csv"),
+        ("p.csv", "prompt,n,prompt\na,1,b\n", {}, "has 2 columns 'prompt': rename all but one"),
+        ("p.tsv", "prompt\tprompt\na\tb\n", {}, "has 2 columns 'prompt'"),
+        ("p.csv", "prompt,image_id,image_id\na,1,2\n", {}, "has 2 columns 'image_id'"),
+        ("p.json", '[{"prompt": "a", "prompt": "b"}]', {}, r"\(the key 'prompt' stands twice in one object\)"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "a", "prompt": "b"}\n', {}, r"'prompt' stands twice .*, line 2\)"),
+        ("p.parquet", TWICE, {}, "has 2 columns 'prompt'"),
         ("p.csv", "Prompts,n\na,1\n", {}, "write prompts.column='Prompts'"),
     ],
 )

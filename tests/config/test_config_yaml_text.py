@@ -63,7 +63,18 @@ def test_yaml_of_people_is_read_as_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"a":' * 70 + "1" + "}" * 70, "[" * 65 + "]" * 65, "1" * 5_000, b"\xff", "[1", ""]
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 70 + "1" + "}" * 70,
+        "[" * 65 + "]" * 65,
+        "1" * 5_000,
+        b"\xff",
+        "[1",
+        "",
+        '{"a": 1, "a": 2}',
+        '[{"b": {"a": 1, "a": 1}}]',
+    ],
 )
 def test_json_without_bounds_or_sense_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -151,3 +153,17 @@ def test_files_and_names_that_cannot_be_imported(folder: Path, tmp_path: Path) -
     with pytest.raises(ScoreError, match="was not imported"):
         import_scores(folder, file, "own")
     assert import_scores(folder, file, "own", overwrite=True).scores == COUNT
+
+
+@pytest.mark.parametrize("name", ["score", "sample_id"])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_column_that_is_there_twice_is_refused(folder: Path, tmp_path: Path, name: str, ending: str) -> None:
+    frame, file = table(folder, "sample_id"), tmp_path / f"mine.{ending}"
+    if ending == "csv":
+        pd.concat([frame, frame[[name]] + 1], axis=1).to_csv(file, index=False)
+    else:
+        columns = [*frame.columns, name]
+        pq.write_table(pa.Table.from_arrays([pa.array(frame[column]) for column in columns], columns), file)
+    with pytest.raises(ScoreError, match=f"has 2 columns '{name}': rename all but one"):
+        import_scores(folder, file, "mine")
+    assert Cache(folder).evaluators() == []
