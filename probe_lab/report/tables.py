@@ -12,6 +12,7 @@ from pathlib import Path
 
 from probe_lab.console import visible
 from probe_lab.csv_text import harmless
+from probe_lab.markdown_text import verbatim
 from probe_lab.report.load import Value
 from probe_lab.report.style import DASH, number_text
 
@@ -26,11 +27,13 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
     "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "–": "--", "−": "$-$", "×": r"$\times$", "“": "``", "”": "''",
+    "`": r"\textasciigrave{}", '"': r"\texttt{\char34}", "–": "--", "−": "$-$", "×": r"$\times$", "“": "``", "”": "''",
     "—": "---", "‘": "`", "’": "'", "…": r"\ldots{}", "\u00a0": "~", "→": r"$\rightarrow$", "±": r"$\pm$",
     "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "°": r"$^\circ$",
 }  # fmt: skip
 
+_LIGATURES = ("--", "``", "''", ",,", "?`", "!`")
+"""What fonts of LaTeX draw as one other character."""
 _LATIN = "\u017f"
 """Up to here pdfLaTeX knows the characters of UTF-8."""
 _ANY_SCRIPT = "% Has characters beyond Latin: compile it with LuaLaTeX or XeLaTeX, and a font that has them."
@@ -54,9 +57,9 @@ class Table:
         """A pipe table with its title and caption."""
         head = [_cell(column) for column in self.columns]
         lines = [head, ["--:" if right else ":--" for right in self._right]]
-        lines += [[_cell(self._text(field)) for field in row] for row in self.rows]
+        lines += [[_cell(field) if isinstance(field, str) else self._text(field) for field in row] for row in self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"**{_line(self.title)}.** {_line(self.caption)}\n\n{table}\n"
+        return f"**{_cell(self.title)}.** {_cell(self.caption)}\n\n{table}\n"
 
     def latex(self) -> str:
         """A complete ``table`` (``longtable`` if long) for the booktabs package; all text is escaped.
@@ -181,12 +184,15 @@ def _csv(field: Field) -> str:
 
 
 def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
+    return verbatim(_line(text))
 
 
 def _latex(text: str) -> str:
     """One line in which every character stands for itself; a bracket or star behind ``\\\\`` would be its argument."""
-    line = "".join(_LATEX.get(character, character) for character in _line(text))
+    line = ""
+    for character in _line(text):
+        written = _LATEX.get(character, character)
+        line += f"{{}}{written}" if line[-1:] + written[:1] in _LIGATURES else written
     return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 

@@ -40,7 +40,7 @@ def test_markdown() -> None:
     assert lines[0] == "**Results & more.** 95 % of x_0 < 1."
     assert lines[3] == "| :-- | --: | :-- | --: |"
     assert lines[4] == "| a\\|b_1 | 0.123 [−0.100, 0.300] | x & y | 3 |"
-    assert lines[5] == "| <none> | – | – | 4 |"
+    assert lines[5] == "| \\<none> | – | – | 4 |"
     assert lines[6] == "| nan | – |  | 0.000 |"  # no negative zero
 
 

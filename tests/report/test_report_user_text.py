@@ -10,15 +10,21 @@ from pathlib import Path
 
 import matplotlib.text
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from probe_lab.csv_text import harmless
 from probe_lab.fonts import missing
 from probe_lab.report.attention import Lit, Row, _draw
+from probe_lab.report.load import Value
 from probe_lab.report.style import drawing, fitted, legend_label, save_figure
 from probe_lab.report.tables import Table
+from probe_lab.sweep.compare.sheet import Sheet
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 DOLLARS = (
@@ -111,3 +117,46 @@ def test_a_table_of_a_terminal_s_escapes_can_be_written(tmp_path: Path) -> None:
     table.save(tmp_path)
     assert "| \\x1b[2J | c d\\|e |" in (tmp_path / "t.md").read_text()
     assert "\x1b" not in (tmp_path / "t.tex").read_text()
+
+
+@given(st.text(st.sampled_from(r"ab1 \|<>*_`$[]()!&;#~-/"), min_size=1, max_size=12).map(str.strip).filter(bool))
+def test_markdown_shows_what_a_user_wrote(text: str) -> None:
+    _shows(text)
+
+
+@pytest.mark.parametrize(
+    "text", [r"\|", "a|b", "<b>x</b>", "<!-- x", "*x*", "_x_", "a_b", "`x`", "~~x~~", "[x](y)", "&lt;", "&#42;", "\\"]
+)
+def test_markdown_of_any_kind_is_text(text: str) -> None:
+    _shows(text)
+
+
+def _shows(text: str) -> None:
+    """In the heading and the cells of both kinds of tables."""
+    shared = pd.DataFrame({text: [text], "n": [0.5], "n/lower": [0.4], "n/upper": [0.6]})
+    sheet = Sheet(shared, (text,), {"n": "n"}, title=f"a {text}", notes=(f"a {text}",)).text("markdown")
+    table = Table("t", text, f"a {text}", (text, "b"), ((text, Value(0.5, 0.4, 0.6)),)).markdown()
+    for markdown in (sheet, table):
+        tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+        inline = [token.children or [] for token in tokens if token.type == "inline"]
+        kinds = {child.type for children in inline for child in children}
+        assert kinds <= {"text", "text_special", "strong_open", "strong_close"}
+        shown = ["".join(child.content for child in children) for children in inline]
+        assert shown.count(" ".join(text.split()) if markdown is sheet else text) == 2
+
+
+def test_latex_draws_every_character_as_itself() -> None:
+    """No two of them make up a third, as fonts of LaTeX have it: dashes, quotes, inverted marks."""
+
+    def latex(text: str) -> str:
+        return Table("t", "T", "", ("a",), ((text,),)).latex().split("\\midrule\n")[1].split(" \\\\")[0]
+
+    assert latex("--seed") == "-{}-seed"
+    assert latex("a---b") == "a-{}-{}-b"
+    assert latex("1–2 — x") == "1--2 --- x"
+    assert latex("-–") == "-{}--"
+    assert latex("``a''") == r"\textasciigrave{}\textasciigrave{}a'{}'"
+    assert latex('"a"') == r"\texttt{\char34}a\texttt{\char34}"
+    assert latex("?`!`") == r"?\textasciigrave{}!\textasciigrave{}"
+    assert latex("!“a” ?‘") == "!{}``a'' ?{}`"
+    assert latex(",,a") == ",{},a"

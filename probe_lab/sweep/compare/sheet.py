@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from probe_lab.console import visible
 from probe_lab.csv_text import harmless
+from probe_lab.markdown_text import verbatim
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,16 +39,17 @@ class Sheet:
         return self._markdown()
 
     def _markdown(self) -> str:
-        headings = [*self.keys, *(heading.replace("\n", " ") for heading in self.numbers.values())]
+        headings = [_plainly(heading) for heading in (*self.keys, *self.numbers.values())]
         lines = [
-            self.title,
+            verbatim(self.title),
             "",
-            _line(headings),
+            _line([verbatim(heading) for heading in headings]),
             _line([*("---" for _ in self.keys), *("---:" for _ in self.numbers)]),
         ]
         for row in self.frame.to_dict("records"):
-            lines.append(_line([*(worded(row[key]) for key in self.keys), *(shown(row, n) for n in self.numbers)]))
-        return "\n".join([*lines, *(f"\n{note}" for note in self.notes), ""])
+            words = [verbatim(_plainly(worded(row[key]))) for key in self.keys]
+            lines.append(_line([*words, *(shown(row, name) for name in self.numbers)]))
+        return "\n".join([*lines, *(f"\n{verbatim(note)}" for note in self.notes), ""])
 
 
 def shown(row: Mapping[Hashable, Any], column: str) -> str:
@@ -64,8 +66,12 @@ def worded(value: object) -> str:
 
 
 def _line(fields: list[str]) -> str:
-    plain = (" ".join(visible(field).split()).replace("|", "\\|") for field in fields)
-    return f"| {' | '.join(plain)} |"
+    return f"| {' | '.join(fields)} |"
+
+
+def _plainly(text: str) -> str:
+    """In one line, with control characters written out."""
+    return " ".join(visible(text).split())
 
 
 def _plain(value: Any) -> Any:
