@@ -135,7 +135,7 @@ def _shows(text: str) -> None:
     """In the heading and the cells of both kinds of tables."""
     shared = pd.DataFrame({text: [text], "n": [0.5], "n/lower": [0.4], "n/upper": [0.6]})
     sheet = Sheet(shared, (text,), {"n": "n"}, title=f"a {text}", notes=(f"a {text}",)).text("markdown")
-    table = Table("t", text, f"a {text}", (text, "b"), ((text, Value(0.5, 0.4, 0.6)),)).markdown()
+    table = Table("t", text, f"a {text}", (text, "other"), ((text, Value(0.5, 0.4, 0.6)),)).markdown()
     for markdown in (sheet, table):
         tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
         inline = [token.children or [] for token in tokens if token.type == "inline"]
