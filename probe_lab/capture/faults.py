@@ -3,6 +3,7 @@ are not finite."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,18 +17,22 @@ from probe_lab.capture.listen import around_method
 
 
 class DecodeWatch:
-    """Notes of every row that the autoencoder decodes whether its pixels are finite.
+    """Notes of every row that the autoencoder decodes in this thread whether its pixels are finite.
 
-    Without it they would not be told from black ones: a NaN becomes 0 in eight bits.
+    Without it they would not be told from black ones: a NaN becomes 0 in eight bits. What another thread decodes with a
+    shared autoencoder is not of this call.
     """
 
     def __init__(self) -> None:
+        self._thread = threading.get_ident()
         self._finite: list[Tensor] = []
         self._shape = torch.Size()
 
     def decode(self, decode: Any, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the autoencoder's own."""
         pixels = decode(latents, *args, **kwargs)
+        if threading.get_ident() != self._thread:
+            return pixels
         self._finite.append(finite_rows(pixels[0]))
         self._shape = pixels[0].shape[1:]
         return pixels

@@ -103,17 +103,20 @@ def decoded_pixels(pipe: DiffusionPipeline, x0: Tensor) -> Tensor:
 def decoded(vae: ModelMixin, latent: Tensor) -> Tensor:
     """Pixels [n, 3, H, W] in −1..1 of a latent [n, C, h, w] as the scheduler has it.
 
-    Autoencoders normalise their latents in three ways: by a factor and a shift; per channel (Qwen-Image, whose
-    latents are films of one picture); or per channel of 2×2 patches, by a batch norm (FLUX.2).
+    Autoencoders normalise their latents in four ways: by a factor and a shift; by a factor and per channel (those of
+    Playground v2.5 for SDXL); per channel (Qwen-Image, whose latents are films of one picture); or per channel of 2×2
+    patches, by a batch norm (FLUX.2).
     """
     if getattr(vae, "bn", None) is not None:
         patches = F.pixel_unshuffle(latent, 2)
         std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt()
         plain = F.pixel_shuffle(patches * std[:, None, None] + vae.bn.running_mean[:, None, None], 2)
         return cast(Tensor, vae.decode(plain).sample)
-    if "z_dim" in vae.config:
-        mean, std = (torch.tensor(vae.config[f"latents_{name}"]).to(latent) for name in ("mean", "std"))
-        film = (latent * std[:, None, None] + mean[:, None, None])[:, :, None]
-        return cast(Tensor, vae.decode(film).sample[:, :, 0])
+    moments = [vae.config.get(f"latents_{name}") for name in ("mean", "std")]
+    if all(moments):
+        mean, std = (torch.tensor(moment).flatten().to(latent)[:, None, None] for moment in moments)
+        if "z_dim" in vae.config:
+            return cast(Tensor, vae.decode((latent * std + mean)[:, :, None]).sample[:, :, 0])
+        return cast(Tensor, vae.decode(latent * std / vae.config.scaling_factor + mean).sample)
     shift = vae.config.get("shift_factor") or 0.0
     return cast(Tensor, vae.decode(latent / vae.config.scaling_factor + shift).sample)

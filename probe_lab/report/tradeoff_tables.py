@@ -132,7 +132,8 @@ def pairs_table(found: Tradeoff) -> Table:
         f"{found.about.prompts} test prompts, with the paired 95 % interval over prompts. With as many denoiser calls "
         "or seconds, the second has as many candidates as these pay for; a number between two whole ones is a lottery "
         "between both. N is that of the first. p: of no difference, by Holm over all rows of the same question and the "
-        "same resource; below 0.05 one is ahead. Two that are not told apart need not be equal.",
+        "same resource; below 0.05 one is ahead. Two that are not told apart need not be equal. A lookahead counts as "
+        "a whole call, though it is half of one under guidance: at the same calls, lookaheads are a little short.",
         (
             "question", "at equal", "first", "second", "N", "difference", "p (Holm)", "ahead",
             "calls first", "calls second", "seconds first", "seconds second",

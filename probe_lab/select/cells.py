@@ -8,7 +8,7 @@ from pathlib import Path
 
 from probe_lab.capture.text import ENCODER
 from probe_lab.cells import CONFIG, DESCRIPTION, require_file
-from probe_lab.config import Experiment, load_experiment
+from probe_lab.config import CaptureConfig, Experiment, load_experiment
 from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import load_probe
 from probe_lab.sweep.compare.cells import Finished, Measure, cells_named, finished_names, read_cells
@@ -153,6 +153,27 @@ def check_origin(cell: Path, trained: Experiment, experiment: Experiment) -> Non
         raise SelectError(
             f"the probe {cell.name} was trained on images of {one.height}×{one.width} and sampling asks for "
             f"{other.height}×{other.width}: set sampling.height and sampling.width, or train a probe at this resolution"
+        )
+
+
+def check_capture(cell: Path, capture: CaptureConfig, other: CaptureConfig, whose: str) -> None:
+    """SelectError where two captures give a probe other maps of the same call; ``whose`` is the other one."""
+    for key in ("normalize", "tokens", "size"):
+        own, theirs = getattr(capture, key), getattr(other, key)
+        if own != theirs:
+            raise SelectError(
+                f"the probe {cell.name} was trained with capture.{key}={own} and {whose} has {theirs}: its maps would "
+                f"be others, so set capture.{key} as it was, or name another cell"
+            )
+
+
+def check_split(cell: Path, trained: Experiment, experiment: Experiment) -> None:
+    """SelectError where prompts that the probe was trained on may be in the experiment's test split."""
+    if trained.data.split != experiment.data.split:
+        raise SelectError(
+            f"the probe {cell.name} was trained with the split {trained.data.split} and the experiment has "
+            f"{experiment.data.split}: it would be tested on prompts that it was trained on, so set data.split as it "
+            "was"
         )
 
 

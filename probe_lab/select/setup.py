@@ -14,7 +14,15 @@ from probe_lab.errors import SelectError
 from probe_lab.json_text import read_json
 from probe_lab.probes import Probe, load_probe, preview_probe
 from probe_lab.select.budget import Judged
-from probe_lab.select.cells import at_other_steps, best_cell, check_origin, named_cell, notes_of, trained_with
+from probe_lab.select.cells import (
+    at_other_steps,
+    best_cell,
+    check_capture,
+    check_origin,
+    named_cell,
+    notes_of,
+    trained_with,
+)
 from probe_lab.select.planned import plan_for
 from probe_lab.select.ranking import By, check_by
 from probe_lab.select.schedule import step_in
@@ -159,10 +167,15 @@ def _planned(experiment: Experiment, there: Sequence[Asked], by: By) -> Judged:
     select, steps = experiment.select, experiment.sampling.steps
     at = [(step_in(each.probe.spec, steps), each.cell) for each in there]
     cells = {step: cell for step, cell in at if step and cell is not None}
-    if len(cells) < len({step for step, _ in at if step}):
+    if any(step and cell is None for step, cell in at):
         raise SelectError(
             f"budget={select.budget} is planned from what trained cells predicted of their validation prompts, and "
             "a preview is none: give a --schedule"
+        )
+    if len(cells) < sum(bool(step) for step, _ in at):
+        raise SelectError(
+            f"budget={select.budget} is planned with one probe for each step, and two of these read the same step: "
+            "name one of them, or give a --schedule"
         )
     return plan_for(
         cells,
@@ -180,4 +193,6 @@ def _origins(cells: Sequence[Path], experiment: Experiment) -> tuple[CaptureConf
     for cell, trained in found.items():
         check_origin(cell, trained, experiment)
     captures = [trained.capture for trained in found.values()] or [experiment.capture]
+    for cell, capture in zip(found, captures, strict=False):
+        check_capture(cell, capture, captures[0], f"the probe {next(iter(found)).name}")
     return captures[0], notes_of(list(found), list(found.values()), experiment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -235,3 +236,13 @@ def test_marks_that_are_none_are_a_broken_sidecar(marked: Experiment, tmp_path: 
     path.write_text(json.dumps(content | {"faults": faults}))
     with pytest.raises(CacheError, match="not a readable sidecar"):
         Sidecar.load(path)
+
+
+def test_what_another_thread_decodes_is_not_of_this_call(pipe: DiffusionPipeline) -> None:
+    latents = torch.zeros(2, pipe.vae.config.latent_channels, 8, 8)
+    with decodes_watched(pipe) as decodes, torch.no_grad():
+        pipe.vae.decode(latents)
+        other = threading.Thread(target=torch.no_grad()(pipe.vae.decode), args=(latents * torch.nan,))
+        other.start()
+        other.join()
+    assert decodes.faults((["one", "two"],)) == {}

@@ -24,3 +24,17 @@ def test_a_decoded_latent_is_the_pipelines_image(tiny_pipe: GetPipe, name: str) 
         images = torch.from_numpy(run(pipe, name, PROMPTS, num_inference_steps=3, output_type="np"))
     pixels = decoded(pipe.vae, capture[3, "", "x0"])
     torch.testing.assert_close((pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), images, atol=1e-4, rtol=0)
+
+
+def test_an_autoencoder_with_moments_and_a_factor_decodes_as_its_pipeline_does(tiny_pipe: GetPipe) -> None:
+    """As Playground's for SDXL; DDIM's last step ends at ᾱ 1, so there too the predicted x0 is the finished latent."""
+    pipe = tiny_pipe("sdxl")
+    plain = dict(pipe.vae.config)
+    pipe.vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.4], latents_std=[0.5, 1.5, 2.0, 0.8])
+    try:
+        with Capture(pipe, ["x0"], [3]) as capture:
+            images = torch.from_numpy(run(pipe, "sdxl", PROMPTS, num_inference_steps=3, output_type="np"))
+        pixels = decoded(pipe.vae, capture[3, "", "x0"])
+    finally:
+        pipe.vae.register_to_config(**{key: plain[key] for key in ("latents_mean", "latents_std")})
+    torch.testing.assert_close((pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), images, atol=1e-4, rtol=0)

@@ -206,6 +206,24 @@ def test_the_best_cell_is_chosen_on_validation(experiment: Experiment) -> None:
         (["--prompt", PROMPT, "--probe", "step02-cnn", "backbone=tiny-sd3"], "on tiny-sd and the backbone is tiny-sd3"),
         (["--prompt", PROMPT, "sampling.height=96"], "on images of 64×64 and sampling asks for 96×64"),
         (["--prompt", PROMPT, "--probe", "step02-cnn", "--probe", "step04-cnn"], "2 probes and one cut"),
+        (
+            [
+                "--prompt",
+                PROMPT,
+                "--budget",
+                "30",
+                "--probe",
+                "step02-cnn",
+                "--probe",
+                "lookahead:shapes_reward",
+                "probe.step=2",
+            ],
+            "a preview is none: give a --schedule",
+        ),
+        (
+            ["--prompt", PROMPT, "--budget", "30", "--probe", "step02-cnn", "--probe", "step02-cnn"],
+            "two of these read the same step",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_model_is_loaded(

@@ -219,6 +219,21 @@ def test_probes_of_another_sampling_are_refused_at_once(
         measure(elsewhere, cell, watching=lambda what, unit: pytest.fail(what), announce=lambda plan: None)
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ("data.split={train: 0.3, val: 0.3, test: 0.4}", "it would be tested on prompts that it was trained on"),
+        ("capture.normalize=text", "was trained with capture.normalize=all and the experiment has text"),
+        ("capture.size=8", "was trained with capture.size="),
+    ],
+)
+def test_cells_of_another_split_or_capture_are_refused_at_once(
+    experiment: Experiment, overrides: list[str], changed: str, words: str
+) -> None:
+    with pytest.raises(SelectError, match=words):
+        measured(load_experiment("smoke", [*overrides, changed]))
+
+
 def test_an_evaluator_that_the_probes_do_not_predict_is_refused_at_once(experiment: Experiment) -> None:
     (cell,) = [path.name for path in experiment.runs_folder.glob("step02-cnn*")]
     other = replace(experiment, probe=replace(experiment.probe, evaluators=["shapes_fidelity"]))

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe_lab.select.budget import Plan, calls_of
+from probe_lab.select.tradeoff.pairs import _Rival
 from probe_lab.select.tradeoff.plans import scaled, single_ways
 from probe_lab.select.tradeoff.policies import Stage, best_of, draw_candidates, kept_scores
+from probe_lab.select.tradeoff.records import TradeoffRow
 from probe_lab.select.tradeoff.thinning import choose_thinning
 
 
@@ -161,3 +163,22 @@ def test_a_probe_that_knows_everything_leaves_the_fewest_and_one_that_knows_noth
     kept = np.argsort(-target, axis=1)[:, :2]
     best = np.take_along_axis(kept, np.take_along_axis(lookahead, kept, 1).argmax(1, keepdims=True), 1)
     assert chosen.score == pytest.approx(float(np.take_along_axis(target, best, 1).mean()))
+
+
+@pytest.mark.parametrize(("chosen", "seeds"), [(7, 25), (14, 25), (15, 29), (7, 41), (4, 8)])
+def test_the_cascade_leaves_as_many_as_were_chosen(chosen: int, seeds: int) -> None:
+    ways = single_ways(seeds, step=5, steps=25, fewer_steps=[], thin=chosen / seeds)
+    (cascade,) = (way for way in ways if way.way == "cascade")
+    assert cascade.plan == ((5, chosen), (5, 1))
+
+
+def test_a_disturbed_round_costs_no_side() -> None:
+    rows = [
+        TradeoffRow("lookahead", number, 1, 25, "5:1", 1.0, seconds, seconds, seconds, 0.5, 0.4, 0.6)
+        for number, seconds in ((2, 1.0), (5, 3.0), (8, 2.4), (20, 6.0))
+    ]
+    rival = _Rival("lookahead", 25, np.zeros((1, 20)), np.zeros((1, 20)), 20, 6, rows)
+    assert rival.seconds(5) == rival.seconds(8) == pytest.approx(2.7)
+    assert rival.at_seconds(4.35) == pytest.approx(14)
+    assert rival.seconds(rival.at_seconds(1.5)) == pytest.approx(1.5)
+    assert np.isnan([rival.at_seconds(0.9), rival.at_seconds(6.1), rival.at_seconds(np.nan)]).all()

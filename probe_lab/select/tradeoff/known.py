@@ -19,7 +19,15 @@ from probe_lab.errors import SelectError
 from probe_lab.evaluators.run import score_cache
 from probe_lab.probes import ProbeSpec, load_probe
 from probe_lab.progress import Watching
-from probe_lab.select.cells import at_other_steps, best_cell, check_origin, named_cell, trained_with
+from probe_lab.select.cells import (
+    at_other_steps,
+    best_cell,
+    check_capture,
+    check_origin,
+    check_split,
+    named_cell,
+    trained_with,
+)
 from probe_lab.select.ranking import check_by
 from probe_lab.select.tradeoff.policies import Numbers
 from probe_lab.select.tradeoff.thinning import Thinning, choose_thinning
@@ -99,6 +107,8 @@ def _checked(cell: Path, experiment: Experiment, evaluator: str) -> ProbeSpec:
     check_by(evaluator, probe)
     if trained := trained_with(cell):
         check_origin(cell, trained, experiment)
+        check_split(cell, trained, experiment)
+        check_capture(cell, trained.capture, experiment.capture, "the experiment")
     if probe.spec.total_steps != steps:
         raise SelectError(
             f"the probe {cell.name} was trained on images of {probe.spec.total_steps} steps and sampling.steps is "

@@ -47,8 +47,8 @@ def measure(
             f"tradeoff.fewer_steps={fewest[0]} are not fewer than sampling.steps={experiment.sampling.steps}: set "
             "fewer, or 0 to leave that way out"
         )
-    probes = probes_of(experiment, wanted, evaluator)
     prompts = held_out_prompts(experiment)
+    probes = probes_of(experiment, wanted, evaluator)
     thinning = thinning_of(experiment, probes, evaluator, watching, announce)
     ways = _ways(experiment, probes, evaluator, thinning.share)
     known = known_of(experiment, probes, prompts, evaluator, watching, announce)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from probe_lab.metrics import holm
 from probe_lab.metrics.bootstrap import Interval, Scale, mean_over
@@ -76,9 +77,12 @@ class _Rival:
         return float(np.interp(candidates, numbers, times))
 
     def _timed(self) -> tuple[Numbers, Numbers]:
-        """Numbers of candidates that were timed, in order, and seconds, which never fall: a round may be disturbed."""
+        """Numbers of candidates that were timed, in order, and seconds that never fall: the nearest such to what was
+        measured (isotonic regression), since a disturbed round must cost neither side."""
         timed = sorted((row.candidates, row.seconds) for row in self.rows if row.timed)
-        return np.array([number for number, _ in timed]), np.maximum.accumulate([seconds for _, seconds in timed])
+        seconds = np.array([seconds for _, seconds in timed])
+        smooth = isotonic_regression(seconds).x if len(seconds) else seconds
+        return np.array([number for number, _ in timed], dtype=np.float64), np.asarray(smooth, dtype=np.float64)
 
 
 def compare_ways(measured: Mapping[Compared, Measured], known: Known, step: int, draws: Numbers) -> tuple[Pair, ...]:

@@ -43,7 +43,7 @@ def single_ways(
     cut: Plan = ((step, 1),)
     calls = calls_of(cut, candidates, steps)
     asked = calls + (candidates if looks_ahead else 0)
-    left = max(2, math.ceil(thin * candidates))
+    left = max(2, math.ceil(round(thin * candidates, 9)))
     thinned: Plan = ((step, left), (step, 1)) if left < candidates else cut
     whole = asked if left < candidates else calls  # else the probe is not asked
     return [
