@@ -1,6 +1,6 @@
 """How often the 95 % intervals of the project hold the truth, on made-up prompts whose truth is known.
 
-`python -m benchmarks.coverage [--part NAME …] [--prompts N …] [--kind NAME …] [--json FILE]`; a quarter of an hour.
+`python -m benchmarks.coverage [--part NAME …] [--prompts N …] [--kind NAME …] [--json FILE]`; 20 minutes of one core.
 Every simulation draws new prompts (and trainings) of a world of ``benchmarks/coverage_worlds.py``, of the skewed one
 unless another is named, and the functions that reports call make the intervals: metrics within prompts and over all
 images, paired differences, curves over the number of candidates, agreement and spread of evaluators, means of the
@@ -56,7 +56,7 @@ _BLOCK = 100
 
 def simulations(part: Part, prompts: int) -> int:
     """How many data sets: at least 760, more where they are cheap."""
-    if part == "within":
+    if part in ("within", "others"):
         return 2000
     return 1000 if prompts <= 60 else 760
 
