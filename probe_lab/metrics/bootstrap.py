@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 from probe_lab.metrics.prompts import Bools, Floats
 
@@ -39,6 +39,9 @@ _RANGE: dict[Scale, tuple[float, float]] = {
 
 STUDENTISED_FROM = 8
 """Fewer prompts than these say too little about the tails of |value − estimate| / error: Student's t decides."""
+
+_LEAST_LOGARITHM = -34.0
+"""Of a p-value that is told from 0, where there are trainings."""
 
 _NEGLIGIBLE = 1e-9
 """Errors below this share of the typical size of a statistic's terms are rounding."""
@@ -69,29 +72,60 @@ class Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far an estimate may be from the truth: the ``variance`` of its sampling distribution, as good as one from
-    ``degrees`` of freedom, and ``tail``, its critical value over Student's."""
+    """How far an estimate may be from the truth, by two independent sources.
+
+    Other prompts: a ``variance``, as good as one from ``degrees`` of freedom, and ``tail``, its critical value over
+    Student's. Other trainings: the variance ``trainings`` that they add, from ``training_degrees``.
+    """
 
     variance: float
     degrees: float
     tail: float = 1.0
+    trainings: float = 0.0
+    training_degrees: float = math.inf
 
-    def plus(self, variance: float, terms: float) -> Spread:
-        """With an independent source of error; ``terms`` is Σ v²/df of the estimates that ``variance`` is made of.
-
-        Degrees of freedom are Satterthwaite's, and the heavier tail counts by its share of the variance.
-        """
-        total = self.variance + variance
-        if variance <= 0 or not total > 0:
-            return self
-        degrees = total**2 / (self.variance**2 / self.degrees + terms)
-        return Spread(total, degrees, 1.0 + (self.tail - 1.0) * self.variance / total)
+    def scaled(self, weight: float) -> Spread:
+        """That of ``weight`` times the statistic."""
+        return replace(self, variance=self.variance * weight**2, trainings=self.trainings * weight**2)
 
     def and_of(self, other: Spread) -> Spread:
-        """That of the sum of two independent statistics."""
-        both = self.plus(other.variance, other.variance**2 / other.degrees)
+        """That of the sum of two independent statistics.
+
+        Each source has Satterthwaite's degrees of freedom, and the heavier tail counts by its share of the variance.
+        """
+        variance, degrees = _pooled(self.variance, self.degrees, other.variance, other.degrees)
+        trainings = _pooled(self.trainings, self.training_degrees, other.trainings, other.training_degrees)
         excess = (self.tail - 1.0) * self.variance + (other.tail - 1.0) * other.variance
-        return replace(both, tail=1.0 + excess / both.variance if both.variance > 0 else 1.0)
+        return Spread(variance, degrees, 1.0 + excess / variance if variance > 0 else 1.0, *trainings)
+
+    def reach(self, level: float) -> float:
+        """The distance that is exceeded with a probability of ``level`` in (0, 1): √(Σ c² v) over the two sources,
+        each with its own critical value.
+
+        A single variance with Satterthwaite's degrees of freedom for both would hold the truth 90 times of 100 where
+        three trainings make most of it: their variance is uncertain, and those that come out small seem well known.
+        """
+        return math.hypot(
+            _critical(level, self.degrees) * self.tail * math.sqrt(self.variance),
+            _critical(level, self.training_degrees) * math.sqrt(self.trainings),
+        )
+
+    @property
+    def total(self) -> float:
+        """The variance by both sources."""
+        return self.variance + self.trainings
+
+    def level(self, distance: float) -> float:
+        """That at which ``reach`` is ``distance`` > 0, of a total above 0."""
+        if self.trainings == 0:
+            return float(2.0 * special.stdtr(self.degrees, -distance / math.sqrt(self.variance) / self.tail))
+
+        def excess(logarithm: float) -> float:
+            return self.reach(math.exp(logarithm)) - distance
+
+        if excess(_LEAST_LOGARITHM) <= 0:
+            return 0.0
+        return math.exp(float(optimize.brentq(excess, _LEAST_LOGARITHM, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +171,7 @@ class PromptRatio:
         if self.prompts < STUDENTISED_FROM or not variance > 0:
             return 1.0
         found = self._studentised(draws, math.sqrt(variance))
-        student = _student(confidence, self.prompts - 1)
+        student = _critical(1.0 - confidence, self.prompts - 1)
         tail = max(1.0, float(np.quantile(found, confidence) / student)) if found.size else 1.0
         return 1.0 + (tail - 1.0) * self._skewed() if self.scale == "difference" else tail
 
@@ -205,11 +239,11 @@ def interval(
     """
     if not math.isfinite(estimate) or not math.isfinite(spread.variance) or spread.degrees <= 0:
         return Interval(float(estimate), math.nan, math.nan, prompts, tied)
-    reach = _student(confidence, spread.degrees) * spread.tail * math.sqrt(spread.variance)
+    reach = spread.reach(1.0 - confidence)
     if scale == "proportion":
         return Interval(estimate, *_jeffreys(estimate, spread, confidence, prompts), prompts, tied)
     p = _p_value(estimate, spread, prompts)
-    if spread.variance == 0 and p > 1.0 - confidence and estimate != 0:
+    if spread.total == 0 and p > 1.0 - confidence and estimate != 0:
         return Interval(estimate, math.nan, math.nan, prompts, tied, p)
     if scale in _RANGE:
         lowest, highest = _RANGE[scale]
@@ -225,16 +259,22 @@ def mean_variance(influence: Floats, prompts: int) -> float:
     return float((influence**2).sum()) * prompts / (prompts - 1) / influence.size**2
 
 
-def _student(confidence: float, degrees: float) -> float:
-    """Two-sided critical value of Student's t."""
-    return float(special.stdtrit(degrees, 0.5 + confidence / 2))
+def _critical(level: float, degrees: float) -> float:
+    """What |t| of Student's t, or of the normal distribution, exceeds with a probability of ``level``."""
+    quantile = special.ndtri(level / 2) if math.isinf(degrees) else special.stdtrit(degrees, level / 2)
+    return -float(quantile)
+
+
+def _pooled(first: float, its_degrees: float, second: float, other_degrees: float) -> tuple[float, float]:
+    """The sum of two independent variances, and its degrees of freedom after Satterthwaite."""
+    terms = first**2 / its_degrees + second**2 / other_degrees
+    return first + second, (first + second) ** 2 / terms if terms > 0 else math.inf
 
 
 def _p_value(estimate: float, spread: Spread, prompts: int) -> float:
-    if spread.variance == 0:  # the same in every prompt: as surprising as that all have one sign
+    if spread.total == 0:  # the same in every prompt: as surprising as that all have one sign
         return 1.0 if estimate == 0 else 2.0 ** (1 - prompts)
-    statistic = abs(estimate) / math.sqrt(spread.variance) / spread.tail
-    return float(2.0 * special.stdtr(spread.degrees, -statistic))
+    return 1.0 if estimate == 0 else spread.level(abs(estimate))
 
 
 def _fisher(estimate: float, reach: float) -> tuple[float, float]:
@@ -257,12 +297,13 @@ def _jeffreys(estimate: float, spread: Spread, confidence: float, prompts: int) 
     binomial = estimate * (1.0 - estimate)
     count = float(prompts)
     if binomial > _NEGLIGIBLE:
-        if spread.variance == 0:
+        reach = replace(spread, tail=1.0).reach(1.0 - confidence)
+        if reach == 0:
             return estimate, estimate  # the same share in every prompt, of tied predictions
+        # As many prompts as would alone have that reach: few trainings know their variance less well.
+        variance = (reach / _critical(1.0 - confidence, prompts - 1)) ** 2
         # The variance of P yes-or-no answers is unbiased with P − 1; Jeffreys' counts P of them.
-        count = binomial / (spread.variance * (prompts - 1) / prompts)
-        # Few trainings know the variance less well than many prompts.
-        count *= (_student(confidence, prompts - 1) / _student(confidence, spread.degrees)) ** 2
+        count = binomial / (variance * (prompts - 1) / prompts)
     successes = estimate * count
     tail = (1.0 - confidence) / 2
     lower = 0.0 if successes <= 0 else special.betaincinv(successes + 0.5, count - successes + 0.5, tail)

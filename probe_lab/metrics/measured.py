@@ -42,14 +42,14 @@ class Trainings:
 
     def components(self, prompts: int) -> tuple[float, float, float]:
         """Of the variance of their mean: MS_training / (P S), the part of it that prompts explain, MS_both / (P S), and
-        Σ v²/df of the two. All 0 of a single training."""
+        v²/df of the first. All 0 of a single training."""
         count = len(self.values)
         if count < 2 or prompts < 2:
             return 0.0, 0.0, 0.0
         between = float(self.values.var(ddof=1)) / count
         both = self.influence - self.influence.mean(axis=0)
         explained = sum(mean_variance(row, prompts) for row in both) / (count - 1) / count
-        return between, explained, (between**2 + explained**2 / (prompts - 1)) / (count - 1)
+        return between, explained, between**2 / (count - 1)
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,7 @@ class Measured:
         excess = between - explained
         if not excess > 0:
             return spread
-        # As uncertain as the mean squares are, by its share of them: all of Satterthwaite's terms would let a component
-        # that is mostly chance widen the interval as if it were known from few trainings alone.
-        return spread.plus(excess, terms * excess / between)
+        return replace(spread, trainings=excess, training_degrees=between**2 / terms)
 
     def interval(self, draws: Floats, confidence: float) -> Interval:
         """The estimate with its interval and p-value."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal
 
 import numpy as np
@@ -163,14 +163,12 @@ def mean_over_origins(of_origins: Sequence[Sequence[Measured]], prompts: int) ->
     """The mean of all statistics with its interval: those of one origin share its prompts and trainings, those of
     another origin are independent. ``prompts`` is how many count in all."""
     count = sum(map(len, of_origins))
-    spread, estimate = Spread(0.0, 1.0), 0.0
+    spreads, estimate = [], 0.0
     for of_origin in of_origins:
         mean, weight = mean_measured(of_origin), len(of_origin) / count
-        own = mean.spread(draws(len(mean.influence)), CONFIDENCE)
-        scaled = Spread(own.variance * weight**2, own.degrees, own.tail)
-        spread = scaled if spread.variance == 0 else spread.and_of(scaled)
+        spreads.append(mean.spread(draws(len(mean.influence)), CONFIDENCE).scaled(weight))
         estimate += mean.estimate * weight
-    return as_value(interval(estimate, spread, CONFIDENCE, prompts, 0))
+    return as_value(interval(estimate, reduce(Spread.and_of, spreads), CONFIDENCE, prompts, 0))
 
 
 def study(parts: Sequence[Results], evaluators: Sequence[str], step: int | None = None) -> Study | None:
