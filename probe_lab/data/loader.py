@@ -65,10 +65,14 @@ class Progress:
 
 class StreamLoader(DataLoader[Batch]):
     """Iterates a stream. DataError where one of its processes dies, or cannot hand over a batch for want of shared
-    memory or file handles: PyTorch would pass over that batch, or wait for it without end."""
+    memory or file handles: PyTorch would pass over that batch, or wait for it without end.
 
-    def __init__(self, stream: IterableDataset[Batch], *, num_workers: int) -> None:
-        super().__init__(stream, batch_size=None, num_workers=num_workers, worker_init_fn=_end_when_a_batch_is_lost)
+    ``options`` are a DataLoader's: Lightning makes a loader again from them for predictions.
+    """
+
+    def __init__(self, dataset: IterableDataset[Batch], *, num_workers: int, **options: Any) -> None:
+        options |= {"batch_size": None, "worker_init_fn": _end_when_a_batch_is_lost}
+        super().__init__(dataset, num_workers=num_workers, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:

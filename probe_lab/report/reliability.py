@@ -301,7 +301,7 @@ def _panel(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _range(values: Floats) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))  # bounds of few prompts may not be known
     room = 0.06 * (high - low) or 0.5
     return low - room, high + room
 

@@ -136,7 +136,7 @@ def test_after_a_killed_process_the_same_command_fills_the_same_cache(tmp_path: 
             os.kill(child.pid, signal.SIGKILL)
             killed.append(child.pid)
 
-    with pytest.raises(CaptureError, match=r"died with exit code -9: the same command continues"):
+    with pytest.raises(CaptureError, match=r"ended by signal 9 \(SIGKILL\); the same command continues"):
         generate(experiment, kill_one, lambda plan: None)
     assert killed
     assert multiprocessing.active_children() == []

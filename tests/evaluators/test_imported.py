@@ -137,7 +137,7 @@ def test_files_and_names_that_cannot_be_imported(folder: Path, tmp_path: Path) -
     file = write(table(folder, "sample_id"), tmp_path / "mine.csv")
     with pytest.raises(ScoreError, match=r"evaluator that `probe-lab score` computes.*clip_score_imported"):
         import_scores(folder, file, "clip_score@theirs")
-    with pytest.raises(ScoreError, match="cannot be a file name"):
+    with pytest.raises(ScoreError, match="'a/b' is no name: write letters"):
         import_scores(folder, file, "a/b")
     with pytest.raises(ScoreError, match="cannot be read"):
         import_scores(folder, tmp_path / "none.csv", "mine")
