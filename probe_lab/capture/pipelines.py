@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 
 import diffusers
 import torch
@@ -24,6 +26,7 @@ _SCHEDULERS: dict[Scheduler, str] = {
     "lcm": "LCMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FOR_FLOWS: tuple[Scheduler, ...] = ("flow-euler", "dpm++", "unipc")
 _FOR_NOISE: tuple[Scheduler, ...] = ("ddim", "dpm++", "euler", "euler-a", "lcm", "unipc")
 
@@ -45,13 +48,14 @@ def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     tqdm.tqdm.monitor_interval = 0  # hidden bars start its thread too, beside which no worker process could be forked
+    level = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()  # what it would warn of, an offline hub, is in our sentence
     try:
         pipe = DiffusionPipeline.from_pretrained(path, dtype=getattr(torch, sampling.dtype))
     except (OSError, ValueError, ImportError) as error:  # an ImportError names a package that the model needs
-        reason = str(error).strip().splitlines()[0]
-        raise CaptureError(
-            f"no pipeline can be loaded from '{path}' (a diffusers folder or a hub id): {reason}"
-        ) from error
+        raise CaptureError(f"no pipeline can be loaded from '{path}': {_why_not(path, error)}") from error
+    finally:
+        diffusers.utils.logging.set_verbosity(level)
     if type(pipe).__name__ not in family.pipelines:
         raise CaptureError(
             f"'{path}' holds a {type(pipe).__name__}, family '{family.name}' means {' or '.join(family.pipelines)}"
@@ -59,6 +63,17 @@ def load_pipeline(backbone: Backbone, sampling: Sampling) -> DiffusionPipeline:
     pipe.set_progress_bar_config(disable=True)
     configure(pipe, sampling)
     return _placed(pipe, sampling)
+
+
+def _why_not(path: str, error: Exception) -> str:
+    if Path(path).exists() or isinstance(error, ImportError):
+        return str(error).strip().splitlines()[0]
+    if not _HUB_ID.fullmatch(path):
+        return "there is no such folder, so correct backbone.path"
+    return (
+        "there is no such folder, and neither the hub's cache on this machine nor the hub gives a model of this id: "
+        f"correct backbone.path, or fetch the model where there is a network (hf download {path})"
+    )
 
 
 def configure(pipe: DiffusionPipeline, sampling: Sampling) -> None:
