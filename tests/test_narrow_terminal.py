@@ -11,6 +11,9 @@ import pytest
 from rich.console import RenderableType
 
 import probe_lab.progress
+from probe_lab.capture import Tap
+from probe_lab.capture.listing import Listed, taps_table
+from probe_lab.capture.plan import Plan, plan_table
 from probe_lab.console import PlainConsole, shortened_line
 from probe_lab.progress import bar_of, clock, pace_text, progress
 from probe_lab.select.candidates import Candidate, Row
@@ -73,6 +76,20 @@ def test_a_comparison_shows_every_number_whole() -> None:
     text = "\n".join(_printed(sheet_table(sheet)))
     assert text.count("0.125 [0.125, 0.125]") == 2
     assert all(part in text for part in ("1a2b3c4d", "[red]x", "selection_gain"))
+
+
+def test_a_tap_that_is_too_long_is_broken_before_its_kind() -> None:
+    tap = "down_blocks.1.attentions.0.transformer_blocks.0/attention"
+    plan = Plan(10_000, (1, 5), {tap: (24, 128, 128), "x0": (4, 128, 128)}, 2, 1, 1e5)
+    listed = [Listed(Tap.parse(tap), (24, 128, 128), 786432, True)]
+    row = {"cell": "step05-cnn-1a2b3c4d", "model": "cnn", "step": 5, "taps": tap}
+    numbers = {name: f"a_rather_long_evaluator\n{name}" for name in ("srcc_within", "selection_gain")}
+    values = {f"{name}{part}": 0.125 for name in numbers for part in ("", "/lower", "/upper")}
+    sheet = Sheet(pd.DataFrame([row | values]), tuple(row), numbers, "title")
+    for shown in (plan_table(plan), taps_table(listed, "title"), sheet_table(sheet)):
+        lines = _printed(shown)
+        assert any("  /attention" in line for line in lines)
+        assert any(tap in line for line in _printed(shown, 200))
 
 
 def test_the_line_of_a_bar_has_count_rate_and_time_left() -> None:

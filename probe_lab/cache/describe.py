@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.cache.layout import PREVIEWED, scored_previews
@@ -57,7 +57,7 @@ def describe(folder: Path | str) -> dict[str, object]:
 def info_table(folder: Path | str) -> Table:
     """What ``describe`` finds, as a terminal table."""
     facts = describe(folder)
-    table = Table(title=escape(str(folder)), title_justify="left", show_header=False)
+    table = Table(title=Text(str(folder)), title_justify="left", show_header=False)
     for name, value in facts.items():
         if name == "taps" or (name == "faults" and not value):
             continue
@@ -68,7 +68,7 @@ def info_table(folder: Path | str) -> Table:
             text = ", ".join(map(str, value)) or "none"
         else:
             text = _size(value) if name == "bytes" else str(value)
-        table.add_row(name.replace("_", " "), escape(text))
+        table.add_row(name.replace("_", " "), Text(text))
     return table
 
 

@@ -18,6 +18,7 @@ from probe_lab.capture.prompts import sample_table
 from probe_lab.capture.sampling import stopped_after
 from probe_lab.capture.taps import Tap
 from probe_lab.config import Experiment
+from probe_lab.fitting import TapLines
 
 
 @dataclass(frozen=True)
@@ -79,5 +80,5 @@ def taps_table(listed: list[Listed], title: str, note: str = "") -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for entry in listed:
         shape = "×".join(map(str, entry.shape))
-        table.add_row(str(entry.tap), shape, f"{entry.bytes / 1e3:,.1f}", "yes" if entry.in_paper else "")
+        table.add_row(TapLines(str(entry.tap)), shape, f"{entry.bytes / 1e3:,.1f}", "yes" if entry.in_paper else "")
     return table

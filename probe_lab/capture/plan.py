@@ -22,6 +22,7 @@ from probe_lab.capture.text import encode_prompts
 from probe_lab.capture.truncation import token_limits, truncation_note
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
+from probe_lab.fitting import TapLines
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -139,7 +140,7 @@ def plan_table(plan: Plan) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for tap, shape in plan.shapes.items():
         size = plan.tap_bytes(tap)
-        table.add_row(tap, "×".join(map(str, shape)), _size(size), _size(size * len(plan.steps)))
+        table.add_row(TapLines(tap), "×".join(map(str, shape)), _size(size), _size(size * len(plan.steps)))
     table.add_row("images (PNG)", "", "", _size(plan.image_bytes * plan.images) if plan.image_bytes else "none")
     table.add_row("text embeddings", "", "", _size(plan.text_bytes))
     table.add_section()

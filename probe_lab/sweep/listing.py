@@ -11,8 +11,9 @@ from rich.console import Group as Lines
 from rich.table import Table
 
 from probe_lab.console import literal
+from probe_lab.fitting import TapLines
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.normalise import CLOSED_FORM
+from probe_lab.sweep.normalise import WITHOUT_LOSS
 from probe_lab.sweep.plan import Group, State, SweepPlan
 
 _WORDS: dict[State, str] = {
@@ -44,7 +45,7 @@ def plan_listing(plan: SweepPlan) -> Lines:
         told += [f"  {line}" for line in _varies(cells, seeds=seeds)]
         sizes = [group.bytes for group in rows]
         table.add_row(
-            literal("\n".join(told)),
+            TapLines("\n".join(told)),
             "\n".join(f"{states[state]} {word}" for state, word in _WORDS.items() if states[state]),
             "?" if None in sizes else f"{sum(size or 0 for size in sizes) / 1e6:,.1f}" if rows[0].arrays else "",
             _clock(sum(group.seconds for group in rows) / plan.workers) if states["pending"] else "",
@@ -78,12 +79,14 @@ def _reads(cell: Cell) -> list[str]:
 
 
 def _varies(cells: Sequence[Cell], *, seeds: bool) -> list[str]:
-    """Models with losses, seeds and further axes of some cells, a line each."""
-    models = dict.fromkeys(cell.experiment.probe.model for cell in cells)
-    losses = dict.fromkeys(
-        cell.experiment.probe.loss for cell in cells if cell.experiment.probe.model not in CLOSED_FORM
-    )
-    told = [", ".join(models) + (f": {', '.join(losses)}" if losses else "")]
+    """Models with losses, seeds and further axes of some cells, a line each; models of the same losses share one."""
+    losses: dict[str, dict[str, None]] = {}
+    for probe in (cell.experiment.probe for cell in cells):
+        losses.setdefault(probe.model, {}).update({} if probe.model in WITHOUT_LOSS else {probe.loss: None})
+    sharing: dict[tuple[str, ...], list[str]] = {}
+    for model, its in losses.items():
+        sharing.setdefault(tuple(its), []).append(model)
+    told = [", ".join(models) + (f": {', '.join(its)}" if its else "") for its, models in sharing.items()]
     if seeds:
         told.append(_numbered("seed", [cell.experiment.trainer.seed for cell in cells]))
     for key in dict.fromkeys(key for cell in cells for key in cell.axes if key not in _OWN_PLACE):

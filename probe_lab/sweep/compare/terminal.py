@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from probe_lab.console import literal, visible
-from probe_lab.fitting import Fitting, natural_width
+from probe_lab.fitting import Fitting, TapLines, natural_width
 from probe_lab.sweep.compare.sheet import Sheet, shown, worded
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _by_line(sheet: Sheet) -> Table:
         words = [word if key in _PLAIN else f"{key} {word}" for key, word in told.items() if word]
         taps = worded(row.get("taps")).split("+") if worded(row.get("taps")) else []
         values = [shown(row, column) for column in sheet.numbers]
-        table.add_row(literal("\n".join([", ".join(words), *taps])), literal(headings), literal("\n".join(values)))
+        table.add_row(TapLines("\n".join([", ".join(words), *taps])), literal(headings), literal("\n".join(values)))
         table.add_section()
     return table
 
