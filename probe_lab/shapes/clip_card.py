@@ -73,6 +73,8 @@ of one to four coloured shapes. Its score is the cosine of picture and caption. 
 safetensors.
 
 ```python
+import open_clip
+
 model, preprocess = open_clip.create_model_from_pretrained("local-dir:shapes-clip")
 tokenizer = open_clip.get_tokenizer("local-dir:shapes-clip")
 ```

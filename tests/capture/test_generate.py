@@ -355,7 +355,7 @@ def test_unknown_taps_and_backbones_are_refused(tmp_path: Path) -> None:
         run(experiment_in(tmp_path, "backbone=tiny-ds"))
     with pytest.raises(CaptureError, match="no model family 'sdd'"):
         run(experiment_in(tmp_path, "backbone={family: sdd, path: nowhere}"))
-    with pytest.raises(CaptureError, match="no pipeline can be loaded from .*there is no such folder"):
+    with pytest.raises(CaptureError, match=r"no pipeline can be loaded from .*there is no such folder"):
         run(experiment_in(tmp_path, f"backbone={{family: sd, path: {tmp_path}/nowhere}}"))
     assert not experiment_in(tmp_path).cache_folder.exists()
 

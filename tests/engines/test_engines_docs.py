@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from probe_lab.config import Engine, build_experiment, load_experiment
+from probe_lab.config import Engine, build_experiment
 
 TEXT = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 
@@ -24,10 +24,3 @@ def test_every_key_is_listed_with_its_default() -> None:
     shown = dict(re.findall(r"^\| `engine\.(\w+)` \|(?: `?(\w+)`?)? \|", TEXT, re.M))
     defaults = {field.name: field.default for field in dataclasses.fields(Engine)}
     assert shown == {name: f"{value:g}" if isinstance(value, float) else value for name, value in defaults.items()}
-
-
-def test_commands_name_an_experiment_and_its_keys() -> None:
-    ((verb, rest),) = re.findall(r"^probe-lab (\w+) (.*)$", TEXT, re.M)
-    assert verb == "sweep"
-    name, *changes = rest.split()
-    assert load_experiment(name, changes).engine.address == "HEAD:6379"

@@ -1,0 +1,66 @@
+"""Where the documents' commands run: a working folder with the shipped experiments, cut down to seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pages import ROOT
+
+SIZES: dict[str, Any] = {
+    "prompts.count": 12,
+    "prompts.seeds": 4,
+    "evaluators": ["shapes_reward", "shapes_binding"],
+    "cache.shard_size": 64,
+    "data.batch_prompts": 6,
+    "data.split": {"train": 0.4, "val": 0.3, "test": 0.3},
+    "trainer.max_epochs": 1,
+    "probe.width": 16,
+    "probe.depth": 1,
+    "probe.embedding": 16,
+    "probe.shuffles": 1,
+    "workers": 1,
+}
+"""What is smaller in every experiment. Steps, taps and losses are as shipped, since pages name them."""
+AXES = {"probe.step": (2, 4, 5, 8)}
+"""Of these axes only these values, where there are any of them."""
+
+
+def make_room(folder: Path) -> Path:
+    """``folder`` with an ``experiments/`` of its own."""
+    shipped = ROOT / "experiments"
+    for path in sorted(shipped.rglob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        own = folder / "experiments" / path.relative_to(shipped)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(yaml.safe_dump(_cut(content), sort_keys=False), encoding="utf-8")
+    return folder
+
+
+def copied(room: Path, folder: Path) -> Path:
+    """A room with the same files, which are linked: what replaces one leaves the other room's as it is."""
+    shutil.copytree(room, folder, copy_function=os.link)
+    return folder
+
+
+def _cut(content: dict[str, Any]) -> dict[str, Any]:
+    if content.get("prompts", {}).get("source") != "shapes":  # planned alone: what it says is of the whole
+        return content
+    for key, value in SIZES.items():
+        section, _, name = key.partition(".")
+        if not name:
+            content[key] = value
+        else:
+            content.setdefault(section, {})[name] = value
+    if content["prompts"].get("exclude"):
+        del content["prompts"]["exclude"]
+    sweep = content.get("sweep") or []
+    for grid in sweep if isinstance(sweep, list) else [sweep]:
+        for key, kept in AXES.items():
+            values = grid.get(key)
+            if isinstance(values, list) and set(values) & set(kept):
+                grid[key] = [value for value in values if value in kept]
+    return content
