@@ -115,7 +115,7 @@ def batched(
 ) -> torch.Tensor:
     """Scores float32 [n] by the package's model, preprocessing and tokenizer, whose module is ``original``."""
     model, preprocess = original.model_dict["model"], original.model_dict["preprocess_val"]
-    model.load_state_dict(torch.load(job.weights, map_location=job.device)["state_dict"])
+    model.load_state_dict(torch.load(job.weights, map_location=job.device, weights_only=True)["state_dict"])
     model = model.to(job.device, dtype).eval()
     tokenizer = original.get_tokenizer(job.architecture)
     distinct = list(dict.fromkeys(texts))

@@ -77,13 +77,12 @@ class CacheWriter:
         self._check_manifest()
         # The split is a note of what it was at generation time; data.split may change, the samples may not.
         noted = ["split", IMAGE_ID.name]
-        found = load_samples(self.folder / SAMPLES)
-        stored = found.drop(columns=noted, errors="ignore")
-        if not stored.equals(self.samples.drop(columns=noted, errors="ignore")):
+        stored = load_samples(self.folder / SAMPLES)
+        if not stored.drop(columns=noted, errors="ignore").equals(self.samples.drop(columns=noted, errors="ignore")):
             raise CacheError(
                 f"{self.folder / SAMPLES} holds other samples than this experiment asks for: choose another cache.name"
             )
-        self._check_images(found)
+        self._check_images(stored)
         self._identity = open_cache(self.folder).identity
 
     def pending(self) -> list[int]:

@@ -61,6 +61,10 @@ class Choice:
             raise ConfigError(f"{where} is '{text}': {error}") from None
         return cls(text, names)
 
+    def names(self, key: str) -> bool:
+        """Whether it asks for a dotted key, by whichever name."""
+        return key in self.keys.values()
+
     def holds(self, value_of: Callable[[str], Value]) -> bool:
         """Whether it is true where ``value_of`` gives the value of a dotted key.
 

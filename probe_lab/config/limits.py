@@ -108,8 +108,8 @@ def require_ranges(experiment: Experiment) -> None:
     threshold = experiment.metrics.auc_threshold
     if threshold is not None and not math.isfinite(threshold):
         raise ConfigError(f"'metrics.auc_threshold' is {threshold}: it must be a finite number, or null for the median")
-    most = RANGES["select.candidates"].most
+    limits = _Range(RANGES["select.candidates"].most)
     for key in ("tradeoff.candidates", "tradeoff.timed", "tradeoff.fewer_steps"):
         for number in attrgetter(key)(experiment):
-            if not 0 <= number <= most:
-                raise ConfigError(f"'{key}' names {number}: it must not be negative, and at most {most:,}")
+            if not limits.holds(number):
+                raise ConfigError(f"'{key}' names {number}: {limits.text}")

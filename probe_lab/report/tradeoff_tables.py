@@ -9,7 +9,7 @@ from probe_lab.report.load import Value
 from probe_lab.report.style import DASH, evaluator_label
 from probe_lab.report.tables import Field, Table
 from probe_lab.select.tradeoff import BASES, QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow, Way
-from probe_lab.select.tradeoff.summary import AHEAD, APART, verdict
+from probe_lab.select.tradeoff.summary import AHEAD, APART, BEHIND, verdict
 
 _BOUNDS = ("random", "best_of_n", "oracle")
 
@@ -153,8 +153,7 @@ def _pair(pair: Pair) -> tuple[Field, ...]:
 
 def ahead(pair: Pair) -> str:
     """ "the first" or "the second" where Holm's p is below 0.05."""
-    found = verdict(pair)
-    return found if found == APART else "the first" if found == AHEAD else "the second"
+    return {AHEAD: "the first", BEHIND: "the second", APART: APART}[verdict(pair)]
 
 
 def _calls(calls: float) -> int | float:

@@ -149,8 +149,8 @@ def _require_own_caches(found: Iterable[Experiment]) -> None:
 def _chosen(select: str, found: Iterable[Cell], swept: Iterable[str], names: TapNames) -> tuple[Cell, ...]:
     choice = Choice.parse(select, swept, where="'sweep.select'")
     everything = tuple(found)
-    asked = "probe.model" in choice.keys.values()
-    chosen = tuple(cell for cell in everything if choice.holds(_values_of(cell, names, asked)))
+    names_model = choice.names("probe.model")
+    chosen = tuple(cell for cell in everything if choice.holds(_values_of(cell, names, names_model)))
     if not chosen:
         here = "; ".join(f"{name} is {_among(everything, key)}" for name, key in choice.keys.items())
         raise SweepError(f"sweep.select='{select}' leaves none of {len(everything)} cells, where {here}: change it")

@@ -241,12 +241,12 @@ def _write(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell]
     own, tried = {cell.name for cell in plan}, {outcome.cell for outcome in outcomes}
     left = {cell.name for cell in pending} - tried  # an interrupted sweep did not come to them
     try:
-        known = read_failures(folder)
+        recorded = read_failures(folder)
     except ReportError:  # it is written anew
-        known = []
+        recorded = []
     earlier = [
         failure
-        for failure in known
+        for failure in recorded
         if failure.cell in left or (keep_others and failure.cell not in own and not is_finished(folder / failure.cell))
     ]
     write_failures(folder, [*earlier, *(_failure(outcome) for outcome in outcomes if outcome.error)])

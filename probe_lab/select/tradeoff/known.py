@@ -129,13 +129,11 @@ def known_of(
     step = probes.step
     taps = [tap for spec in probes.specs.values() for tap in spec.taps]
     world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, *PREVIEWED])
-    cache = _made(world, evaluator, watching, announce)
-    with watching("previews", "scores") as update:
-        score_previews(world, probes.asked_previews(evaluator), on_progress=update)
+    cache = _previewed(world, probes.asked_previews(evaluator), evaluator, watching, announce)
     fewer = {}
     for steps in step_counts(experiment):
-        other = _made(in_fewer_steps(world, steps), evaluator, watching, announce)
-        fewer[steps] = by_prompt(other, other.scores(evaluator))
+        shorter = _made(in_fewer_steps(world, steps), evaluator, watching, announce)
+        fewer[steps] = by_prompt(shorter, shorter.scores(evaluator))
     return Known(
         target=by_prompt(cache, cache.scores(evaluator)),
         fewer=fewer,
@@ -163,14 +161,26 @@ def thinning_of(
         return Thinning(experiment.tradeoff.thin)
     prompts = prompts_of(experiment, "val")
     world = for_validation(experiment, prompts, probes.step, [*probes.spec.taps, *PREVIEWED])
-    cache = _made(world, evaluator, watching, announce)
-    with watching("previews", "scores") as update:
-        score_previews(world, probes.asked_previews(evaluator, single=True), on_progress=update)
+    cache = _previewed(world, probes.asked_previews(evaluator, single=True), evaluator, watching, announce)
     return choose_thinning(
         by_prompt(cache, cache.scores(evaluator)),
         predictions({probes.step: probes.cell}, cache, evaluator)[probes.step],
         by_prompt(cache, cache.preview_scores(evaluator, probes.step, LOOKAHEAD)),
     )
+
+
+def _previewed(
+    world: Experiment,
+    previews: AskedPreviews,
+    evaluator: str,
+    watching: Watching,
+    announce: Callable[[Generation], None],
+) -> Cache:
+    """``_made``, and its previews scored."""
+    cache = _made(world, evaluator, watching, announce)
+    with watching("previews", "scores") as update:
+        score_previews(world, previews, on_progress=update)
+    return cache
 
 
 def _made(world: Experiment, evaluator: str, watching: Watching, announce: Callable[[Generation], None]) -> Cache:

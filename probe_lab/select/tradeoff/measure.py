@@ -16,7 +16,7 @@ from probe_lab.errors import SelectError
 from probe_lab.metrics.bootstrap import resample
 from probe_lab.progress import Watching
 from probe_lab.select.tradeoff.known import Known, Probes, known_of, probes_of, thinning_of
-from probe_lab.select.tradeoff.pairs import Measured, compare_ways, mean_interval
+from probe_lab.select.tradeoff.pairs import WayScores, compare_ways, mean_interval
 from probe_lab.select.tradeoff.plans import Compared, progressive_way, single_ways
 from probe_lab.select.tradeoff.policies import Numbers, Stage, draw_candidates, kept_scores
 from probe_lab.select.tradeoff.records import About, Tradeoff, TradeoffRow
@@ -54,12 +54,12 @@ def measure(
     known = known_of(experiment, probes, prompts, evaluator, watching, announce)
     costs = costs_of(experiment, probes, ways, prompts, watching)
     draws = resample(len(prompts), RESAMPLES, experiment.seed)
-    measured = {}
+    measured = []
     for way in ways:
         scores = _scores(way, known, experiment.seed)
-        measured[way] = Measured(_row(way, scores, costs.get(way, Cost()), draws), scores)
+        measured.append(WayScores(_row(way, scores, costs.get(way, Cost()), draws), scores))
     made = Tradeoff(
-        tuple(way.row for way in measured.values()),
+        tuple(way.row for way in measured),
         compare_ways(measured, known, probes.step, draws),
         About(
             evaluator=evaluator,
@@ -77,9 +77,9 @@ def measure(
 
 
 def _ways(experiment: Experiment, probes: Probes, evaluator: str, thin: float) -> list[Compared]:
-    asked, step, steps = experiment.tradeoff, probes.step, experiment.sampling.steps
+    step, steps = probes.step, experiment.sampling.steps
     ways = [Compared("random", 1, steps, steps)]
-    for number in asked.candidates:
+    for number in experiment.tradeoff.candidates:
         ways += single_ways(
             number,
             step=step,
@@ -110,8 +110,8 @@ def _stages(way: Compared, known: Known, seed: int) -> list[Stage]:
         return [Stage(known.by_step[step], keep) for step, keep in way.plan]
     if way.way in ("cascade", "thinned"):
         first = known.probe if way.way == "cascade" else np.random.default_rng(seed).random(known.probe.shape)
-        asked = [first, known.lookahead][-len(way.plan) :]
-        return [Stage(scores, keep) for scores, (_, keep) in zip(asked, way.plan, strict=True)]
+        deciding = [first, known.lookahead][-len(way.plan) :]
+        return [Stage(scores, keep) for scores, (_, keep) in zip(deciding, way.plan, strict=True)]
     if way.way == "fewer_steps":
         return [Stage(known.fewer[way.steps], 1)]
     scores = {"probe": known.probe, "preview": known.preview, "lookahead": known.lookahead}.get(way.way, known.target)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -12,7 +13,6 @@ from scipy.optimize import isotonic_regression
 from probe_lab.metrics import holm
 from probe_lab.metrics.bootstrap import Interval, Scale, mean_over
 from probe_lab.select.tradeoff.known import Known
-from probe_lab.select.tradeoff.plans import Compared
 from probe_lab.select.tradeoff.policies import Numbers, best_of
 from probe_lab.select.tradeoff.records import Pair, TradeoffRow, way_text
 from probe_lab.select.tradeoff.ways import Basis, Question, Way
@@ -36,7 +36,7 @@ _LED: Sequence[Way] = ("probe", "progressive", "cascade")
 
 
 @dataclass(frozen=True)
-class Measured:
+class WayScores:
     """A row with the true score of what its way keeps of each prompt, [prompts]."""
 
     row: TradeoffRow
@@ -62,7 +62,7 @@ class _Rival:
 
     def at_seconds(self, seconds: float) -> float:
         """How many candidates take so long, between those that were timed; nan outside."""
-        numbers, times = self._timed()
+        numbers, times = self._timed
         if not len(numbers) or not times[0] <= seconds <= times[-1]:
             return math.nan
         return float(np.interp(seconds, times, numbers))
@@ -71,11 +71,12 @@ class _Rival:
         return self.fixed + self.each * candidates
 
     def seconds(self, candidates: float) -> float:
-        numbers, times = self._timed()
+        numbers, times = self._timed
         if not len(numbers) or not numbers[0] <= candidates <= numbers[-1]:
             return math.nan
         return float(np.interp(candidates, numbers, times))
 
+    @cached_property
     def _timed(self) -> tuple[Numbers, Numbers]:
         """Numbers of candidates that were timed, in order, and seconds that never fall: the nearest such to what was
         measured (isotonic regression), since a disturbed round must cost neither side."""
@@ -85,7 +86,7 @@ class _Rival:
         return np.array([number for number, _ in timed], dtype=np.float64), np.asarray(smooth, dtype=np.float64)
 
 
-def compare_ways(measured: Mapping[Compared, Measured], known: Known, step: int, draws: Numbers) -> tuple[Pair, ...]:
+def compare_ways(measured: Sequence[WayScores], known: Known, step: int, draws: Numbers) -> tuple[Pair, ...]:
     """Every question, with p-values adjusted by Holm over all pairs of one question and basis.
 
     At the same cost, the rival has as many candidates as the calls or the seconds pay for; a number between two whole
@@ -108,22 +109,22 @@ def mean_interval(values: Numbers, draws: Numbers, scale: Scale = "plain") -> In
     return mean_over(values, np.zeros(len(values), dtype=np.bool_), scale).interval(draws, CONFIDENCE)
 
 
-def _same_candidates(measured: Mapping[Compared, Measured], draws: Numbers) -> Iterator[Pair]:
-    ways: dict[tuple[Way, int], Measured] = {
-        (way.way, way.candidates): made for way, made in measured.items() if way.way != "fewer_steps"
+def _same_candidates(measured: Sequence[WayScores], draws: Numbers) -> Iterator[Pair]:
+    ways: dict[tuple[Way, int], WayScores] = {
+        (made.row.way, made.row.candidates): made for made in measured if made.row.way != "fewer_steps"
     }
     for question, first, second in _SAME_CANDIDATES:
         for (way, number), made in ways.items():
-            other = ways.get((second, 1 if second == "random" else number))
-            if way == first and other is not None:
-                rival = other.row.text, other.row.calls, other.row.seconds
-                yield _pair(question, "candidates", made, *rival, other.scores, draws)
+            rival = ways.get((second, 1 if second == "random" else number))
+            if way == first and rival is not None:
+                costs = rival.row.calls, rival.row.seconds
+                yield _pair(question, "candidates", made, rival.row.text, *costs, rival.scores, draws)
 
 
-def _same_cost(measured: Mapping[Compared, Measured], known: Known, step: int, draws: Numbers) -> Iterator[Pair]:
-    rows = [made.row for made in measured.values()]
+def _same_cost(measured: Sequence[WayScores], known: Known, step: int, draws: Numbers) -> Iterator[Pair]:
+    rows = [made.row for made in measured]
     rivals = _rivals(rows, known, step)
-    led = [made for way in _LED for made in measured.values() if made.row.way == way]
+    led = [made for way in _LED for made in measured if made.row.way == way]
     for question, way in _SAME_COST:
         for rival in (rival for rival in rivals if rival.way == way):
             for made in led:
@@ -161,7 +162,7 @@ def _rivals(rows: Sequence[TradeoffRow], known: Known, step: int) -> list[_Rival
 def _pair(
     question: Question,
     basis: Basis,
-    made: Measured,
+    made: WayScores,
     second: str,
     calls: float,
     seconds: float,

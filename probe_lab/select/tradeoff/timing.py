@@ -46,15 +46,15 @@ def costs_of(
 
     All ways take turns within a round. The oracle costs what the probe costs.
     """
-    asked = experiment.tradeoff
-    if not asked.rounds:
+    settings = experiment.tradeoff
+    if not settings.rounds:
         return {}
-    timed = [way for way in ways if way.way not in UNTIMED and way.candidates in (1, *asked.timed)]
-    shown = prompts[: asked.timed_prompts]
+    timed = [way for way in ways if way.way not in UNTIMED and way.candidates in (1, *settings.timed)]
+    shown = prompts[: settings.timed_prompts]
     judge = create(experiment.probe_evaluators[0], experiment.scoring)
     bench = Bench(experiment, load_pipeline(experiment.backbone, experiment.sampling), judge, probes.cell, probes.cells)
     seconds: dict[Compared, list[float]] = {way: [] for way in timed}
-    runs = (asked.rounds + 1) * len(timed)
+    runs = (settings.rounds + 1) * len(timed)
     with watching("time", "runs") as update:
         # Counting goes first: the first call of anything loads and compiles.
         flops = {}

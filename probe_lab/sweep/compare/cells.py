@@ -57,8 +57,8 @@ class Finished:
     @cached_property
     def shown(self) -> dict[str, Hashable]:
         """Model, step, taps (joined by "+"), loss (None where none can be chosen) and seed."""
-        told = {name: self.content[name] for name in SHOWN.values()} | {"taps": "+".join(self.content["taps"])}
-        return told | {"loss": None} if told["model"] in WITHOUT_LOSS else told
+        values = {name: self.content[name] for name in SHOWN.values()} | {"taps": "+".join(self.content["taps"])}
+        return values | {"loss": None} if values["model"] in WITHOUT_LOSS else values
 
     def value(self, key: str) -> Hashable:
         """The value of a dotted key, as a table shows it; of a baseline no loss, see ``answers_of_loss``."""

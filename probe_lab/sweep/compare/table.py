@@ -60,8 +60,8 @@ def compared(runs_folder: Path, query: Query) -> Sheet:
 def chosen(cells: Sequence[Finished], query: Query, runs_folder: Path) -> list[Finished]:
     """The cells that ``where`` lets through, all for an empty one. ReportError when none is left."""
     choice = Choice.parse(query.where, differing([cell.config for cell in cells]), where="the filter")
-    asked = "probe.model" in choice.keys.values()
-    found = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets, asked))]
+    names_model = choice.names("probe.model")
+    found = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets, names_model))]
     if not found:
         raise ReportError(
             f"none of the {len(cells)} finished cells in {runs_folder} matches '{query.where}': loosen it"
