@@ -41,9 +41,29 @@ def start_context(*, on_cpu: bool, threads: int) -> ForkContext | SpawnContext:
     that another thread held would stay held. Only Linux forks safely beside system libraries.
     """
     alone = threading.active_count() == 1
-    if sys.platform == "linux" and on_cpu and threads == 1 and alone:
+    if sys.platform == "linux" and on_cpu and threads == 1 and alone and _forks_differentiate():
         return get_context("fork")
     return spawn_context()
+
+
+def _forks_differentiate() -> bool:
+    """Whether a fork of this process can take gradients.
+
+    It cannot once this process took one while PyTorch saw any device beside the CPU: the autograd threads of devices
+    are not in the fork. PyTorch does not tell; a fork that tries takes milliseconds.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return True
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            torch.zeros(1, requires_grad=True).sum().backward()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def cores() -> int:

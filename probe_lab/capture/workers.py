@@ -146,7 +146,8 @@ class Crew:
                 else:
                     advance(event)
 
-        with contextlib.closing(fill_shards(self._experiment, pipe, writer, _free(job.shards, self._taken))) as batches:
+        free = _free(job.shards, self._taken, self._require_alive)
+        with contextlib.closing(fill_shards(self._experiment, pipe, writer, free)) as batches:
             for images in batches:
                 advance(images)
                 receive(wait=False)
@@ -160,12 +161,16 @@ class Crew:
             try:
                 return self._events.get(timeout=1.0 if wait else 0.0)
             except queue.Empty:
-                dead = [process for process in self._processes if process.exitcode not in (None, 0)]
-                if dead:
-                    how = ending(dead[0].exitcode or 0)
-                    raise CaptureError(f"a generating process ended {how}; the same command continues") from None
+                self._require_alive()
                 if not wait:
                     return NOTHING
+
+    def _require_alive(self) -> None:
+        """CaptureError when a further process was killed."""
+        dead = [process for process in self._processes if process.exitcode not in (None, 0)]
+        if dead:
+            how = ending(dead[0].exitcode or 0)
+            raise CaptureError(f"a generating process ended {how}; the same command continues") from None
 
 
 @dataclass(frozen=True)
@@ -186,15 +191,25 @@ class LocalFiller:
         self.crew.fill(self.pipe, writer, job, advance)
 
 
-def _free(shards: Sequence[int], taken: Synchronized[int]) -> Iterator[int]:
-    """The shards that no process has taken, one at a time."""
+def _free(shards: Sequence[int], taken: Synchronized[int], require_alive: Callable[[], None]) -> Iterator[int]:
+    """The shards that no process has taken, one at a time.
+
+    A process that is killed while it takes one never gives the lock back: ``require_alive`` raises then.
+    """
+    lock = taken.get_lock()
     while True:
-        with taken.get_lock():
-            position = taken.value
-            taken.value += 1
+        while not lock.acquire(timeout=1.0):
+            require_alive()
+        position = taken.value
+        taken.value += 1
+        lock.release()
         if position >= len(shards):
             return
         yield shards[position]
+
+
+def _stay() -> None:
+    """A further process waits: the first one ends it."""
 
 
 def on_device(experiment: Experiment, device: str) -> Experiment:
@@ -212,7 +227,7 @@ def _work(
             pipe = load_pipeline(experiment.backbone, experiment.sampling)
             job = jobs.get()
             writer = CacheWriter(experiment.cache_folder, manifest_of(experiment, job.shapes, job.samples), job.samples)
-            for images in fill_shards(experiment, pipe, writer, _free(job.shards, taken)):
+            for images in fill_shards(experiment, pipe, writer, _free(job.shards, taken, _stay)):
                 events.put(images)
     except ProbeLabError as error:
         events.put(error)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from probe_lab.capture.generate import generate, plan_generation
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.capture.plan import Plan, plan_table
 from probe_lab.capture.prompts import read_prompts, sample_table
-from probe_lab.capture.workers import devices_of
+from probe_lab.capture.workers import Crew, _free, devices_of, shared_cores
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, CaptureError, ConfigError, ScoreError
 from probe_lab.evaluators.run import score_cache
@@ -146,6 +147,18 @@ def test_after_a_killed_process_the_same_command_fills_the_same_cache(tmp_path: 
     run(alone)
     assert verify(experiment.cache_folder) == []
     assert files_of(experiment.cache_folder) == files_of(alone.cache_folder)
+
+
+def test_a_process_that_is_killed_while_it_takes_a_shard_holds_nobody_up(tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, "workers=2", "cache.shard_size=3", "sampling.batch_size=1")
+    with shared_cores(2), Crew(experiment, devices_of(experiment, 6)[1:]) as crew:
+        holder = threading.Thread(target=crew._taken.get_lock().acquire)  # as the killed process would have
+        holder.start()
+        holder.join()
+        multiprocessing.active_children()[0].kill()
+        with pytest.raises(CaptureError, match=r"ended by signal 9 \(SIGKILL\)"):
+            list(_free([0, 1], crew._taken, crew._require_alive))
+    assert multiprocessing.active_children() == []
 
 
 _PLANS = """
