@@ -36,6 +36,39 @@ def test_only_a_process_without_threads_of_its_own_or_others_is_forked() -> None
         done.set()
 
 
+_DEEP = """
+import torch
+from probe_lab.processes import start_context
+
+class Deep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, depth):
+        ctx.depth = depth
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if ctx.depth:
+            with torch.enable_grad():
+                differentiate(ctx.depth - 1)
+        return gradient, None
+
+def differentiate(depth):
+    Deep.apply(torch.ones(1, requires_grad=True), depth).backward()
+
+differentiate(0)
+print(start_context(on_cpu=True, threads=1).get_start_method())
+differentiate(200)  # PyTorch goes on in a thread of its own, as it does for the gradients of a card
+print(start_context(on_cpu=True, threads=1).get_start_method())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
+def test_a_process_whose_autograd_has_threads_is_not_forked() -> None:
+    done = subprocess.run([sys.executable, "-c", _DEEP], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["fork", "spawn"]
+
+
 def test_cards_are_those_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-1a")
     assert visible_cards() == ["3", "GPU-1a"]
