@@ -1,0 +1,23 @@
+"""The verb that runs the others, one after the other."""
+
+from __future__ import annotations
+
+from probe_lab.cli.arguments import Overrides, out
+from probe_lab.cli.filling import generate
+from probe_lab.cli.reporting import report
+from probe_lab.cli.scoring import score
+from probe_lab.cli.selecting import select
+from probe_lab.cli.training import compare, sweep
+
+
+def demo(overrides: Overrides = None) -> None:
+    """The whole corridor on the shapes world, generate to select, in about ten minutes on two cores.
+
+    Example: probe-lab demo prompts.count=100
+    """
+    for verb in (generate, score, sweep, compare, report):
+        out.rule(f"probe-lab {verb.__name__} quickstart")
+        verb("quickstart", list(overrides or []))
+    out.rule("probe-lab select quickstart")
+    prompts = ["a red circle left of a blue square", "a yellow triangle above a green cross"]
+    select("quickstart", list(overrides or []), prompts, candidates=8, score=True, everything=True)

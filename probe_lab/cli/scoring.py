@@ -1,0 +1,94 @@
+"""The verbs of evaluators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, out
+from probe_lab.progress import progress
+
+
+def score(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="score again what has scores")] = False,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option("--import", help="a CSV or parquet file of scores, by sample_id or prompt and seed"),
+    ] = None,
+    evaluator: Annotated[
+        list[str] | None, typer.Option(help="with --import: the name that these scores get, instead of earlier ones")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="with --import: the column of the scores, default score")
+    ] = None,
+) -> None:
+    """Score the cached images with the experiment's evaluators, or import scores. The same command resumes.
+
+    Prompts are encoded too, where `text.encoder` is an evaluator, and the previews that `probe.scalars` name, or cells
+    of the model `x0_preview` need, are scored.
+
+    Example: probe-lab score quickstart evaluators=[shapes_reward,shapes_layout]
+
+    Example: probe-lab score quickstart --import ratings.csv --evaluator human
+    """
+    config = experiment_of(experiment, overrides)
+    folder = config.cache_folder
+    if source or evaluator or column:
+        _import(folder, source or [], evaluator or [], column or ["score"], overwrite)
+        return
+
+    from probe_lab.cache import Cache
+    from probe_lab.cache.manifest import manifest_path
+    from probe_lab.evaluators.encode import encode_texts
+    from probe_lab.evaluators.run import check_names, score_cache
+    from probe_lab.evaluators.scorable import require_scorable
+    from probe_lab.sweep.previews import make_previews
+
+    check_names(folder, config.evaluators, config.scoring)
+    if manifest_path(folder).exists():  # without a cache, what the names lack is said first
+        require_scorable(config, Cache(folder).samples["prompt"].unique().tolist())
+    if encode_texts(folder, config.text.encoder, config.scoring, overwrite=overwrite):
+        out.print(f"text embeddings: {folder / 'text'}/{config.text.encoder}.safetensors")
+    with progress("score", "images") as update:
+        summary = score_cache(
+            folder,
+            config.evaluators,
+            scoring=config.scoring,
+            overwrite=overwrite,
+            workers=config.workers,
+            engine=config.engine,
+            on_progress=update,
+        )
+    out.print(f"{summary.text} ({folder / 'scores'})")
+    for line in make_previews(config, overwrite=overwrite, watching=progress):
+        out.print(line)
+
+
+def _import(folder: Path, sources: list[Path], evaluators: list[str], columns: list[str], overwrite: bool) -> None:
+    from probe_lab.evaluators.imported import import_scores
+
+    if not sources or not evaluators:
+        raise typer.BadParameter("--import FILE and --evaluator NAME belong together: give both")
+    for name, values in (("--import", sources), ("--evaluator", evaluators), ("--column", columns)):
+        if len(values) > 1:
+            given = " and ".join(map(str, values))
+            raise typer.BadParameter(f"{name} is given {len(values)} times ({given}): import one after the other")
+    made = import_scores(folder, sources[0], evaluators[0], column=columns[0], overwrite=overwrite)
+    out.print(f"{evaluators[0]}: {made.text}; name it in `evaluators` ({folder / 'scores'})")
+
+
+def list_evaluators(
+    experiment: Annotated[str | None, typer.Argument(metavar="[EXPERIMENT]")] = None, overrides: Overrides = None
+) -> None:
+    """List every evaluator: what it measures, its range, model and licence, and whether its weights are here.
+
+    Example: probe-lab evaluators quickstart
+    """
+    from probe_lab.evaluators import listing
+
+    config = experiment_of(experiment, overrides) if experiment else None
+    out.print(listing.evaluators_table(listing.list_evaluators(config)))

@@ -1,0 +1,102 @@
+"""The verbs that train probes and compare them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, out
+
+
+def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """Train one probe, the one that the experiment's `probe` section describes.
+
+    Example: probe-lab train quickstart probe.step=3 probe.loss=mse
+    """
+    from probe_lab.sweep import run_sweep, single_cell
+    from probe_lab.sweep.compare import comparison_table
+
+    config = single_cell(experiment_of(experiment, overrides))
+    summary = run_sweep(config)
+    out.print(comparison_table(config.runs_folder, cells=summary.cells))
+
+
+def sweep(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells, what they read and how long they take, and stop")
+    ] = False,
+) -> None:
+    """Train every cell of the experiment's sweep. Finished cells are skipped, a failing one does not stop the others.
+
+    Exit code 1 when a cell failed: the same command tries it again.
+
+    Example: probe-lab sweep quickstart trainer.max_epochs=20
+
+    Example: probe-lab sweep quickstart sweep.select='step in [5, 8] and loss != "mse"' --dry-run
+    """
+    from probe_lab.sweep import run_sweep
+    from probe_lab.sweep.plan import plan_sweep
+
+    config = experiment_of(experiment, overrides)
+    if dry_run:
+        out.print(plan_sweep(config).table)
+        return
+    summary = run_sweep(config)
+    out.print(summary.text)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+def compare(
+    experiment: ExperimentName,
+    overrides: Overrides = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="srcc_within (default), selection_gain, srcc, ktc, auc, ...; repeatable")
+    ] = None,
+    evaluator: Annotated[list[str] | None, typer.Option(help="only this one; repeatable")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="test (default) or val; repeatable")] = None,
+    where: Annotated[str, typer.Option("--filter", help="only cells for which an expression of keys holds")] = "",
+    seeds: Annotated[bool, typer.Option("--seeds", help="average the training seeds of a cell")] = False,
+    group: Annotated[list[str] | None, typer.Option(help="means per value of a key; repeatable")] = None,
+    best: Annotated[
+        list[str] | None, typer.Option(help="per value of a key the cell that is best on validation; repeatable")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="a column, key, metric or evaluator; numbers best first")] = "",
+    limit: Annotated[int | None, typer.Option(help="rows to show, 20 in a terminal; 0 for all")] = None,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="A − B with a paired interval: parts of cell names, or filters"),
+    ] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="write the table; - is standard output")] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="the same as JSON records")] = None,
+    markdown: Annotated[str | None, typer.Option(metavar="FILE", help="the same as Markdown")] = None,
+) -> None:
+    """Print the cells of an experiment as a table, best first; the MLflow UI shows the same runs and names.
+
+    Example: probe-lab compare quickstart --metric selection_gain --filter 'step in [5, 8] and loss != "mse"'
+
+    Example: probe-lab compare quickstart --best step --seeds
+
+    Example: probe-lab compare quickstart --diff 18fe4d2e 'model == "linear" and step == 8'
+    """
+    from probe_lab.sweep.compare import Query, words
+    from probe_lab.sweep.compare.command import answer
+    from probe_lab.sweep.taps import TapNames
+
+    config = experiment_of(experiment, overrides)
+    query = Query(
+        metrics=words(metric),
+        evaluators=words(evaluator),
+        splits=words(split) or ("test",),
+        where=where,
+        sets=TapNames(config),
+        seeds=seeds,
+        group=words(group),
+        best=words(best),
+        sort=sort,
+        limit=limit,
+    )
+    answer(config.runs_folder, query, out, diff=diff, files={"csv": csv, "json": json, "markdown": markdown})
