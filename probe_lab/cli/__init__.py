@@ -13,6 +13,7 @@ import typer
 from probe_lab import __version__
 from probe_lab.cli.arguments import out
 from probe_lab.cli.demo import demo
+from probe_lab.cli.explaining import config
 from probe_lab.cli.filling import cache_info, cache_verify, generate, plan, taps
 from probe_lab.cli.reporting import report
 from probe_lab.cli.scoring import list_evaluators, score
@@ -40,6 +41,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "select": select,
     "tradeoff": tradeoff,
     "demo": demo,
+    "config": config,
 }
 for _name, _verb in _VERBS.items():
     app.command(_name)(_verb)

@@ -12,8 +12,6 @@ from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
 from probe_lab.names import problem_of
 
-_MOST_FACTOR = 10**6
-
 
 def check(experiment: Experiment) -> None:
     """ConfigError for the first value that is out of its limits or does not fit another one."""
@@ -30,10 +28,6 @@ def check(experiment: Experiment) -> None:
         if side % 8:
             raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
     _check_devices(experiment)
-    if not 2 <= experiment.halving.factor <= _MOST_FACTOR:
-        raise ConfigError(
-            f"'halving.factor' is {experiment.halving.factor}: of 2 to {_MOST_FACTOR:,} cells one goes on"
-        )
     if experiment.engine.address and experiment.engine.name != "ray":
         raise ConfigError(f"'engine.address' is '{experiment.engine.address}' and only engine.name=ray has one")
     if not experiment.evaluators:

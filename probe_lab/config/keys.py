@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 
+from probe_lab.config.declare import Declared, declared
 from probe_lab.config.schema import EvaluatorModel, Schema
 from probe_lab.errors import ConfigError, nearest
 
@@ -32,6 +33,12 @@ def leaf_keys() -> Mapping[str, object]:
         if not is_dataclass(value) and key not in ENTRIES:
             found[key] = value
     return found
+
+
+@functools.cache
+def declarations() -> Mapping[str, Declared]:
+    """Every key that the schema declares, in its order, with what it says of it."""
+    return dict(_declarations(Schema, ""))
 
 
 def section(cls: type, name: str) -> type | None:
@@ -84,3 +91,12 @@ def _keys(cls: type, prefix: str) -> set[str]:
         if kind is not None:
             found |= _keys(kind, f"{prefix}{entry.name}.")
     return found
+
+
+def _declarations(cls: type, prefix: str) -> Iterator[tuple[str, Declared]]:
+    for entry in fields(cls):
+        kind = section(cls, entry.name)
+        if kind is None:
+            yield prefix + entry.name, declared(entry)
+        else:
+            yield from _declarations(kind, f"{prefix}{entry.name}.")

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
+from operator import attrgetter
 from typing import Any
 
+from probe_lab.config.keys import leaf_keys
 from probe_lab.config.schema import Conditional, Experiment
 from probe_lab.errors import ConfigError
+
+_LISTS = [(key, attrgetter(key)) for key, default in leaf_keys().items() if isinstance(default, list)]
 
 
 def check_repeats(experiment: Experiment) -> None:
     """ConfigError for the first list that holds a value twice."""
-    lists: Mapping[str, Sequence[Any]] = {
-        "capture.steps": experiment.capture.steps,
-        "capture.taps": experiment.capture.taps,
-        "evaluators": experiment.evaluators,
-        "probe.evaluators": experiment.probe.evaluators,
-        "probe.taps": experiment.probe.taps,
-        "probe.scalars": experiment.probe.scalars,
-        "probe.steps": experiment.probe.steps,
-        "prompts.exclude": experiment.prompts.exclude,
-        "halving.by": experiment.halving.by,
-        "tradeoff.candidates": experiment.tradeoff.candidates,
-        "tradeoff.timed": experiment.tradeoff.timed,
-        "tradeoff.fewer_steps": experiment.tradeoff.fewer_steps,
-    }
-    for key, values in lists.items():
-        require_once(f"'{key}'", values)
+    for key, values_of in _LISTS:
+        require_once(f"'{key}'", values_of(experiment))
 
 
 def check_axes(experiment: Experiment) -> None:

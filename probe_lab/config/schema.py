@@ -9,11 +9,12 @@ from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 
+from probe_lab.config.declare import SEED, SHARE, Limits, key, positive, up_to
 from probe_lab.config.environment import Written, as_written
-from probe_lab.config.world import Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
+from probe_lab.config.world import STEPS, Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
 from probe_lab.data.scalars import Scalar
 from probe_lab.data.splits import SplitFractions
-from probe_lab.losses import parse_loss
+from probe_lab.losses import TERMS, parse_loss
 
 Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
 Backend = Literal["native", "reference"]
@@ -38,31 +39,23 @@ Grid = Mapping[str, Axis]
 
 @dataclass(frozen=True)
 class EvaluatorModel:
-    """Where an evaluator's model comes from; an empty key is the evaluator's own default.
+    """Where an evaluator's model comes from; an empty key is the evaluator's own default."""
 
-    ``checkpoint`` is a local file or folder, or the id of a hub repository; ``base`` is the same for the model that a
-    head (aesthetic) sits on. ``architecture`` is an open_clip name, for evaluators that exist in several sizes.
-    ``reference`` runs the original package instead of ours.
-    """
-
-    checkpoint: str = ""
-    base: str = ""
-    architecture: str = ""
-    backend: Backend = "native"
+    checkpoint: str = key("", "Weights of the model. A local file or folder, or the id of a hub repository.")
+    base: str = key("", "Weights of the model that a head (`aesthetic`) sits on.")
+    architecture: str = key("", "Name of the model in open_clip, for evaluators that exist in several sizes.")
+    backend: Backend = key("native", "What computes the score. `reference`: the original package.")
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How evaluators with a model run; ``models`` holds what differs for one, by its name in ``evaluators``.
+    """How evaluators with a model run."""
 
-    One model is in memory at a time, unless they are to be ``resident``.
-    """
-
-    device: str = "cpu"
-    dtype: Precision = "float32"
-    batch_size: int = 64
-    resident: bool = False
-    models: dict[str, EvaluatorModel] = field(default_factory=dict)
+    device: str = key("cpu", "Where evaluators run, `cuda` for instance.")
+    dtype: Precision = key("float32", "Number format that evaluators compute in.")
+    batch_size: int = key(64, "Images that are scored at a time.", positive(65_536))
+    resident: bool = key(False, "Keep all models in memory instead of one at a time.")
+    models: dict[str, EvaluatorModel] = key({}, "What differs for one evaluator, by its name in `evaluators`.")
 
 
 BACKBONE = "backbone"
@@ -71,65 +64,88 @@ BACKBONE = "backbone"
 
 @dataclass(frozen=True)
 class Text:
-    """Whose text embeddings InfoNCE and text-reading probes use: the ``backbone``'s, or an evaluator's by its name."""
+    """Whose text embeddings InfoNCE and text-reading probes use."""
 
-    encoder: str = BACKBONE
+    encoder: str = key(BACKBONE, "Text encoder to use. The `backbone`'s, or that of an evaluator by its name.")
 
 
 @dataclass(frozen=True)
 class Data:
-    """How batches are made: ``batch_prompts`` prompts with all their seeds each."""
+    """How batches are made."""
 
-    batch_prompts: int = 16
-    residency: Literal["stream", "memory", "auto"] = "auto"
-    num_workers: int = 0
+    batch_prompts: int = key(16, "Prompts per batch, with all their seeds each.", positive(10**6))
+    residency: Literal["stream", "memory", "auto"] = key(
+        "auto", "How arrays are read. `memory`: once, into memory; `stream`: by shards; `auto`: by the memory there is."
+    )
+    num_workers: int = key(0, "Processes that read shards ahead. 0: none.", up_to(4_096))
     split: SplitFractions = field(default_factory=SplitFractions)
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """What a probe reads, how it is built and which objective it is trained with.
+    """What a probe reads, how it is built and which objective it is trained with."""
 
-    ``evaluators`` empty means all of the experiment's. ``temperature``, ``margin`` and ``alignment`` are τ_max, α_max
-    (in standard deviations of the target) and λ of Probe-Select; ``ema`` 0 switches the moving average off.
-    ``scalars`` are read beside the taps by ``cnn`` and ``linear``: ``preview:<evaluator>`` is that evaluator's score of
-    the picture that the predicted x₀ of the step decodes to, ``lookahead:<evaluator>`` of the tap ``lookahead``.
-    ``shuffles`` is how often ``shuffled_labels`` is trained, each time on other permutations: a single one differs from
-    0 by luck too often to be a control.
-
-    ``steps`` are all steps that one probe is trained on, which is told the step; it is evaluated at ``step``, one of
-    them. Empty: ``step`` alone. The head reads the embedding u, with ``head`` text also the prompt's e, as
-    [u, e, u·e, |u − e|], and InfoNCE then compares these two. ``correlation`` weighs the term ``pearson``. Over the
-    epochs the temperature of InfoNCE goes linearly from ``nce_temperature`` to ``nce_temperature_ratio`` times that.
-    ``nce_negatives`` are the samples of other prompts, or all other samples. Without ``ema_warmup`` the decay of the
-    moving average is ``ema`` from the start.
-    """
-
-    model: Model = "cnn"
-    step: int = 5
-    taps: list[str] = field(default_factory=list)
-    evaluators: list[str] = field(default_factory=list)
-    loss: str = "listwise"
-    within_prompt: bool = True
-    text: Literal["none", "pooled", "tokens"] = "tokens"
-    width: int = 64
-    depth: int = 2
-    embedding: int = 128
-    dropout: float = 0.3
-    temperature: float = 0.5
-    margin: float = 0.5
-    alignment: float = 10.0
-    nce_temperature: float = 0.1
-    ema: float = 0.99
-    oversample: float = 0.0
-    scalars: list[str] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    head: Head = "plain"
-    correlation: float = 1.0
-    nce_temperature_ratio: float = 1.0
-    nce_negatives: Negatives = "prompts"
-    ema_warmup: bool = True
-    shuffles: int = 10
+    model: Model = key("cnn", "Architecture of the probe, or one of the baselines.")
+    step: int = key(5, "Step at which the probe reads, and at which it is evaluated.", allowed=STEPS)
+    taps: list[str] = key([], "Taps that the probe reads, among those of `capture.taps`.")
+    evaluators: list[str] = key([], "Evaluators that it predicts, one head each. Empty: all of the experiment.")
+    loss: str = key(
+        "listwise",
+        "Training objective, a sum of terms. `listwise+infonce` for instance.",
+        allowed=f"a sum of {', '.join(TERMS)}",
+    )
+    within_prompt: bool = key(True, "Let ranking terms compare only the seeds of one prompt with each other.")
+    text: Literal["none", "pooled", "tokens"] = key("tokens", "Text embeddings of the prompt that it reads.")
+    width: int = key(64, "Channels of its levels; the first has half as many.", positive(65_536))
+    depth: int = key(2, "Levels of its encoder, each on half the grid of the one before.", positive(1_000))
+    embedding: int = key(128, "Size of the embedding u that its heads read.", positive(65_536))
+    dropout: float = key(0.3, "Share of features set to 0 in training.", SHARE)
+    temperature: float = key(
+        0.5, "Temperature τ of `listwise` and `spearman` (τ_max of Probe-Select), annealed.", positive(10**6)
+    )
+    margin: float = key(
+        0.5,
+        "Margin α of `listwise` (α_max of Probe-Select), annealed, in standard deviations of the target.",
+        up_to(10**6),
+    )
+    alignment: float = key(10.0, "Weight λ of the term `infonce`.", up_to(10**9))
+    nce_temperature: float = key(0.1, "Temperature of InfoNCE in the first epoch.", positive(10**6))
+    ema: float = key(0.99, "Decay of the moving average of the weights. 0 switches it off.", SHARE)
+    oversample: float = key(
+        0.0,
+        "Repeat training prompts of low mean score in place of high ones. The lowest weighs 1 + `oversample` times the "
+        "highest.",
+        up_to(10**6),
+    )
+    scalars: list[str] = key(
+        [],
+        "Scores that `cnn` and `linear` read beside the taps. `preview:<evaluator>` is its score of the picture that "
+        "the predicted x₀ of the step decodes to, `lookahead:<evaluator>` of the tap `lookahead`.",
+    )
+    steps: list[int] = key(
+        [],
+        "Steps that one probe is trained on, which is told the step. `step` is one of them; empty: it alone.",
+        allowed=STEPS,
+    )
+    head: Head = key(
+        "plain",
+        "What the heads read. `plain`: the embedding u; `text`: with the prompt's e also [u, e, u·e, |u − e|], and "
+        "InfoNCE compares these two.",
+    )
+    correlation: float = key(1.0, "Weight of the term `pearson`.", up_to(10**9))
+    nce_temperature_ratio: float = key(
+        1.0,
+        "Temperature of InfoNCE in the last epoch, relative to the first. It changes linearly.",
+        positive(10**6),
+    )
+    nce_negatives: Negatives = key("prompts", "Negatives of InfoNCE. Samples of other prompts, or all other samples.")
+    ema_warmup: bool = key(True, "Raise the decay of the moving average to `ema` over the first updates.")
+    shuffles: int = key(
+        10,
+        "Trainings of `shuffled_labels`, each on other permutations. A single one differs from 0 by luck too often to "
+        "be a control.",
+        positive(10_000),
+    )
 
     @property
     def trained_steps(self) -> list[int]:
@@ -151,94 +167,97 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Trainer:
-    """How a probe is trained. ``seed`` is the training seed: initial weights and the order of batches.
+    """How a probe is trained."""
 
-    ``accumulate`` takes a step only after so many batches, with the mean of their gradients. ``patience`` ends a
-    training after so many epochs without a better validation value; 0 trains them all. ``devices`` above 1 are
-    processes that share one training, by DDP.
-    """
-
-    max_epochs: int = 12
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
-    gradient_clip: float = 1.0
-    seed: int = 0
-    devices: int = 1
-    accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
-    accumulate: int = 1
-    patience: int = 0
+    max_epochs: int = key(12, "Most epochs of a training.", positive(10**6))
+    learning_rate: float = key(
+        2e-3, "Highest learning rate. It rises to it, and then falls by a cosine.", positive(10**9)
+    )
+    weight_decay: float = key(0.1, "Weight decay.", up_to(10**9))
+    gradient_clip: float = key(1.0, "Largest norm of the gradient. 0: any.", up_to(10**9))
+    seed: int = key(0, "Training seed. It decides the initial weights and the order of batches.", SEED)
+    devices: int = key(1, "Processes that share one training, by DDP.", positive(4_096))
+    accelerator: Literal["auto", "cpu", "gpu"] = key("cpu", "Hardware to train on.")
+    accumulate: int = key(1, "Batches per optimizer step, which takes the mean of their gradients.", positive(10**6))
+    patience: int = key(0, "Epochs without a better validation value that end a training. 0: all run.", up_to(10**6))
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """How predictions are judged. ``auc_threshold`` is the score above which an image counts as good, in the
-    evaluators' own units; null is the median of the training split."""
+    """How predictions are judged."""
 
-    auc_threshold: float | None = None
+    auc_threshold: float | None = key(
+        None,
+        "Score above which an image counts as good, in the evaluators' own units. null: the median of the training "
+        "split.",
+        allowed="a finite number, or null",
+    )
 
 
 @dataclass(frozen=True)
 class Halving:
-    """Successive halving over the cells of a sweep (ASHA, its stopping variant); ``first`` 0 switches it off.
+    """Successive halving over the cells of a sweep (ASHA, its stopping variant). Baselines are always trained to their
+    end."""
 
-    After ``first`` epochs, and each time ``factor`` times as many, a cell goes on only where its validation value is
-    among the best 1/``factor`` of those that came so far. ``by`` names keys whose values compete apart, ``probe.step``
-    for instance. Baselines are always trained to their end.
-    """
-
-    first: int = 0
-    factor: int = 3
-    by: list[str] = field(default_factory=list)
+    first: int = key(0, "Epochs until the first cut. 0 switches halving off.", up_to(10**6))
+    factor: int = key(
+        3,
+        "At each cut, one of so many cells goes on. The epochs until the next cut grow by the same factor.",
+        Limits(10**6, least=2),
+    )
+    by: list[str] = key([], "Keys whose values compete apart, `probe.step` for instance.")
 
 
 @dataclass(frozen=True)
 class Select:
-    """How ``select`` spends denoiser calls: ``candidates`` start for every prompt and ``keep`` of them are finished.
+    """How `probe-lab select` spends denoiser calls. Candidates are chosen where the probe was trained, unless a
+    schedule or a budget says otherwise."""
 
-    They are chosen where the probe was trained, or by the cuts of ``schedule``, ``{step: 2, keep: 6}`` each; a
-    ``budget`` of denoiser calls per prompt finds the schedule, 0 leaves it. ``by`` is an evaluator, weights of several
-    (``a=0.7,b=0.3``) or ``pareto``, empty the first that the probe predicts.
-    """
-
-    candidates: int = 5
-    keep: int = 1
-    schedule: list[dict[str, int]] = field(default_factory=list)
-    budget: int = 0
-    by: str = ""
+    candidates: int = key(5, "Images that start for every prompt.", positive(10**5))
+    keep: int = key(1, "Images that are finished for every prompt.", positive(10**5), allowed="1 to select.candidates")
+    schedule: list[dict[str, int]] = key([], "Cuts. `{step: 2, keep: 6}` each.")
+    budget: int = key(0, "Denoiser calls per prompt, for which the schedule is found. 0: none.", up_to(10**9))
+    by: str = key(
+        "",
+        "What chooses. An evaluator, weights of several (`a=0.7,b=0.3`) or `pareto`; empty: the first evaluator that "
+        "the probe predicts.",
+    )
 
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """What ``tradeoff`` measures: the first ``prompts`` of the test split, with each of the numbers of ``candidates``.
+    """What `probe-lab tradeoff` measures."""
 
-    ``fewer_steps`` are the numbers of sampling steps of the rival that finishes all candidates in fewer; none, or 0,
-    leaves it out. ``thin`` is the share of the candidates that the cascade's probe leaves for the lookahead, at least;
-    0 chooses it on as many validation prompts. The wall-clock and the floating-point operations are those of the
-    numbers which are in ``timed`` too, the wall-clock on ``timed_prompts`` of the prompts, over ``rounds`` in which all
-    ways take turns.
-    """
-
-    prompts: int = 100
-    candidates: list[int] = field(default_factory=lambda: [2, 3, 5, 8, 12, 20, 30, 50])
-    fewer_steps: list[int] = field(default_factory=lambda: [5, 7, 10, 15])
-    thin: float = 0.0
-    timed: list[int] = field(default_factory=lambda: [2, 5, 8, 20, 50])
-    timed_prompts: int = 8
-    rounds: int = 3
+    prompts: int = key(100, "Prompts of the test split to measure on, the first ones.", positive(10**8))
+    candidates: list[int] = key(
+        [2, 3, 5, 8, 12, 20, 30, 50], "Numbers of candidates to compare.", up_to(10**5), allowed="2 to 100,000 each"
+    )
+    fewer_steps: list[int] = key(
+        [5, 7, 10, 15],
+        "Sampling steps of the rival that finishes all candidates in fewer. None, or 0, leaves it out.",
+        up_to(10**5),
+    )
+    thin: float = key(
+        0.0,
+        "Share of the candidates that the cascade's probe leaves for the lookahead, at least. 0 chooses it on as many "
+        "validation prompts.",
+        SHARE,
+    )
+    timed: list[int] = key(
+        [2, 5, 8, 20, 50], "Numbers of `candidates` whose time and operations are measured too.", up_to(10**5)
+    )
+    timed_prompts: int = key(8, "Prompts whose wall-clock is measured.", positive(10**8))
+    rounds: int = key(3, "Rounds of the wall-clock, in which all ways take turns.", up_to(10_000))
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where sweep, generate and score run: ``local`` processes, or ``ray``, which also spans machines.
+    """Where sweep, generate and score run."""
 
-    ``address`` is that of a running Ray cluster, ``auto`` the one of this machine; empty starts one here. ``cpus`` and
-    ``gpus`` are what one Ray worker reserves; a share of a GPU is allowed.
-    """
-
-    name: EngineName = "local"
-    address: str = ""
-    cpus: float = 1.0
-    gpus: float = 0.0
+    name: EngineName = key("local", "What runs the work. Processes of this machine, or Ray, which also spans machines.")
+    address: str = key("", "Address of a running Ray cluster. `auto`: the one of this machine; empty starts one here.")
+    cpus: float = key(1.0, "Cores that one Ray worker reserves.", positive(10_000))
+    gpus: float = key(0.0, "GPUs that one Ray worker reserves; a share is allowed.", up_to(10_000))
 
 
 EXHIBITS = (
@@ -264,35 +283,40 @@ authors' code trains it."""
 
 @dataclass(frozen=True)
 class Paper:
-    """Which table or figure of a paper ``report`` draws, beside its published numbers, instead of the whole report;
-    one of ``EXHIBITS``, empty: the whole report."""
+    """Which table or figure of a paper `probe-lab report` draws, beside its published numbers."""
 
-    exhibit: str = ""
+    exhibit: str = key(
+        "", "Table or figure to draw instead of the whole report. Empty: the whole report.", allowed=", ".join(EXHIBITS)
+    )
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where MLflow keeps its runs; the environment's ``MLFLOW_TRACKING_URI`` wins, an empty one switches it off.
+    """Where MLflow keeps its runs."""
 
-    ``system_metrics`` samples load and memory of the sweep's machine into the parent run.
-    """
-
-    uri: str = "sqlite:///mlflow.db"
-    system_metrics: bool = False
+    uri: str = key(
+        "sqlite:///mlflow.db",
+        "Address of MLflow's store. The environment's `MLFLOW_TRACKING_URI` wins; an empty one switches tracking off.",
+    )
+    system_metrics: bool = key(False, "Sample load and memory of the sweep's machine into the parent run.")
 
 
 @dataclass(frozen=True)
 class Schema:
     """Every key of an experiment but its sweep, whose values have as many types as there are keys."""
 
-    name: str = ""
-    seed: int = 0
+    name: str = key("", "Name of the experiment, of its folders and its runs. Empty: that of the file.")
+    seed: int = key(0, "Seed of the prompts that are drawn and of every image's noise.", SEED)
     backbone: Backbone = field(default_factory=Backbone)
     prompts: Prompts = field(default_factory=Prompts)
     sampling: Sampling = field(default_factory=Sampling)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
-    evaluators: list[str] = field(default_factory=lambda: ["shapes_reward"])
+    evaluators: list[str] = key(
+        ["shapes_reward"],
+        "Evaluators that score the images. `probe-lab evaluators` lists them.",
+        allowed="at least one",
+    )
     scoring: Scoring = field(default_factory=Scoring)
     text: Text = field(default_factory=Text)
     data: Data = field(default_factory=Data)
@@ -305,9 +329,9 @@ class Schema:
     engine: Engine = field(default_factory=Engine)
     paper: Paper = field(default_factory=Paper)
     tracking: Tracking = field(default_factory=Tracking)
-    workers: int = 2
-    runs: str = "runs"
-    reports: str = "reports"
+    workers: int = key(2, "Processes that generate, score and train at a time.", positive(4_096))
+    runs: str = key("runs", "Folder of results.")
+    reports: str = key("reports", "Folder of reports.")
 
     @property
     def cache_folder(self) -> Path:

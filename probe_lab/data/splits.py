@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -16,15 +16,20 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 RULE = 2
 """Number of the rule below: 1 was a hash of the exact text. Cells record it, since another rule splits otherwise."""
+_SHARES = "0 to 1; the three sum to 1"
 
 
 @dataclass(frozen=True)
 class SplitFractions:
-    """Expected shares of the prompts. ConfigError when one is negative or they do not sum to 1."""
+    """Expected shares of the prompts.
 
-    train: float = 0.8
-    val: float = 0.1
-    test: float = 0.1
+    Raises:
+        ConfigError: one is negative, or they do not sum to 1.
+    """
+
+    train: float = field(default=0.8, metadata={"text": "Share of the prompts to train on.", "allowed": _SHARES})
+    val: float = field(default=0.1, metadata={"text": "Share that chooses the epoch.", "allowed": _SHARES})
+    test: float = field(default=0.1, metadata={"text": "Share that results are reported on.", "allowed": _SHARES})
 
     def __post_init__(self) -> None:
         for split in SPLITS:
