@@ -9,6 +9,7 @@ from typer.exceptions import TyperException
 
 from probe_lab.console import visible
 from probe_lab.errors import ProbeLabError
+from probe_lab.scarcity import scarcity  # here, since a process that ran out of memory or files imports nothing more
 
 INTERRUPTED = 130
 RESUMED = {"generate", "score", "sweep", "train", "tradeoff", "demo"}
@@ -29,8 +30,6 @@ def run(app: typer.Typer) -> None:
     except TyperException as error:  # wrong usage: its text may be followed by a hint on lines of their own
         fail(getattr(error, "format_message", error.__str__)())
     except Exception as error:
-        from probe_lab.scarcity import scarcity
-
         lacking = scarcity(error)
         if debug or not lacking:
             raise
