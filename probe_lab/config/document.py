@@ -24,17 +24,21 @@ from probe_lab.errors import ConfigError
 
 OVERRIDES = "the overrides"
 SWEEP = "sweep"
+DEFAULTS = "defaults"
+"""The key of a file that names those which it includes."""
+_SPECIAL = {SWEEP: SWEEP, DEFAULTS: list[str]}
+"""What stands in a file and is no key of the schema."""
 _TEXT = "tag:yaml.org,2002:str"
 _NULL = "tag:yaml.org,2002:null"
 
 
 @dataclass
 class Document:
-    """What a file or an override says. ``lines`` holds the line, from 1 on, of every key."""
+    """What a file or an override says. ``places`` holds the file and line of every key, as messages name them."""
 
     origin: str
     content: Any = None
-    lines: dict[str, int] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
 
 
 def read_document(path: Path) -> Document:
@@ -158,8 +162,9 @@ class _Reading:
         prefix = f"{key}." if key else ""
 
         def at(name: str, below: Node) -> Any:
-            self.document.lines[prefix + name] = below.start_mark.line + 1
-            return self.value(below, SWEEP if prefix + name == SWEEP else inner(hint, name), prefix + name)
+            self.document.places[prefix + name] = self._place(below)
+            special = _SPECIAL.get(prefix + name)
+            return self.value(below, special or inner(hint, name), prefix + name)
 
         return self._mapping(node, at)
 

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from probe_lab.config.checks import check, require_probe_step
-from probe_lab.config.document import OVERRIDES, Document, read_document, read_value
+from probe_lab.config.document import DEFAULTS, OVERRIDES, Document, read_document, read_value
 from probe_lab.config.environment import Written, without_values, written_texts
 from probe_lab.config.hints import OPEN, hint_at, is_section
+from probe_lab.config.includes import laid_over, read_documents
 from probe_lab.config.keys import ENTRIES, SWEEP, section
 from probe_lab.config.repeats import check_axes
 from probe_lab.config.schema import BACKBONE, Experiment, Schema
@@ -42,12 +43,9 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None, *, sto
         ConfigError: no such file, broken YAML, an unknown key, a wrong type or an impossible value.
     """
     path = _find(Path(name))
-    document = read_document(path)
+    document = read_document(path) if stored else _with_included(path)
     changes = read_overrides(overrides or [])
-    try:
-        content = OmegaConf.create(document.content)
-    except OmegaConfBaseException as error:
-        raise not_valid("", str(path), error) from error
+    content = _created(document)
     if stored:
         _drop_former(content)
     try:
@@ -58,6 +56,27 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None, *, sto
         sentence = _with_line(str(error), document, changes)
         raise ConfigError(without_values(sentence, str(document.content), *(overrides or []))) from error
     return dataclasses.replace(experiment, asked=(str(name), *(overrides or [])))
+
+
+def _with_included(path: Path) -> Document:
+    """A file and those that it includes, as one document; ConfigError for a key of one of them that there is not."""
+    *included, own = read_documents(path)
+    content: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for document in included:
+        keys = _created(document)
+        _write_out_backbone(keys)
+        _refuse_unknown(keys, Schema, document.origin)
+        content = laid_over(content, document.content)
+        places |= document.places
+    return Document(own.origin, laid_over(content, own.content), places | own.places)
+
+
+def _created(document: Document) -> DictConfig:
+    try:
+        return OmegaConf.create(document.content)
+    except OmegaConfBaseException as error:
+        raise not_valid("", document.origin, error) from error
 
 
 def build_experiment(
@@ -73,10 +92,7 @@ def build_experiment(
 def merged(content: DictConfig, changes: DictConfig, *, origin: str, default_name: str = "") -> Experiment:
     """``build_experiment`` without the check of limits."""
     for part in (content, changes):
-        if isinstance(part.get("backbone"), str):
-            part["backbone"] = _named(part["backbone"])
-        elif isinstance(part.get("backbone"), DictConfig) and "family" in part["backbone"]:
-            part["backbone"] = {"name": "", **part["backbone"]}  # it replaces a built-in one of the file
+        _write_out_backbone(part)
     _refuse_unknown(content, Schema, origin)
     _refuse_unknown(changes, Schema, OVERRIDES)
     try:
@@ -119,6 +135,8 @@ def read_overrides(overrides: Sequence[str]) -> DictConfig:
         if not equals:
             raise ConfigError(f"'{text}' is no override: write KEY=VALUE")
         key = key.replace("[", ".").replace("]", "").strip()
+        if key == DEFAULTS:
+            raise ConfigError(f"'{text}' includes a file in {OVERRIDES}: name it in '{DEFAULTS}' of an experiment file")
         _require_whole(key, value)
         content = read_value(key, value)
         try:
@@ -142,6 +160,14 @@ def _require_whole(key: str, value: str) -> None:
             raise ConfigError(f"unknown key '{key}' in {OVERRIDES}: '{outer}' has no keys, write {outer}={value}")
 
 
+def _write_out_backbone(part: DictConfig) -> None:
+    """A name as the section that it is short for; a family replaces a built-in one."""
+    if isinstance(part.get(BACKBONE), str):
+        part[BACKBONE] = _named(part[BACKBONE])
+    elif isinstance(part.get(BACKBONE), DictConfig) and "family" in part[BACKBONE]:
+        part[BACKBONE] = {"name": "", **part[BACKBONE]}
+
+
 def _named(content: object) -> object:
     """A backbone's name as the section that it is short for."""
     return {"name": content, "family": "", "path": ""} if isinstance(content, str) else content
@@ -151,9 +177,9 @@ def _with_line(sentence: str, document: Document, changes: DictConfig) -> str:
     """With the place of the key that a sentence begins with, where the file sets it."""
     quoted = re.match(r"'([^']+)' ", sentence)
     key = quoted[1] if quoted else ""
-    if key not in document.lines or document.origin in sentence or OmegaConf.select(changes, key) is not None:
+    if key not in document.places or document.origin in sentence or OmegaConf.select(changes, key) is not None:
         return sentence
-    return f"{sentence} ({document.origin}, line {document.lines[key]})"
+    return f"{sentence} ({document.places[key]})"
 
 
 def _sweep(content: DictConfig, changes: DictConfig, keys: DictConfig) -> Sweep:

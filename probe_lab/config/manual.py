@@ -28,16 +28,25 @@ what `probe-lab config --markdown` prints, from the schema in `probe_lab/config/
 ```bash
 probe-lab plan quickstart prompts.count=100 capture.steps=[3,5]
 ```
+
+A file can start from other ones. Its own keys win over theirs, and later files over earlier ones; lists are replaced,
+and so is a sweep (`sweep: []` drops it). Their `name` is not taken, so set `cache.name` to read another one's cache:
+
+```yaml
+# mine.yaml
+defaults: [experiments/quickstart.yaml]
+cache: {name: quickstart}
+trainer: {max_epochs: 20}
+sweep: {probe.loss: [pairwise, lambdarank]}
+```
+```bash
+probe-lab plan mine.yaml
+```
+
+What it includes lies in its own folder or below, or anywhere in the folder `experiments` that the file itself is in.
 """
 _GENERAL = "experiment"
 _COLUMNS = 78
-_SWEEP: tuple[tuple[str, str, str], ...] = (
-    ("sweep", "a grid, or a list of grids", "Cells to train. A mapping from keys to lists of values or ranges."),
-    ("sweep.grids", "a list of grids", "The grids, where one of the keys below stands beside them."),
-    ("sweep.select", "a test of cells", "Which of the cells to train, `step in [5, 8]` for instance."),
-    ("sweep.seeds", "1 to 100,000", "Training seeds per cell, from 0 on."),
-    ("sweep.sets", "lists of taps by name", "Names of lists of taps, for `probe.taps` and tests of cells."),
-)
 _TEXT = "a text"
 _PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: _TEXT}
 _LISTED = {int: "a list of whole numbers", str: "a list of texts"}
@@ -62,17 +71,28 @@ class Section:
     entries: tuple[Entry, ...]
 
 
+_DEFAULTS = Entry("defaults", "[]", "a list of files", "Files to start from. Paths are relative to this file.")
+_SWEEP = (
+    Entry(
+        "sweep", "", "a grid, or a list of grids", "Cells to train. A mapping from keys to lists of values or ranges."
+    ),
+    Entry("sweep.grids", "", "a list of grids", "The grids, where one of the keys below stands beside them."),
+    Entry("sweep.select", "", "a test of cells", "Which of the cells to train, `step in [5, 8]` for instance."),
+    Entry("sweep.seeds", "", "1 to 100,000", "Training seeds per cell, from 0 on."),
+    Entry("sweep.sets", "", "lists of taps by name", "Names of lists of taps, for `probe.taps` and tests of cells."),
+)
+
+
 def sections() -> list[Section]:
     """All keys, in the order of the schema; first those that are in no section, last those of the sweep."""
     entries = [_entry(key, entry) for key, entry in declarations().items()]
-    general = tuple(entry for entry in entries if "." not in entry.key)
+    general = (_DEFAULTS, *(entry for entry in entries if "." not in entry.key))
     listed = [Section(_GENERAL, "What stands at the top of the file.", general)]
     for name, kind in _kinds():
         own = [entry for entry in entries if entry.key.startswith(f"{name}.")]
         own += [entry for key in ENTRIES if key.startswith(f"{name}.") for entry in _named(key)]
         listed.append(Section(name, " ".join((kind.__doc__ or "").split("\n\n")[0].split()), tuple(own)))
-    sweep = tuple(Entry(key, "", allowed, text) for key, allowed, text in _SWEEP)
-    return [*listed, Section("sweep", "Which cells `probe-lab sweep` trains; docs/sweeps.md has examples.", sweep)]
+    return [*listed, Section("sweep", "Which cells `probe-lab sweep` trains; docs/sweeps.md has examples.", _SWEEP)]
 
 
 def matching(name: str) -> list[Section]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pages import ROOT
+
+from probe_lab.config.includes import laid_over, read_documents
 
 SIZES: dict[str, Any] = {
     "prompts.count": 12,
@@ -30,10 +33,10 @@ AXES = {"probe.step": (2, 4, 5, 8)}
 
 
 def make_room(folder: Path) -> Path:
-    """``folder`` with an ``experiments/`` of its own."""
+    """``folder`` with an ``experiments/`` of its own, of files that include no others."""
     shipped = ROOT / "experiments"
     for path in sorted(shipped.rglob("*.yaml")):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = reduce(laid_over, (document.content for document in read_documents(path)), {})
         own = folder / "experiments" / path.relative_to(shipped)
         own.parent.mkdir(parents=True, exist_ok=True)
         own.write_text(yaml.safe_dump(_cut(content), sort_keys=False), encoding="utf-8")
@@ -58,7 +61,8 @@ def _cut(content: dict[str, Any]) -> dict[str, Any]:
     if content["prompts"].get("exclude"):
         del content["prompts"]["exclude"]
     sweep = content.get("sweep") or []
-    for grid in sweep if isinstance(sweep, list) else [sweep]:
+    grids = sweep if isinstance(sweep, list) else sweep.get("grids", [sweep])
+    for grid in grids:
         for key, kept in AXES.items():
             values = grid.get(key)
             if isinstance(values, list) and set(values) & set(kept):

@@ -197,11 +197,14 @@ def look_up(command: str) -> None:
 
 def write_experiment(block: Block, folder: Path) -> None:
     """Check an experiment, or a part of one, and write it where its first line says: `# flux.yaml`."""
-    whole = OmegaConf.merge({"name": "page", "backbone": "tiny-sd"}, OmegaConf.create(block.text))
-    build_experiment(whole, OmegaConf.create({}), origin=block.name)
     named = re.match(r"# (\S+\.yaml)\n", block.text)
     if named:
         (folder / named[1]).write_text(block.text, encoding="utf-8")
+    if named and "\ndefaults:" in block.text:
+        load_experiment(folder / named[1])
+        return
+    whole = OmegaConf.merge({"name": "page", "backbone": "tiny-sd"}, OmegaConf.create(block.text))
+    build_experiment(whole, OmegaConf.create({}), origin=block.name)
 
 
 VERBS: Any = typer.main.get_command(app)
