@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from probe_lab.config import EvaluatorModel, known_keys, load_experiment, with_changes
 from probe_lab.errors import ConfigError
+from probe_lab.probes.kinds import reads_text
 
 BASE = "backbone: tiny-sd\n"
 
@@ -58,7 +59,7 @@ def test_overrides_reach_into_the_entries_of_a_mapping(write) -> None:
     ],
 )
 def test_which_probes_read_text(write, changes: dict[str, str], reads: bool) -> None:
-    assert with_changes(load_experiment(write(BASE)), changes).probe.reads_text is reads
+    assert reads_text(with_changes(load_experiment(write(BASE)), changes).probe) is reads
 
 
 def test_nothing_behind_the_equals_sign_is_the_empty_string(write) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from probe_lab.cache.layout import valid_name
 from probe_lab.config.limits import require_ranges
 from probe_lab.config.repeats import check_repeats
-from probe_lab.config.schema import EXHIBITS, Experiment, ProbeConfig
+from probe_lab.config.schema import EXHIBITS, Conditional, Experiment, ProbeConfig
 from probe_lab.config.world import Prompts
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
 from probe_lab.names import problem_of
+from probe_lab.registry import registry_of
+
+_MODEL = "probe.model"
 
 
 def check(experiment: Experiment) -> None:
@@ -58,6 +61,24 @@ def check(experiment: Experiment) -> None:
     if not (experiment.backbone.name or (experiment.backbone.family and experiment.backbone.path)):
         raise ConfigError("'backbone' is empty: name a built-in one, tiny-sd for instance, or {family: ..., path: ...}")
     parse_loss(probe.loss)
+    require_named(_MODEL, probe.model)
+
+
+def check_axis_names(experiment: Experiment) -> None:
+    """``require_named`` of the values of axes: what they name is imported by whoever reads the experiment, whether or
+    not it lays out the sweep."""
+    for grid in experiment.sweep:
+        axis = grid.get(_MODEL, ())
+        for model in axis.values if isinstance(axis, Conditional) else axis:
+            require_named(_MODEL, str(model))
+
+
+def require_named(key: str, name: str) -> None:
+    """ConfigError where a key names nothing that its registry has or can import."""
+    try:
+        registry_of(key).get(name)
+    except ConfigError as error:
+        raise ConfigError(f"'{key}' is not valid: {error}") from error
 
 
 def require_probe_step(experiment: Experiment) -> None:

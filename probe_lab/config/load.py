@@ -13,7 +13,7 @@ from typing import Any, cast, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from probe_lab.config.checks import check, require_probe_step
+from probe_lab.config.checks import check, check_axis_names, require_probe_step
 from probe_lab.config.document import DEFAULTS, OVERRIDES, Document, read_document, read_value
 from probe_lab.config.environment import Written, without_values, written_texts
 from probe_lab.config.hints import OPEN, hint_at, is_section
@@ -86,6 +86,7 @@ def build_experiment(
     experiment = merged(content, changes, origin=origin, default_name=default_name)
     check(experiment)
     check_axes(experiment)
+    check_axis_names(experiment)
     return experiment
 
 

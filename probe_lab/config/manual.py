@@ -17,6 +17,7 @@ from probe_lab.config.hints import hint_at, is_text, without_null
 from probe_lab.config.keys import ENTRIES, declarations, key_of, leaf_keys
 from probe_lab.config.schema import Schema
 from probe_lab.errors import ConfigError, nearest
+from probe_lab.registry import NAMED, registry_of
 
 _HEAD = """\
 # Every key of an experiment
@@ -163,7 +164,11 @@ def _named(key: str) -> Iterator[Entry]:
 
 
 def _entry(key: str, about: Declared) -> Entry:
-    return Entry(key, _shown(leaf_keys().get(key, {})), _allowed(hint_at(key.split(".")), about), about.text)
+    if key in NAMED:
+        allowed = f"{', '.join(registry_of(key).names())} or `module:attribute`"
+    else:
+        allowed = _allowed(hint_at(key.split(".")), about)
+    return Entry(key, _shown(leaf_keys().get(key, {})), allowed, about.text)
 
 
 def _shown(default: object) -> str:

@@ -14,9 +14,8 @@ from probe_lab.config.environment import Written, as_written
 from probe_lab.config.world import STEPS, Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
 from probe_lab.data.scalars import Scalar
 from probe_lab.data.splits import SplitFractions
-from probe_lab.losses import TERMS, parse_loss
+from probe_lab.losses import TERMS
 
-Model = Literal["cnn", "linear", "prompt_only", "attention_entropy", "noisy_latent", "x0_preview", "shuffled_labels"]
 Backend = Literal["native", "reference"]
 EngineName = Literal["local", "ray"]
 Head = Literal["plain", "text"]
@@ -85,7 +84,7 @@ class Data:
 class ProbeConfig:
     """What a probe reads, how it is built and which objective it is trained with."""
 
-    model: Model = key("cnn", "Architecture of the probe, or one of the baselines.")
+    model: str = key("cnn", "Architecture of the probe, or one of the baselines.")
     step: int = key(5, "Step at which the probe reads, and at which it is evaluated.", allowed=STEPS)
     taps: list[str] = key([], "Taps that the probe reads, among those of `capture.taps`.")
     evaluators: list[str] = key([], "Evaluators that it predicts, one head each. Empty: all of the experiment.")
@@ -156,13 +155,6 @@ class ProbeConfig:
     def previews(self) -> list[Scalar]:
         """Which scores of which previews the ``scalars`` are."""
         return [Scalar.parse(scalar) for scalar in self.scalars]
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether the prompts' text embeddings change what comes out."""
-        if self.model in ("cnn", "noisy_latent", "shuffled_labels"):
-            return self.text != "none" or self.head == "text" or "infonce" in parse_loss(self.loss)
-        return self.model == "prompt_only"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any, get_args
 from probe_lab.config import BACKBONE, Head
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ConfigError, ProbeError
-from probe_lab.probes.spec import Kind, ProbeSpec, TextMode
+from probe_lab.probes.kinds import is_buildable
+from probe_lab.probes.spec import ProbeSpec, TextMode
 
 FORMAT_VERSION = 1
 LARGEST_SIZE, LARGEST_DEPTH = 2**20, 64
@@ -57,7 +58,10 @@ def _is_share(value: Any) -> bool:
 _TEXT: _Check = (lambda value: isinstance(value, str), "a text")
 _SIZE, _SIZE_OR_NONE = _whole(1, LARGEST_SIZE), _whole(0, LARGEST_SIZE)
 _SPEC: Mapping[str, _Check] = {
-    "kind": _choice(get_args(Kind)),
+    "kind": (
+        lambda value: isinstance(value, str) and is_buildable(value),
+        "a model that is known here (import the module of your own first)",
+    ),
     "taps": (_are_shapes, f"a mapping from taps to three sizes from 1 to {LARGEST_SIZE}"),
     "evaluators": _texts(1),
     "step": _whole(1, LARGEST_SIZE),

@@ -20,7 +20,7 @@ class MLPHead(nn.Module):
 
     def __init__(self, spec: ProbeSpec) -> None:
         super().__init__()
-        text = spec.kind == "cnn" and spec.head == "text"
+        text = spec.reads_prompt
         self.layers = nn.Sequential(
             nn.Identity() if text else nn.SiLU(),
             nn.Dropout(spec.dropout),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from probe_lab.data.scalars import Scalar
+from probe_lab.probes.kinds import PREVIEW
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 
@@ -17,4 +18,4 @@ def preview_probe(*scalars: str, step: int, total_steps: int, backbone: str = ""
         ConfigError: a scalar of another form.
     """
     evaluators = tuple(Scalar.parse(scalar).evaluator for scalar in scalars)
-    return Probe(ProbeSpec("preview", {}, evaluators, step, total_steps, backbone=backbone, scalars=scalars)).eval()
+    return Probe(ProbeSpec(PREVIEW, {}, evaluators, step, total_steps, backbone=backbone, scalars=scalars)).eval()

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from probe_lab.errors import ProbeError, nearest
-from probe_lab.probes.encoder import CNNEncoder
-from probe_lab.probes.features import AttentionEntropy, PooledFeatures, PromptEncoder
 from probe_lab.probes.heads import Direct, MLPHead, PromptEmbedding, Scalars, beside
 from probe_lab.probes.inputs import Inputs, Standardise
 from probe_lab.probes.spec import ProbeSpec
@@ -39,17 +37,17 @@ class Probe(nn.Module):
         self.unscaled: tuple[str, ...] = ()
         self.encoder: nn.Module
         self.head: nn.Module
-        if spec.kind == "preview":
+        kind, scalars = spec.built_as, len(spec.scalars)
+        if not kind.encoder:
             self.encoder, self.head = nn.Identity(), nn.Identity()
-        elif spec.kind in ("linear", "attention_entropy"):
-            self.encoder = PooledFeatures(spec) if spec.kind == "linear" else AttentionEntropy(spec)
-            self.head = nn.Linear(self.encoder.size + len(spec.scalars), len(spec.evaluators))
+        elif kind.by_gradient:
+            self.encoder, self.head = kind.build_encoder(spec), MLPHead(spec)
         else:
-            self.encoder = CNNEncoder(spec) if spec.kind == "cnn" else PromptEncoder(spec)
-            self.head = MLPHead(spec)
-        self.scalars = Scalars(len(spec.scalars)) if spec.scalars and spec.kind != "preview" else None
-        self.direct = Direct(len(spec.scalars), len(spec.evaluators)) if spec.scalars and spec.kind == "cnn" else None
-        self.prompt = PromptEmbedding(spec) if spec.kind == "cnn" and spec.head == "text" else None
+            self.encoder = kind.build_encoder(spec)
+            self.head = nn.Linear(int(self.encoder.size) + scalars, len(spec.evaluators))  # type: ignore[arg-type]
+        self.scalars = Scalars(scalars) if scalars and kind.encoder else None
+        self.direct = Direct(scalars, len(spec.evaluators)) if scalars and kind.by_gradient else None
+        self.prompt = PromptEmbedding(spec) if spec.reads_prompt else None
         aligns = spec.aligned and self.prompt is None
         self.align_embedding = nn.Linear(spec.embedding, spec.embedding) if aligns else None
         self.align_text = nn.Linear(spec.text_dim, spec.embedding) if aligns else None
@@ -87,7 +85,7 @@ class Probe(nn.Module):
         return (target - self.target_mean) / self.target_std
 
     def forward(self, inputs: Inputs) -> Output:
-        if self.spec.kind == "preview":
+        if not self.spec.built_as.encoder:
             assert inputs.scalars is not None
             return Output(self.standardised(inputs.scalars), inputs.scalars)
         if self.prompt is None and (self.direct is None or self.scalars is None):

@@ -8,35 +8,26 @@ from dataclasses import replace
 import numpy as np
 
 from probe_lab.cache import Cache
-from probe_lab.config import Experiment, Model
+from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, ResidentArrays
 from probe_lab.data.inputs import Inputs, read_inputs
 from probe_lab.data.resident import fits_in_memory
 from probe_lab.data.scalars import Scalar, stored_previews
 from probe_lab.errors import ProbeError
-from probe_lab.probes.spec import ATTENTION
+from probe_lab.probes.kinds import ATTENTION, kind_of, reads_text
 
 
-def taps_of(model: Model, taps: Sequence[str]) -> list[str]:
+def taps_of(model: str, taps: Sequence[str]) -> list[str]:
     """The taps that a model reads when an experiment names ``taps``.
 
     Raises:
-        ProbeError: ``attention_entropy`` without any attention tap.
+        ProbeError: it reads attention and there is no attention tap.
     """
-    if model == "noisy_latent":
-        return ["latent"]
-    if model == "x0_preview":
-        return ["x0"]
-    if model == "prompt_only":
-        return []
-    if model == "attention_entropy":
-        found = [tap for tap in taps if tap.endswith(ATTENTION)]
-        if not found:
-            raise ProbeError(
-                f"attention_entropy reads attention and probe.taps is {list(taps)}: name a tap that ends in {ATTENTION}"
-            )
-        return found
-    return list(taps)
+    kind = kind_of(model)
+    read = kind.taps_of(taps)
+    if kind.reads == "attention" and not read:
+        raise ProbeError(f"{model} reads attention and probe.taps is {list(taps)}: name a tap that ends in {ATTENTION}")
+    return read
 
 
 def data_of(
@@ -64,11 +55,11 @@ def data_of(
         residency=experiment.data.residency,
         seed=experiment.trainer.seed,
         oversample=probe.oversample,
-        text_encoder=experiment.text.encoder if probe.reads_text else None,
+        text_encoder=experiment.text.encoder if reads_text(probe) else None,
         scalars=probe.scalars,
         steps=probe.steps,
         num_workers=experiment.data.num_workers,
-        resident=None if probe.model == "prompt_only" else resident,
+        resident=resident if kind_of(probe.model).reads else None,
         rank=rank,
         world_size=world_size,
     )
@@ -77,19 +68,19 @@ def data_of(
 def _read(experiment: Experiment, cache: Cache) -> list[str]:
     """Taps in the batches of a probe."""
     taps = taps_of(experiment.probe.model, experiment.probe.taps)
-    if not taps and experiment.probe.model == "prompt_only":
+    if not kind_of(experiment.probe.model).reads:
         # The data module makes batches of arrays; a probe that reads none is given the smallest.
         return [min(cache.manifest.taps, key=lambda tap: int(np.prod(cache.manifest.taps[tap])))]
     return taps
 
 
 def inputs_of(experiment: Experiment, cache: Cache) -> Inputs:
-    """What a cell will be trained on beside its arrays; of ``x0_preview`` also previews, where it need not decode."""
+    """What a cell will be trained on beside its arrays; of a kind that decodes also previews, where it need not."""
     probe, evaluators = experiment.probe, experiment.probe_evaluators
     previews = probe.previews
-    if probe.model == "x0_preview" and stored_previews(cache, probe.step, evaluators) is not None:
+    if kind_of(probe.model).decodes and stored_previews(cache, probe.step, evaluators) is not None:
         previews = [Scalar("x0", evaluator) for evaluator in evaluators]
-    encoder = experiment.text.encoder if probe.reads_text else None
+    encoder = experiment.text.encoder if reads_text(probe) else None
     return read_inputs(cache, evaluators, probe.step, previews, encoder)
 
 

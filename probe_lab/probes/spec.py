@@ -8,22 +8,20 @@ from typing import Literal
 from probe_lab.config import Head
 from probe_lab.data.scalars import Scalar, looks_ahead
 from probe_lab.errors import ProbeError
+from probe_lab.probes.kinds import ATTENTION, ProbeKind, built_as
 
-Kind = Literal["cnn", "prompt_only", "linear", "attention_entropy", "preview"]
 TextMode = Literal["none", "pooled", "tokens"]
 Shape = tuple[int, int, int]
-
-ATTENTION = "/attention"
 
 
 @dataclass(frozen=True)
 class ProbeSpec:
     """The architecture of a probe and the place that it reads.
 
-    ``taps`` maps tap strings to their shapes (C, H, W), in the order in which they are read. ``step`` is
-    1-based, of ``total_steps``. ``text_dim`` is the width of the pooled text embedding and ``token_dim`` that
-    of the token embeddings, ``tokens`` their number; 0 where the probe was built without. ``dropout`` acts in
-    training only. ``aligned`` probes have a text projection (InfoNCE).
+    ``kind`` is the name of the ``ProbeKind`` that it is built as. ``taps`` maps tap strings to their shapes (C, H, W),
+    in the order in which they are read. ``step`` is 1-based, of ``total_steps``. ``text_dim`` is the width of the
+    pooled text embedding and ``token_dim`` that of the token embeddings, ``tokens`` their number; 0 where the probe was
+    built without. ``dropout`` acts in training only. ``aligned`` probes have a text projection (InfoNCE).
     ``scalars`` are the numbers that it reads beside its taps, such as ``preview:<evaluator>``. The ``head`` of a
     ``cnn`` reads u, or with "text" also the prompt's embedding. ``steps`` are all that it was trained on where there
     are several; ``step`` is then the one that it was evaluated at.
@@ -33,7 +31,7 @@ class ProbeSpec:
         ProbeError: a combination that cannot be built.
     """
 
-    kind: Kind
+    kind: str
     taps: dict[str, Shape]
     evaluators: tuple[str, ...]
     step: int
@@ -55,14 +53,15 @@ class ProbeSpec:
     steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind == "preview":
+        kind = self.built_as
+        if not kind.encoder:
             if self.taps or self.evaluators != tuple(each.evaluator for each in self.previews):
                 raise ProbeError(
                     f"a preview predicts its scalars, {list(self.scalars)}, and was given the evaluators "
                     f"{list(self.evaluators)} and the taps {list(self.taps)}: give the scalars' own, and no taps"
                 )
             return
-        if not self.taps and self.kind != "prompt_only":
+        if not self.taps and kind.reads != ():
             raise ProbeError("the probe has no taps to read: name at least one in probe.taps")
         lacking = "pooled text" if (self.needs_text or self.aligned) and not self.text_dim else ""
         lacking = lacking or ("token" if self.needs_tokens and not self.token_dim else "")
@@ -72,19 +71,24 @@ class ProbeSpec:
                 "set probe.text=none, probe.head=plain and a loss without infonce, or generate with a backbone that "
                 "has them"
             )
-        if self.scalars and self.kind not in ("cnn", "linear"):
+        if self.scalars and not kind.reads_scalars:
             raise ProbeError(f"a {self.kind} probe reads no scalars: remove {', '.join(self.scalars)}")
-        if self.kind == "attention_entropy" and len(self.attention_taps) != len(self.taps):
-            raise ProbeError(f"attention_entropy reads attention only: remove {self.other_taps} from its taps")
+        if kind.reads == "attention" and self.other_taps:
+            raise ProbeError(f"{self.kind} reads attention only: remove {self.other_taps} from its taps")
         counts = {tap: self.taps[tap][0] for tap in self.attention_taps}
         expected = self.tokens if self.needs_tokens else next(iter(counts.values()), 0)
         for tap, count in counts.items():
-            if count != expected and self.kind == "cnn":
+            if count != expected and kind.text == "chosen":
                 other = "the text encoder" if self.needs_tokens else next(iter(counts))
                 raise ProbeError(
                     f"tap '{tap}' has {count} tokens and {other} has {expected}: "
                     "use taps of one tokenizer together, and probe.text=pooled where tokens cannot match"
                 )
+
+    @property
+    def built_as(self) -> ProbeKind:
+        """How it is built and trained; ConfigError where the module of a kind of the user's own is not there."""
+        return built_as(self.kind)
 
     @property
     def attention_taps(self) -> list[str]:
@@ -116,11 +120,20 @@ class ProbeSpec:
         return bool(self.scalars) or self.looks_ahead
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether the head reads the prompt's embedding beside that of the image."""
+        return self.head == "text" and self.built_as.text == "chosen"
+
+    @property
     def needs_text(self) -> bool:
         """Whether predictions depend on the text embeddings."""
-        return self.kind == "prompt_only" or (self.kind == "cnn" and (self.text != "none" or self.head == "text"))
+        return self._reads_text(self.text != "none" or self.head == "text")
 
     @property
     def needs_tokens(self) -> bool:
         """Whether predictions depend on the token embeddings."""
-        return self.kind == "prompt_only" or (self.kind == "cnn" and self.text == "tokens")
+        return self._reads_text(self.text == "tokens")
+
+    def _reads_text(self, chosen: bool) -> bool:
+        text = self.built_as.text
+        return text == "always" or (text == "chosen" and chosen)

@@ -15,20 +15,19 @@ from torch import Tensor
 from probe_lab.config import Experiment
 from probe_lab.config import Trainer as Settings
 from probe_lab.data import ProbeDataModule
-from probe_lab.losses import parse_loss
 from probe_lab.probes.module import GoOn, ProbeModule
 from probe_lab.probes.objective import Objective
 from probe_lab.probes.probe import Probe
-from probe_lab.probes.spec import Kind
+from probe_lab.probes.spec import ProbeSpec
 
 
-def objective_of(kind: Kind, experiment: Experiment) -> Objective:
-    """What is trained: for ``prompt_only``, which within a prompt has nothing to rank, always the squared error.
+def objective_of(spec: ProbeSpec, experiment: Experiment) -> Objective:
+    """What is trained: the loss of the experiment, or the squared error where the probe has nothing to rank.
 
     Raises:
         ConfigError: no term of the loss trains the predictions.
     """
-    terms = ("mse",) if kind == "prompt_only" else parse_loss(experiment.probe.loss)
+    terms = spec.built_as.terms(experiment.probe.loss)
     return Objective.of(experiment.probe, terms, experiment.trainer.max_epochs)
 
 
@@ -43,11 +42,11 @@ def module_of(
     """What trains ``probe`` as the experiment says."""
     return kind(
         probe,
-        objective_of(probe.spec.kind, experiment),
+        objective_of(probe.spec, experiment),
         experiment.trainer,
         ema=experiment.probe.ema,
         ema_warmup=experiment.probe.ema_warmup,
-        monitor="mse" if probe.spec.kind == "prompt_only" else "srcc_within",
+        monitor="srcc_within" if probe.spec.built_as.ranks else "mse",
         labels=labels,
         go_on=go_on,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,12 +13,38 @@ from probe_lab.config import Experiment
 from probe_lab.config import Trainer as Settings
 from probe_lab.data import Batch, ProbeDataModule
 from probe_lab.probes.distributed import Job, fit_on_ranks
+from probe_lab.probes.fitted import Fitted, Fitting
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.loop import fit
 from probe_lab.probes.module import Epoch, GoOn, Stop
 from probe_lab.probes.probe import Probe
+from probe_lab.probes.reading import decided
+from probe_lab.probes.shuffles import shuffled
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.probes.trainer import fit_by_trainer, module_of, objective_of
+
+
+def by_gradient(fitting: Fitting) -> Fitted:
+    """Trains the probe that the experiment describes; one of shuffled labels on those. Baselines are trained to their
+    end, whatever ``go_on`` says: what they are for needs them whole."""
+    experiment, kind, data = fitting.experiment, fitting.kind, fitting.data
+    labels = None
+    if kind.shuffled:
+        labels = shuffled(fitting.cache, fitting.evaluators, experiment.data.split, experiment.trainer.seed)
+    ranks = experiment.trainer.devices > 1
+    spec = fitting.spec()
+    experiment = decided(experiment, fitting.cache) if ranks else experiment
+    trained = train_probe(
+        spec,
+        experiment,
+        data,
+        labels=labels,
+        with_trainer=fitting.with_trainer,
+        progress=fitting.progress,
+        go_on=None if kind.is_baseline else fitting.go_on,
+    )
+    residency = experiment.data.residency if ranks else ""
+    return replace(Fitted.of(trained.probe, trained.history, trained.stopped), residency=residency)
 
 
 @dataclass(frozen=True)
@@ -42,14 +68,14 @@ def train_probe(
 ) -> Trained:
     """A probe of ``spec`` with the weights of its best epoch.
 
-    ``prompt_only`` is always trained with the squared error: within a prompt it has nothing to rank. After a
-    pure ranking loss the predictions are calibrated on the validation split, see ``Probe.calibrate``.
-    ``labels`` ``[samples, E]`` replace the scores in training, validation and calibration. The same ``trainer.seed``
+    What cannot rank within a prompt is trained with the squared error. After a pure ranking loss the predictions are
+    calibrated on the validation split, see ``Probe.calibrate``. ``labels`` ``[samples, E]`` replace the scores in
+    training, validation and calibration. The same ``trainer.seed``
     gives the same probe; the random state of the caller is left as it was. ``with_trainer`` trains through Lightning's
     ``Trainer``, else ``loop.fit`` does the same with less around it; ``go_on`` is asked after each epoch. Several
     devices are processes that each read their part of the cache, see ``fit_on_ranks``; ``data`` is all of it.
     """
-    settings, objective = experiment.trainer, objective_of(spec.kind, experiment)
+    settings, objective = experiment.trainer, objective_of(spec, experiment)
     with seeded(settings.seed):
         probe = prepared(spec, data)
         if settings.devices > 1:

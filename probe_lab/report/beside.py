@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import BASELINES, best_on_validation, probes, steps_of
+from probe_lab.report.choice import baselines_of, best_on_validation, probes, steps_of
 from probe_lab.report.load import Results, Value, load_results
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.style import COLUMN, METRICS, evaluator_label, legend_label, look, model_label
@@ -92,7 +92,7 @@ def table(material: Material, rivals: list[Rival]) -> Table:
             f"{model_label(model)}, step {step}",
             *(_best(rival.results, step, evaluator, "srcc_within", model) for rival in rivals),
         )
-        for model in BASELINES
+        for model in baselines_of(material.results)
     ]
     return Table(
         name="beside",

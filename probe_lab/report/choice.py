@@ -11,16 +11,9 @@ import numpy as np
 import pandas as pd
 
 from probe_lab.errors import ReportError, nearest
+from probe_lab.probes.kinds import baselines, recorded
 from probe_lab.report.load import VARIANT, Results, Variant
-from probe_lab.report.style import loss_label, model_label, tap_label, tap_order
-
-BASELINES = ("prompt_only", "attention_entropy", "linear", "noisy_latent", "x0_preview", "shuffled_labels")
-"""Models that every probe is compared with, in the order of the tables; any other model is a probe."""
-
-CLOSED_FORM = ("linear", "attention_entropy", "x0_preview")
-"""Baselines that no loss trains, whatever the config says."""
-
-_FIXED_TAP = ("noisy_latent", "x0_preview")  # their names say what they read
+from probe_lab.report.style import loss_label, tap_label, tap_order
 
 SELECTION_METRIC = "srcc_within"
 
@@ -55,14 +48,20 @@ def choose(results: Results, evaluators: Sequence[str], primary_step: int | None
     step = _primary_step(results, primary_step)
     best = best_on_validation(results, probes(results), step, names[0])
     assert best is not None  # _primary_step only returns steps of probes
-    found = {name: best_on_validation(results, [name], step, names[0]) for name in BASELINES}
+    found = {name: best_on_validation(results, [name], step, names[0]) for name in baselines_of(results)}
     return Choice(step, names, best, {name: variant for name, variant in found.items() if variant})
 
 
 def probes(results: Results) -> list[str]:
     """The models that are no baselines."""
     models = dict.fromkeys(variant.model for variant in results.variants)
-    return [model for model in models if model not in BASELINES]
+    return [model for model in models if not recorded(model).is_baseline]
+
+
+def baselines_of(results: Results) -> list[str]:
+    """What every probe is compared with, in the order of the tables: our baselines, whether they were trained or not,
+    and others that were."""
+    return baselines(variant.model for variant in results.variants)
 
 
 def best_on_validation(
@@ -142,9 +141,10 @@ def extra_text(extra: str) -> str:
 
 def variant_text(variant: Variant, *, step: bool = True) -> str:
     """One line for people: "probe (CNN), up 1.0 attn, listwise, step 5"."""
-    parts = [model_label(variant.model)]
-    parts += [tap_label(variant.taps)] if variant.taps and variant.model not in _FIXED_TAP else []
-    parts += [loss_label(variant.loss)] if variant.loss and variant.model not in CLOSED_FORM else []
+    kind = recorded(variant.model)
+    parts = [kind.label]
+    parts += [tap_label(variant.taps)] if variant.taps and kind.reads in ("taps", "attention") else []
+    parts += [loss_label(variant.loss)] if variant.loss and kind.by_gradient else []
     parts += [extra_text(variant.extra)] if variant.extra != "{}" else []
     return ", ".join(parts + ([f"step {variant.step}"] if step else []))
 
@@ -164,9 +164,9 @@ def _primary_step(results: Results, wanted: int | None) -> int:
                 f"{', '.join(map(str, available))}, or add the step to the sweep"
             )
         return wanted
-    baselines = results.cells[results.cells["model"].isin(BASELINES) & results.cells["step"].isin(available)]
-    if not baselines.empty:
-        counts = baselines.groupby("step")["model"].nunique()
+    others = results.cells[results.cells["model"].isin(baselines_of(results)) & results.cells["step"].isin(available)]
+    if not others.empty:
+        counts = others.groupby("step")["model"].nunique()
         common = sorted(int(step) for step in counts[counts == counts.max()].index)
         return 5 if 5 in common else common[0]
     return 5 if 5 in available else available[(len(available) - 1) // 2]

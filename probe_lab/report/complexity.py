@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from probe_lab.errors import ConfigError
 from probe_lab.metrics import WithinMetric
 from probe_lab.metrics.bootstrap import PromptRatio
+from probe_lab.probes.kinds import recorded
 from probe_lab.report.intervals import by_prompt, part_of, value_over
 from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
@@ -26,7 +27,6 @@ BINS = 4
 SMALLEST = 4
 """Prompts of a bin; the interval of fewer says nothing and only stretches the axis."""
 SHOWN: tuple[WithinMetric, ...] = ("srcc_within", "selection_gain")
-COMPARED = ("linear", "x0_preview", "attention_entropy", "noisy_latent", "prompt_only", "shuffled_labels")
 MOST_BASELINES = 3
 
 _EXPLANATION = """Test prompts in groups of like complexity: {by}. Under every group stands n, its number of test
@@ -149,7 +149,8 @@ def _binned(name: str, counts: pd.Series[int], tops: npt.NDArray[np.int64]) -> S
 def compared(material: Material) -> list[Variant]:
     """The best probe and up to three baselines that could rank seeds, if they were trained."""
     baselines = material.choice.baselines
-    return [material.choice.best, *[baselines[n] for n in COMPARED if n in baselines][:MOST_BASELINES]]
+    ranked = sorted(baselines, key=lambda name: recorded(name).prominence, reverse=True)
+    return [material.choice.best, *(baselines[name] for name in ranked[:MOST_BASELINES])]
 
 
 def by_scale(

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.report.choice import (
-    BASELINES,
     Choice,
+    baselines_of,
     best_on_validation,
     by_validation,
     halving_text,
@@ -119,7 +119,7 @@ def _bounds(results: Results, row: pd.Series[Any], evaluator: str, metric: str) 
 
 def _draw_baselines(ax: Axes, material: Material, evaluator: str, metric: str) -> None:
     results, ends = material.results, {}
-    for model in BASELINES:
+    for model in baselines_of(results):
         points = _points(results, material.choice, model, evaluator, metric)
         if not points:
             continue

@@ -7,7 +7,8 @@ import math
 from probe_lab.cache.faults import faults_text
 from probe_lab.errors import DataError
 from probe_lab.metrics import compare_predictions, holm
-from probe_lab.report.choice import BASELINES, variant_text
+from probe_lab.probes.kinds import recorded
+from probe_lab.report.choice import baselines_of, variant_text
 from probe_lab.report.intervals import as_value
 from probe_lab.report.load import RESAMPLES, Results, Value, Variant
 from probe_lab.report.material import Material
@@ -75,7 +76,7 @@ def _caption(material: Material, evaluator: str) -> str:
         f"{_tested(material, evaluator)}"
     )
     text += _control(material)
-    absent = [model_label(name) for name in BASELINES if name not in choice.baselines]
+    absent = [model_label(name) for name in baselines_of(results) if name not in choice.baselines]
     if absent:
         text += f" Not trained at step {choice.step}: {', '.join(absent)}."
     faults = material.cache.faults if material.cache else {}
@@ -87,7 +88,8 @@ def _caption(material: Material, evaluator: str) -> str:
 
 def _control(material: Material) -> str:
     """What the row of shuffled labels is."""
-    control = material.choice.baselines.get("shuffled_labels")
+    trained = material.choice.baselines.items()
+    control = next((variant for name, variant in trained if recorded(name).shuffled), None)
     if control is None:
         return ""
     count = material.results.shuffles(control)

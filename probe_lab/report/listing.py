@@ -9,7 +9,8 @@ import pandas as pd
 
 from probe_lab import __version__
 from probe_lab.data.twins import twins_of
-from probe_lab.report.choice import CLOSED_FORM, extra_text
+from probe_lab.probes.kinds import recorded
+from probe_lab.report.choice import extra_text
 from probe_lab.report.load import Value
 from probe_lab.report.material import Material
 from probe_lab.report.style import evaluator_label, loss_label, model_label, tap_label
@@ -31,7 +32,7 @@ def cells_table(material: Material) -> Table:
             model_label(cell["model"]),
             cell["step"],
             tap_label(cell["taps"]),
-            None if cell["model"] in CLOSED_FORM else loss_label(cell["loss"]),
+            loss_label(cell["loss"]) if recorded(cell["model"]).by_gradient else None,
             extra_text(cell["extra"]) or None,
             cell["seed"],
         )

@@ -18,6 +18,7 @@ from probe_lab.metrics import Measured
 from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.metrics.measured import left_out_in_turn
 from probe_lab.metrics.prompts import Floats
+from probe_lab.probes.kinds import recorded
 from probe_lab.regular import regular
 from probe_lab.report.choice import variant_text
 from probe_lab.report.intervals import draws, measured_value, value_of
@@ -29,9 +30,6 @@ from probe_lab.report.tables import Field, Table
 TITLE = "Reliability of the predicted score"
 BINS = 10
 COLUMNS = 3
-
-COMPARED = ("prompt_only", "linear", "x0_preview")
-"""Baselines whose predictions mean something in the evaluator's units."""
 
 _EXPLANATION = """Test images in {bins} groups of equal size by what the best probe ({best}, training seed {seed}, the
 first one) predicted for them: the mean prediction of a group (across) and the mean of its true scores (up), with the
@@ -309,7 +307,7 @@ def _range(values: Floats) -> tuple[float, float]:
 def _table(material: Material, best: dict[str, Calibration | None], before: dict[str, Calibration | None]) -> Table:
     rows: list[tuple[Field, ...]] = []
     for evaluator, found in best.items():
-        baselines = [(name, variant) for name, variant in material.choice.baselines.items() if name in COMPARED]
+        baselines = [(name, variant) for name, variant in material.choice.baselines.items() if recorded(name).estimates]
         others = {model_label(name): of_variant(material.results, v, evaluator) for name, v in baselines}
         models = {"best probe": found, "best probe, before": before[evaluator]} | others
         rows += _rows(evaluator_label(evaluator), models.items())

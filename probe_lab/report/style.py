@@ -22,6 +22,7 @@ from PIL import Image
 
 from probe_lab.console import visible
 from probe_lab.fonts import families, needs_others
+from probe_lab.probes.kinds import recorded
 
 COLUMN = 3.3
 """Width of one paper column, inches."""
@@ -38,15 +39,6 @@ DASH = "–"
 _STYLE_FILE = Path(__file__).with_name("probe_lab.mplstyle")
 _DPI = 200
 
-MODELS = {
-    "cnn": "probe (CNN)",
-    "linear": "linear probe",
-    "prompt_only": "prompt only",
-    "attention_entropy": "attention entropy",
-    "noisy_latent": "noisy latent",
-    "x0_preview": "decoded x0 prediction",
-    "shuffled_labels": "shuffled labels",
-}
 _EVALUATORS = {
     "image_reward": "ImageReward",
     "hps_v2": "HPSv2",
@@ -186,7 +178,7 @@ def evaluator_label(name: str) -> str:
 
 
 def model_label(name: str) -> str:
-    return MODELS.get(name, name.replace("_", " "))
+    return recorded(name).label
 
 
 def loss_label(name: str) -> str:

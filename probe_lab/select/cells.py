@@ -11,6 +11,7 @@ from probe_lab.cells import CONFIG, DESCRIPTION, require_file
 from probe_lab.config import CaptureConfig, Experiment, load_experiment
 from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import load_probe
+from probe_lab.probes.kinds import recorded
 from probe_lab.sweep.compare.cells import Finished, Measure, cells_named, finished_names, read_cells
 from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.results import is_finished
@@ -42,7 +43,7 @@ def named_cell(runs_folder: Path, wanted: str) -> Path:
 
 
 def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) -> Path:
-    """The cnn at ``probe.step`` whose selection gain of ``evaluator`` is the highest on the validation split; without
+    """The probe at ``probe.step`` whose selection gain of ``evaluator`` is the highest on the validation split; without
     ``previews`` of those that read none.
 
     With ``select.schedule``, of those that were also trained at all of its steps; with ``select.budget``, of those that
@@ -53,25 +54,25 @@ def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) 
         ReportError: no cell is finished.
     """
     folder, step = experiment.runs_folder, experiment.probe.step
-    cells = [cell for cell in _with_probe(folder) if cell.shown["model"] == "cnn" and _has_text(cell)]
+    cells = [cell for cell in _with_probe(folder) if not _is_baseline(cell) and _has_text(cell)]
     cells = [cell for cell in cells if previews or not cell.config.get("probe.scalars")]
     found = [cell for cell in cells if _backbone(cell) == experiment.backbone.label]
     if not found:
         raise SelectError(
-            f"no cnn in {folder} was trained on {experiment.backbone.label}: run `probe-lab sweep {experiment.name}`, "
-            "or name a cell with --probe"
+            f"no probe in {folder} was trained on {experiment.backbone.label}: "
+            f"run `probe-lab sweep {experiment.name}`, or name a cell with --probe"
         )
     groups = _groups(found)
     here = [(cell, group) for group in groups for cell in group.get(step, ())]
     if not here:
-        raise SelectError(f"no cnn in {folder} was trained at probe.step={step}: set it to one of {_steps(groups)}")
+        raise SelectError(f"no probe in {folder} was trained at probe.step={step}: set it to one of {_steps(groups)}")
     suited = [cell for cell, group in here if _suits(group, experiment)] or (
         [cell for cell, _ in here] if experiment.select.budget else []
     )
     if not suited:
         wanted = ", ".join(str(cut.get("step")) for cut in experiment.select.schedule)
         raise SelectError(
-            f"no cnn in {folder} was trained at step {step} and at all steps of the schedule ({wanted}): there are "
+            f"no probe in {folder} was trained at step {step} and at all steps of the schedule ({wanted}): there are "
             f"some at {_steps([group for _, group in here])}"
         )
     measure = Measure("val", evaluator, CHOSEN_BY)
@@ -80,7 +81,7 @@ def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) 
     if not ranked:
         known = dict.fromkeys(name for cell in suited for name in cell.evaluators)
         raise SelectError(
-            f"no cnn in {folder} at step {step} was validated by the selection gain of '{evaluator}': "
+            f"no probe in {folder} at step {step} was validated by the selection gain of '{evaluator}': "
             f"{nearest(evaluator, known)}; or name a cell with --probe"
         )
     return max(ranked, key=lambda folder: ranked[folder])
@@ -103,6 +104,10 @@ def at_other_steps(cell: Path) -> dict[int, Path]:
         step: next((one.folder for one in cells if one.name == cell.name), cells[0].folder)
         for step, cells in own.items()
     }
+
+
+def _is_baseline(cell: Finished) -> bool:
+    return recorded(str(cell.shown["model"])).is_baseline
 
 
 def _with_probe(folder: Path) -> list[Finished]:

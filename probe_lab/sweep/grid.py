@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probe_lab.config import Choice, Experiment, Value
+from probe_lab.config import Choice, Experiment, ProbeConfig, Value
 from probe_lab.errors import ConfigError, SweepError
+from probe_lab.probes.kinds import kind_of, models_that
 from probe_lab.sweep.axes import Points, Settings, value_at, values_of
 from probe_lab.sweep.identity import cell_name, changes_no_result, identity, other_images
-from probe_lab.sweep.normalise import READ_SCALARS, TRAINED_ON_STEPS, answers_of_loss, normalised
+from probe_lab.sweep.normalise import answers_of_loss, normalised
 from probe_lab.sweep.taps import TapNames
 
 _SHOWN = 8
@@ -53,24 +54,15 @@ def lay_out(experiment: Experiment) -> Layout:
 
     Taps may be named by patterns and sets, see ``TapNames``. What a model or loss does not read is normalised first
     (see ``normalised``), and cells with the same identity are merged, so a grid over models does not train one thing
-    twice. An ``attention_entropy`` cell without an attention tap has nothing to read and is left out.
+    twice. A cell that reads attention has nothing to read without an attention tap and is left out.
 
     Raises:
         ConfigError: a value is of a wrong type or impossible, alone or together with the other axes.
         SweepError: an axis that cannot change a result or names nothing, cells of different images in one cache, two
             cells with one name, or no cell is left.
     """
-    own = experiment.probe
-    if own.scalars and own.model not in READ_SCALARS and not experiment.sweep:
-        raise ConfigError(
-            f"'probe.scalars' is [{', '.join(own.scalars)}] and 'probe.model' {own.model}: only "
-            f"{' and '.join(READ_SCALARS)} read scalars, so empty them (probe.scalars=[])"
-        )
-    if len(own.steps) > 1 and own.model not in TRAINED_ON_STEPS and not experiment.sweep:
-        raise ConfigError(
-            f"'probe.steps' is [{', '.join(map(str, own.steps))}] and 'probe.model' {own.model}: only "
-            f"{', '.join(TRAINED_ON_STEPS)} are trained on several steps, so empty them (probe.steps=[])"
-        )
+    if not experiment.sweep:
+        _require_read(experiment.probe)
     swept = tuple(dict.fromkeys(key for grid in experiment.sweep for key in grid))
     for key in swept:
         if changes_no_result(key):
@@ -84,7 +76,7 @@ def lay_out(experiment: Experiment) -> Layout:
     for grid in experiment.sweep or ({},):
         for point, settings in points.of(grid):
             cell = _cell(normalised(point, plain), settings, swept)
-            if cell.experiment.probe.model == "attention_entropy" and not cell.arrays:
+            if kind_of(cell.experiment.probe.model).reads == "attention" and not cell.arrays:
                 continue
             _require_same(cell, found.setdefault(cell.name, cell))
     if not found:
@@ -92,6 +84,23 @@ def lay_out(experiment: Experiment) -> Layout:
     _require_own_caches(cell.experiment for cell in found.values())
     chosen = _chosen(experiment.only, found.values(), swept, names)
     return Layout(chosen, len(found) - len(chosen))
+
+
+def _require_read(probe: ProbeConfig) -> None:
+    """ConfigError for keys of a model that does not read them. In a sweep they are of its other models."""
+    kind = kind_of(probe.model)
+    if probe.scalars and not kind.reads_scalars:
+        raise ConfigError(
+            f"'probe.scalars' is [{', '.join(probe.scalars)}] and 'probe.model' {probe.model}: only "
+            f"{' and '.join(models_that(lambda kind: kind.reads_scalars))} read scalars, so empty them "
+            "(probe.scalars=[])"
+        )
+    if len(probe.steps) > 1 and not kind.on_steps:
+        raise ConfigError(
+            f"'probe.steps' is [{', '.join(map(str, probe.steps))}] and 'probe.model' {probe.model}: only "
+            f"{', '.join(models_that(lambda kind: kind.on_steps))} are trained on several steps, so empty them "
+            "(probe.steps=[])"
+        )
 
 
 def single_cell(experiment: Experiment) -> Experiment:

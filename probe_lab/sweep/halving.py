@@ -11,6 +11,7 @@ from pathlib import Path
 from probe_lab.cells import read_metrics
 from probe_lab.config import Halving, known_keys
 from probe_lab.errors import SweepError, nearest
+from probe_lab.probes.kinds import kind_of
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.results import is_finished
 
@@ -67,7 +68,8 @@ def rungs_of(halving: Halving, cells: Sequence[Cell], folder: Path, *, but: Coll
         return None
     rungs = Rungs(halving, cells)
     for cell in cells:
-        if cell.experiment.probe.model == "cnn" and cell.name not in but and is_finished(folder / cell.name):
+        is_baseline = kind_of(cell.experiment.probe.model).is_baseline
+        if not is_baseline and cell.name not in but and is_finished(folder / cell.name):
             history = read_metrics(folder / cell.name).get("history", [])
             rungs.remember(cell.name, (epoch["val_srcc_within"] for epoch in history))
     return rungs

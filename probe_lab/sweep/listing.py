@@ -12,8 +12,8 @@ from rich.table import Table
 
 from probe_lab.console import literal
 from probe_lab.fitting import TapLines
+from probe_lab.probes.kinds import kind_of
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.normalise import WITHOUT_LOSS
 from probe_lab.sweep.plan import Group, State, SweepPlan
 
 _WORDS: dict[State, str] = {
@@ -82,7 +82,7 @@ def _varies(cells: Sequence[Cell], *, seeds: bool) -> list[str]:
     """Models with losses, seeds and further axes of some cells, a line each; models of the same losses share one."""
     losses: dict[str, dict[str, None]] = {}
     for probe in (cell.experiment.probe for cell in cells):
-        losses.setdefault(probe.model, {}).update({} if probe.model in WITHOUT_LOSS else {probe.loss: None})
+        losses.setdefault(probe.model, {}).update({probe.loss: None} if kind_of(probe.model).chooses_loss else {})
     sharing: dict[tuple[str, ...], list[str]] = {}
     for model, its in losses.items():
         sharing.setdefault(tuple(its), []).append(model)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from probe_lab.cells import METRICS
 from probe_lab.errors import SweepError
+from probe_lab.probes.kinds import kind_of
 from probe_lab.processes import READ_AGAIN, cores, ending, environment, interrupts_held, start_context, visible_cards
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
 from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, Rung, work
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_QUICK = ("linear", "attention_entropy", "prompt_only")
 _STARTS = 3
 """A worker that dies this many times before it is ready will never start."""
 _PATIENCE = 5.0
@@ -159,8 +159,9 @@ class _Pool:
 
         def priority(group: tuple[str, ...]) -> tuple[bool, bool, bool, int]:
             cells = self._waiting[group]
-            models = {cell.experiment.probe.model for cell in cells}
-            return not models <= set(_QUICK), "x0_preview" in models, group not in taken, len(cells)
+            kinds = [kind_of(cell.experiment.probe.model) for cell in cells]
+            quick, decodes = all(kind.is_quick for kind in kinds), any(kind.decodes for kind in kinds)
+            return not quick, decodes, group not in taken, len(cells)
 
         return max(self._waiting, key=priority, default=None)
 

@@ -11,6 +11,7 @@ from probe_lab.cache import Cache, Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import BACKBONE, ProbeConfig
 from probe_lab.errors import CacheError, ConfigError
+from probe_lab.probes.kinds import ATTENTION, kind_of, reads_text
 from probe_lab.sweep.advice import Advice
 from probe_lab.sweep.grid import Cell
 
@@ -63,7 +64,7 @@ def _require_text(cells: Sequence[Cell]) -> None:
     needed: dict[tuple[Path, str], None] = {}
     for cell in cells:
         experiment = cell.experiment
-        if experiment.probe.reads_text:
+        if reads_text(experiment.probe):
             if experiment.text.encoder != BACKBONE:
                 _require_no_maps(experiment.probe, experiment.text.encoder)
             needed[experiment.cache_folder, experiment.text.encoder] = None
@@ -73,8 +74,8 @@ def _require_text(cells: Sequence[Cell]) -> None:
 
 def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:
     """Maps are channels of the backbone's tokens; another encoder cuts a prompt into tokens of its own."""
-    maps = [tap for tap in probe.taps if tap.endswith("/attention")]
-    if maps and probe.text == "tokens" and probe.model in ("cnn", "shuffled_labels"):
+    maps = [tap for tap in probe.taps if tap.endswith(ATTENTION)]
+    if maps and probe.text == "tokens" and kind_of(probe.model).text == "chosen":
         raise ConfigError(
             f"'probe.text' is tokens and 'text.encoder' is {encoder}, whose tokens are not those of {maps[0]}: "
             "set probe.text=pooled, or text.encoder=backbone"

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from operator import attrgetter
 
-from probe_lab.config import Experiment, Model, ProbeConfig
+from probe_lab.config import Experiment, ProbeConfig, with_values
 from probe_lab.losses import TERMS, Term, parse_loss
+from probe_lab.probes.kinds import kind_of, reads_text, recorded
 
-CLOSED_FORM: tuple[Model, ...] = ("linear", "attention_entropy", "x0_preview")
-"""Models that are not trained by gradient."""
-REGRESSIONS: tuple[Model, ...] = ("linear", "attention_entropy")
-READ_SCALARS: tuple[Model, ...] = ("cnn", "linear")
-TRAINED_ON_STEPS: tuple[Model, ...] = ("cnn", "noisy_latent", "shuffled_labels")
-WITHOUT_LOSS: tuple[Model, ...] = (*CLOSED_FORM, "prompt_only")
-"""Models for which no loss can be chosen."""
-_TAPS: Mapping[Model, tuple[str, ...]] = {
-    "noisy_latent": ("latent",),
-    "x0_preview": ("x0",),
-    "prompt_only": (),
-}
 READERS: Mapping[str, tuple[Term, ...]] = {
     "temperature": ("listwise", "spearman"),
     "margin": ("listwise",),
@@ -36,51 +26,42 @@ READERS: Mapping[str, tuple[Term, ...]] = {
 def normalised(point: Experiment, experiment: Experiment) -> Experiment:
     """The point with every key that its model and loss do not read set to one value.
 
-    - ``noisy_latent`` reads the tap ``latent``, ``x0_preview`` the tap ``x0``, ``attention_entropy`` only
-      attention taps, ``prompt_only`` none.
-    - ``prompt_only`` sees nothing of any step, so it has the step of the experiment itself (the first
-      captured one, if that was not captured), and always learns with ``mse``.
-    - ``linear``, ``attention_entropy`` and ``x0_preview`` are not trained by gradient: beside model, step,
-      taps and evaluators, their probe and trainer keys are those of the experiment itself. The first two read
-      ``within_prompt`` too, whatever the loss.
-    - Only ``cnn`` and ``linear`` have scalars, and only a ``cnn`` of arrays has several ``steps``, which are sorted, or
-      a ``head`` that reads text. Only ``shuffled_labels`` has shuffles.
+    - Taps are those that the kind of the model reads of them (``ProbeKind.taps_of``).
+    - What reads no tap sees nothing of any step, so it has the step of the experiment itself (the first captured one,
+      if that was not captured); what cannot rank always learns with ``mse``.
+    - Of a kind that is not trained by gradient, the probe and trainer keys beside model, step, taps and evaluators are
+      those of the experiment itself, except those that it names (``ProbeKind.keys``), whatever the loss.
+    - Scalars, several ``steps``, which are sorted, and shuffles are those of kinds that read them; only a probe that is
+      trained on steps has a ``head`` that reads text.
     - What no term of the loss reads (``READERS``) is that of the experiment itself: ``mse`` has no temperature.
     - What reads no text has the text encoder of the experiment itself.
     - Terms of a loss are in the order of ``losses.TERMS``.
     """
+    own, kind = experiment.probe, kind_of(point.probe.model)
     probe, trainer = point.probe, point.trainer
-    if probe.model in CLOSED_FORM:
-        own, trainer = experiment.probe, experiment.trainer
-        probe = dataclasses.replace(
-            own,
-            model=probe.model,
-            step=probe.step,
-            evaluators=probe.evaluators,
-            taps=probe.taps,
-            scalars=probe.scalars,
-            steps=[],
-            head="plain",
-        )
-    if probe.model not in READ_SCALARS:
-        probe = dataclasses.replace(probe, scalars=[])
-    if probe.model in _TAPS:
-        probe = dataclasses.replace(probe, taps=list(_TAPS[probe.model]))
-    if probe.model == "attention_entropy":
-        probe = dataclasses.replace(probe, taps=[tap for tap in probe.taps if tap.endswith("/attention")])
-    if probe.model == "prompt_only":
+    if not kind.by_gradient:
+        named = {key: getattr(probe, key) for key in ("model", "step", "evaluators", "taps", "scalars")}
+        probe, trainer = dataclasses.replace(own, **named), experiment.trainer
+    step, loss = probe.step, probe.loss
+    if not kind.reads:
         captured = point.capture.steps
-        step = experiment.probe.step if experiment.probe.step in captured or not captured else captured[0]
-        probe = dataclasses.replace(probe, step=step, loss="mse", steps=[], head="plain")
-    probe = dataclasses.replace(probe, steps=sorted(probe.steps) if len(probe.steps) > 1 else [])
-    ranks = point.probe.within_prompt if probe.model in REGRESSIONS else None
-    if probe.model != "shuffled_labels":
-        probe = dataclasses.replace(probe, shuffles=experiment.probe.shuffles)
-    probe = _read_by_loss(probe, experiment.probe)
-    if ranks is not None:
-        probe = dataclasses.replace(probe, within_prompt=ranks)
-    text = point.text if probe.reads_text else experiment.text
-    return dataclasses.replace(point, probe=probe, trainer=trainer, text=text)
+        step = own.step if own.step in captured or not captured else captured[0]
+    if not kind.ranks:
+        loss = "mse"
+    probe = dataclasses.replace(
+        probe,
+        step=step,
+        loss=loss,
+        taps=kind.taps_of(probe.taps),
+        scalars=probe.scalars if kind.reads_scalars else [],
+        steps=sorted(probe.steps) if kind.on_steps and len(probe.steps) > 1 else [],
+        head=probe.head if kind.on_steps else "plain",
+        shuffles=probe.shuffles if kind.shuffled else own.shuffles,
+    )
+    probe = _read_by_loss(probe, own)
+    text = point.text if reads_text(probe) else experiment.text
+    kept = {key: attrgetter(key)(point) for key in kind.keys}
+    return with_values(dataclasses.replace(point, probe=probe, trainer=trainer, text=text), kept)
 
 
 def answers_of_loss(model: str, names_model: bool) -> bool:
@@ -88,7 +69,8 @@ def answers_of_loss(model: str, names_model: bool) -> bool:
 
     Baselines that are trained with a loss (noisy latent, shuffled labels) answer where the test ``names_model`` too.
     """
-    return model == "cnn" or (names_model and model not in WITHOUT_LOSS)
+    kind = recorded(model)
+    return not kind.is_baseline or (names_model and kind.chooses_loss)
 
 
 def _read_by_loss(probe: ProbeConfig, own: ProbeConfig) -> ProbeConfig:

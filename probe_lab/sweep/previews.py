@@ -11,11 +11,11 @@ from probe_lab.cache.layout import AskedPreviews, PreviewOf
 from probe_lab.config import Experiment, ProbeConfig
 from probe_lab.data.scalars import Scalar, scalar_table
 from probe_lab.errors import ProbeLabError, ScoreError
+from probe_lab.probes.kinds import kind_of
 from probe_lab.progress import Watching
 from probe_lab.sweep.advice import Advice
 from probe_lab.sweep.grid import Cell, cells, single_cell
 from probe_lab.sweep.needs import require_arrays
-from probe_lab.sweep.normalise import READ_SCALARS
 
 
 def make_previews(experiment: Experiment, *, overwrite: bool, watching: Watching) -> Iterator[str]:
@@ -56,7 +56,7 @@ def asked_previews(experiment: Experiment) -> AskedPreviews:
     if here:
         _require_latents(here)
     probe = experiment.probe
-    if experiment.sweep and probe.model in READ_SCALARS and probe.scalars:
+    if experiment.sweep and kind_of(probe.model).reads_scalars and probe.scalars:
         held = Manifest.load(experiment.cache_folder).keys()
         here += (
             cells(single_cell(experiment)) if {f"{probe.step}/{tap}" for tap in _decoded(probe)} <= set(held) else ()
@@ -72,7 +72,7 @@ def baseline_previews(experiment: Experiment, *, but: AskedPreviews) -> AskedPre
     scores of theirs were imported, and who gave them sees no other pictures. ConfigError and SweepError as in
     ``lay_out``.
     """
-    if experiment.probe.model != "x0_preview" and not _sweeps_probes(experiment):
+    if not kind_of(experiment.probe.model).decodes and not _sweeps_probes(experiment):
         return {}
     from probe_lab.evaluators.run import is_given  # only `score` needs it
 
@@ -81,7 +81,7 @@ def baseline_previews(experiment: Experiment, *, but: AskedPreviews) -> AskedPre
     found: list[tuple[int, Scalar]] = []
     for own in (cell.experiment for cell in cells(experiment)):
         step, names = own.probe.step, own.probe_evaluators
-        here = own.probe.model == "x0_preview" and own.cache_folder == folder and f"{step}/x0" in held
+        here = kind_of(own.probe.model).decodes and own.cache_folder == folder and f"{step}/x0" in held
         if here and not any(is_given(folder, name, own.scoring) for name in names):
             found += [(step, Scalar("x0", name)) for name in names if name not in but.get(PreviewOf(step), ())]
     return _by_place(found)

@@ -11,22 +11,11 @@ from typing import Any
 import yaml
 
 from probe_lab.cells import METRICS, read_metrics
-from probe_lab.config import Model
 from probe_lab.config.yaml_text import read_yaml
 from probe_lab.errors import ReportError
+from probe_lab.probes.kinds import kind_of, recorded
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.normalise import CLOSED_FORM
 
-ROUGH: Mapping[Model, float] = {
-    "cnn": 4e-4,
-    "noisy_latent": 4e-4,
-    "shuffled_labels": 4e-4,
-    "prompt_only": 4e-5,
-    "linear": 3e-4,
-    "attention_entropy": 1e-4,
-    "x0_preview": 3e-3,
-}
-"""Seconds per sample and epoch (per sample, where there are no epochs): tiny backbones, one core of a laptop."""
 _EARLIER = 20
 """So many cells of earlier sweeps tell the rate, where none of this one has been trained."""
 
@@ -46,16 +35,16 @@ class Rate:
         probe = cell.experiment.probe
         rate = self.by_taps.get((probe.model, "+".join(probe.taps)))
         if rate is None:
-            rate = self.by_model.get(probe.model, self.factor * ROUGH[probe.model])
+            rate = self.by_model.get(probe.model, self.factor * kind_of(probe.model).seconds)
         return rate * samples * epochs_of(cell)
 
 
 def epochs_of(cell: Cell) -> int:
     """How often a cell's training sees its samples."""
     probe = cell.experiment.probe
-    if probe.model in CLOSED_FORM:
-        return 1
-    return cell.experiment.trainer.max_epochs * (probe.shuffles if probe.model == "shuffled_labels" else 1)
+    kind = kind_of(probe.model)
+    epochs = cell.experiment.trainer.max_epochs if kind.by_gradient else 1
+    return epochs * (probe.shuffles if kind.shuffled else 1)
 
 
 def rate_of(found: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int], runs_folder: Path) -> Rate:
@@ -67,7 +56,7 @@ def rate_of(found: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int], 
         measured = _earlier(runs_folder)
         told = f"{len(measured)} cell{'s' if len(measured) > 1 else ''} trained earlier in {runs_folder}"
     if not measured:
-        rough = f"{ROUGH['cnn'] * 1e3:g} ms per sample and epoch of a cnn"
+        rough = f"{kind_of('cnn').seconds * 1e3:g} ms per sample and epoch of a cnn"
         return Rate(basis=f"a rough constant ({rough}): nothing is trained yet in {runs_folder}")
     return _summed_up(measured, f"the rate of {told}")
 
@@ -82,7 +71,7 @@ def _summed_up(measured: Sequence[tuple[Mapping[str, Any], int]], basis: str) ->
         rate = metrics["seconds"] / max(samples * epochs, 1)
         by_taps.setdefault((model, taps), []).append(rate)
         by_model.setdefault(model, []).append(rate)
-        factors.append(rate / ROUGH.get(model, rate or 1.0))
+        factors.append(rate / recorded(model).seconds)
     return Rate(
         {key: median(rates) for key, rates in by_taps.items()},
         {key: median(rates) for key, rates in by_model.items()},

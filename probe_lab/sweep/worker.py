@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from probe_lab.cells import METRICS
 from probe_lab.config import Experiment
+from probe_lab.probes.kinds import kind_of
 from probe_lab.processes import begin_worker
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.needs import require_all
@@ -48,7 +49,7 @@ class CellTrainer(Protocol):
 
 @dataclass(frozen=True)
 class ProbeTrainer:
-    """Trains probes on the cells' cache. ``preview_factory`` makes the scorer of ``x0_preview`` cells, in
+    """Trains probes on the cells' cache. ``preview_factory`` makes the scorer of cells that decode, in
     the worker. ``with_trainer`` trains through Lightning's ``Trainer``, which a single probe can afford."""
 
     preview_factory: Callable[[Experiment], Previewer] | None = None
@@ -83,7 +84,7 @@ class ProbeTrainer:
         from probe_lab.probes.memory import Reduction, within_memory
 
         cache, experiment = Cache(cell.experiment.cache_folder), cell.experiment
-        decodes = experiment.probe.model == "x0_preview" and (
+        decodes = kind_of(experiment.probe.model).decodes and (
             stored_previews(cache, experiment.probe.step, experiment.probe_evaluators) is None
         )
         preview = self._preview(experiment) if decodes else None

@@ -18,11 +18,12 @@ from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, prompt_groups
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Inputs, Probe, ProbeSpec, prompt_ridge
-from probe_lab.probes.baselines import closed_form, other_shuffles, shuffled, tuned_ridge
+from probe_lab.probes.baselines import tuned_ridge
 from probe_lab.probes.outputs import over_shuffles
 from probe_lab.probes.prompt_ridge import fit_prompt_ridge
 from probe_lab.probes.reading import taps_of
 from probe_lab.probes.ridge import PENALTIES, Moments, fit_ridge, prompt_means, ridge
+from probe_lab.probes.shuffles import other_shuffles, shuffled
 
 
 def _data(seed: int, count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,7 +211,7 @@ def test_the_closed_form_probe_is_the_calibrated_regression(planted: Cache, expe
     for e in range(2):
         slope, shift = np.polyfit((x @ weight.numpy() + bias.numpy())[:, e], y[:, e], 1)
         assert (float(probe.target_slope[e]), float(probe.target_shift[e])) == pytest.approx((slope, shift), abs=1e-3)
-    torch.testing.assert_close(closed_form(probe.spec, data).head.weight, probe.head.weight)
+    torch.testing.assert_close(tuned_ridge(probe.spec, data)[0].head.weight, probe.head.weight)
 
 
 def test_shuffled_labels_are_the_scores_of_each_split_in_another_order(planted: Cache, experiment: Experiment) -> None:

@@ -202,7 +202,7 @@ def test_the_best_cell_is_chosen_on_validation(experiment: Experiment) -> None:
         (["--prompt", PROMPT, "--budget", "22", "--schedule", "2:1"], "both say when to choose"),
         (["--prompt", PROMPT, "--accept", "0.9"], "'select.accept' in the overrides is no key any more"),
         (["--prompt", PROMPT, "probe.step=3"], "trained at probe.step=3: set it to one of 2, 4"),
-        (["--prompt", PROMPT, "backbone=tiny-sd3"], "no cnn in .* was trained on tiny-sd3"),
+        (["--prompt", PROMPT, "backbone=tiny-sd3"], "no probe in .* was trained on tiny-sd3"),
         (["--prompt", PROMPT, "--probe", "step02-cnn", "backbone=tiny-sd3"], "on tiny-sd and the backbone is tiny-sd3"),
         (["--prompt", PROMPT, "sampling.height=96"], "on images of 64×64 and sampling asks for 96×64"),
         (["--prompt", PROMPT, "--probe", "step02-cnn", "--probe", "step04-cnn"], "2 probes and one cut"),

@@ -16,11 +16,11 @@ from sweep_world import ACTIVATION, ATTENTION, make_experiment, write_cell
 from probe_lab.cache import Manifest
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, SweepError
+from probe_lab.probes.kinds import kind_of
 from probe_lab.sweep import Cell, cells, run_sweep
 from probe_lab.sweep.identity import other_images
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.plan import SweepPlan, plan_sweep
-from probe_lab.sweep.rate import ROUGH
 
 SIZES = {ATTENTION: (24, 8, 8), ACTIVATION: (64, 8, 8), "x0": (8, 16, 16), "latent": (8, 16, 16)}
 GRID = {"probe.step": [1, 5], "probe.taps": [ATTENTION, ACTIVATION], "probe.loss": ["mse", "listwise"]}
@@ -116,13 +116,13 @@ def test_time_is_by_earlier_cells_of_the_folder_then_by_a_constant(tmp_path: Pat
     experiment = make_experiment(tmp_path, {"probe.model": ["cnn", "linear"]}, workers=1, trainer={"max_epochs": 3})
     make_cache(experiment)
     plan = plan_sweep(experiment)
-    assert plan.seconds == pytest.approx(100 * (3 * ROUGH["cnn"] + ROUGH["linear"]))
+    assert plan.seconds == pytest.approx(100 * (3 * kind_of("cnn").seconds + kind_of("linear").seconds))
     assert "a rough constant (0.4 ms per sample and epoch" in plan.basis
     wide = make_experiment(tmp_path, {"probe.width": [8]}, prompts={"count": 10, "seeds": 4}, trainer={"max_epochs": 3})
     finish(cells(wide)[0], 12.0)  # 40 samples, three epochs: 0.1 s each
     again = plan_sweep(experiment)
     assert again.basis == f"the rate of 1 cell trained earlier in {experiment.runs_folder}"
-    assert again.seconds == pytest.approx(100 * 0.1 * (3 + ROUGH["linear"] / ROUGH["cnn"]))
+    assert again.seconds == pytest.approx(100 * 0.1 * (3 + kind_of("linear").seconds / kind_of("cnn").seconds))
 
 
 def test_damaged_neighbours_and_shared_devices_are_planned_with(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_table_fits_80_columns_and_names_what_varies(tmp_path: Path) -> None
 def test_without_a_cache_there_is_a_plan_that_says_so(tmp_path: Path) -> None:
     plan = plan_sweep(make_experiment(tmp_path, GRID, prompts={"count": 10, "seeds": 2}))
     assert (plan.bytes, {group.bytes for group in plan.groups}) == (None, {None})
-    assert plan.seconds == pytest.approx(8 * 12 * 20 * ROUGH["cnn"] / 2)
+    assert plan.seconds == pytest.approx(8 * 12 * 20 * kind_of("cnn").seconds / 2)
     assert "There is no such cache yet: run `probe-lab generate`" in " ".join(shown(plan).split())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -14,22 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
+from real_world import PROMPTS, SEEDS
 from torch import Tensor
 
-from probe_lab.cache import Cache, CacheWriter, Manifest, shard_layout, write_scores
+from probe_lab.cache import Cache, write_scores
 from probe_lab.cache.layout import sidecar_path
-from probe_lab.config import Experiment, build_experiment, with_changes
-from probe_lab.data import SplitFractions, resident, split_of
+from probe_lab.config import Experiment, with_changes
+from probe_lab.data import resident
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.probes.fit import train_cell
 from probe_lab.sweep import ProbeTrainer, cells, compare, read_results, run_sweep
 from probe_lab.sweep.plan import plan_sweep
-
-PROMPTS, SEEDS, TOKENS = 24, 4, 3
-TAPS = {"up/attention": (TOKENS, 8, 8), "mid/activation": (4, 8, 8), "latent": (4, 8, 8), "x0": (4, 8, 8)}
-FRACTIONS = {"train": 0.5, "val": 0.25, "test": 0.25}
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 
 
 def mean_scorer(experiment: Experiment) -> Callable[[Tensor, list[str], Sequence[str]], Tensor]:
@@ -39,74 +33,6 @@ def mean_scorer(experiment: Experiment) -> Callable[[Tensor, list[str], Sequence
         return x0.float().mean(dim=(1, 2, 3))[:, None].repeat(1, len(evaluators))
 
     return score
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the cache "tiny": a sample's score is the mean of its x0 and shows in its activation."""
-    folder = tmp_path_factory.mktemp("real")
-    count = PROMPTS * SEEDS
-    prompt_id = np.arange(count) // SEEDS
-    prompts = [f"a red circle, number {value}" for value in range(PROMPTS)]
-    shard, row = shard_layout(count, SEEDS, 32)
-    samples = pd.DataFrame(
-        {
-            "sample_id": np.arange(count),
-            "prompt_id": prompt_id,
-            "prompt": [prompts[value] for value in prompt_id],
-            "seed": np.arange(count),
-            "split": [split_of(prompts[value], SplitFractions(**FRACTIONS)) for value in prompt_id],
-            "shard": shard,
-            "row": row,
-        }
-    )
-    manifest = Manifest(
-        name="tiny", backbone="tiny-sd", scheduler="ddim", steps=25, guidance=2.0, height=64, width=64,
-        dtype="float32", cache_dtype="float32", shard_size=32, captured_steps=(1, 5), taps=dict(TAPS),
-        prompts_sha256="00", seeds=SEEDS, count=count, seed=0, code_version="0",
-    )  # fmt: skip
-    generator = torch.Generator().manual_seed(3)
-    score = torch.randn(count, generator=generator)
-    arrays = {f"{s}/{tap}": torch.randn(count, *TAPS[tap], generator=generator) for s in (1, 5) for tap in TAPS}
-    for step in (1, 5):
-        arrays[f"{step}/up/attention"] = arrays[f"{step}/up/attention"].flatten(2).softmax(2).view(-1, TOKENS, 8, 8)
-        arrays[f"{step}/mid/activation"][:, 0] += score[:, None, None]
-        arrays[f"{step}/x0"] = score[:, None, None, None].expand(count, *TAPS["x0"]).contiguous()
-    writer = CacheWriter(folder / "data_cache" / "tiny", manifest, samples)
-    for number in writer.pending():
-        ids = writer.samples_of(number)["sample_id"].tolist()
-        mask = torch.ones(len(ids), TOKENS, dtype=torch.bool)
-        writer.write_shard(number, {key: a[ids].contiguous() for key, a in arrays.items()}, [PNG] * len(ids), mask)
-    text = torch.randn(PROMPTS, TOKENS, 8, generator=generator)
-    mask = torch.ones(PROMPTS, TOKENS, dtype=torch.bool)
-    writer.write_text("backbone", {"embedding": text.mean(1), "tokens": text, "token_mask": mask})
-    for name in ("good", "other"):
-        metadata = {"version": "1"}
-        write_scores(folder / "data_cache" / "tiny", name, np.arange(count), score.numpy(), metadata=metadata)
-    return folder
-
-
-@pytest.fixture
-def experiment(root: Path, tmp_path: Path) -> Experiment:
-    content = {
-        "name": "tiny",
-        "backbone": "tiny-sd",
-        "prompts": {"count": PROMPTS, "seeds": SEEDS},
-        "capture": {"steps": [1, 5], "taps": list(TAPS)},
-        "evaluators": ["good", "other"],
-        "data": {"batch_prompts": 4, "split": FRACTIONS},
-        "probe": {"taps": ["mid/activation"], "width": 8, "depth": 1, "embedding": 8, "text": "pooled"},
-        "trainer": {"max_epochs": 2},
-        "tracking": {"uri": ""},
-        "runs": str(tmp_path / "runs"),
-        "cache": {"root": str(root / "data_cache")},
-        "sweep": [
-            {"probe.step": [1, 5], "probe.taps": ["mid/activation", "x0"]},
-            {"probe.model": ["prompt_only", "noisy_latent", "linear", "x0_preview", "shuffled_labels"]},
-            {"probe.model": ["attention_entropy"], "probe.taps": ["up/attention"]},
-        ],
-    }
-    return build_experiment(OmegaConf.create(content), OmegaConf.create({}))
 
 
 def test_a_sweep_of_every_model(experiment: Experiment, tmp_path: Path, root: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 from probe_lab.cells import CONFIG, METRICS, read_metrics, require_files
 from probe_lab.config.keys import key_of
 from probe_lab.errors import ReportError
+from probe_lab.probes.kinds import recorded
 from probe_lab.sweep.compare.configs import Flat, differing, joined, read_configs
-from probe_lab.sweep.normalise import WITHOUT_LOSS, answers_of_loss
+from probe_lab.sweep.normalise import answers_of_loss
 
 SHOWN = {
     "probe.model": "model",
@@ -58,7 +59,7 @@ class Finished:
     def shown(self) -> dict[str, Hashable]:
         """Model, step, taps (joined by "+"), loss (None where none can be chosen) and seed."""
         values = {name: self.content[name] for name in SHOWN.values()} | {"taps": "+".join(self.content["taps"])}
-        return values | {"loss": None} if values["model"] in WITHOUT_LOSS else values
+        return values if recorded(values["model"]).chooses_loss else values | {"loss": None}
 
     def value(self, key: str) -> Hashable:
         """The value of a dotted key, as a table shows it; of a baseline no loss, see ``answers_of_loss``."""

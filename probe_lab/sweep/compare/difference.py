@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from probe_lab.cells import read_predictions
 from probe_lab.errors import ConfigError, ReportError, nearest
 from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions, holm
+from probe_lab.probes.kinds import recorded
 from probe_lab.sweep.compare.cells import (
     SEED,
     SHOWN,
@@ -26,7 +27,6 @@ from probe_lab.sweep.compare.configs import differing
 from probe_lab.sweep.compare.query import Query
 from probe_lab.sweep.compare.sheet import Sheet
 from probe_lab.sweep.compare.table import PARTS, chosen
-from probe_lab.sweep.normalise import CLOSED_FORM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def _covered(sides: Sequence[Setting]) -> tuple[str, ...]:
 
 def _trained_by_seed(setting: Setting) -> bool:
     """Whether it is a single training that another seed would change."""
-    return len(setting) == 1 and setting[0].content["model"] not in CLOSED_FORM
+    return len(setting) == 1 and recorded(setting[0].content["model"]).by_gradient
 
 
 def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
