@@ -45,11 +45,13 @@ class Declared:
     """What the schema says of a key. ``text``'s first sentence says what the key is for; messages quote it.
 
     ``limits`` are those of its number, or of each in its list. ``allowed`` says in words what depends on other keys.
+    Without ``in_result`` the key changes no result of a cell, and is no part of a cell's name.
     """
 
     text: str = ""
     limits: Limits | None = None
     allowed: str = ""
+    in_result: bool = True
 
     @property
     def purpose(self) -> str:
@@ -58,16 +60,21 @@ class Declared:
         return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
 
 
-def key(default: Any, text: str, limits: Limits | None = None, *, allowed: str = "") -> Any:
+def key(default: Any, text: str, limits: Limits | None = None, *, allowed: str = "", in_result: bool = True) -> Any:
     """A field of a section: its default, which may be a list or a mapping, and what ``Declared`` holds."""
-    metadata = {"text": text, "limits": limits, "allowed": allowed}
+    metadata = {"text": text, "limits": limits, "allowed": allowed, "in_result": in_result}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
+def section_field(kind: type, *, in_result: bool = True) -> Any:
+    """A field that holds a section; its class says what it is."""
+    return field(default_factory=kind, metadata={"in_result": in_result})
+
+
 def declared(entry: Field[Any]) -> Declared:
-    """What a field declares; nothing where it holds a section, whose class says what it is."""
+    """What a field declares."""
     return Declared(**entry.metadata)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 
-from probe_lab.config.declare import SEED, SHARE, Limits, key, positive, up_to
+from probe_lab.config.declare import SEED, SHARE, Limits, key, positive, section_field, up_to
 from probe_lab.config.environment import Written, as_written
 from probe_lab.config.world import STEPS, Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
 from probe_lab.data.scalars import Scalar
@@ -74,10 +74,12 @@ class Data:
 
     batch_prompts: int = key(16, "Prompts per batch, with all their seeds each.", positive(10**6))
     residency: Literal["stream", "memory", "auto"] = key(
-        "auto", "How arrays are read. `memory`: once, into memory; `stream`: by shards; `auto`: by the memory there is."
+        "auto",
+        "How arrays are read. `memory`: once, into memory; `stream`: by shards; `auto`: by the memory there is.",
+        in_result=False,
     )
-    num_workers: int = key(0, "Processes that read shards ahead. 0: none.", up_to(4_096))
-    split: SplitFractions = field(default_factory=SplitFractions)
+    num_workers: int = key(0, "Processes that read shards ahead. 0: none.", up_to(4_096), in_result=False)
+    split: SplitFractions = section_field(SplitFractions)
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Trainer:
     gradient_clip: float = key(1.0, "Largest norm of the gradient. 0: any.", up_to(10**9))
     seed: int = key(0, "Training seed. It decides the initial weights and the order of batches.", SEED)
     devices: int = key(1, "Processes that share one training, by DDP.", positive(4_096))
-    accelerator: Literal["auto", "cpu", "gpu"] = key("cpu", "Hardware to train on.")
+    accelerator: Literal["auto", "cpu", "gpu"] = key("cpu", "Hardware to train on.", in_result=False)
     accumulate: int = key(1, "Batches per optimizer step, which takes the mean of their gradients.", positive(10**6))
     patience: int = key(0, "Epochs without a better validation value that end a training. 0: all run.", up_to(10**6))
 
@@ -297,33 +299,35 @@ class Tracking:
 class Schema:
     """Every key of an experiment but its sweep, whose values have as many types as there are keys."""
 
-    name: str = key("", "Name of the experiment, of its folders and its runs. Empty: that of the file.")
+    name: str = key(
+        "", "Name of the experiment, of its folders and its runs. Empty: that of the file.", in_result=False
+    )
     seed: int = key(0, "Seed of the prompts that are drawn and of every image's noise.", SEED)
-    backbone: Backbone = field(default_factory=Backbone)
-    prompts: Prompts = field(default_factory=Prompts)
-    sampling: Sampling = field(default_factory=Sampling)
-    capture: CaptureConfig = field(default_factory=CaptureConfig)
-    cache: CacheConfig = field(default_factory=CacheConfig)
+    backbone: Backbone = section_field(Backbone)
+    prompts: Prompts = section_field(Prompts)
+    sampling: Sampling = section_field(Sampling)
+    capture: CaptureConfig = section_field(CaptureConfig, in_result=False)
+    cache: CacheConfig = section_field(CacheConfig)
     evaluators: list[str] = key(
         ["shapes_reward"],
         "Evaluators that score the images. `probe-lab evaluators` lists them.",
         allowed="at least one",
     )
-    scoring: Scoring = field(default_factory=Scoring)
-    text: Text = field(default_factory=Text)
-    data: Data = field(default_factory=Data)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    trainer: Trainer = field(default_factory=Trainer)
-    metrics: Metrics = field(default_factory=Metrics)
-    halving: Halving = field(default_factory=Halving)
-    select: Select = field(default_factory=Select)
-    tradeoff: Tradeoff = field(default_factory=Tradeoff)
-    engine: Engine = field(default_factory=Engine)
-    paper: Paper = field(default_factory=Paper)
-    tracking: Tracking = field(default_factory=Tracking)
-    workers: int = key(2, "Processes that generate, score and train at a time.", positive(4_096))
-    runs: str = key("runs", "Folder of results.")
-    reports: str = key("reports", "Folder of reports.")
+    scoring: Scoring = section_field(Scoring)
+    text: Text = section_field(Text)
+    data: Data = section_field(Data)
+    probe: ProbeConfig = section_field(ProbeConfig)
+    trainer: Trainer = section_field(Trainer)
+    metrics: Metrics = section_field(Metrics)
+    halving: Halving = section_field(Halving, in_result=False)
+    select: Select = section_field(Select, in_result=False)
+    tradeoff: Tradeoff = section_field(Tradeoff, in_result=False)
+    engine: Engine = section_field(Engine, in_result=False)
+    paper: Paper = section_field(Paper, in_result=False)
+    tracking: Tracking = section_field(Tracking, in_result=False)
+    workers: int = key(2, "Processes that generate, score and train at a time.", positive(4_096), in_result=False)
+    runs: str = key("runs", "Folder of results.", in_result=False)
+    reports: str = key("reports", "Folder of reports.", in_result=False)
 
     @property
     def cache_folder(self) -> Path:

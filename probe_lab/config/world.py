@@ -64,12 +64,20 @@ class Sampling:
     scheduler: Scheduler = key("ddim", "Sampler. `default`: the backbone's own.")
     height: int = key(64, "Height of an image in pixels, divisible by 8.", positive(16_384))
     width: int = key(64, "Width of an image in pixels, divisible by 8.", positive(16_384))
-    batch_size: int = key(32, "Images that one process draws at a time. It changes no image.", positive(65_536))
+    batch_size: int = key(
+        32, "Images that one process draws at a time. It changes no image.", positive(65_536), in_result=False
+    )
     dtype: Precision = key("float32", "Number format that the pipeline computes in.")
-    device: str = key("cpu", "Where the pipeline runs. `cuda`: all cards, one process each, as far as `workers` goes.")
+    device: str = key(
+        "cpu",
+        "Where the pipeline runs. `cuda`: all cards, one process each, as far as `workers` goes.",
+        in_result=False,
+    )
     max_sequence_length: int = key(0, "Most text tokens that the pipeline reads. 0: its own limit.", up_to(10**6))
     offload: Offload = key(
-        "none", "What the accelerator holds at a time. `model`: the model that runs, `sequential`: its layer that runs."
+        "none",
+        "What the accelerator holds at a time. `model`: the model that runs, `sequential`: its layer that runs.",
+        in_result=False,
     )
     vae_tiling: bool = key(False, "Decode images in tiles, which takes less memory.")
     vae_slicing: bool = key(False, "Decode images one by one, which takes less memory.")
@@ -102,7 +110,7 @@ class CaptureConfig:
 class CacheConfig:
     """Where the cache lies and how it is stored."""
 
-    root: str = key("data_cache", "Folder of all caches.")
+    root: str = key("data_cache", "Folder of all caches.", in_result=False)
     name: str = key("", "Name of this cache. Empty: that of the experiment.")
-    shard_size: int = key(512, "Images per shard, the unit of resuming.", positive(10**6))
+    shard_size: int = key(512, "Images per shard, the unit of resuming.", positive(10**6), in_result=False)
     dtype: Precision = key("float16", "Number format of stored tensors.")

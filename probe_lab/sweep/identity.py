@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from operator import attrgetter
 from typing import Any
 
 from probe_lab.config import BACKBONE, Experiment, ProbeConfig, Scoring
-from probe_lab.config.keys import leaf_keys
+from probe_lab.config.declare import declared
+from probe_lab.config.keys import leaf_keys, section
 from probe_lab.config.schema import Schema
 
-IRRELEVANT = (
-    *("name", "runs", "reports", "tracking", "workers", "engine"),
-    *("halving", "select", "tradeoff", "paper", "sweep", "capture"),
-)
-"""Keys that change no result."""
-ONLY_SPEED: Mapping[str, tuple[str, ...]] = {
-    "sampling": ("batch_size", "device", "offload"),
-    "cache": ("root", "shard_size"),
-    "data": ("residency", "num_workers"),
-    "trainer": ("accelerator",),
+IRRELEVANT = ("sweep", *(entry.name for entry in dataclasses.fields(Schema) if not declared(entry).in_result))
+"""Keys and sections that change no result."""
+_OF_EVALUATORS = ("scoring", "text")
+"""Sections of which only what a cell reads counts."""
+ONLY_SPEED: Mapping[str, list[str]] = {
+    entry.name: [key.name for key in dataclasses.fields(kind) if not declared(key).in_result]
+    for entry in dataclasses.fields(Schema)
+    if (kind := section(Schema, entry.name)) and entry.name not in (*IRRELEVANT, *_OF_EVALUATORS)
 }
 """Keys of other sections that change no result."""
 _FORMER = ("trainer.strategy",)
 """Keys that only configurations of older cells still have."""
-_LATER: Mapping[str, tuple[str, ...]] = {
-    "prompts": ("column", "exclude", "field", "per_image", "quoting", "revision", "shuffle", "split"),
-    "sampling": ("max_sequence_length", "safety_checker", "vae_slicing", "vae_tiling"),
-    "trainer": ("accumulate", "patience"),
-    "probe": (
-        *("scalars", "steps", "head", "correlation", "shuffles"),
-        *("nce_temperature_ratio", "nce_negatives", "ema_warmup"),
-    ),
-    "metrics": ("auc_threshold",),
+_FIRST: Mapping[str, Set[str]] = {
+    name: set(keys.split())
+    for name, keys in {
+        "backbone": "name family path",
+        "prompts": "source path count seeds",
+        "sampling": "steps guidance scheduler height width dtype",
+        "cache": "name dtype",
+        "data": "batch_prompts split",
+        "probe": "model step taps evaluators loss within_prompt text width depth embedding dropout temperature margin "
+        "alignment nce_temperature ema oversample",
+        "trainer": "max_epochs learning_rate weight_decay gradient_clip seed devices",
+    }.items()
 }
-"""Keys that came after the first cells were named: they count only where they are set."""
+"""Keys that were there when the first cells were named. Every later one counts only where it is set to another value
+than its default, so that cells from before it keep their names: nothing is added here."""
 _GENERATED = ("seed", "prompts", "sampling", "cache")
 """Sections that decide what `generate` makes, beside ``backbone``."""
 _TAPS_IN_NAME = 64
@@ -58,34 +62,43 @@ def cell_name(experiment: Experiment) -> str:
 def identity(experiment: Experiment) -> dict[str, Any]:
     """Everything that determines the result of a cell, as JSON holds it.
 
-    Left out: where files lie and what runs are called, the capture list (the cell states what it reads),
-    and what only changes speed (``sampling.batch_size``, ``device`` and ``offload``, ``cache.shard_size``,
-    ``data.residency`` and ``num_workers``, ``trainer.accelerator``; of ``scoring`` all but dtype and the models of
-    the evaluators that the cell predicts or reads, and of its text encoder). ``scoring``, ``text`` and the keys of
-    ``_LATER`` are left out too where nothing is set, so that cells from before these keys keep their names.
+    Left out: what the schema declares as no part of a result (where files lie, what runs are called, the capture list,
+    since the cell states what it reads, and what only changes speed); of ``scoring`` all but dtype and the models of
+    the evaluators that the cell predicts or reads, and of its text encoder; and what is not set, of ``scoring``,
+    ``text`` and all keys that are not of ``_FIRST``.
     """
     content = {
         entry.name: _plain(getattr(experiment, entry.name))
         for entry in dataclasses.fields(Schema)
-        if entry.name not in (*IRRELEVANT, "scoring", "text")
+        if entry.name not in (*IRRELEVANT, *_OF_EVALUATORS)
     }
-    for section, keys in ONLY_SPEED.items():
+    for name, keys in ONLY_SPEED.items():
         for key in keys:
-            del content[section][key]
+            del content[name][key]
     if experiment.prompts.source == "hub" and experiment.prompts.split == "train":
         content["prompts"]["split"] = ""  # which means the same
-    for section, keys in _LATER.items():
-        default = type(getattr(experiment, section))()
-        for key in keys:
-            if content[section][key] == getattr(default, key):
-                del content[section][key]
-        if not content[section]:
-            del content[section]
+    content = _counting(content, Schema, {"seed", "evaluators", *_FIRST})
+    for name, value in content.items():
+        if isinstance(value, dict):
+            content[name] = _counting(value, type(getattr(experiment, name)), _FIRST.get(name, set()))
+    content = {key: value for key, value in content.items() if value != {}}
     content["cache"]["name"] = experiment.cache_folder.name
     content["evaluators"] = experiment.probe_evaluators
     del content["probe"]["evaluators"]
     content |= _of_evaluators(experiment)
     return content
+
+
+def _counting(content: Mapping[str, Any], kind: type, first: Set[str]) -> dict[str, Any]:
+    """What is set of the keys of a section, and those that were there first."""
+    defaults = _defaults(kind)
+    return {key: value for key, value in content.items() if key in first or value != defaults[key]}
+
+
+@functools.cache
+def _defaults(kind: type) -> dict[str, Any]:
+    plain: dict[str, Any] = _plain(kind())
+    return plain
 
 
 def _plain(value: Any) -> Any:

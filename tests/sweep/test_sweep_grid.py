@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_world import ACTIVATION, ATTENTION, make_experiment
 
-from probe_lab.config import Experiment, load_experiment, with_changes
+from probe_lab.config import Experiment, Trainer, load_experiment, with_changes
+from probe_lab.config.declare import key
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.losses import TERMS
 from probe_lab.sweep import cell_name, cells
@@ -191,6 +193,20 @@ def test_names_outlive_keys_that_came_later() -> None:
     as_it_was = ["seed=0", "prompts.exclude=[]", "trainer.max_epochs=8", "trainer.learning_rate=0.002"]
     names = [cell.name for cell in cells(load_experiment("shapes_full", as_it_was))]
     assert "step01-cnn-up_blocks.1.attentions.0.attention-mse+listwise-seed0-1cc9ea61" in names
+
+
+@dataclass(frozen=True)
+class LongerTrainer(Trainer):
+    """A section to which the schema, and nothing else, gives one key more."""
+
+    momentum: float = key(0.9, "Share of the last step that is taken again.")
+
+
+def test_a_key_that_is_added_to_the_schema_counts_only_where_it_is_set() -> None:
+    known = dataclasses.asdict(BASE.trainer)
+    assert cell_name(dataclasses.replace(BASE, trainer=LongerTrainer(**known))) == cell_name(BASE)
+    longer = dataclasses.replace(BASE, trainer=LongerTrainer(**known, momentum=0.5))
+    assert cell_name(longer) != cell_name(BASE)
 
 
 def test_the_experiment_name_counts_only_as_the_name_of_the_cache() -> None:
