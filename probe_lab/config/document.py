@@ -20,7 +20,7 @@ from probe_lab.config.scalars import scalar_of
 from probe_lab.config.schema import Schema
 from probe_lab.config.world import Backbone
 from probe_lab.config.yaml_text import require_bounds
-from probe_lab.errors import ConfigError
+from probe_lab.errors import ConfigError, nearest
 
 OVERRIDES = "the overrides"
 SWEEP = "sweep"
@@ -67,7 +67,7 @@ def read_value(key: str, text: str) -> Any:
     path = key.split(".")
     hint = SWEEP if key == SWEEP else str if key == f"{SWEEP}.select" else hint_at(path)
     if is_text(hint) or (hint is Backbone and not text.lstrip().startswith("{")):
-        return _unquoted(text)
+        return _chosen(_unquoted(text), hint, key, OVERRIDES)
     node = _composed(text, f"'{key}={text}' in {OVERRIDES}") or ScalarNode(_TEXT, "")
     reading = _Reading(Document(OVERRIDES))
     return reading.texts(node) if path[:2] == [SWEEP, "sets"] else reading.value(node, hint, key)
@@ -112,6 +112,14 @@ def _told(error: yaml.MarkedYAMLError, origin: str) -> str:
     return f"{origin}{place} cannot be read: {problem}"
 
 
+def _chosen(text: str, hint: Any, key: str, place: str) -> str:
+    """A text; ConfigError where its key takes one of a few and it is none of these, nor a reference."""
+    allowed = get_args(hint)
+    if allowed and text not in allowed and "${" not in text:
+        raise ConfigError(f"'{key}' in {place} is not valid: '{text}' is none of its values: {nearest(text, allowed)}")
+    return text
+
+
 def _unquoted(text: str) -> str:
     """A text in YAML's quotes without them, every other one as it is."""
     if len(text) < 2 or text[0] not in "'\"" or text[-1] != text[0]:
@@ -150,7 +158,7 @@ class _Reading:
                 node, key, f"it holds {kind}, no {'list' if isinstance(node, SequenceNode) else 'mapping'}"
             )
         if is_text(hint):
-            return node.value
+            return _chosen(node.value, hint, key, self._place(node))
         try:
             return scalar_of(node.value, hint)
         except ValueError as error:

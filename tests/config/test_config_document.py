@@ -141,6 +141,10 @@ def test_truth_is_written_in_yamls_words(load) -> None:
         ("cache.name=[a]", r"'cache.name' is '\[a\]', which is no name"),
         ("probe.step", r"write KEY=VALUE"),
         ("seed=[", r"'seed=\[' in the overrides, line 1 cannot be read"),
+        (
+            "data.residency=fast",
+            r"in the overrides .*'fast' is none of its values: .*\(allowed: auto, memory, stream\)",
+        ),
         ("prompts.path=${name", r"'prompts.path' in the overrides is not valid"),
         ("trainer.strategy=ddp", r"'trainer.strategy' .* is no key any more"),
     ],
@@ -173,6 +177,7 @@ def test_errors_of_overrides_are_one_line_with_the_key(load, override: str, mess
         ("name: a\n--- \nname: b\n", r"line 2 .*another document"),
         ("? [a]\n: 1\n", r"line 1: a list or mapping is no name"),
         ("<<: 3\n", r"line 1 .*expected a mapping"),
+        (BASE + "data: {residency: memori}\n", r"'data.residency' in .*mine.yaml, line 2 .* did you mean 'memory'"),
         (BASE + "probe:\n  step: five\n", r"'probe.step' in .*mine.yaml, line 3 is not valid: 'five'"),
         (BASE + "evaluators: shapes_reward\n", r"line 2 is not valid: it is a list, so write \[shapes_reward\]"),
         (BASE + "prompts:\n  count: 0\n", r"'prompts.count' is 0: .*mine.yaml, line 3\)"),

@@ -53,7 +53,9 @@ class Block:
     @property
     def is_synopsis(self) -> bool:
         """Whether its commands are forms with placeholders, as `probe-lab plan EXPERIMENT`, beside what they do."""
-        return self.is_shell and all(re.search(r"EXPERIMENT|PATH|^probe-lab demo ", line) for line in self.commands)
+        return self.is_shell and all(
+            re.search(r"EXPERIMENT|PATH|SECTION|^probe-lab demo ", line) for line in self.commands
+        )
 
 
 def blocks_of(page: Path) -> list[Block]:
