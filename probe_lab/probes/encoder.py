@@ -6,10 +6,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 from torch import Tensor, nn
 
+from probe_lab.probes.blocks import Halving, ResidualBlock, StepEmbedding, groups, sinusoids
 from probe_lab.probes.inputs import Inputs, Standardise, pooled
 from probe_lab.probes.spec import ProbeSpec, Shape
 from probe_lab.probes.tokens import TokenCrossAttention, TokenMaps
@@ -47,8 +46,7 @@ class CNNEncoder(nn.Module):
             nn.Linear(3 * sum(shape[0] for shape in spec.taps.values()), spec.embedding),
         )
         self.coordinates = nn.Conv2d(2, widths[0], 1)
-        self.frequencies = Timesteps(FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.step = TimestepEmbedding(FREQUENCIES, condition)
+        self.step = StepEmbedding(FREQUENCIES, condition)
         self.text: nn.Module | None = None
         if spec.text != "none":
             self.text = nn.Sequential(nn.LayerNorm(spec.text_dim), nn.Linear(spec.text_dim, condition))
@@ -108,7 +106,7 @@ class CNNEncoder(nn.Module):
 
     def _condition(self, inputs: Inputs) -> Tensor:
         """``[B, condition]``: the step as a share of all steps, and the prompt as a whole."""
-        condition: Tensor = self.step(self.frequencies(1000 * inputs.step.float() / self.spec.total_steps))
+        condition: Tensor = self.step(sinusoids(1000 * inputs.step.float() / self.spec.total_steps, FREQUENCIES))
         if self.text is None:
             return condition
         assert inputs.text is not None
@@ -120,24 +118,12 @@ class _Level(nn.Module):
 
     def __init__(self, before: int, width: int, condition: int, dropout: float, *, shrink: bool) -> None:
         super().__init__()
-        self.down = Downsample2D(before, use_conv=True, name="op") if shrink else nn.Identity()
-        self.block = ResnetBlock2D(
-            in_channels=before,
-            out_channels=width,
-            temb_channels=condition,
-            groups=groups(before),
-            groups_out=groups(width),
-            dropout=dropout,
-        )
+        self.down = Halving(before) if shrink else nn.Identity()
+        self.block = ResidualBlock(before, width, condition, dropout)
 
     def forward(self, state: Tensor, condition: Tensor) -> Tensor:
         shrunk: Tensor = self.block(self.down(state), condition)
         return shrunk
-
-
-def groups(channels: int) -> int:
-    """Groups of a GroupNorm: 8, or fewer where 8 do not divide ``channels``."""
-    return math.gcd(8, channels)
 
 
 def common_grid(shapes: list[Shape]) -> tuple[int, int]:
