@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -21,6 +21,11 @@ BAR, _WHAT = 12, 20
 """Columns of a bar, and most of what stands before it: with count, rate and time left a line has less than 80."""
 Watching = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 """(what is done, what is counted) -> a context with the function that is told (done, total); ``progress`` is one."""
+
+
+def unwatched(what: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """As ``progress``, but shows nothing: what a call from Python does unless it is told otherwise."""
+    return nullcontext(lambda done, total: None)
 
 
 class Rate:

@@ -22,7 +22,11 @@ from probe_lab.processes import terminated_as_interrupt
 _log = logging.getLogger(__name__)
 
 
-def generate(experiment: Experiment, on_progress: Callable[[int, int], None], announce: Callable[[Plan], None]) -> None:
+def generate(
+    experiment: Experiment,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    announce: Callable[[Plan], None] = lambda plan: None,
+) -> None:
     """Fill the experiment's cache; what complete shards hold is not generated again.
 
     ``announce`` is given the plan before the first image; ``on_progress(images done, images in all)`` follows.

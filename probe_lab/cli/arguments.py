@@ -17,7 +17,7 @@ out = PlainConsole(soft_wrap=True)
 
 
 def experiment_of(name: str, overrides: list[str] | None = None) -> Experiment:
-    """``load_experiment``, imported only when a verb runs: it takes torch with it, and ``--help`` needs neither."""
+    """``load_experiment``, imported only when a verb runs: ``--help`` needs no reader of YAML."""
     from probe_lab.config import load_experiment
 
     return load_experiment(name, overrides)

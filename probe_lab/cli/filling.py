@@ -58,19 +58,12 @@ def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab generate quickstart capture.steps=[3,5]
     """
-    from probe_lab.capture.generate import generate as fill
     from probe_lab.capture.plan import plan_table
-    from probe_lab.capture.prompt_notes import notes_of
-    from probe_lab.capture.prompts import collect_prompts
-    from probe_lab.evaluators.scorable import require_scorable
+    from probe_lab.verbs import generate_images
 
     config = experiment_of(experiment, overrides)
-    chosen = collect_prompts(config.prompts, config.seed)
-    require_scorable(config, chosen.prompts)
-    for line in notes_of(chosen, config):
-        out.print(line)
     with progress("generate", "images") as update:
-        fill(config, update, lambda made: out.print(plan_table(made)))
+        generate_images(config, on_progress=update, on_plan=lambda plan: out.print(plan_table(plan)), on_note=out.print)
     out.print(f"images and tensors: {config.cache_folder}")
 
 
@@ -81,7 +74,7 @@ def cache_info(
 
     Example: probe-lab cache info data_cache/quickstart
     """
-    from probe_lab.cache.describe import info_table
+    from probe_lab.cache.info import info_table
 
     out.print(info_table(path))
 

@@ -30,28 +30,13 @@ def report(
 
     Example: probe-lab report paper/dp_table_prediction
     """
-    from probe_lab.report import build_report
-    from probe_lab.tracking import log_report
+    from probe_lab.verbs import write_report
 
     config = experiment_of(experiment, overrides)
-    if config.paper.exhibit:
-        _exhibit(config)
-        return
+    others = [] if config.paper.exhibit else _beside(beside or [], overrides or [])
     notes: list[str] = []
     with progress("report", "parts") as update:
-        page = build_report(
-            runs=config.runs_folder,
-            cache=config.cache_folder,
-            out=config.report_folder,
-            title=config.name,
-            evaluators=config.probe_evaluators,
-            scored=config.evaluators,
-            primary_step=config.probe.step,
-            others={other.name: other.runs_folder for other in _beside(beside or [], overrides or [])},
-            on_progress=update,
-            on_note=notes.append,
-        )
-    log_report(config, config.report_folder)
+        page = write_report(config, beside=others, on_progress=update, on_note=notes.append)
     out.print(f"report: {page}")
     for note in notes:
         out.print(note)
@@ -61,21 +46,3 @@ def _beside(names: list[str], overrides: list[str]) -> list[Experiment]:
     """Other experiments lie where the overrides say that this one does; all other keys are their own."""
     places = [text for text in overrides if text.partition("=")[0] in ("runs", "cache.root", "reports")]
     return [experiment_of(name, places) for name in names]
-
-
-def _exhibit(config: Experiment) -> None:
-    from probe_lab.report.papers import build_exhibit
-    from probe_lab.tracking import log_report
-
-    page = build_exhibit(
-        config.paper.exhibit,
-        runs=config.runs_folder,
-        out=config.report_folder,
-        title=config.name,
-        evaluators=config.probe_evaluators,
-        primary_step=config.probe.step,
-        model=config.backbone.label,
-        steps=config.sampling.steps,
-    )
-    log_report(config, config.report_folder)
-    out.print(f"report: {page}")

@@ -36,36 +36,13 @@ def score(
     Example: probe-lab score quickstart --import ratings.csv --evaluator human
     """
     config = experiment_of(experiment, overrides)
-    folder = config.cache_folder
     if source or evaluator or column:
-        _import(folder, source or [], evaluator or [], column or ["score"], overwrite)
+        _import(config.cache_folder, source or [], evaluator or [], column or ["score"], overwrite)
         return
 
-    from probe_lab.cache import Cache
-    from probe_lab.cache.manifest import manifest_path
-    from probe_lab.evaluators.encode import encode_texts
-    from probe_lab.evaluators.run import check_names, score_cache
-    from probe_lab.evaluators.scorable import require_scorable
-    from probe_lab.sweep.previews import make_previews
+    from probe_lab.verbs import score_images
 
-    check_names(folder, config.evaluators, config.scoring)
-    if manifest_path(folder).exists():  # without a cache, what the names lack is said first
-        require_scorable(config, Cache(folder).samples["prompt"].unique().tolist())
-    if encode_texts(folder, config.text.encoder, config.scoring, overwrite=overwrite):
-        out.print(f"text embeddings: {folder / 'text'}/{config.text.encoder}.safetensors")
-    with progress("score", "images") as update:
-        summary = score_cache(
-            folder,
-            config.evaluators,
-            scoring=config.scoring,
-            overwrite=overwrite,
-            workers=config.workers,
-            engine=config.engine,
-            on_progress=update,
-        )
-    out.print(f"{summary.text} ({folder / 'scores'})")
-    for line in make_previews(config, overwrite=overwrite, watching=progress):
-        out.print(line)
+    score_images(config, overwrite=overwrite, watching=progress, on_note=out.print)
 
 
 def _import(folder: Path, sources: list[Path], evaluators: list[str], columns: list[str], overwrite: bool) -> None:

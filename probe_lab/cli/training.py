@@ -14,12 +14,11 @@ def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab train quickstart probe.step=3 probe.loss=mse
     """
-    from probe_lab.sweep import run_sweep, single_cell
     from probe_lab.sweep.compare import comparison_table
+    from probe_lab.verbs import train_probe
 
-    config = single_cell(experiment_of(experiment, overrides))
-    summary = run_sweep(config)
-    out.print(comparison_table(config.runs_folder, cells=summary.cells))
+    config = experiment_of(experiment, overrides)
+    out.print(comparison_table(config.runs_folder, cells=[train_probe(config).name]))
 
 
 def sweep(
@@ -38,11 +37,12 @@ def sweep(
     Example: probe-lab sweep quickstart sweep.select='step in [5, 8] and loss != "mse"' --dry-run
     """
     from probe_lab.sweep import run_sweep
+    from probe_lab.sweep.listing import plan_listing
     from probe_lab.sweep.plan import plan_sweep
 
     config = experiment_of(experiment, overrides)
     if dry_run:
-        out.print(plan_sweep(config).table)
+        out.print(plan_listing(plan_sweep(config)))
         return
     summary = run_sweep(config)
     out.print(summary.text)

@@ -19,7 +19,7 @@ from probe_lab.data.batch import Batch
 from probe_lab.data.groups import prompt_groups
 from probe_lab.data.loader import Layout, Progress, StreamLoader, TrainLoader
 from probe_lab.data.resident import ResidentArrays, ResidentSource, fits_in_memory, load_resident
-from probe_lab.data.scalars import scalar_table
+from probe_lab.data.scalar_table import scalar_table
 from probe_lab.data.source import ShardSource, Source
 from probe_lab.data.splits import SPLITS, Split, SplitFractions
 from probe_lab.data.statistics import Statistics, compute_statistics

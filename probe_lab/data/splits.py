@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
-from typing import Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Literal
 
 from probe_lab.data.canonical import meaning
 from probe_lab.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -75,6 +76,8 @@ def split_of(prompt: str, fractions: SplitFractions, image_id: str = "") -> Spli
 
 def splits_of(samples: pd.DataFrame, fractions: SplitFractions) -> pd.Series[str]:
     """The split of each row of a table with the column ``prompt`` and, where the source names them, ``image_id``."""
+    import pandas as pd  # here, because reading an experiment needs the fractions and no tables
+
     images = samples["image_id"] if "image_id" in samples else [""] * len(samples)
     keys = list(zip(samples["prompt"], images, strict=True))
     of_key = {(prompt, image): split_of(prompt, fractions, image) for prompt, image in dict.fromkeys(keys)}

@@ -16,30 +16,6 @@ Shapes and conventions, for every function here:
   product.
 """
 
-from probe_lab.losses.contrast import info_nce
-from probe_lab.losses.correlation import FLAT_NORM, pearson, spearman
-from probe_lab.losses.order import list_mle, list_net, listwise
-from probe_lab.losses.pairs import HINGE, lambda_rank, pairwise_hinge, pairwise_logistic
-from probe_lab.losses.squares import mse
-from probe_lab.losses.terms import TERMS, Annealed, Term, annealed, parse_loss, rising
+from probe_lab.lazy import lazy_names
 
-__all__ = [
-    "FLAT_NORM",
-    "HINGE",
-    "TERMS",
-    "Annealed",
-    "Term",
-    "annealed",
-    "info_nce",
-    "lambda_rank",
-    "list_mle",
-    "list_net",
-    "listwise",
-    "mse",
-    "pairwise_hinge",
-    "pairwise_logistic",
-    "parse_loss",
-    "pearson",
-    "rising",
-    "spearman",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

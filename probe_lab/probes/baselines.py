@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probe_lab.data import Batch, ProbeDataModule
-from probe_lab.data.scalars import stored_previews
+from probe_lab.data.scalar_table import stored_previews
 from probe_lab.errors import ProbeError
 from probe_lab.probes.fitted import Fitted, Fitting, Predictor
 from probe_lab.probes.inputs import Inputs

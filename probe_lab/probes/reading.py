@@ -12,7 +12,8 @@ from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, ResidentArrays
 from probe_lab.data.inputs import Inputs, read_inputs
 from probe_lab.data.resident import fits_in_memory
-from probe_lab.data.scalars import Scalar, stored_previews
+from probe_lab.data.scalar_table import stored_previews
+from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError
 from probe_lab.probes.kinds import ATTENTION, kind_of, reads_text
 

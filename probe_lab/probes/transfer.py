@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import PLACELESS
-from probe_lab.data.scalars import scalar_table
+from probe_lab.data.scalar_table import scalar_table
 from probe_lab.data.text import TextTable
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe

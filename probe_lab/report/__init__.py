@@ -1,5 +1,5 @@
 """Results of an experiment -> figures, tables and one HTML page. Reads files only (docs/figures.md)."""
 
-from probe_lab.report.build import build_report
+from probe_lab.lazy import lazy_names
 
-__all__ = ["build_report"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

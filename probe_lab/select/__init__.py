@@ -1,6 +1,5 @@
 """Early pruning inside a running pipeline: many candidates start, a probe reads them, the promising ones finish."""
 
-from probe_lab.select.schedule import Cut
-from probe_lab.select.select import SCHEDULERS, ProbeSelect, Selection
+from probe_lab.lazy import lazy_names
 
-__all__ = ["SCHEDULERS", "Cut", "ProbeSelect", "Selection"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -29,7 +29,7 @@ _VALUES = 6
 
 
 def plan_listing(plan: SweepPlan) -> Lines:
-    """The table of ``SweepPlan``, readable in 80 columns, and the totals as sentences below."""
+    """The plan for a terminal of 80 columns: a line per set of taps and what is trained on it, then the totals."""
     table = Table(title=f"{len(plan.cells)} cells", title_justify="left", show_lines=True)
     table.add_column("what is read, and trained on it", overflow="fold")
     for column in ("state", "MB", "time"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import sys
 from collections.abc import Sequence
@@ -9,8 +10,9 @@ from pathlib import Path
 
 from probe_lab.cache import Cache, Manifest
 from probe_lab.cache.manifest import manifest_path
-from probe_lab.config import BACKBONE, ProbeConfig
-from probe_lab.errors import CacheError, ConfigError
+from probe_lab.config import BACKBONE, Experiment, ProbeConfig
+from probe_lab.data.scalar_table import scalar_table
+from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.probes.kinds import ATTENTION, kind_of, reads_text
 from probe_lab.sweep.advice import Advice
 from probe_lab.sweep.grid import Cell
@@ -26,8 +28,6 @@ def require_all(cells: Sequence[Cell]) -> None:
         ScoreError: scores of images or previews are not there, or are not those that were written.
         ConfigError: fewer devices than ``trainer.devices``, or tokens that are not those of the attention maps.
     """
-    from probe_lab.sweep.previews import require_previews
-
     require_arrays(cells)
     _require_whole(cells)
     _require_scores(cells)
@@ -106,6 +106,51 @@ def require_arrays(cells: Sequence[Cell]) -> None:
             command = advice.generate(_captured(advice, reading, []) if advice.other_backbone else [])
             raise CacheError(f"there is no cache {folder} yet: run `{command}`, then `probe-lab score` likewise")
         _require_in(Manifest.load(folder), folder, reading)
+
+
+def require_previews(cells: Sequence[Cell]) -> None:
+    """Refuse cells whose cache lacks a score of a preview that they read.
+
+    Raises:
+        ScoreError: it was not made, or not for all samples; with the ``probe-lab score`` command.
+        CacheError: it cannot be made, there is no such latent of that step.
+    """
+    by_cache: dict[Path, list[Cell]] = {}
+    for cell in cells:
+        if cell.experiment.probe.scalars:
+            by_cache.setdefault(cell.experiment.cache_folder, []).append(cell)
+    for folder, reading in by_cache.items():
+        cache, seen = Cache(folder), set()
+        for cell in reading:
+            probe = cell.experiment.probe
+            place = (probe.step, *probe.scalars)
+            if place in seen:
+                continue
+            seen.add(place)
+            try:
+                scalar_table(cache, probe.step, probe.scalars)
+            except ScoreError as error:
+                require_latents([cell])
+                missing = ", ".join(probe.scalars)
+                raise ScoreError(
+                    f"{folder} does not hold {missing} at step {probe.step}, which {cell.name} reads: run "
+                    f"`{Advice.of(cell.experiment).score()}`"
+                ) from error
+
+
+def require_latents(reading: Sequence[Cell]) -> None:
+    """As if the cells read the arrays that previews are decoded from."""
+    require_arrays([dataclasses.replace(cell, experiment=_with_latents(cell.experiment)) for cell in reading])
+
+
+def _with_latents(experiment: Experiment) -> Experiment:
+    taps = list(dict.fromkeys([*experiment.probe.taps, *decoded(experiment.probe)]))
+    return dataclasses.replace(experiment, probe=dataclasses.replace(experiment.probe, taps=taps))
+
+
+def decoded(probe: ProbeConfig) -> set[str]:
+    """The latents, such as ``x0``, whose previews the probe reads scores of."""
+    return {each.latent for each in probe.previews}
 
 
 def _require_in(manifest: Manifest, folder: Path, cells: Sequence[Cell]) -> None:

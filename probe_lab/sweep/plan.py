@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import RenderableType
-
 from probe_lab.cache import Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Experiment
@@ -60,13 +58,6 @@ class SweepPlan:
     def count(self, state: State) -> int:
         """How many cells are in a state."""
         return sum(found == state for found in self.states.values())
-
-    @property
-    def table(self) -> RenderableType:
-        """For a terminal: a line per set of taps and what is trained on it, then the totals."""
-        from probe_lab.sweep.listing import plan_listing
-
-        return plan_listing(self)
 
 
 def plan_sweep(experiment: Experiment) -> SweepPlan:

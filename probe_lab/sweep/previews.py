@@ -1,21 +1,18 @@
-"""Which scores of previews an experiment's cells read: they are made before a sweep, and required by it."""
+"""Which scores of previews an experiment's cells read, and how they are made before a sweep."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
-from probe_lab.cache import Cache, Manifest
+from probe_lab.cache import Manifest
 from probe_lab.cache.layout import AskedPreviews, PreviewOf
-from probe_lab.config import Experiment, ProbeConfig
-from probe_lab.data.scalars import Scalar, scalar_table
-from probe_lab.errors import ProbeLabError, ScoreError
+from probe_lab.config import Experiment
+from probe_lab.data.scalars import Scalar
+from probe_lab.errors import ProbeLabError
 from probe_lab.probes.kinds import kind_of
 from probe_lab.progress import Watching
-from probe_lab.sweep.advice import Advice
-from probe_lab.sweep.grid import Cell, cells, single_cell
-from probe_lab.sweep.needs import require_arrays
+from probe_lab.sweep.grid import cells, single_cell
+from probe_lab.sweep.needs import decoded, require_latents
 
 
 def make_previews(experiment: Experiment, *, overwrite: bool, watching: Watching) -> Iterator[str]:
@@ -54,13 +51,11 @@ def asked_previews(experiment: Experiment) -> AskedPreviews:
     reading = [cell for cell in cells(experiment) if cell.experiment.probe.scalars]
     here = [cell for cell in reading if cell.experiment.cache_folder == experiment.cache_folder]
     if here:
-        _require_latents(here)
+        require_latents(here)
     probe = experiment.probe
     if experiment.sweep and kind_of(probe.model).reads_scalars and probe.scalars:
         held = Manifest.load(experiment.cache_folder).keys()
-        here += (
-            cells(single_cell(experiment)) if {f"{probe.step}/{tap}" for tap in _decoded(probe)} <= set(held) else ()
-        )
+        here += cells(single_cell(experiment)) if {f"{probe.step}/{tap}" for tap in decoded(probe)} <= set(held) else ()
     return _by_place((cell.experiment.probe.step, each) for cell in here for each in cell.experiment.probe.previews)
 
 
@@ -85,50 +80,6 @@ def baseline_previews(experiment: Experiment, *, but: AskedPreviews) -> AskedPre
         if here and not any(is_given(folder, name, own.scoring) for name in names):
             found += [(step, Scalar("x0", name)) for name in names if name not in but.get(PreviewOf(step), ())]
     return _by_place(found)
-
-
-def require_previews(cells: Sequence[Cell]) -> None:
-    """Refuse cells whose cache lacks a score of a preview that they read.
-
-    Raises:
-        ScoreError: it was not made, or not for all samples; with the ``probe-lab score`` command.
-        CacheError: it cannot be made, there is no such latent of that step.
-    """
-    by_cache: dict[Path, list[Cell]] = {}
-    for cell in cells:
-        if cell.experiment.probe.scalars:
-            by_cache.setdefault(cell.experiment.cache_folder, []).append(cell)
-    for folder, reading in by_cache.items():
-        cache, seen = Cache(folder), set()
-        for cell in reading:
-            probe = cell.experiment.probe
-            place = (probe.step, *probe.scalars)
-            if place in seen:
-                continue
-            seen.add(place)
-            try:
-                scalar_table(cache, probe.step, probe.scalars)
-            except ScoreError as error:
-                _require_latents([cell])
-                missing = ", ".join(probe.scalars)
-                raise ScoreError(
-                    f"{folder} does not hold {missing} at step {probe.step}, which {cell.name} reads: run "
-                    f"`{Advice.of(cell.experiment).score()}`"
-                ) from error
-
-
-def _require_latents(reading: Sequence[Cell]) -> None:
-    """As if the cells read the arrays that previews are decoded from."""
-    require_arrays([dataclasses.replace(cell, experiment=_with_latents(cell.experiment)) for cell in reading])
-
-
-def _with_latents(experiment: Experiment) -> Experiment:
-    taps = list(dict.fromkeys([*experiment.probe.taps, *_decoded(experiment.probe)]))
-    return dataclasses.replace(experiment, probe=dataclasses.replace(experiment.probe, taps=taps))
-
-
-def _decoded(probe: ProbeConfig) -> set[str]:
-    return {each.latent for each in probe.previews}
 
 
 def _sweeps_probes(experiment: Experiment) -> bool:

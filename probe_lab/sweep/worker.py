@@ -79,7 +79,7 @@ class ProbeTrainer:
 
     def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None, go_on: GoOn | None) -> None:
         from probe_lab.cache import Cache
-        from probe_lab.data.scalars import stored_previews
+        from probe_lab.data.scalar_table import stored_previews
         from probe_lab.probes.fit import train_cell
         from probe_lab.probes.memory import Reduction, within_memory
 

@@ -7,7 +7,6 @@ never touch the tracking store, and the sweep never waits for it. Tracking is an
 warning, what could not be logged waits in files (``backlog``), and the sweep goes on.
 """
 
-from probe_lab.tracking.entries import CellRun
-from probe_lab.tracking.sweeps import Tracker, log_report, track, tracking_uri
+from probe_lab.lazy import lazy_names
 
-__all__ = ["CellRun", "Tracker", "log_report", "track", "tracking_uri"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

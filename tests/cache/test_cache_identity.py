@@ -20,8 +20,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from probe_lab.cache import Cache, CacheWriter, sha256_of, verify, write_scores
-from probe_lab.cache.describe import describe, info_table
 from probe_lab.cache.identity import prompts_sha256
+from probe_lab.cache.info import describe, info_table
 from probe_lab.cache.layout import PreviewOf
 from probe_lab.cache.samples import to_table
 from probe_lab.cache.tables import write_table

@@ -9,7 +9,7 @@ import torch
 from cache_world import World, png
 
 from probe_lab.cache import IMAGES, Cache, CacheWriter, describe, verify
-from probe_lab.cache.describe import info_table
+from probe_lab.cache.info import info_table
 from probe_lab.errors import CacheError
 
 

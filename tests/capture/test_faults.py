@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 
 from probe_lab.cache import Cache, verify
-from probe_lab.cache.describe import describe
 from probe_lab.cache.faults import Fault
+from probe_lab.cache.info import describe
 from probe_lab.cache.layout import Sidecar, sidecar_path
 from probe_lab.capture.backbones import WEIGHTS
 from probe_lab.capture.faults import decodes_watched

@@ -9,7 +9,7 @@ from data_world import STEP, Build, World
 from probe_lab.cache import write_scores
 from probe_lab.cache.layout import PreviewOf
 from probe_lab.data import ProbeDataModule, SplitFractions
-from probe_lab.data.scalars import scalar_table, stored_previews
+from probe_lab.data.scalar_table import scalar_table, stored_previews
 from probe_lab.errors import ScoreError
 
 THIRDS = SplitFractions(0.4, 0.3, 0.3)

@@ -19,6 +19,7 @@ from probe_lab.errors import CacheError, SweepError
 from probe_lab.probes.kinds import kind_of
 from probe_lab.sweep import Cell, cells, run_sweep
 from probe_lab.sweep.identity import other_images
+from probe_lab.sweep.listing import plan_listing
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.plan import SweepPlan, plan_sweep
 
@@ -47,7 +48,7 @@ def finish(cell: Cell, seconds: float, folder: Path | None = None, **further: ob
 def shown(plan: SweepPlan, width: int = 80) -> str:
     console = Console(width=width, file=io.StringIO())
     with console.capture() as captured:
-        console.print(plan.table)
+        console.print(plan_listing(plan))
     return captured.get()
 
 

@@ -18,8 +18,10 @@ from probe_lab.cache.scores import IMPORTED
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.sweep import cells, run_sweep
+from probe_lab.sweep.listing import plan_listing
+from probe_lab.sweep.needs import require_previews
 from probe_lab.sweep.plan import plan_sweep
-from probe_lab.sweep.previews import asked_previews, baseline_previews, require_previews
+from probe_lab.sweep.previews import asked_previews, baseline_previews
 
 REWARD, BINDING = "preview:shapes_reward", "preview:shapes_binding"
 SMALL = ["prompts.count=12", "prompts.seeds=3", "sampling.steps=4", "cache.shard_size=18", "data.batch_prompts=3"]
@@ -145,7 +147,7 @@ def test_a_cell_without_its_previews_is_refused_with_the_command(root: Path) -> 
     unread = asking(root, NONE, "probe.step=3", "probe.text=pooled", "text.encoder=siglip2")
     console = Console(width=300, file=io.StringIO())
     with console.capture() as captured:
-        console.print(plan_sweep(unread).table)
+        console.print(plan_listing(plan_sweep(unread)))
     assert "the sweep would refuse to start: the cache" in captured.get()
     assert "has no text of 'siglip2'" in captured.get()
     for model in ("cnn", "linear"):

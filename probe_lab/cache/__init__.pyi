@@ -1,0 +1,13 @@
+from probe_lab.cache.files import require_space as require_space
+from probe_lab.cache.files import sha256_of as sha256_of
+from probe_lab.cache.info import describe as describe
+from probe_lab.cache.integrity import verify as verify
+from probe_lab.cache.manifest import FORMAT_VERSION as FORMAT_VERSION
+from probe_lab.cache.manifest import IMAGES as IMAGES
+from probe_lab.cache.manifest import Manifest as Manifest
+from probe_lab.cache.mismatch import require_same as require_same
+from probe_lab.cache.problems import Problem as Problem
+from probe_lab.cache.reader import Cache as Cache
+from probe_lab.cache.samples import shard_layout as shard_layout
+from probe_lab.cache.scores import write_scores as write_scores
+from probe_lab.cache.writer import CacheWriter as CacheWriter

@@ -1,0 +1,14 @@
+from probe_lab.data.batch import Batch as Batch
+from probe_lab.data.groups import Groups as Groups
+from probe_lab.data.groups import prompt_groups as prompt_groups
+from probe_lab.data.module import ProbeDataModule as ProbeDataModule
+from probe_lab.data.module import Residency as Residency
+from probe_lab.data.resident import ResidentArrays as ResidentArrays
+from probe_lab.data.resident import load_resident as load_resident
+from probe_lab.data.splits import SPLITS as SPLITS
+from probe_lab.data.splits import Split as Split
+from probe_lab.data.splits import SplitFractions as SplitFractions
+from probe_lab.data.splits import split_of as split_of
+from probe_lab.data.splits import splits_of as splits_of
+from probe_lab.data.statistics import Statistics as Statistics
+from probe_lab.data.stream import BatchStream as BatchStream

@@ -1,0 +1,1 @@
+from probe_lab.report.build import build_report as build_report

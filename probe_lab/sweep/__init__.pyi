@@ -1,0 +1,16 @@
+from probe_lab.sweep.compare import compare as compare
+from probe_lab.sweep.compare import comparison_table as comparison_table
+from probe_lab.sweep.grid import Cell as Cell
+from probe_lab.sweep.grid import cells as cells
+from probe_lab.sweep.grid import single_cell as single_cell
+from probe_lab.sweep.identity import cell_name as cell_name
+from probe_lab.sweep.local import local_engine as local_engine
+from probe_lab.sweep.results import Failure as Failure
+from probe_lab.sweep.results import collect as collect
+from probe_lab.sweep.results import is_finished as is_finished
+from probe_lab.sweep.results import read_results as read_results
+from probe_lab.sweep.run import SweepSummary as SweepSummary
+from probe_lab.sweep.run import run_sweep as run_sweep
+from probe_lab.sweep.worker import CellTrainer as CellTrainer
+from probe_lab.sweep.worker import Outcome as Outcome
+from probe_lab.sweep.worker import ProbeTrainer as ProbeTrainer
