@@ -1,0 +1,139 @@
+"""Imports run one way: every room imports only what stands below it here, and no file imports itself by a detour.
+
+Imports within functions count. Those under ``TYPE_CHECKING`` do not: nothing is imported by them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+import probe_lab
+
+ROOT = Path(probe_lab.__file__).parent
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("cli",),
+    ("verbs",),
+    ("report",),
+    ("select.tradeoff",),
+    ("select",),
+    ("sweep.compare",),
+    ("sweep",),
+    ("probes", "tracking"),
+    ("shapes.training",),
+    ("capture",),
+    ("evaluators",),
+    ("data", "engines"),
+    ("config",),
+    ("words",),
+    ("cells",),
+    ("cache", "losses", "metrics", "shapes"),
+    ("csv_text", "fitting", "fonts", "markdown_text", "processes", "progress", "scarcity"),
+    ("console", "json_text", "lazy", "names", "registry", "regular"),
+    ("errors",),
+)
+"""From the top to the bottom. Rooms beside each other do not import each other."""
+
+PLACES = {
+    "words": ("data.scalars", "data.splits", "data.canonical"),
+    "shapes.training": (
+        "shapes.clip_card",
+        "shapes.clip_measure",
+        "shapes.model_card",
+        "shapes.train",
+        "shapes.train_clip",
+        "shapes.train_sd",
+        "shapes.train_sd3",
+        "shapes.train_vae",
+    ),
+}
+"""Modules that stand on another layer than the rest of their room: the words that experiments are written in, and what
+trains and measures the shipped backbones."""
+
+
+def name_of(path: Path) -> str:
+    """``cache.reader``, without ``probe_lab`` before it."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.stem != "__init__"}
+ROOMS = [room for layer in LAYERS for room in layer]
+
+
+def exports() -> dict[str, str]:
+    """For ``cache.Cache``, that a lazy package gives, the module that it is of: ``cache.reader``."""
+    homes = {}
+    for stub in ROOT.rglob("__init__.pyi"):
+        for line in ast.parse(stub.read_text(encoding="utf-8")).body:
+            if isinstance(line, ast.ImportFrom):
+                for name in line.names:
+                    homes[f"{name_of(stub)}.{name.asname}".lstrip(".")] = within(f"{line.module}")
+    return homes
+
+
+def within(module: str) -> str:
+    return module.removeprefix("probe_lab").lstrip(".")
+
+
+def imports_of(node: ast.AST) -> Iterator[str]:
+    """What is imported below ``node`` but for type checking, as ``cache.Cache`` of ``from probe_lab.cache``."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (within(alias.name) for alias in child.names if alias.name.split(".")[0] == "probe_lab")
+        elif isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "probe_lab":
+            yield from (f"{within(child.module or '')}.{alias.name}".lstrip(".") for alias in child.names)
+        yield from imports_of(child)
+
+
+@pytest.fixture(scope="module")
+def graph() -> nx.DiGraph:
+    """An edge from every module to each that it imports. A lazy package is no module of its own: its names lead on."""
+    homes = exports()
+    graph = nx.DiGraph()
+    for name, path in FILES.items():
+        if path.with_suffix(".pyi").exists():
+            continue
+        for wanted in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
+            target = homes.get(wanted, wanted)
+            while target and target not in FILES:  # a class or a function of a module
+                target = target.rpartition(".")[0]
+            if target not in ("", name):
+                graph.add_edge(name, target)
+    return graph
+
+
+def room_of(module: str) -> str:
+    for room, modules in PLACES.items():
+        if module in modules:
+            return room
+    return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
+
+
+def test_every_module_has_a_layer() -> None:
+    assert len(set(ROOMS)) == len(ROOMS)
+    assert {room_of(module) for module in FILES} == set(ROOMS)
+    for modules in PLACES.values():
+        assert set(modules) <= set(FILES), "a module that is gone needs no place"
+
+
+def test_imports_run_from_the_top_to_the_bottom(graph: nx.DiGraph) -> None:
+    height = {room: -number for number, layer in enumerate(LAYERS) for room in layer}
+    upward = [
+        f"{module} imports {target}: {room_of(target)} is not below {room_of(module)}"
+        for module, target in graph.edges
+        if room_of(module) != room_of(target) and height[room_of(target)] >= height[room_of(module)]
+    ]
+    assert upward == []
+
+
+def test_no_module_imports_itself_by_a_detour(graph: nx.DiGraph) -> None:
+    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
