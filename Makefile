@@ -35,10 +35,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --quiet --editable '.[dev]'
 	touch $@
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy, and that imports run one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
 
 $(BENCH_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[bench]'

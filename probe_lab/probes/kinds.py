@@ -176,6 +176,17 @@ _PREVIEW = ProbeKind("preview", fit="probe_lab.probes.baselines:by_preview", rea
 """What ``preview_probe`` makes: it predicts its scalars. No experiment trains one."""
 
 
+def register_probe(name: str, kind: ProbeKind) -> None:
+    """Let experiments of this process name ``kind`` as their ``probe.model``.
+
+    Workers that start afresh do not know the name: for them, name the kind as ``module:attribute`` instead.
+
+    Raises:
+        ConfigError: another kind has the name, or the name has a colon.
+    """
+    MODELS.register(name, kind)
+
+
 def kind_of(model: str) -> ProbeKind:
     """What ``probe.model`` names. ConfigError for what names nothing."""
     return MODELS.get(model)
