@@ -28,6 +28,9 @@ from probe_lab.evaluators import base
 NOT_RUN = {
     "make demo": "installs, then runs all verbs: the folder has what it leaves",
     "make test": "is the suite that this test is of",
+    "make setup": "has been run: this process is the environment's",
+    "make lint": "looks at the whole repository for a minute",
+    "python -m pytest tests/test_layers.py": "is another test of the suite",
     "source .venv/bin/activate": "this process is the environment's",
     "probe-lab sweep quickstart engine.name=ray engine.address=auto": "needs a cluster: tests/engines",
     "pip install 'probe_lab[ray]'": "is installed",
