@@ -32,9 +32,9 @@ from probe_lab.metrics.evaluation import METRICS, MetricName, measured
 from probe_lab.metrics.measured import Measured
 from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric
 from probe_lab.report.intervals import measured_value
-from probe_lab.report.load import Value
 from probe_lab.report.objectives import mean_over_origins
 from probe_lab.report.reliability import bins_of, calibration
+from probe_lab.report.results import Value
 
 Part = Literal["within", "over all", "others", "trainings", "over all, trainings"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.output import show
-from probe_lab.cells import PREDICTIONS
 from probe_lab.config import load_experiment
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resample
+from probe_lab.runs.files import PREDICTIONS
 from probe_lab.select.budget import Plan, calls_of, candidate_sets
 from probe_lab.select.cells import at_other_steps, best_cell
 from probe_lab.select.planned import plan_for

@@ -2,8 +2,8 @@
 
 The names that people need, imported when they are first used: ``load_experiment`` reads an experiment;
 ``generate_images``, ``score_images``, ``train_probe``, ``run_sweep`` and ``write_report`` run its stages; ``Cache``
-reads what was generated; ``Capture`` and ``Tap`` read a pipeline of diffusers while it runs, and ``ProbeSelect`` prunes
-its candidates early (docs/python.md).
+reads what was generated, and ``Runs`` what was trained; ``Capture`` and ``Tap`` read a pipeline of diffusers while it
+runs, and ``ProbeSelect`` prunes its candidates early (docs/python.md).
 """
 
 from probe_lab.lazy import lazy_names

@@ -10,6 +10,7 @@ from probe_lab.evaluators import register as register_evaluator  # noqa: F401
 from probe_lab.probes import ProbeKind as ProbeKind
 from probe_lab.probes import load_probe as load_probe
 from probe_lab.probes.kinds import register_probe as register_probe
+from probe_lab.runs import Runs as Runs
 from probe_lab.select import ProbeSelect as ProbeSelect
 from probe_lab.sweep import run_sweep as run_sweep
 from probe_lab.verbs import generate_images as generate_images

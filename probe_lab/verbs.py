@@ -114,15 +114,15 @@ def train_probe(experiment: Experiment) -> Path:
 def write_report(
     experiment: Experiment,
     *,
-    beside: Sequence[Experiment] = (),
+    beside: Sequence[Experiment | Path] = (),
     on_progress: OnProgress = lambda done, total: None,
     on_note: OnNote = lambda line: None,
 ) -> Path:
     """Draw the figures and tables of the experiment's finished cells, and return the HTML page with all of them.
 
-    With ``paper.exhibit`` it is that one table or figure of a paper. The results of other experiments, ``beside``, are
-    shown side by side with this one's. ``on_note`` is told what had to be left out, and why. Where the sweep was
-    tracked, the report is attached to its run in MLflow.
+    With ``paper.exhibit`` it is that one table or figure of a paper. The results of other experiments, ``beside``, or
+    of their runs folders, are shown side by side with this one's. ``on_note`` is told what had to be left out, and why.
+    Where the sweep was tracked, the report is attached to its run in MLflow.
 
     Raises ReportError as :func:`probe_lab.report.build.build_report` does.
     """
@@ -133,9 +133,14 @@ def write_report(
     return page
 
 
-def _report(experiment: Experiment, beside: Sequence[Experiment], on_progress: OnProgress, on_note: OnNote) -> Path:
+def _report(
+    experiment: Experiment, beside: Sequence[Experiment | Path], on_progress: OnProgress, on_note: OnNote
+) -> Path:
     from probe_lab.report import build_report
+    from probe_lab.runs import Runs
 
+    folders = [other if isinstance(other, Path) else other.runs_folder for other in beside]
+    labels = Runs(experiment.runs_folder, *folders).labels
     return build_report(
         runs=experiment.runs_folder,
         cache=experiment.cache_folder,
@@ -144,7 +149,7 @@ def _report(experiment: Experiment, beside: Sequence[Experiment], on_progress: O
         evaluators=experiment.probe_evaluators,
         scored=experiment.evaluators,
         primary_step=experiment.probe.step,
-        others={other.name: other.runs_folder for other in beside},
+        others={labels[folder]: folder for folder in folders},
         on_progress=on_progress,
         on_note=on_note,
     )

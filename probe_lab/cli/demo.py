@@ -15,9 +15,14 @@ def demo(overrides: Overrides = None) -> None:
 
     Example: probe-lab demo prompts.count=100
     """
-    for verb in (generate, score, sweep, compare, report):
+    changes = list(overrides or [])
+    for verb in (generate, score, sweep):
         out.rule(f"probe-lab {verb.__name__} quickstart")
-        verb("quickstart", list(overrides or []))
+        verb("quickstart", changes)
+    out.rule("probe-lab compare quickstart")
+    compare(["quickstart", *changes])
+    out.rule("probe-lab report quickstart")
+    report("quickstart", changes)
     out.rule("probe-lab select quickstart")
     prompts = ["a red circle left of a blue square", "a yellow triangle above a green cross"]
-    select("quickstart", list(overrides or []), prompts, candidates=8, score=True, everything=True)
+    select("quickstart", changes, prompts, candidates=8, score=True, everything=True)

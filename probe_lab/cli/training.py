@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, out
+from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, is_folder, out, runs_folders
 
 
 def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
@@ -51,8 +52,9 @@ def sweep(
 
 
 def compare(
-    experiment: ExperimentName,
-    overrides: Overrides = None,
+    experiments: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT... [KEY=VALUE]...", help="names, or folders such as runs/NAME")
+    ],
     metric: Annotated[
         list[str] | None, typer.Option(help="srcc_within (default), selection_gain, srcc, ktc, auc, ...; repeatable")
     ] = None,
@@ -74,29 +76,37 @@ def compare(
     json: Annotated[str | None, typer.Option(metavar="FILE", help="the same as JSON records")] = None,
     markdown: Annotated[str | None, typer.Option(metavar="FILE", help="the same as Markdown")] = None,
 ) -> None:
-    """Print the cells of an experiment as a table, best first; the MLflow UI shows the same runs and names.
+    """Print the cells of experiments as a table, best first; the MLflow UI shows the same runs and names.
 
     Example: probe-lab compare quickstart --metric selection_gain --filter 'step in [5, 8] and loss != "mse"'
 
     Example: probe-lab compare quickstart --best step --seeds
 
     Example: probe-lab compare quickstart --diff 18fe4d2e 'model == "linear" and step == 8'
+
+    Example: probe-lab compare quickstart quickstart_sd3 runs/earlier --best experiment
     """
+    from probe_lab.runs import Runs
     from probe_lab.sweep.compare import Query, words
     from probe_lab.sweep.compare.command import answer
     from probe_lab.sweep.taps import TapNames
 
-    config = experiment_of(experiment, overrides)
+    overrides = [word for word in experiments if "=" in word]
+    names = [word for word in experiments if "=" not in word]
+    if not names:
+        raise typer.BadParameter("no experiment is named: give a name, or the runs folder of one")
+    first = None if is_folder(names[0]) else experiment_of(names[0], overrides)
+    folders = [first.runs_folder if first else Path(names[0]), *runs_folders(names[1:], overrides)]
     query = Query(
         metrics=words(metric),
         evaluators=words(evaluator),
         splits=words(split) or ("test",),
         where=where,
-        sets=TapNames(config),
+        sets=TapNames(first) if first else None,
         seeds=seeds,
         group=words(group),
         best=words(best),
         sort=sort,
         limit=limit,
     )
-    answer(config.runs_folder, query, out, diff=diff, files={"csv": csv, "json": json, "markdown": markdown})
+    answer(Runs(*folders), query, out, diff=diff, files={"csv": csv, "json": json, "markdown": markdown})

@@ -14,6 +14,7 @@ ENTRIES: Mapping[str, type] = {"scoring.models": EvaluatorModel}
 """Keys that hold sections by names of the user's choice."""
 
 SWEEP = "sweep"
+_CALLED = {"backbone": "backbone.name", "experiment": "name"}
 
 
 @functools.cache
@@ -51,14 +52,14 @@ def key_of(name: str, swept: Iterable[str]) -> str:
     """The key that a filter names: a dotted one as it is, or the last part of one.
 
     Where several keys end alike, the swept one is meant, then that of ``probe``, then that of ``trainer``.
-    ``backbone`` is its name.
+    ``backbone`` and ``experiment`` are their names.
 
     Raises:
         ConfigError: no key ends so, or several do.
     """
     leaves = leaf_keys()
-    if name == "backbone":
-        return "backbone.name"
+    if name in _CALLED:
+        return _CALLED[name]
     if "." in name:
         if name not in leaves:
             raise ConfigError(f"there is no key '{name}': {_suggested(name, leaves)}")

@@ -16,12 +16,12 @@ from torch import Tensor
 
 import probe_lab
 from probe_lab.cache.files import write_whole
-from probe_lab.cells import DESCRIPTION, WEIGHTS, require_file
 from probe_lab.errors import ProbeError, ReportError
 from probe_lab.json_text import read_json
 from probe_lab.probes.description import FORMAT_VERSION, spec_of
 from probe_lab.probes.probe import Probe
 from probe_lab.regular import regular
+from probe_lab.runs.files import DESCRIPTION, WEIGHTS, require_file
 
 
 def save_probe(folder: Path, probe: Probe) -> None:

@@ -23,17 +23,11 @@ from probe_lab.probes.divergence import diverged
 from probe_lab.probes.fitted import Fitted, Fitting, Preview
 from probe_lab.probes.memory import Reduction
 from probe_lab.probes.module import GoOn
-from probe_lab.probes.outputs import (
-    metric_entries,
-    over_shuffles,
-    predictions_table,
-    require_writable,
-    staged,
-    write_cell,
-)
+from probe_lab.probes.outputs import metric_entries, over_shuffles, predictions_table
 from probe_lab.probes.reading import data_of, inputs_of, streamed, taps_of
 from probe_lab.probes.shuffles import other_shuffles
 from probe_lab.probes.training import seeded
+from probe_lab.runs.writing import require_writable, staged, write_cell
 
 WHOLE = Reduction()
 _WHERE = (

@@ -1,67 +1,16 @@
-"""The files of one cell (DESIGN §11), complete or absent."""
+"""What a trained cell predicts and how good that is, as its files hold it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from probe_lab.cells import CONFIG, METRICS, PREDICTIONS, sealed
-from probe_lab.errors import ProbeError
 from probe_lab.metrics import evaluate
-
-
-def require_writable(folder: Path) -> None:
-    """ProbeError, before any work is done, when nothing can be made beside ``folder``."""
-    temporary = _beside(folder)
-    try:
-        temporary.mkdir(parents=True)
-        temporary.rmdir()
-    except OSError as error:
-        raise _refused(folder, error) from error
-
-
-@contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A new folder beside ``folder`` that takes its place when the block ends well, and vanishes when it does
-    not.
-
-    Raises:
-        ProbeError: the disk is full or refuses the files.
-    """
-    temporary, old = _beside(folder), _beside(folder)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-    except OSError as error:
-        raise _refused(folder, error) from error
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(folder: Path) -> Path:
-    return folder.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{folder.name}")
-
-
-def _refused(folder: Path, error: OSError) -> ProbeError:
-    reason = error.strerror or str(error)
-    return ProbeError(f"cannot write {folder}: {reason}; make room or choose another folder (runs=...)")
 
 
 def predictions_table(
@@ -119,11 +68,3 @@ def over_shuffles(entries: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any
             numbers = {"estimate": float(np.mean(values)), "lower": min(values), "upper": max(values)}
         found.append(same[0] | numbers)
     return found
-
-
-def write_cell(folder: Path, config: str, predictions: pd.DataFrame, metrics: Mapping[str, Any]) -> None:
-    """``metrics.json`` comes last, with the checksums of all others: its presence means that the cell is finished."""
-    (folder / CONFIG).write_text(config, encoding="utf-8")
-    predictions.to_parquet(folder / PREDICTIONS, index=False)
-    content = json.dumps(sealed(folder, metrics), indent=1, allow_nan=False)
-    (folder / METRICS).write_text(content + "\n", encoding="utf-8")

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from probe_lab.errors import CacheError
 from probe_lab.metrics import Agreement, Interval, Spread, agreements, spreads
 from probe_lab.metrics.agreement import Pair
-from probe_lab.report.load import Value
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import Value
 from probe_lab.report.style import METRICS, PAGE, evaluator_label, ink, number_text
 from probe_lab.report.tables import Table
 

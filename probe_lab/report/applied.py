@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from probe_lab.cache import Cache
-from probe_lab.cells import DESCRIPTION, WEIGHTS, require_file
 from probe_lab.errors import ProbeError
 from probe_lab.probes.checkpoint import load_probe
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.transfer import Job, predict_at, refusal
 from probe_lab.report.choice import main_slice
 from probe_lab.report.intervals import by_prompt, value_of
-from probe_lab.report.load import VARIANT, Results, Value
+from probe_lab.report.results import VARIANT, Results, Value
 from probe_lab.report.style import evaluator_label
+from probe_lab.runs import DESCRIPTION, WEIGHTS
 
 MOST_IMAGES = 16_000
 """Images that go through a probe for one figure, all fields together: about five seconds on two cores."""
@@ -123,11 +123,10 @@ def within(table: pd.DataFrame) -> Value:
 
 
 def _loaded(world: World, cell: str) -> Probe | str:
-    folder = world.results.folder / cell
-    for name in (DESCRIPTION, WEIGHTS):
-        require_file(folder, name)
+    finished = world.results.trained[cell]
+    finished.require(DESCRIPTION, WEIGHTS)
     try:
-        return load_probe(folder)
+        return load_probe(finished.folder)
     except ProbeError:
         return "its probe cannot be loaded: no weights, or those of another version"
 

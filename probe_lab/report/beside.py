@@ -9,8 +9,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from probe_lab.report.choice import baselines_of, best_on_validation, probes, steps_of
-from probe_lab.report.load import Results, Value, load_results
+from probe_lab.report.load import load_results
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import Results, Value
 from probe_lab.report.style import COLUMN, METRICS, evaluator_label, legend_label, look, model_label
 from probe_lab.report.tables import Field, Table
 
@@ -116,7 +117,6 @@ def _best(results: Results, step: int, evaluator: str, metric: str, model: str =
 
 def _backbone(results: Results) -> str:
     """The backbone that an experiment's cells were trained on, as its configuration names it."""
-    backbone = results.stated(results.cells["cell"].iloc[0], "backbone").get("backbone") or {}
-    if isinstance(backbone, str):
-        return backbone
-    return str(backbone.get("name") or backbone.get("path") or results.folder.name)
+    written = results.written(results.cells["cell"].iloc[0])
+    names = (written.get(key) for key in ("backbone", "backbone.name", "backbone.path"))
+    return next((str(name) for name in names if name), results.folder.name)

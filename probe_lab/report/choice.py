@@ -12,7 +12,7 @@ import pandas as pd
 
 from probe_lab.errors import ReportError, nearest
 from probe_lab.probes.kinds import baselines, recorded
-from probe_lab.report.load import VARIANT, Results, Variant
+from probe_lab.report.results import VARIANT, Results, Variant
 from probe_lab.report.style import loss_label, tap_label, tap_order
 
 SELECTION_METRIC = "srcc_within"

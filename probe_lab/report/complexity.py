@@ -16,8 +16,8 @@ from probe_lab.metrics import WithinMetric
 from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.probes.kinds import recorded
 from probe_lab.report.intervals import by_prompt, part_of, value_over
-from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import Results, Value, Variant
 from probe_lab.report.style import GREY, MARKERS, METRICS, OKABE_ITO, PAGE, evaluator_label, legend_label, model_label
 from probe_lab.report.tables import Field, Table
 from probe_lab.shapes.captions import parse_caption

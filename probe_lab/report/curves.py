@@ -20,8 +20,8 @@ from probe_lab.report.choice import (
     slice_text,
     steps_of,
 )
-from probe_lab.report.load import VARIANT, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import VARIANT, Results, Value, Variant
 from probe_lab.report.style import (
     GREY,
     METRICS,

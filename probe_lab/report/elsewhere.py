@@ -12,9 +12,9 @@ from probe_lab.report import curves, guide, heatmap, losses, selection
 from probe_lab.report.choice import choose, probes, steps_of, variant_text
 from probe_lab.report.headline import headline_tables
 from probe_lab.report.listing import cells_table
-from probe_lab.report.load import Results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.origin import origin_names
+from probe_lab.report.results import Results
 
 _FAMILIES: tuple[Callable[[Material], Section], ...] = (
     guide.section,

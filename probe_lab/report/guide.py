@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 
-from probe_lab.cells import WEIGHTS, require_file
 from probe_lab.config.schema import Select
 from probe_lab.metrics import Measured, holm
 from probe_lab.metrics.bootstrap import mean_over
 from probe_lab.metrics.prompts import Floats
 from probe_lab.report.choice import SELECTION_METRIC, best_on_validation, extra_text, probes
 from probe_lab.report.intervals import by_prompt, measured_value
-from probe_lab.report.load import CONFIDENCE, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.reads import Reads, reads_of
+from probe_lab.report.results import CONFIDENCE, Results, Value, Variant
 from probe_lab.report.style import (
     GREY,
     LIGHT,
@@ -34,6 +33,7 @@ from probe_lab.report.style import (
     tap_labels,
 )
 from probe_lab.report.tables import Field, Table
+from probe_lab.runs import WEIGHTS
 
 TITLE = "Which tap should I use?"
 
@@ -234,8 +234,9 @@ def cost_of(material: Material, variant: Variant) -> Cost:
         taps = [tap for tap in variant.taps.split("+") if tap in manifest.taps]
         size = sum(math.prod(manifest.taps[tap]) for tap in taps) * manifest.array_dtype.itemsize
     cell = next(iter(material.results.seeds(variant).values()))
-    require_file(material.results.folder / cell, WEIGHTS)
-    trained = parameters(material.results.folder / cell / WEIGHTS)
+    finished = material.results.trained[cell]
+    finished.require(WEIGHTS)
+    trained = parameters(finished.folder / WEIGHTS)
     selection = selection_of(material)
     return Cost(
         variant.step + reads.looks_ahead,
@@ -249,11 +250,13 @@ def cost_of(material: Material, variant: Variant) -> Cost:
 def selection_of(material: Material) -> Selection | None:
     """By the configuration of the best probe's first cell; None where it does not say the steps of an image."""
     cell = next(iter(material.results.seeds(material.choice.best).values()))
-    config = material.results.stated(cell, "select", "sampling")
-    names = {field.name for field in fields(Select)}  # a later version may know more
-    asked = Select(**{key: value for key, value in (config.get("select") or {}).items() if key in names})
-    steps = material.cache.manifest.steps if material.cache else (config.get("sampling") or {}).get("steps")
-    return Selection(asked.candidates, asked.keep, int(steps)) if steps else None
+    written, default = material.results.written(cell), Select()
+    steps = material.cache.manifest.steps if material.cache else written.get("sampling.steps")
+    if not steps:
+        return None
+    candidates = written.get("select.candidates", default.candidates)
+    keep = written.get("select.keep", default.keep)
+    return Selection(*(int(str(count)) for count in (candidates, keep, steps)))
 
 
 def parameters(path: Path) -> int | None:

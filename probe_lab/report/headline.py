@@ -10,8 +10,8 @@ from probe_lab.metrics import compare_predictions, holm
 from probe_lab.probes.kinds import recorded
 from probe_lab.report.choice import baselines_of, variant_text
 from probe_lab.report.intervals import as_value
-from probe_lab.report.load import RESAMPLES, Results, Value, Variant
 from probe_lab.report.material import Material
+from probe_lab.report.results import RESAMPLES, Results, Value, Variant
 from probe_lab.report.style import METRICS, evaluator_label, model_label
 from probe_lab.report.tables import Field, Table
 

@@ -13,8 +13,8 @@ from scipy import special
 
 from probe_lab.metrics import holm
 from probe_lab.report.choice import by_validation, halving_text, main_slice, slice_text
-from probe_lab.report.load import CONFIDENCE
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import CONFIDENCE
 from probe_lab.report.style import LIGHT, PAGE, evaluator_label, ink, number_text, tap_labels, tap_order
 
 MOST_ROWS = 30

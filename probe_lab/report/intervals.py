@@ -10,7 +10,7 @@ import pandas as pd
 from probe_lab.metrics import WITHIN_METRICS, Interval, Measured, WithinMetric
 from probe_lab.metrics.bootstrap import PromptRatio, resample
 from probe_lab.metrics.prompts import Bools, Floats, prompt_table
-from probe_lab.report.load import CONFIDENCE, RESAMPLES, Value
+from probe_lab.report.results import CONFIDENCE, RESAMPLES, Value
 
 
 def by_prompt(table: pd.DataFrame, metric: WithinMetric) -> tuple[pd.Index, PromptRatio]:

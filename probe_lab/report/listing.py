@@ -11,8 +11,8 @@ from probe_lab import __version__
 from probe_lab.data.twins import twins_of
 from probe_lab.probes.kinds import recorded
 from probe_lab.report.choice import extra_text
-from probe_lab.report.load import Value
 from probe_lab.report.material import Material
+from probe_lab.report.results import Value
 from probe_lab.report.style import evaluator_label, loss_label, model_label, tap_label
 from probe_lab.report.tables import Field, Table
 

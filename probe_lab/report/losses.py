@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.report.choice import by_validation, extra_text, halving_text, probes
-from probe_lab.report.load import VARIANT, Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import VARIANT, Results, Value, Variant
 from probe_lab.report.style import (
     MARKERS,
     OKABE_ITO,

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from probe_lab.cache import Cache
-from probe_lab.data.splits import SplitFractions, splits_of
+from probe_lab.data.splits import SPLITS, SplitFractions, splits_of
 from probe_lab.report.choice import Choice
-from probe_lab.report.load import Results
+from probe_lab.report.results import Results
 from probe_lab.report.tables import Table
 
 
@@ -41,8 +41,9 @@ class Material:
         former = self.results.former_splits(cell)
         if former:
             return samples["prompt_id"].map(former).fillna("train")
-        data = self.results.stated(cell, "data").get("data") or {}
-        return splits_of(samples, SplitFractions(**data["split"])) if "split" in data else samples["split"]
+        written = self.results.written(cell)
+        shares = {split: float(str(written[key])) for split in SPLITS if (key := f"data.split.{split}") in written}
+        return splits_of(samples, SplitFractions(**shares)) if shares else samples["split"]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from probe_lab.metrics.bootstrap import Spread, interval
 from probe_lab.metrics.measured import mean_measured
 from probe_lab.report.choice import SELECTION_METRIC, extra_text, probes
 from probe_lab.report.intervals import as_value, draws, measured_value
-from probe_lab.report.load import CONFIDENCE, Results, Split, Value, Variant
 from probe_lab.report.origin import origin_names
+from probe_lab.report.results import CONFIDENCE, Results, Split, Value, Variant
 from probe_lab.report.style import loss_label, tap_label
 
 Metric = Literal["srcc_within", "selection_gain"]

@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 from probe_lab.report.choice import best_on_validation, probes, steps_of
-from probe_lab.report.load import Results, Variant
 from probe_lab.report.material import Material
+from probe_lab.report.results import Results, Variant
 from probe_lab.report.selection import selection_curve
 from probe_lab.report.style import evaluator_label
 from probe_lab.report.tables import Field, Table

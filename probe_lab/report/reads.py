@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from probe_lab.cache.layout import PREVIEW_WORDS
 from probe_lab.data.scalars import Scalar, looks_ahead
-from probe_lab.report.load import Results, Variant
+from probe_lab.report.results import Results, Variant
 from probe_lab.report.style import evaluator_label, tap_labels
 
 

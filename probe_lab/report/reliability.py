@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.cells import DESCRIPTION, require_file
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
 from probe_lab.metrics import Measured
@@ -22,10 +21,11 @@ from probe_lab.probes.kinds import recorded
 from probe_lab.regular import regular
 from probe_lab.report.choice import variant_text
 from probe_lab.report.intervals import draws, measured_value, value_of
-from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import Results, Value, Variant
 from probe_lab.report.style import GREY, LIGHT, OKABE_ITO, PAGE, evaluator_label, model_label
 from probe_lab.report.tables import Field, Table
+from probe_lab.runs import DESCRIPTION
 
 TITLE = "Reliability of the predicted score"
 BINS = 10
@@ -190,10 +190,11 @@ def _targets(results: Results, cell: str) -> dict[str, Any]:
     Raises:
         ReportError: it is damaged, or not the file that was written with the cell.
     """
-    path = results.folder / cell / DESCRIPTION
+    finished = results.trained[cell]
+    path = finished.folder / DESCRIPTION
     if not path.exists():
         return {}
-    require_file(path.parent, DESCRIPTION)
+    finished.require(DESCRIPTION)
     try:
         return dict(read_json(regular(path).read_bytes()).get("targets", {}))
     except (OSError, ValueError, TypeError, AttributeError) as error:

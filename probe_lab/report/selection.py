@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.metrics import SelectionPoint, selection_gain_curve
-from probe_lab.report.load import Results, Variant
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.reads import reads_of
+from probe_lab.report.results import Results, Variant
 from probe_lab.report.style import GREY, MARKERS, OKABE_ITO, PAGE, evaluator_label, model_label
 
 _EXPLANATION = """N images of one prompt are begun, the one with the highest prediction is finished. Left:

@@ -13,7 +13,7 @@ from pathlib import Path
 from probe_lab.console import visible
 from probe_lab.csv_text import harmless
 from probe_lab.markdown_text import verbatim
-from probe_lab.report.load import Value
+from probe_lab.report.results import Value
 from probe_lab.report.style import DASH, number_text
 
 Field = str | int | float | Value | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from probe_lab.report.load import Value
+from probe_lab.report.results import Value
 from probe_lab.report.style import DASH, evaluator_label
 from probe_lab.report.tables import Field, Table
 from probe_lab.select.tradeoff import BASES, QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow, Way

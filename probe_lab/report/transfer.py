@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from probe_lab.report.choice import main_slice, slice_text
-from probe_lab.report.load import Value
 from probe_lab.report.material import Drawing, Material, Section
+from probe_lab.report.results import Value
 from probe_lab.report.style import METRICS, OKABE_ITO, PAGE, evaluator_label, ink
 from probe_lab.report.tables import Table
 from probe_lab.report.transferred import Found, Matrix, transferred

@@ -14,8 +14,9 @@ from probe_lab.errors import CacheError
 from probe_lab.probes.transfer import kind_of
 from probe_lab.report.applied import Answers, Field, Request, World, cells_of, itself, within
 from probe_lab.report.choice import probes
-from probe_lab.report.load import Value, load_results
+from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
+from probe_lab.report.results import Value
 from probe_lab.report.style import evaluator_label, tap_labels, tap_order
 
 MOST_PLACES = 6
@@ -228,11 +229,10 @@ def _world_beside(name: str, folder: Path, evaluator: str) -> World | str:
     if not probes(results):
         return "it holds baselines only, no probe was trained there"
     cell = next(iter(cells_of(results).values()))
-    config = results.stated(cell, "cache", "name")
-    place = config.get("cache") or {}
-    if place.get("root") is None:
+    written = results.written(cell)
+    if written.get("cache.root") is None:
         return "its cells do not say which cache they were trained on"
-    path = Path(place["root"]) / (place.get("name") or config.get("name") or name)
+    path = Path(str(written["cache.root"])) / str(written.get("cache.name") or written.get("name") or name)
     try:
         cache = Cache(path)
     except CacheError:

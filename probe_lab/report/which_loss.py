@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from probe_lab.errors import DataError
 from probe_lab.names import slug
-from probe_lab.report.load import Value
 from probe_lab.report.material import Drawing, Material, Section
 from probe_lab.report.objectives import ALPHA, METRICS, REFERENCES, SELECTION, Objective, Pair, Study, study, verdict
 from probe_lab.report.origin import origin_names
+from probe_lab.report.results import Value
 from probe_lab.report.style import GREY, MARKERS, OKABE_ITO, PAGE, evaluator_label, number_text
 from probe_lab.report.style import METRICS as METRIC_LABELS
 from probe_lab.report.tables import Field, Table

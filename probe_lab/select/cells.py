@@ -7,19 +7,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from probe_lab.capture.text import ENCODER
-from probe_lab.cells import CONFIG, DESCRIPTION, require_file
 from probe_lab.config import CaptureConfig, Experiment, load_experiment
 from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import load_probe
 from probe_lab.probes.kinds import recorded
-from probe_lab.sweep.compare.cells import Finished, Measure, cells_named, finished_names, read_cells
-from probe_lab.sweep.compare.configs import differing
-from probe_lab.sweep.results import is_finished
+from probe_lab.runs import CONFIG, DESCRIPTION, FinishedCell, Measure, Runs, is_finished
+from probe_lab.runs.configs import differing
+from probe_lab.runs.files import require_file
 
 CHOSEN_BY = "selection_gain"
-Group = Mapping[int, Sequence[Finished]]
+Group = Mapping[int, Sequence[FinishedCell]]
 """Step -> cells: they differ in nothing but their step, or in what changes no result."""
-_STATED = ("model", "taps", "loss", "seed")
 
 
 def named_cell(runs_folder: Path, wanted: str) -> Path:
@@ -31,15 +29,17 @@ def named_cell(runs_folder: Path, wanted: str) -> Path:
     """
     if (Path(wanted) / DESCRIPTION).is_file():
         return Path(wanted)
-    names = cells_named(wanted, finished_names(runs_folder), runs_folder)
-    if len(names) > 1:
+    folders = Runs(runs_folder).called(wanted)
+    if len(folders) > 1:
         raise SelectError(
-            f"'{wanted}' names {len(names)} cells in {runs_folder}, {names[0]} and {names[1]} among them: name more of "
-            "one, such as the digits at its end"
+            f"'{wanted}' names {len(folders)} cells in {runs_folder}, {folders[0].name} and {folders[1].name} among "
+            "them: name more of one, such as the digits at its end"
         )
-    if not (runs_folder / names[0] / DESCRIPTION).is_file():
-        raise SelectError(f"{names[0]} keeps no probe, its model needs none: name a cell that does, a cnn for instance")
-    return runs_folder / names[0]
+    if not (folders[0] / DESCRIPTION).is_file():
+        raise SelectError(
+            f"{folders[0].name} keeps no probe, its model needs none: name a cell that does, a cnn for instance"
+        )
+    return folders[0]
 
 
 def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) -> Path:
@@ -54,7 +54,7 @@ def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) 
         ReportError: no cell is finished.
     """
     folder, step = experiment.runs_folder, experiment.probe.step
-    cells = [cell for cell in _with_probe(folder) if not _is_baseline(cell) and _has_text(cell)]
+    cells = [cell for cell in _with_probe(folder) if not recorded(cell.model).is_baseline and _has_text(cell)]
     cells = [cell for cell in cells if previews or not cell.config.get("probe.scalars")]
     found = [cell for cell in cells if _backbone(cell) == experiment.backbone.label]
     if not found:
@@ -106,23 +106,19 @@ def at_other_steps(cell: Path) -> dict[int, Path]:
     }
 
 
-def _is_baseline(cell: Finished) -> bool:
-    return recorded(str(cell.shown["model"])).is_baseline
-
-
-def _with_probe(folder: Path) -> list[Finished]:
+def _with_probe(folder: Path) -> list[FinishedCell]:
     """The finished cells that keep a probe."""
-    return [cell for cell in read_cells(folder, finished_names(folder)) if (cell.folder / DESCRIPTION).is_file()]
+    return [cell for cell in Runs(folder).cells() if cell.keeps_probe]
 
 
-def _groups(cells: Sequence[Finished]) -> list[Group]:
+def _groups(cells: Sequence[FinishedCell]) -> list[Group]:
     """Cells that differ in nothing but their step, by their step."""
     keys = differing([cell.config for cell in cells])
-    found: dict[tuple[Hashable, ...], dict[int, list[Finished]]] = {}
+    found: dict[tuple[Hashable, ...], dict[int, list[FinishedCell]]] = {}
     for cell in cells:
-        stated = [cell.shown[key] for key in _STATED]
+        stated = [cell.model, cell.taps, cell.content["loss"], cell.seed]
         group = found.setdefault((*stated, *(cell.config.get(key) for key in keys), cell.evaluators), {})
-        group.setdefault(int(str(cell.shown["step"])), []).append(cell)
+        group.setdefault(cell.step, []).append(cell)
     return [dict(sorted(group.items())) for group in found.values()]
 
 
@@ -130,12 +126,12 @@ def _steps(groups: Sequence[Group]) -> str:
     return ", ".join(map(str, sorted({step for group in groups for step in group})))
 
 
-def _has_text(cell: Finished) -> bool:
+def _has_text(cell: FinishedCell) -> bool:
     """Whether a selection can give it the text that it reads: the backbone's own."""
     return cell.config.get("probe.text") == "none" or cell.config.get("text.encoder", ENCODER) == ENCODER
 
 
-def _backbone(cell: Finished) -> str:
+def _backbone(cell: FinishedCell) -> str:
     name, family, path = (cell.config.get(f"backbone.{key}") for key in ("name", "family", "path"))
     return str(name or f"{family}:{path}")
 

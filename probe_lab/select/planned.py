@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probe_lab.cells import PREDICTIONS, read_predictions
 from probe_lab.errors import SelectError
 from probe_lab.probes import Probe, load_probe
+from probe_lab.runs import PREDICTIONS
+from probe_lab.runs.files import read_predictions
 from probe_lab.select.budget import Judged, best_plan
 from probe_lab.select.ranking import By, check_by
 

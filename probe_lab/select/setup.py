@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from probe_lab.cells import DESCRIPTION
 from probe_lab.config import CaptureConfig, Experiment
 from probe_lab.data.scalars import LATENTS
 from probe_lab.errors import SelectError
 from probe_lab.json_text import read_json
 from probe_lab.probes import Probe, load_probe, preview_probe
+from probe_lab.runs.files import DESCRIPTION
 from probe_lab.select.budget import Judged
 from probe_lab.select.cells import (
     at_other_steps,

@@ -6,16 +6,14 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from probe_lab.cells import CONFIG, objection, read_metrics
-from probe_lab.config.yaml_text import read_yaml
 from probe_lab.data.inputs import CachesNow
 from probe_lab.errors import ReportError
+from probe_lab.runs import FinishedCell, is_finished
+from probe_lab.runs.configs import Flat
+from probe_lab.runs.failures import cannot_write
+from probe_lab.runs.files import objection
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.results import cannot_write, is_finished, was_stopped
 from probe_lab.sweep.worker import PARTIAL
 
 
@@ -40,25 +38,19 @@ def _is_it(cell_folder: Path, cell: Cell, now: CachesNow) -> bool:
     if not is_finished(cell_folder) or objection(cell_folder):
         return False
     try:
-        config = read_yaml((cell_folder / CONFIG).read_bytes())
-        if not _same_cache(config, cell):
-            return False
-        metrics = read_metrics(cell_folder)
-        return not was_stopped(metrics) and not now.outdated(cell.experiment.cache_folder, metrics)
-    except (
-        OSError,
-        ReportError,
-        yaml.YAMLError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # its own sweep will say so
+        finished = FinishedCell.read(cell_folder)
+        return (
+            _same_cache(finished.config, cell)
+            and not finished.halved
+            and not now.outdated(cell.experiment.cache_folder, finished.content)
+        )
+    except (ReportError, ValueError, KeyError, TypeError):  # its own sweep will say so
         return False
 
 
-def _same_cache(config: Mapping[str, Any], cell: Cell) -> bool:
+def _same_cache(config: Flat, cell: Cell) -> bool:
     """Whether a stored configuration names the cell's cache; a place from the environment by the same text."""
-    root, name = config["cache"]["root"], config["cache"]["name"] or config["name"]
+    root, name = (str(config[key]) for key in ("cache.root", "cache.name"))
     own = cell.experiment.stored()
     if "${" in f"{root}{name}":
         return (root, name) == (own["cache"]["root"], own["cache"]["name"] or own["name"])

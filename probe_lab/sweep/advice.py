@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import ConfigError
-from probe_lab.sweep.identity import other_images
+from probe_lab.runs.identity import other_images
 
 _OF_PROBES = ("model", "step", "taps", "scalars")
 

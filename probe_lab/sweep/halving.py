@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from probe_lab.cells import read_metrics
 from probe_lab.config import Halving, known_keys
 from probe_lab.errors import SweepError, nearest
 from probe_lab.probes.kinds import kind_of
+from probe_lab.runs import FinishedCell, is_finished
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.results import is_finished
 
 
 class Rungs:
@@ -70,7 +69,7 @@ def rungs_of(halving: Halving, cells: Sequence[Cell], folder: Path, *, but: Coll
     for cell in cells:
         is_baseline = kind_of(cell.experiment.probe.model).is_baseline
         if not is_baseline and cell.name not in but and is_finished(folder / cell.name):
-            history = read_metrics(folder / cell.name).get("history", [])
+            history = FinishedCell.read(folder / cell.name).history
             rungs.remember(cell.name, (epoch["val_srcc_within"] for epoch in history))
     return rungs
 

@@ -12,10 +12,10 @@ from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from probe_lab.cells import METRICS
 from probe_lab.errors import SweepError
 from probe_lab.probes.kinds import kind_of
 from probe_lab.processes import READ_AGAIN, cores, ending, environment, interrupts_held, start_context, visible_cards
+from probe_lab.runs.files import finished_at
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
 from probe_lab.sweep.worker import CellTrainer, Outcome, Ready, Rung, work
@@ -186,10 +186,7 @@ class _Pool:
 
     def _written(self, cell: Cell) -> int | None:
         """When the cell was finished, in nanoseconds; one that is trained again lies there until it is replaced."""
-        try:
-            return (self._folder / cell.name / METRICS).stat().st_mtime_ns
-        except OSError:
-            return None
+        return finished_at(self._folder / cell.name)
 
     def _start(self) -> _Worker:
         context = start_context(on_cpu=self._on_cpu, threads=self._threads)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from operator import attrgetter
 
 from probe_lab.config import Experiment, ProbeConfig, with_values
+from probe_lab.config.schema import Trainer
 from probe_lab.losses import TERMS, Term, parse_loss
 from probe_lab.probes.kinds import kind_of, reads_text, recorded
 
@@ -77,3 +79,40 @@ def _read_by_loss(probe: ProbeConfig, own: ProbeConfig) -> ProbeConfig:
     terms = parse_loss(probe.loss)
     unread = {key: getattr(own, key) for key, readers in READERS.items() if not set(readers) & set(terms)}
     return dataclasses.replace(probe, loss="+".join(sorted(terms, key=TERMS.index)), **unread)
+
+
+@functools.cache
+def unread_keys(model: str, loss: str) -> frozenset[str]:
+    """The keys of ``probe``, ``trainer`` and ``text`` that change no result of a model with a loss: those that
+    ``normalised`` takes back where they are set."""
+    default = Experiment()
+    plain = dataclasses.replace(default, probe=dataclasses.replace(default.probe, model=model, loss=loss))
+    unread = []
+    for section, name in _SETTABLE:
+        values = getattr(plain, section)
+        changed = dataclasses.replace(values, **{name: _another(name, getattr(values, name))})
+        point = normalised(dataclasses.replace(plain, **{section: changed}), plain)
+        if getattr(getattr(point, section), name) == getattr(getattr(normalised(plain, plain), section), name):
+            unread.append(f"{section}.{name}")
+    return frozenset(unread)
+
+
+_NAMED = ("model", "step", "taps", "evaluators")
+"""Keys of ``probe`` that say which cell it is, whatever the model reads of them."""
+_SETTABLE = [
+    *(("probe", entry.name) for entry in dataclasses.fields(ProbeConfig) if entry.name not in _NAMED),
+    *(("trainer", entry.name) for entry in dataclasses.fields(Trainer)),
+    ("text", "encoder"),
+]
+_OTHER_WORDS = {"loss": ("mse", "listwise"), "head": ("text",), "text": ("none",), "nce_negatives": ("all",)}
+
+
+def _another(name: str, value: object) -> object:
+    """A value of the same kind that differs."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, list):
+        return [*value, "another"] if name != "steps" else [1, 2]
+    return next((word for word in _OTHER_WORDS.get(name, ()) if word != value), f"{value}-another")

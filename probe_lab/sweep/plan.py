@@ -16,7 +16,6 @@ from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
 from probe_lab.sweep.local import at_once_of
 from probe_lab.sweep.needs import require_all, require_arrays
 from probe_lab.sweep.rate import rate_of
-from probe_lab.sweep.results import was_stopped
 from probe_lab.sweep.standing import Standing, standing_of
 
 State = Literal["pending", "finished", "stopped", "elsewhere"]
@@ -102,7 +101,7 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
 
 def _state(name: str, standing: Standing) -> State:
     if name in standing.kept:
-        return "stopped" if was_stopped(standing.kept[name]) else "finished"
+        return "stopped" if standing.kept[name].halved else "finished"
     return "elsewhere" if name in standing.taken else "pending"
 
 

@@ -6,14 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import yaml
-
-from probe_lab.cells import METRICS, read_metrics
-from probe_lab.config.yaml_text import read_yaml
 from probe_lab.errors import ReportError
 from probe_lab.probes.kinds import kind_of, recorded
+from probe_lab.runs import FinishedCell, Runs
 from probe_lab.sweep.grid import Cell
 
 _EARLIER = 20
@@ -47,11 +43,11 @@ def epochs_of(cell: Cell) -> int:
     return epochs * (probe.shuffles if kind.shuffled else 1)
 
 
-def rate_of(found: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int], runs_folder: Path) -> Rate:
-    """The rate of finished cells, ``found`` by name with their metrics and ``samples``; else of the latest others in
+def rate_of(found: Mapping[str, FinishedCell], samples: Mapping[str, int], runs_folder: Path) -> Rate:
+    """The rate of finished cells, ``found`` by name with their ``samples``; else of the latest others in
     ``runs_folder``; else a constant."""
     told = f"the {len(found)} finished cells" if len(found) > 1 else "the one finished cell"
-    measured = [(metrics, samples[name]) for name, metrics in found.items()]
+    measured = [(cell, samples[name]) for name, cell in found.items()]
     if not measured:
         measured = _earlier(runs_folder)
         told = f"{len(measured)} cell{'s' if len(measured) > 1 else ''} trained earlier in {runs_folder}"
@@ -61,17 +57,16 @@ def rate_of(found: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int], 
     return _summed_up(measured, f"the rate of {told}")
 
 
-def _summed_up(measured: Sequence[tuple[Mapping[str, Any], int]], basis: str) -> Rate:
+def _summed_up(measured: Sequence[tuple[FinishedCell, int]], basis: str) -> Rate:
     by_taps: dict[tuple[str, str], list[float]] = {}
     by_model: dict[str, list[float]] = {}
     factors = []
-    for metrics, samples in measured:
-        model, taps = metrics["model"], "+".join(metrics["taps"])
-        epochs = max(len(metrics["history"]), 1) * int(metrics.get("shuffles", 1))
-        rate = metrics["seconds"] / max(samples * epochs, 1)
-        by_taps.setdefault((model, taps), []).append(rate)
-        by_model.setdefault(model, []).append(rate)
-        factors.append(rate / recorded(model).seconds)
+    for cell, samples in measured:
+        epochs = max(len(cell.history), 1) * cell.shuffles
+        rate = cell.seconds / max(samples * epochs, 1)
+        by_taps.setdefault((cell.model, cell.taps), []).append(rate)
+        by_model.setdefault(cell.model, []).append(rate)
+        factors.append(rate / recorded(cell.model).seconds)
     return Rate(
         {key: median(rates) for key, rates in by_taps.items()},
         {key: median(rates) for key, rates in by_model.items()},
@@ -80,19 +75,13 @@ def _summed_up(measured: Sequence[tuple[Mapping[str, Any], int]], basis: str) ->
     )
 
 
-def _earlier(runs_folder: Path) -> list[tuple[Mapping[str, Any], int]]:
-    """Metrics and samples of the latest cells of a runs folder, whatever they were trained for."""
-    files = sorted(runs_folder.glob(f"*/{METRICS}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    found: list[tuple[Mapping[str, Any], int]] = []
-    for file in files[:_EARLIER]:
+def _earlier(runs_folder: Path) -> list[tuple[FinishedCell, int]]:
+    """The latest cells of a runs folder, whatever they were trained for, and the samples that they ask for."""
+    cells: list[tuple[FinishedCell, int]] = []
+    for folder in Runs(runs_folder).latest(_EARLIER):
         try:
-            found.append((read_metrics(file.parent), _asked_for(file.parent)))
-        except (OSError, ReportError, yaml.YAMLError, LookupError, TypeError, ValueError):
+            cell = FinishedCell.read(folder)
+            cells.append((cell, int(str(cell.written["prompts.count"])) * int(str(cell.written["prompts.seeds"]))))
+        except (ReportError, LookupError, TypeError, ValueError):
             continue  # being written, or damaged: an estimate does without
-    return found
-
-
-def _asked_for(cell_folder: Path) -> int:
-    """How many samples the configuration of a cell asks for."""
-    prompts = read_yaml((cell_folder / "config.yaml").read_bytes())["prompts"]
-    return int(prompts["count"]) * int(prompts["seeds"])
+    return cells

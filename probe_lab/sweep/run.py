@@ -8,35 +8,24 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe_lab.cache.files import remove_leftovers
-from probe_lab.cells import read_metrics
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.processes import terminated_as_interrupt
+from probe_lab.runs import FinishedCell, Measure, Runs, is_finished
+from probe_lab.runs.failures import FAILURES, Failure, cannot_write, read_failures, write_failures
+from probe_lab.runs.table import RESULTS, collect, write_results
 from probe_lab.sweep.adopt import adopt
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
 from probe_lab.sweep.local import local_engine
 from probe_lab.sweep.progress import SweepProgress
-from probe_lab.sweep.results import (
-    FAILURES,
-    RESULTS,
-    Failure,
-    cannot_write,
-    collect,
-    estimate_of,
-    is_finished,
-    read_failures,
-    was_stopped,
-    write_failures,
-    write_results,
-)
 from probe_lab.sweep.standing import standing_of
 from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, ProbeTrainer
 from probe_lab.tracking import CellRun, Tracker, track
@@ -99,8 +88,8 @@ def run_sweep(
 ) -> SweepSummary:
     """Train every cell of the experiment that is not finished, into ``experiment.runs_folder``.
 
-    A sweep writes the results of exactly its own cells; an experiment without a sweep (``train``) is one
-    cell, whose rows are added to the results that are there. Cells that another experiment of the same runs has
+    The results of several sweeps and trainings of an experiment stand side by side in its ``results.parquet``: all
+    finished cells, but for those whose cache has changed since. Cells that another experiment of the same runs has
     finished are copied from it; those that successive halving stopped count as finished only where the sweep halves,
     and those whose samples or scores the cache no longer holds are trained again.
     ``trainer`` replaces the training of probes, and with it ``preview_factory``; both are pickled to worker processes.
@@ -126,22 +115,28 @@ def run_sweep(
         trainer.check(pending)
     with _alone_in(folder):
         adopt(taken, folder)
-        outcomes = _run(experiment, plan, pending, trainer)
+        outcomes = _run(experiment, plan, pending, trainer, standing.outdated)
     done = tuple(outcome.cell for outcome in outcomes if not outcome.error)
-    trained = {name: read_metrics(folder / name) for name in done}
+    trained = Runs(folder).read(folder / name for name in done)
     return SweepSummary(
         done,
         skipped,
         tuple(taken),
         failed=tuple(_failure(outcome) for outcome in outcomes if outcome.error),
-        stopped=tuple(name for name, metrics in trained.items() if was_stopped(metrics)),
-        reduced=tuple(name for name, metrics in trained.items() if metrics.get("reduced")),
-        edge=tuple(name for name, metrics in trained.items() if any(one["edge"] for one in metrics.get("ridge", ()))),
+        stopped=tuple(cell.name for cell in trained if cell.halved),
+        reduced=tuple(cell.name for cell in trained if cell.reduced),
+        edge=tuple(cell.name for cell in trained if any(choice["edge"] for choice in cell.content.get("ridge", ()))),
     )
 
 
-def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], trainer: CellTrainer) -> list[Outcome]:
-    """Train ``pending``, and write the results of ``plan`` whatever happens."""
+def _run(
+    experiment: Experiment,
+    plan: Sequence[Cell],
+    pending: Sequence[Cell],
+    trainer: CellTrainer,
+    outdated: Collection[str],
+) -> list[Outcome]:
+    """Train ``pending``, and write the results of all finished cells but the ``outdated`` ones whatever happens."""
     folder = experiment.runs_folder
     outcomes: list[Outcome] = []
     finished = len(plan) - len(pending)
@@ -164,7 +159,7 @@ def _run(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], 
         print(f"\n{finished} of {len(plan)} cells are finished and kept in {folder}", file=sys.stderr)
         raise
     finally:
-        _write(experiment, plan, pending, outcomes)
+        _write(experiment, plan, pending, outcomes, outdated)
     return outcomes
 
 
@@ -209,11 +204,11 @@ def _tracked(
 
 def _headline(cell_folder: Path, evaluator: str) -> tuple[float, float, float] | None:
     """On validation: the best of a list is chosen by what it shows."""
-    entry = estimate_of(read_metrics(cell_folder), _HEADLINE, evaluator, split="val")
-    if entry is None:
+    cell, measure = FinishedCell.read(cell_folder), Measure("val", evaluator, _HEADLINE)
+    estimate = cell.number(measure, "estimate")
+    if math.isnan(estimate):
         return None
-    lower, upper = (math.nan if entry[key] is None else entry[key] for key in ("lower", "upper"))
-    return entry["estimate"], lower, upper
+    return estimate, cell.number(measure, "lower"), cell.number(measure, "upper")
 
 
 def _cell_run(cell: Cell) -> CellRun:
@@ -234,7 +229,13 @@ def _cell_run(cell: Cell) -> CellRun:
     return CellRun(cell.name, tags)
 
 
-def _write(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell], outcomes: Sequence[Outcome]) -> None:
+def _write(
+    experiment: Experiment,
+    plan: Sequence[Cell],
+    pending: Sequence[Cell],
+    outcomes: Sequence[Outcome],
+    outdated: Collection[str],
+) -> None:
     folder = experiment.runs_folder
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     keep_others = not experiment.sweep  # one more cell beside a sweep's: what failed there has still failed
@@ -250,11 +251,11 @@ def _write(experiment: Experiment, plan: Sequence[Cell], pending: Sequence[Cell]
         if failure.cell in left or (keep_others and failure.cell not in own and not is_finished(folder / failure.cell))
     ]
     write_failures(folder, [*earlier, *(_failure(outcome) for outcome in outcomes if outcome.error)])
-    table = collect(folder, plan, keep_others=keep_others)
+    table = collect(folder, plan, without=outdated)
     if len(table):
         write_results(folder, table)
     else:
-        (folder / RESULTS).unlink(missing_ok=True)  # of an earlier sweep, whose cells are not this one's
+        (folder / RESULTS).unlink(missing_ok=True)  # of cells that are gone
 
 
 @contextlib.contextmanager

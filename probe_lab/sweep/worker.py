@@ -14,10 +14,10 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from probe_lab.cells import METRICS
 from probe_lab.config import Experiment
 from probe_lab.probes.kinds import kind_of
 from probe_lab.processes import begin_worker
+from probe_lab.runs import METRICS, is_finished
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.needs import require_all
 
@@ -209,7 +209,7 @@ class CellWorker:
         aside.mkdir(parents=True)
         try:
             self._trainer.train(cell, aside, self._shared, self._go_on)
-            if not (aside / METRICS).exists():
+            if not is_finished(aside):
                 raise RuntimeError(f"training {cell.name} wrote no {METRICS}")
             shutil.rmtree(final, ignore_errors=True)  # without metrics, stopped by halving, or of a cache that changed
             os.replace(aside, final)

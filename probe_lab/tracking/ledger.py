@@ -10,7 +10,6 @@ where that folder lies: a copy of it, which has the same files, is another owner
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from typing import Any
 
 from probe_lab.cache.files import write_whole
 from probe_lab.json_text import read_json
+from probe_lab.runs.files import bytes_digest
 from probe_lab.tracking.backlog import FOLDER
 from probe_lab.tracking.entries import Status
 
@@ -189,11 +189,8 @@ def _stored_owner(folder: Path, place: _Place) -> str:
 
 
 def digest_of(cell_folder: Path) -> str:
-    """Of a cell's ``metrics.json``: another training has another one. Empty where there is none."""
-    try:
-        return hashlib.sha256((cell_folder / "metrics.json").read_bytes()).hexdigest()[:16]
-    except OSError:
-        return ""
+    """Of a cell's training: another one has another digest. Empty where the cell is not finished."""
+    return bytes_digest(cell_folder)[:16]
 
 
 def database_of(uri: str) -> Path | None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from probe_lab.config import Experiment
+from probe_lab.runs import is_finished
 from probe_lab.tracking.background import Background
 from probe_lab.tracking.backlog import Backlog
 from probe_lab.tracking.entries import CellRun, Entry, Status
@@ -63,7 +64,7 @@ def track(
     if not uri or (not pending and _nothing_to_add(uri, folder, runs)):
         yield Tracker()
         return
-    finished = [run for run in runs if run.name not in pending and (folder / run.name / "metrics.json").is_file()]
+    finished = [run for run in runs if run.name not in pending and is_finished(folder / run.name)]
     first = [Entry("cell", run.name, run.tags) for run in finished]
     machine = experiment.tracking.system_metrics
     background = Background(Session(uri, folder, partial(Store, uri, experiment), machine=machine), first)

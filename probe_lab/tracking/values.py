@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from probe_lab.cells import CONFIG, METRICS, PREDICTIONS, read_metrics, require_files
 from probe_lab.config.yaml_text import read_yaml
+from probe_lab.runs import CONFIG, METRICS, PREDICTIONS, FinishedCell
+from probe_lab.runs.files import finished_at
 from probe_lab.tracking.ledger import digest_of
 
 _FILES = (CONFIG, METRICS, PREDICTIONS)
@@ -39,19 +40,18 @@ class CellValues:
 def read_cell(folder: Path) -> CellValues:
     """The values of a finished cell. ReportError, OSError, ValueError, KeyError or TypeError when its files are damaged
     or another cell's."""
-    content = read_metrics(folder)
-    require_files(folder, content, _FILES)
-    path = folder / CONFIG
-    config = read_yaml(path.read_bytes()) if path.exists() else {}
-    end = int((folder / METRICS).stat().st_mtime * 1000)
+    cell = FinishedCell.read(folder)
+    cell.require(*_FILES)
+    config = read_yaml(cell.config_text) or {}
+    end = (finished_at(folder) or 0) // 1_000_000
     files = (folder / name for name in _FILES)
     return CellValues(
         params={allowed(key): str(value)[:PARAM_LENGTH] for key, value in _flat(config)},
-        metrics=_beside_folders((allowed(name), value, step) for name, value, step in _metrics(content)),
-        tags={**place_tags(config), **_stopped(content)},
+        metrics=_beside_folders((allowed(name), value, step) for name, value, step in _metrics(cell)),
+        tags={**place_tags(config), **_stopped(cell.content)},
         files=tuple(file for file in files if file.exists() and file.stat().st_size <= _FILE_BYTES),
         digest=digest_of(folder),
-        start=end - int(content.get("seconds", 0) * 1000),
+        start=end - int(cell.seconds * 1000),
         end=end,
     )
 
@@ -88,21 +88,21 @@ def _beside_folders(metrics: Iterable[tuple[str, float, int]]) -> tuple[tuple[st
     return tuple((f"{name}_" if name in folders else name, value, step) for name, value, step in metrics)
 
 
-def _metrics(content: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+def _metrics(cell: FinishedCell) -> Iterator[tuple[str, float, int]]:
     """The history per epoch, then final metrics ("val/..." on the validation split)."""
-    for row in content.get("history", []):
+    for row in cell.history:
         for key, value in row.items():
             if key != "epoch" and _is_number(value):
                 yield key, float(value), int(row["epoch"])
-    for entry in content["metrics"]:
+    for entry in cell.content["metrics"]:
         name = f"{entry['evaluator']}/{entry['metric']}"
         if entry["split"] != "test":
             name = f"{entry['split']}/{name}"
         for key, suffix in {"estimate": "", "lower": "_lower", "upper": "_upper"}.items():
             if _is_number(entry.get(key)):
                 yield name + suffix, float(entry[key]), 0
-    if _is_number(content.get("seconds")):
-        yield "seconds", float(content["seconds"]), 0
+    if _is_number(cell.content.get("seconds")):
+        yield "seconds", cell.seconds, 0
 
 
 def _is_number(value: object) -> bool:

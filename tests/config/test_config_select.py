@@ -10,7 +10,7 @@ import pytest
 from probe_lab.config import Select, load_experiment
 from probe_lab.errors import ConfigError
 from probe_lab.probes.fit import config_hash
-from probe_lab.sweep.identity import cell_name
+from probe_lab.runs.identity import cell_name
 
 SAID = [
     "select.candidates=10",

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from probe_lab.cache import CacheWriter, Manifest, write_scores
 from probe_lab.metrics import evaluate
 from probe_lab.report import build_report
-from probe_lab.sweep.results import write_results
+from probe_lab.runs.table import write_results
 
 sys.path.insert(0, str(Path(__file__).parent))  # chromium.py
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from chromium import PROGRAMS, Chromium, find_chromium
 
-from probe_lab.report.load import Value
 from probe_lab.report.page import Block, page, table_html
+from probe_lab.report.results import Value
 from probe_lab.report.tables import Table
 
 PAGE = "index.html"

@@ -18,7 +18,7 @@ from probe_lab.errors import ReportError
 from probe_lab.report import activations, attention, build, build_report
 from probe_lab.report.load import load_results
 from probe_lab.report.page import MARK
-from probe_lab.sweep.results import write_results
+from probe_lab.runs.table import write_results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVALUATORS = ("shapes_reward", "shapes_binding")

@@ -11,8 +11,9 @@ import pytest
 
 from probe_lab.errors import ReportError
 from probe_lab.report.choice import choose, main_slice, variant_text
-from probe_lab.report.load import Variant, load_results
-from probe_lab.sweep.results import write_results
+from probe_lab.report.load import load_results
+from probe_lab.report.results import Variant
+from probe_lab.runs.table import write_results
 
 Edit = Callable[[Path, str, str, Callable[[dict[str, Any]], None]], None]
 WEAK = "cnn-5-down_blocks.1.attentions.0_attention-mse"

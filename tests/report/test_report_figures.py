@@ -25,7 +25,7 @@ from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
 from probe_lab.report.pictures import phrases, read_sample
 from probe_lab.report.style import drawing
-from probe_lab.sweep.results import write_results
+from probe_lab.runs.table import write_results
 
 ATTENTION = "up_blocks.1.attentions.0/attention"
 
@@ -165,7 +165,8 @@ def test_a_lookahead_costs_a_call_more_for_every_candidate(
 ) -> None:
     write_scalars(runs_copy, "cnn-5-", ["lookahead:shapes_reward"])
     results = load_results(runs_copy)
-    section = selection.section(dataclasses.replace(material, results=results))
+    choice = choose(results, material.choice.evaluators, None)
+    section = selection.section(dataclasses.replace(material, results=results, choice=choice))
     cost = np.asarray(section.drawings[0].figure.axes[2].lines[-1].get_xdata(), dtype=float)
     np.testing.assert_allclose(cost, [6 / 25 * n + 20 / 25 for n in range(1, 6)])  # 5 calls and one, then 20
     text = " ".join(section.explanation.split())

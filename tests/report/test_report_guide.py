@@ -22,7 +22,7 @@ from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
 from probe_lab.report.reads import Reads
 from probe_lab.report.style import drawing
-from probe_lab.sweep.results import write_results
+from probe_lab.runs.table import write_results
 
 Array = npt.NDArray[np.float64]
 Edit = Callable[[Path, str, str, Callable[[dict[str, Any]], None]], None]

@@ -12,8 +12,9 @@ import pytest
 from probe_lab.metrics import compare_predictions, holm, within_prompt_estimate
 from probe_lab.report.choice import choose
 from probe_lab.report.headline import DIFFERENCE, headline_tables
-from probe_lab.report.load import Value, load_results
+from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
+from probe_lab.report.results import Value
 
 EVALUATOR = "shapes_binding"
 

@@ -15,9 +15,11 @@ from probe_lab.errors import ReportError
 from probe_lab.metrics import measured_predictions
 from probe_lab.metrics.bootstrap import resample
 from probe_lab.report.choice import variant_text
-from probe_lab.report.load import Failure, Variant, load_results
+from probe_lab.report.load import load_results
 from probe_lab.report.origin import Origin
-from probe_lab.sweep.results import write_results
+from probe_lab.report.results import Variant
+from probe_lab.runs.failures import Failure
+from probe_lab.runs.table import write_results
 
 
 def test_missing_results_name_the_command(tmp_path: Path) -> None:
@@ -152,6 +154,19 @@ def test_cells_that_differ_outside_the_sweep_are_told_apart(runs_copy: Path) -> 
     write_results(runs_copy, pd.concat([table, linear.assign(cell=other)]))
     found = [variant for variant in load_results(runs_copy).variants if variant.model == "linear"]
     assert [variant_text(variant, step=False).partition(", cell")[2] for variant in found] == ["", " 0123abcd"]
+
+
+def test_cells_of_two_sweeps_are_told_apart_by_what_their_configurations_say(runs_copy: Path) -> None:
+    """Another learning rate that no axis names must not become another training seed."""
+    moved = sorted(path.parent.name for path in runs_copy.glob("cnn-5-*listwise-1/config.yaml"))
+    for cell in moved:
+        path = runs_copy / cell / "config.yaml"
+        path.write_text(f"{path.read_text()}trainer:\n  learning_rate: 0.5\n")
+    results = load_results(runs_copy)
+    found = {variant: seeds for variant, seeds in results.variants.items() if set(seeds.values()) & set(moved)}
+    assert sorted(cell for seeds in found.values() for cell in seeds.values()) == moved
+    assert {variant.extra for variant in found} == {'{"learning_rate": 0.5}'}
+    assert {variant.extra for variant in results.variants if variant not in found} == {"{}"}
 
 
 def test_cells_of_two_backbones_are_never_one(runs_copy: Path) -> None:

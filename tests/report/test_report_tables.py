@@ -7,7 +7,7 @@ import io
 import math
 from html.parser import HTMLParser
 
-from probe_lab.report.load import Value
+from probe_lab.report.results import Value
 from probe_lab.report.tables import Table
 
 TABLE = Table(

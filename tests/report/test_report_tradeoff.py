@@ -18,8 +18,9 @@ from probe_lab.errors import ReportError
 from probe_lab.report import build, build_report, tradeoff
 from probe_lab.report.choice import choose
 from probe_lab.report.labels import Label, place_labels
-from probe_lab.report.load import Results, load_results
+from probe_lab.report.load import load_results
 from probe_lab.report.material import Material, Section
+from probe_lab.report.results import Results
 from probe_lab.report.style import drawing
 from probe_lab.report.tradeoff_tables import ahead, lead, share
 from probe_lab.select.tradeoff import WAYS, About, Pair, Tradeoff, TradeoffRow, Way

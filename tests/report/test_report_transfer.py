@@ -24,7 +24,7 @@ from probe_lab.report.choice import choose
 from probe_lab.report.load import load_results
 from probe_lab.report.material import Material
 from probe_lab.report.style import drawing
-from probe_lab.sweep.results import write_results
+from probe_lab.runs.table import write_results
 
 EVALUATORS = ("shapes_reward", "shapes_binding")
 DOWN, UP = "down_blocks.1.attentions.0/attention", "up_blocks.1.attentions.0/attention"

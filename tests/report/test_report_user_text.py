@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from probe_lab.csv_text import harmless
 from probe_lab.fonts import missing
 from probe_lab.report.attention import Lit, Row, _draw
-from probe_lab.report.load import Value
+from probe_lab.report.results import Value
 from probe_lab.report.style import drawing, fitted, legend_label, save_figure
 from probe_lab.report.tables import Table
 from probe_lab.sweep.compare.sheet import Sheet

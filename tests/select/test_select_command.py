@@ -18,11 +18,11 @@ from rich.console import Console
 
 from probe_lab.capture.generate import generate
 from probe_lab.capture.prompts import sample_seed
-from probe_lab.cells import sealed
 from probe_lab.cli import app
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import ProbeLabError, SelectError
 from probe_lab.evaluators.run import score_cache
+from probe_lab.runs.files import METRICS, sealed
 from probe_lab.select.budget import calls_of
 from probe_lab.select.candidates import Candidate, Row, file_names
 from probe_lab.select.cells import at_other_steps, best_cell
@@ -31,7 +31,6 @@ from probe_lab.select.sheet import contact_sheet, labels_of, score_text, title_o
 from probe_lab.select.summary import _sameness, kept_table, lines_of, worth
 from probe_lab.select.watch import Field, picture
 from probe_lab.select.words import overrides_of, read_by, read_schedule
-from probe_lab.sweep.results import METRICS
 
 PROMPT = "a red circle left of a blue square"
 SWEEP = "sweep=[{probe.step: [2, 4], probe.taps: [[x0]]}, {probe.model: [prompt_only, x0_preview]}]"

@@ -23,7 +23,7 @@ from tiny_pipelines import build
 from probe_lab.capture.preview import previewer
 from probe_lab.errors import SelectError
 from probe_lab.probes import Probe, ProbeSpec, preview_probe, save_probe
-from probe_lab.probes.outputs import PREDICTIONS
+from probe_lab.runs.files import PREDICTIONS
 from probe_lab.select import ProbeSelect, Selection
 from probe_lab.select.planned import plan_for
 from probe_lab.select.ranking import By, order, ranked

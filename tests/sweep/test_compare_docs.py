@@ -11,6 +11,6 @@ DOCS = Path(__file__).parents[2] / "docs" / "compare.md"
 
 
 def test_the_docs_name_every_option() -> None:
-    options = set(inspect.signature(cli.compare).parameters) - {"experiment", "overrides", "where"} | {"filter"}
+    options = set(inspect.signature(cli.compare).parameters) - {"experiments", "where"} | {"filter"}
     page = DOCS.read_text(encoding="utf-8")
     assert [name for name in sorted(options) if f"`--{name}" not in page] == []

@@ -19,9 +19,9 @@ from probe_lab.config import Backbone, Experiment, Sampling, load_experiment, wi
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.losses import TERMS
 from probe_lab.probes.objective import SCORED, Objective
+from probe_lab.runs.identity import identity
 from probe_lab.sweep import cell_name, cells, single_cell
 from probe_lab.sweep.grid import lay_out
-from probe_lab.sweep.identity import identity
 from probe_lab.sweep.normalise import READERS
 
 ROOT = Path("somewhere")

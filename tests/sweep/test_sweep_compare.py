@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import typer
 from compare_world import write_runs
 from rich.console import Console
 from sweep_world import ACTIVATION, ATTENTION, make_experiment, write_cell
 
+from probe_lab import cli
 from probe_lab.errors import ConfigError, ReportError
+from probe_lab.runs import Runs
 from probe_lab.sweep import cells, compare, comparison_table
 from probe_lab.sweep.compare import Query
 from probe_lab.sweep.compare.difference import difference
@@ -45,6 +49,58 @@ def test_one_row_per_cell_the_best_first(runs: Path) -> None:
     assert list(compare(runs, Query(evaluators=("shapes_binding",))).columns[6:]) == [
         f"shapes_binding/srcc_within{part}" for part in PARTS
     ]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Two experiments of the same two cells, in runs folders beside each other."""
+    root = tmp_path_factory.mktemp("two")
+    cache = {"root": str(root), "name": "shared"}
+    made = [make_experiment(root, {"trainer.seed": [0, 1]}, name=name, cache=cache) for name in ("one", "other")]
+    return Runs(*(write_runs(experiment)[0].parent for experiment in made))
+
+
+def test_experiments_stand_side_by_side(two: Runs) -> None:
+    table = compare(two)
+    assert list(table.columns)[:2] == ["experiment", "cell"]
+    assert sorted(zip(table["experiment"], table["seed"], strict=True)) == [
+        ("one", 0), ("one", 1), ("other", 0), ("other", 1),
+    ]  # fmt: skip
+    averaged = compare(two, Query(seeds=True))
+    assert sorted(zip(averaged["experiment"], averaged["seeds"], strict=True)) == [("one", 2), ("other", 2)]
+    assert compare(two, Query(best=("experiment",)))["experiment"].tolist() == ["one", "other"]
+    assert compare(two, Query(group=("experiment",)))["cells"].tolist() == [2, 2]
+    alone = compare(two, Query(where='experiment == "other"'))
+    pd.testing.assert_frame_equal(alone, compare(two.folders[1]))
+
+
+def test_an_experiment_without_finished_cells_is_named(two: Runs, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=rf"no cell in {tmp_path} is finished"):
+        compare(Runs(*two.folders, tmp_path))
+
+
+def test_cells_of_two_experiments_are_compared_by_name(two: Runs) -> None:
+    name = two.finished()[0].name
+    sheet = difference(two, f"one/{name}", f"other/{name}", Query(metrics=("srcc_within",)), resamples=20)
+    assert sheet.frame["difference"].tolist() == [0.0, 0.0]
+    with pytest.raises(ReportError, match=r"names 2 cells, which differ in experiment"):
+        difference(two, name, name, Query())
+
+
+def test_folders_of_one_name_are_called_by_their_paths(tmp_path: Path) -> None:
+    one, other, third = tmp_path / "a" / "runs", tmp_path / "b" / "runs", tmp_path / "third"
+    assert Runs(one, other, third, one).labels == {one: str(one), other: str(other), third: "third"}
+
+
+def test_the_verb_takes_names_and_folders(two: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = two.folders
+    (tmp_path / "one.yaml").write_text(f"name: one\nbackbone: tiny-sd\nruns: {one.parent}\n")
+    monkeypatch.chdir(one.parent)
+    for names in ([f"{tmp_path}/one.yaml", "./other"], [str(one), f"{other}"]):
+        cli.app(["compare", *names, "workers=1", "--csv", str(tmp_path / "table.csv")], standalone_mode=False)
+        assert set(pd.read_csv(tmp_path / "table.csv")["experiment"]) == {"one", "other"}
+    with pytest.raises(typer.BadParameter, match="no experiment is named"):
+        cli.app(["compare", "workers=1"], standalone_mode=False)
 
 
 def test_a_loss_is_that_of_probes_and_not_of_their_baselines(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from probe_lab.cli import app
 from probe_lab.errors import ReportError
+from probe_lab.runs.configs import Configs, flat
 from probe_lab.sweep import cells, compare, comparison_table
 from probe_lab.sweep.compare import Query, compared, words
-from probe_lab.sweep.compare.configs import flat, read_configs
 from probe_lab.sweep.taps import TapNames
 
 REWARD = "shapes_reward/srcc_within"
@@ -242,7 +242,9 @@ def test_configs_read_by_sections_are_those_read_whole(contents: list[dict[str, 
             folder.mkdir()
             (folder / "config.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
             folders.append(folder)
-        for folder, found in zip(folders, read_configs(folders), strict=True):
+        configs = Configs()
+        for folder in folders:
+            found = configs.read((folder / "config.yaml").read_text(encoding="utf-8"), folder)
             expected = dict(flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
             assert {key: found[key] for key in expected} == expected
 

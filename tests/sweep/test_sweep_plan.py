@@ -17,8 +17,8 @@ from probe_lab.cache import Manifest
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, SweepError
 from probe_lab.probes.kinds import kind_of
+from probe_lab.runs.identity import other_images
 from probe_lab.sweep import Cell, cells, run_sweep
-from probe_lab.sweep.identity import other_images
 from probe_lab.sweep.listing import plan_listing
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.plan import SweepPlan, plan_sweep

@@ -134,8 +134,12 @@ def test_a_cell_is_trained_again_once_its_inputs_have_changed(
     assert plan_sweep(ours).states == {good: "pending", other: "finished"}
     assert plan_sweep(ours).again == told
     assert plan_sweep(theirs).states == {good: "pending", other: "elsewhere"}
+    # An earlier cell of other scores is no result any more.
+    run_sweep(replace(ours, sweep=({"probe.model": ("linear",), "probe.evaluators": (["other"],)},)))
+    assert set(read_results(ours.runs_folder)["cell"]) == {other}
     summary = run_sweep(ours)
     assert (summary.done, summary.skipped) == ((good,), (other,))
+    assert set(read_results(ours.runs_folder)["cell"]) == {good, other}
     assert told in capsys.readouterr().err.splitlines()
     assert run_sweep(theirs).adopted == (good, other)
 

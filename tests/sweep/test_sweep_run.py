@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,11 +28,13 @@ from sweep_world import (
     write_cell,
 )
 
-from probe_lab.cells import read_metrics, sealed
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError, SweepError
+from probe_lab.runs import Runs
+from probe_lab.runs.failures import read_failures
+from probe_lab.runs.files import sealed
+from probe_lab.runs.table import RESULTS, read_table, require_cells, write_results
 from probe_lab.sweep import Cell, Outcome, SweepSummary, cells, collect, local, read_results, run, run_sweep
-from probe_lab.sweep.results import RESULTS, read_failures, read_table, require_cells, write_results
 
 SEEDS = {"trainer.seed": [0, 1, 2, 3]}
 
@@ -112,7 +115,7 @@ def test_a_sweep_of_failures_is_an_error_that_names_the_first(tmp_path: Path) ->
     assert len(json.loads((experiment.runs_folder / "failures.json").read_text())) == 2
 
 
-def test_results_hold_the_test_split_of_exactly_the_sweeps_cells(tmp_path: Path) -> None:
+def test_results_hold_the_test_split_of_the_cells_of_all_sweeps(tmp_path: Path) -> None:
     wide = make_experiment(tmp_path, {"trainer.seed": [0, 1]}, probe={"step": 5, "taps": [ATTENTION], "width": 8})
     folder = wide.runs_folder
     for cell in cells(wide):
@@ -124,7 +127,11 @@ def test_results_hold_the_test_split_of_exactly_the_sweeps_cells(tmp_path: Path)
         (folder / cell.name).mkdir()
         write_cell(cell, folder / cell.name, cell.experiment.trainer.seed / 10)
     run_sweep(experiment)
-    table = read_results(folder)
+    everything = read_results(folder)
+    earlier = everything["cell"].isin([cell.name for cell in cells(wide)])
+    assert set(everything["cell"]) == {cell.name for cell in (*cells(wide), *cells(experiment))}
+    assert set(everything.loc[earlier, "axes"]) == {json.dumps({"trainer.seed": seed}) for seed in (0, 1)}
+    table = everything[~earlier]
     assert list(table.columns) == [
         "cell", "model", "step", "taps", "loss", "seed", "evaluator", "split", "metric", "estimate", "lower",
         "upper", "prompts", "tied", "axes",
@@ -146,7 +153,7 @@ def test_results_hold_the_test_split_of_exactly_the_sweeps_cells(tmp_path: Path)
     (folder / cell.name).mkdir()
     write_cell(cell, folder / cell.name, 0.7)
     run_sweep(single)
-    assert set(read_results(folder)["cell"]) == set(table["cell"]) | {cell.name}
+    assert set(read_results(folder)["cell"]) == set(everything["cell"]) | {cell.name}
 
 
 def test_rows_of_a_cell_that_was_trained_again_are_never_those_of_before(tmp_path: Path) -> None:
@@ -161,8 +168,8 @@ def test_rows_of_a_cell_that_was_trained_again_are_never_those_of_before(tmp_pat
 
     def shown() -> dict[str, float]:
         table = read_table(folder / RESULTS)
-        plan = {cell.name: read_metrics(folder / cell.name) for cell in (first, second) if cell.name != damaged}
-        require_cells(folder / RESULTS, table.schema.metadata, plan)
+        plan = [cell.name for cell in (first, second) if cell.name != damaged]
+        require_cells(folder / RESULTS, table.schema.metadata, Runs(folder).cells(plan))
         rows = table.to_pandas().query("metric == 'srcc'")
         assert set(rows.loc[rows["cell"] == first.name, "axes"]) == {json.dumps(dict(first.axes), sort_keys=True)}
         return dict(zip(rows["cell"], rows["estimate"], strict=True))
@@ -328,11 +335,15 @@ def test_every_worker_has_a_card_of_its_own(tmp_path: Path, monkeypatch: pytest.
     assert {card for _, card in cards} == {"2", "5"}
 
 
-def test_a_sweep_that_fails_leaves_no_results_of_another(tmp_path: Path) -> None:
+def test_a_sweep_that_fails_leaves_the_results_of_earlier_ones(tmp_path: Path) -> None:
     first = make_experiment(tmp_path, {"trainer.seed": [1]})
     run_sweep(first, trainer=FakeTrainer(tmp_path / "log", {}))
-    assert (first.runs_folder / "results.parquet").exists()
+    before = read_results(first.runs_folder)
     second = make_experiment(tmp_path, {"trainer.seed": [2]})
+    with pytest.raises(SweepError):
+        run_sweep(second, trainer=FakeTrainer(tmp_path / "log", {2: "fail"}))
+    pd.testing.assert_frame_equal(read_results(second.runs_folder), before)
+    shutil.rmtree(second.runs_folder / before["cell"][0])
     with pytest.raises(SweepError):
         run_sweep(second, trainer=FakeTrainer(tmp_path / "log", {2: "fail"}))
     assert not (second.runs_folder / "results.parquet").exists()

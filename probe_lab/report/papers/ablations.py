@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.report.choice import best_on_validation, probes
-from probe_lab.report.load import Variant
 from probe_lab.report.material import Drawing, Section
 from probe_lab.report.papers.prediction import lines_over_steps
 from probe_lab.report.papers.shown import (
@@ -22,6 +21,7 @@ from probe_lab.report.papers.shown import (
     published,
     spread,
 )
+from probe_lab.report.results import Variant
 from probe_lab.report.style import (
     GREY,
     MARKERS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from probe_lab.report.choice import probes
-from probe_lab.report.load import Variant
 from probe_lab.report.material import Section
 from probe_lab.report.papers.ablations import published_spearman
 from probe_lab.report.papers.shown import Shown, our_table
+from probe_lab.report.results import Variant
 from probe_lab.report.style import evaluator_label, loss_label
 from probe_lab.report.tables import Field
 

@@ -13,10 +13,10 @@ import yaml
 
 from probe_lab.report.choice import best_on_validation, probes, steps_of
 from probe_lab.report.intervals import as_value
-from probe_lab.report.load import Results, Value, Variant
 from probe_lab.report.material import Material, Section
 from probe_lab.report.paper import PUBLISHED
 from probe_lab.report.reads import reads_of
+from probe_lab.report.results import Results, Value, Variant
 from probe_lab.report.selection import of_trainings
 from probe_lab.report.style import evaluator_label
 from probe_lab.report.tables import Field, Table

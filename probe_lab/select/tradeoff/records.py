@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from probe_lab import __version__
 from probe_lab.cache.files import StagedFile
 from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata
-from probe_lab.cells import stored_digest
 from probe_lab.errors import ReportError, nearest
 from probe_lab.json_text import read_json
+from probe_lab.runs.files import stored_digest
 from probe_lab.select.tradeoff.thinning import Left, Thinning
 from probe_lab.select.tradeoff.ways import BASES, QUESTIONS, WAYS, Basis, Question, Way
 

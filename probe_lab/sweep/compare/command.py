@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from probe_lab.errors import ReportError
+from probe_lab.runs import Runs
 from probe_lab.sweep.compare.query import Query
 from probe_lab.sweep.compare.sheet import Form, Sheet
 from probe_lab.sweep.compare.table import compared
@@ -20,7 +21,7 @@ STDOUT = "-"
 
 
 def answer(
-    runs_folder: Path,
+    runs: Runs | Path,
     query: Query,
     console: Console,
     *,
@@ -37,9 +38,9 @@ def answer(
     if diff:
         from probe_lab.sweep.compare.difference import difference  # its metrics take seconds to import
 
-        sheet = difference(runs_folder, *diff, query)
+        sheet = difference(runs, *diff, query)
     else:
-        sheet = compared(runs_folder, query)
+        sheet = compared(runs, query)
     for form, target in wanted.items():
         _write(sheet, form, target, console)
     if not wanted:

@@ -9,21 +9,12 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from probe_lab.cells import read_predictions
 from probe_lab.errors import ConfigError, ReportError, nearest
 from probe_lab.metrics import METRICS, Interval, MetricName, compare_predictions, holm
 from probe_lab.probes.kinds import recorded
-from probe_lab.sweep.compare.cells import (
-    SEED,
-    SHOWN,
-    Finished,
-    Setting,
-    cells_named,
-    finished_names,
-    read_cells,
-    settings,
-)
-from probe_lab.sweep.compare.configs import differing
+from probe_lab.runs import FinishedCell, Runs
+from probe_lab.runs.configs import differing
+from probe_lab.sweep.compare.cells import EXPERIMENT, SEED, SHOWN, Setting, settings, shown
 from probe_lab.sweep.compare.query import Query
 from probe_lab.sweep.compare.sheet import Sheet
 from probe_lab.sweep.compare.table import PARTS, chosen
@@ -33,17 +24,18 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 _ALPHA = 0.05
-_NAME = re.compile(r"[A-Za-z0-9._+-]+")
+_NAME = re.compile(r"([^/\s]+/)?[A-Za-z0-9._+-]+")
 _KEYS = ("evaluator", "metric", "prompts", "p", "apart")
 _NUMBERS = {"A": "A", "B": "B", "difference": "A − B"}
 
 
-def difference(runs_folder: Path, first: str, second: str, query: Query, *, resamples: int = RESAMPLES) -> Sheet:
+def difference(runs: Runs | Path, first: str, second: str, query: Query, *, resamples: int = RESAMPLES) -> Sheet:
     """A − B per evaluator and metric, on the first of the query's splits; of a query count also ``metrics``,
     ``evaluators``, and ``where`` and ``cells`` for both sides.
 
-    ``first`` and ``second`` name cells: a whole name, its beginning or any part of it, or an expression as in
-    ``where``. Several cells are one side when they differ in nothing but their training seed: their mean is taken.
+    ``first`` and ``second`` name cells: a whole name, its beginning or any part of it, with "experiment/" before it
+    where there are several experiments; or an expression as in ``where``. Several cells are one side when they differ
+    in nothing but their training seed: their mean is taken.
     Columns: evaluator, metric, ``prompts`` that the numbers rest on, ``p`` of the difference being 0 by Holm over all
     rows, ``apart`` ("yes" where that is below 0.05), and A, B and difference with their bounds.
 
@@ -53,11 +45,11 @@ def difference(runs_folder: Path, first: str, second: str, query: Query, *, resa
             have.
         DataError: the two sides were not tested on the same images with the same scores.
     """
-    sides = [_side(runs_folder, wanted, query) for wanted in (first, second)]
+    sides = [_side(Runs.of(runs), wanted, query) for wanted in (first, second)]
     a, b = (setting[0] for setting in sides)
     split = query.splits[0]
     metrics = _metrics(query)
-    ours, theirs = ([_predictions(cell) for cell in setting] for setting in sides)
+    ours, theirs = ([cell.predictions() for cell in setting] for setting in sides)
     compared: list[tuple[str, str, tuple[Interval, Interval, Interval]]] = []
     without_threshold = []
     for evaluator in _evaluators(a, b, query):
@@ -99,23 +91,24 @@ def _covered(sides: Sequence[Setting]) -> tuple[str, ...]:
 
 def _trained_by_seed(setting: Setting) -> bool:
     """Whether it is a single training that another seed would change."""
-    return len(setting) == 1 and recorded(setting[0].content["model"]).by_gradient
+    return len(setting) == 1 and recorded(setting[0].model).by_gradient
 
 
-def _side(runs_folder: Path, wanted: str, query: Query) -> Setting:
-    names = finished_names(runs_folder, query.cells)
+def _side(runs: Runs, wanted: str, query: Query) -> Setting:
+    finished = runs.finished(query.cells)
     if _NAME.fullmatch(wanted):
         if query.where:
-            names = [cell.name for cell in chosen(read_cells(runs_folder, names), query, runs_folder)]
-        cells = read_cells(runs_folder, cells_named(wanted, names, runs_folder))
+            finished = [cell.folder for cell in chosen(runs.read(finished), query, runs)]
+        cells = runs.read(runs.called(wanted, finished))
     else:  # one test of both, so that each knows which keys the other names
         where = f"({query.where}) and ({wanted})" if query.where.strip() else wanted
-        cells = chosen(read_cells(runs_folder, names), dataclasses.replace(query, where=where), runs_folder)
+        cells = chosen(runs.read(finished), dataclasses.replace(query, where=where), runs)
     found = settings(cells)
     if len(found) > 1:
         names = [name for name in SHOWN.values() if name != SEED]
-        shown = [name for name in names if len({cell.shown[name] for cell in cells}) > 1]
-        keys = [*shown, *differing([cell.config for cell in cells])] or ["the evaluators that they predict"]
+        apart = [name for name in names if len({shown(cell)[name] for cell in cells}) > 1]
+        apart += [EXPERIMENT] * (len({cell.experiment for cell in cells}) > 1)
+        keys = [*apart, *differing([cell.config for cell in cells])] or ["the evaluators that they predict"]
         raise ReportError(
             f"'{wanted}' names {len(cells)} cells, which differ in {', '.join(keys)}: name more of one, such as the "
             "digits at its end, or write a filter; only training seeds are averaged"
@@ -130,7 +123,7 @@ def _metrics(query: Query) -> list[MetricName]:
     return [cast(MetricName, metric) for metric in query.metrics or METRICS]
 
 
-def _evaluators(a: Finished, b: Finished, query: Query) -> list[str]:
+def _evaluators(a: FinishedCell, b: FinishedCell, query: Query) -> list[str]:
     both = [name for name in a.evaluators if name in b.evaluators]
     if not both:
         raise ReportError(f"A predicts {', '.join(a.evaluators)} and B {', '.join(b.evaluators)}: nothing is common")
@@ -140,14 +133,10 @@ def _evaluators(a: Finished, b: Finished, query: Query) -> list[str]:
     return list(query.evaluators or both)
 
 
-def _threshold(cell: Finished, evaluator: str) -> float | None:
+def _threshold(cell: FinishedCell, evaluator: str) -> float | None:
     """The score above which the cell's AUC counts an image as good, where its files say it."""
-    found = cell.content.get("thresholds", {}).get(evaluator, cell.config.get("metrics.auc_threshold"))
-    return None if found is None else float(found)
-
-
-def _predictions(cell: Finished) -> pd.DataFrame:
-    return read_predictions(cell.folder, cell.content)
+    found = cell.thresholds.get(evaluator, cell.config.get("metrics.auc_threshold"))
+    return None if found is None else float(str(found))
 
 
 def _row(evaluator: str, metric: str, three: tuple[Interval, Interval, Interval], p: float) -> dict[str, Hashable]:
@@ -173,7 +162,7 @@ def _told(setting: Setting) -> str:
     ended, smaller = sum(bool(cell.stopped) for cell in setting), sum(bool(cell.reduced) for cell in setting)
     text = setting[0].name
     if len(setting) > 1:
-        seeds = ", ".join(str(cell.shown[SEED]) for cell in setting)
+        seeds = ", ".join(str(cell.seed) for cell in setting)
         text += f" and {len(setting) - 1} more: training seeds {seeds}, their mean"
     text += f" ({ended} of {len(setting)} stopped before the last epoch)" if ended else ""
     return text + (f" ({smaller} of {len(setting)} in smaller batches, as memory ran out)" if smaller else "")

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 
 from probe_lab.errors import ReportError
-from probe_lab.sweep.compare.cells import SEED, SHOWN, Finished, Measure, Setting, keys_named, settings
-from probe_lab.sweep.compare.configs import differing
+from probe_lab.runs import FinishedCell, Measure
+from probe_lab.runs.configs import differing
+from probe_lab.sweep.compare.cells import EXPERIMENT, SEED, Setting, keys_named, settings, shown, value_of
 from probe_lab.sweep.compare.query import Query
 
 Member = TypeVar("Member")
@@ -29,7 +30,7 @@ class Row:
         return _mean([_mean([cell.number(measure, part) for cell in setting]) for setting in self.settings])
 
     @property
-    def cells(self) -> list[Finished]:
+    def cells(self) -> list[FinishedCell]:
         return [cell for setting in self.settings for cell in setting]
 
     @property
@@ -50,7 +51,7 @@ def _marked(marks: Sequence[str]) -> str:
     return f"{sum(map(bool, marks))} of {len(marks)}" if any(marks) else ""
 
 
-def rows_of(cells: Sequence[Finished], query: Query, chosen_by: Measure) -> list[Row]:
+def rows_of(cells: Sequence[FinishedCell], query: Query, chosen_by: Measure) -> list[Row]:
     """The rows of a query in the order of the cells, those of ``best`` in that of its values.
 
     ``chosen_by``, on the validation split, is what ``best`` looks at. ReportError for ``group`` with ``best``, and
@@ -67,25 +68,27 @@ def rows_of(cells: Sequence[Finished], query: Query, chosen_by: Measure) -> list
     return _best(rows, keys_named(query.best, cells), chosen_by) if query.best else rows
 
 
-def _single(cells: Sequence[Finished]) -> list[Row]:
+def _single(cells: Sequence[FinishedCell]) -> list[Row]:
     keys = differing([cell.config for cell in cells])
-    return [
-        Row({"cell": cell.name, **cell.shown, **{key: cell.value(key) for key in keys}}, ((cell,),)) for cell in cells
-    ]
-
-
-def _averaged(cells: Sequence[Finished]) -> list[Row]:
-    keys = differing([cell.config for cell in cells])
-    shown = [name for name in SHOWN.values() if name != SEED]
+    several = len({cell.experiment for cell in cells}) > 1
     rows = []
-    for setting in settings(cells):
-        first = setting[0]
-        told = {name: first.shown[name] for name in shown} | {key: first.value(key) for key in keys}
+    for cell in cells:
+        told: dict[str, Hashable] = {EXPERIMENT: cell.experiment} if several else {}
+        told |= {"cell": cell.name, **shown(cell), **{key: value_of(cell, key) for key in keys}}
+        rows.append(Row(told, ((cell,),)))
+    return rows
+
+
+def _averaged(cells: Sequence[FinishedCell]) -> list[Row]:
+    alike = settings(cells)
+    rows = []
+    for row, setting in zip(_single([setting[0] for setting in alike]), alike, strict=True):
+        told = {name: value for name, value in row.told.items() if name not in ("cell", SEED)}
         rows.append(Row(told | {"seeds": len(setting)}, (setting,)))
     return rows
 
 
-def _grouped(cells: Sequence[Finished], keys: Mapping[str, str]) -> list[Row]:
+def _grouped(cells: Sequence[FinishedCell], keys: Mapping[str, str]) -> list[Row]:
     rows = []
     for values, members in _by_value(settings(cells), keys, lambda setting: setting[0]).items():
         told = dict(zip(keys.values(), values, strict=True))
@@ -111,12 +114,12 @@ def _best(rows: Sequence[Row], keys: Mapping[str, str], chosen_by: Measure) -> l
 
 
 def _by_value(
-    members: Sequence[Member], keys: Iterable[str], cell_of: Callable[[Member], Finished]
+    members: Sequence[Member], keys: Iterable[str], cell_of: Callable[[Member], FinishedCell]
 ) -> dict[tuple[Hashable, ...], list[Member]]:
     found: dict[tuple[Hashable, ...], list[Member]] = {}
     for member in members:
         cell = cell_of(member)
-        found.setdefault(tuple(cell.value(key) for key in keys), []).append(member)
+        found.setdefault(tuple(value_of(cell, key) for key in keys), []).append(member)
     return found
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from probe_lab.config.choice import Choice, Value
 from probe_lab.errors import ReportError, nearest
-from probe_lab.sweep.compare.cells import Finished, Measure, finished_names, read_cells
-from probe_lab.sweep.compare.configs import differing
+from probe_lab.runs import FinishedCell, Measure, Runs
+from probe_lab.runs.configs import differing
 from probe_lab.sweep.compare.query import DEFAULT_METRIC, Query
 from probe_lab.sweep.compare.rows import Row, in_order, rows_of
 from probe_lab.sweep.compare.sheet import Sheet
@@ -25,10 +25,10 @@ PARTS = ("", "/lower", "/upper")
 _SPLITS = {"test": "test split (unseen prompts)", "val": "validation split"}
 
 
-def compared(runs_folder: Path, query: Query) -> Sheet:
-    """The rows that a query asks for, of the finished cells of a runs folder.
+def compared(runs: Runs | Path, query: Query) -> Sheet:
+    """The rows that a query asks for, of the finished cells of a runs folder or of several.
 
-    All cells in the folder count, also those of earlier sweeps and of ``train``. A row that is the mean of several
+    All cells in a folder count, also those of earlier sweeps and of ``train``. A row that is the mean of several
     cells has the means of their estimates and of their bounds: such bounds say how wide the interval of one cell is.
 
     Raises:
@@ -37,8 +37,9 @@ def compared(runs_folder: Path, query: Query) -> Sheet:
         ConfigError: ``where`` is no test, or ``group`` or ``best`` no key.
         SweepError, CaptureError: it cannot be told which taps a set is, that ``where`` names.
     """
-    cells = chosen(read_cells(runs_folder, finished_names(runs_folder, query.cells)), query, runs_folder)
-    measures = measures_of(cells, query, runs_folder)
+    runs = Runs.of(runs)
+    cells = chosen(runs.cells(query.cells), query, runs)
+    measures = measures_of(cells, query, runs)
     chosen_by = Measure("val", measures[0].evaluator, measures[0].metric)
     if query.best and chosen_by not in measures:
         measures = [*measures, chosen_by]
@@ -57,47 +58,42 @@ def compared(runs_folder: Path, query: Query) -> Sheet:
     )
 
 
-def chosen(cells: Sequence[Finished], query: Query, runs_folder: Path) -> list[Finished]:
+def chosen(cells: Sequence[FinishedCell], query: Query, runs: Runs) -> list[FinishedCell]:
     """The cells that ``where`` lets through, all for an empty one. ReportError when none is left."""
     choice = Choice.parse(query.where, differing([cell.config for cell in cells]), where="the filter")
     names_model = choice.names("probe.model")
     found = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets, names_model))]
     if not found:
-        raise ReportError(
-            f"none of the {len(cells)} finished cells in {runs_folder} matches '{query.where}': loosen it"
-        )
+        raise ReportError(f"none of the {len(cells)} finished cells in {runs} matches '{query.where}': loosen it")
     return found
 
 
-def _value(cell: Finished, sets: TapNames | None, names_model: bool, key: str) -> Value:
-    value = cell.config.get(key)
-    if key == "probe.loss" and not answers_of_loss(cell.content["model"], names_model):
+def _value(cell: FinishedCell, sets: TapNames | None, names_model: bool, key: str) -> Value:
+    value = cell.experiment if key == "name" else cell.config.get(key)
+    if key == "probe.loss" and not answers_of_loss(cell.model, names_model):
         value = None
     content = list(value) if isinstance(value, tuple) else value
     return Value(content, of_key=True) if sets is None else Value(content, sets.called(key, content), of_key=True)
 
 
-def measures_of(cells: Sequence[Finished], query: Query, runs_folder: Path) -> list[Measure]:
+def measures_of(cells: Sequence[FinishedCell], query: Query, runs: Runs) -> list[Measure]:
     """The numbers that are asked for and that some cell has. ReportError for what none has."""
     held = dict.fromkeys(key for cell in cells for key in cell.entries)
     found = []
     for split in query.splits:
         there = [key for key in held if key[0] == split]
         if not there:
-            raise ReportError(
-                f"no cell in {runs_folder} has the split '{split}': {nearest(split, {k[0] for k in held})}"
-            )
+            raise ReportError(f"no cell in {runs} has the split '{split}': {nearest(split, {k[0] for k in held})}")
         for metric in query.metrics or (DEFAULT_METRIC,):
             of_metric = [key for key in there if key[2] == metric]
             if not of_metric:
                 names = {key[2] for key in there}
-                raise ReportError(f"no cell in {runs_folder} has the metric '{metric}': {nearest(metric, names)}")
+                raise ReportError(f"no cell in {runs} has the metric '{metric}': {nearest(metric, names)}")
             evaluators = list(dict.fromkeys(key[1] for key in of_metric))
             for evaluator in query.evaluators or evaluators:
                 if evaluator not in evaluators:
                     raise ReportError(
-                        f"no cell in {runs_folder} predicts the evaluator '{evaluator}': "
-                        f"{nearest(evaluator, evaluators)}"
+                        f"no cell in {runs} predicts the evaluator '{evaluator}': {nearest(evaluator, evaluators)}"
                     )
                 found.append(Measure(split, evaluator, metric))
     return found

@@ -67,11 +67,7 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     the evaluators that the cell predicts or reads, and of its text encoder; and what is not set, of ``scoring``,
     ``text`` and all keys that are not of ``_FIRST``.
     """
-    content = {
-        entry.name: _plain(getattr(experiment, entry.name))
-        for entry in dataclasses.fields(Schema)
-        if entry.name not in (*IRRELEVANT, *_OF_EVALUATORS)
-    }
+    content = {key: value for key, value in plain(experiment).items() if key not in (*IRRELEVANT, *_OF_EVALUATORS)}
     for name, keys in ONLY_SPEED.items():
         for key in keys:
             del content[name][key]
@@ -97,12 +93,19 @@ def _counting(content: Mapping[str, Any], kind: type, first: Set[str]) -> dict[s
 
 @functools.cache
 def _defaults(kind: type) -> dict[str, Any]:
-    plain: dict[str, Any] = _plain(kind())
-    return plain
+    values: dict[str, Any] = _plain(kind())
+    return values
+
+
+def plain(experiment: Experiment) -> dict[str, Any]:
+    """The keys of an experiment in plain containers, without its sweep."""
+    return {entry.name: _plain(getattr(experiment, entry.name)) for entry in dataclasses.fields(Schema)}
 
 
 def _plain(value: Any) -> Any:
     """``dataclasses.asdict`` without its copies of lists, in a fifth of the time."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
     if not dataclasses.is_dataclass(value):
         return value
     return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}

@@ -14,7 +14,13 @@ import pandas as pd
 import pytest
 import torch
 
-from probe_lab.cells import (
+from probe_lab.config import load_experiment
+from probe_lab.errors import ProbeLabError, ReportError
+from probe_lab.probes import Probe, ProbeSpec, load_probe, save_probe
+from probe_lab.probes.outputs import predictions_table
+from probe_lab.report.load import load_results
+from probe_lab.runs import Runs
+from probe_lab.runs.files import (
     CONFIG,
     DESCRIPTION,
     METRICS,
@@ -26,14 +32,9 @@ from probe_lab.cells import (
     require_files,
     sealed,
 )
-from probe_lab.config import load_experiment
-from probe_lab.errors import ProbeLabError, ReportError
-from probe_lab.probes import Probe, ProbeSpec, load_probe, save_probe
-from probe_lab.probes.outputs import predictions_table, write_cell
-from probe_lab.report.load import load_results
+from probe_lab.runs.table import RESULTS, result_rows, write_results
+from probe_lab.runs.writing import write_cell
 from probe_lab.select.cells import trained_with
-from probe_lab.sweep.compare.cells import finished_names, read_cells
-from probe_lab.sweep.results import RESULTS, result_rows, write_results
 from probe_lab.tracking.values import read_cell
 
 ONE, OTHER = "step05-linear-x0-mse-seed0-1a2b3c4d", "step05-linear-latent-mse-seed0-5e6f7a8b"
@@ -86,7 +87,7 @@ def runs(finished: Path, tmp_path: Path) -> Path:
 
 
 def _compare(runs: Path) -> object:
-    return [(cell.config, cell.content) for cell in read_cells(runs, [ONE, OTHER])]
+    return [(cell.config, cell.content) for cell in Runs(runs).cells([ONE, OTHER])]
 
 
 def _report(runs: Path) -> object:
@@ -166,7 +167,7 @@ def test_damaged_files(runs: Path, expected: dict[str, object], name: str, damag
     if damage in contents:
         path.write_bytes(contents[damage])
     elif name == METRICS:  # a cell that is not finished is none
-        assert finished_names(runs) == [OTHER]
+        assert [folder.name for folder in Runs(runs).finished()] == [OTHER]
         return
     _names_it_or_is_unchanged(runs, expected, name=name)
 
@@ -302,7 +303,7 @@ def test_a_strangers_configuration_is_one_line_with_its_name(runs: Path, text: s
     (runs / ONE / METRICS).write_text(json.dumps(sealed(runs / ONE, sealing)))
     write_results(runs, pd.DataFrame([row for name in (ONE, OTHER) for row in _rows(runs, name)]))
     with pytest.raises(ReportError, match=rf"{ONE}/config\.yaml cannot be read"):
-        load_results(runs).stated(ONE, "name", "backbone", "probe")
+        load_results(runs).written(ONE)
 
 
 def _rows(runs: Path, name: str) -> list[dict[str, object]]:

@@ -28,7 +28,26 @@ PREDICTIONS = "predictions.parquet"
 DESCRIPTION = "probe.json"
 WEIGHTS = "probe.safetensors"
 _OTHERS = (CONFIG, PREDICTIONS, DESCRIPTION, WEIGHTS)
-_AGAIN = "sweep again, which trains it anew, or delete its folder"
+AGAIN = "sweep again, which trains it anew, or delete its folder"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a cell has been trained: its folder is renamed into place with ``metrics.json`` in it."""
+    return (folder / METRICS).is_file()
+
+
+def finished_names(runs_folder: Path) -> list[str]:
+    """The names of all finished cells in a runs folder, sorted; hidden ones do not count."""
+    names = (path.parent.name for path in runs_folder.glob(f"*/{METRICS}"))
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def finished_at(folder: Path) -> int | None:
+    """When the last file of a cell was written, in nanoseconds since 1970; None where it is not finished."""
+    try:
+        return (folder / METRICS).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def sealed(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,12 +74,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         _check_shape(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise ReportError(f"{path} cannot be read ({reason}): {_AGAIN}") from error
+        raise ReportError(f"{path} cannot be read ({reason}): {AGAIN}") from error
     if "digest" in content:
         if content["digest"] != digest_of(content):
-            raise ReportError(f"{path} changed since it was written (sha256 differs): {_AGAIN}")
+            raise ReportError(f"{path} changed since it was written (sha256 differs): {AGAIN}")
         if content["cell"] != folder.name:
-            raise ReportError(f"{path} is of the cell {content['cell']}, copied or renamed to here: {_AGAIN}")
+            raise ReportError(f"{path} is of the cell {content['cell']}, copied or renamed to here: {AGAIN}")
     return dict(content)
 
 
@@ -75,18 +94,18 @@ def require_files(folder: Path, metrics: Mapping[str, Any], names: Iterable[str]
         path = folder / name
         if not path.is_file():
             if name in files:
-                raise ReportError(f"{path} is missing: {_AGAIN}")
+                raise ReportError(f"{path} is missing: {AGAIN}")
         elif name not in files:
             raise ReportError(f"{path} is of another cell, this one has no such file: delete it")
         elif _sha256(path) != files[name]:
             raise ReportError(
-                f"{path} is not the file that was written with {METRICS}, it changed or is of another cell: {_AGAIN}"
+                f"{path} is not the file that was written with {METRICS}, it changed or is of another cell: {AGAIN}"
             )
 
 
 def require_file(folder: Path, name: str) -> None:
     """As ``require_files`` of one file, of a folder that may have no ``metrics.json``: a probe alone."""
-    if (folder / METRICS).is_file():
+    if is_finished(folder):
         require_files(folder, read_metrics(folder), (name,))
 
 
@@ -113,7 +132,7 @@ def read_predictions(folder: Path, metrics: Mapping[str, Any] | None = None) -> 
     try:
         return pd.read_parquet(regular(path))
     except (OSError, ValueError, KeyError, IndexError) as error:  # pyarrow's errors are ValueErrors or KeyErrors
-        raise ReportError(f"{path} cannot be read: {_AGAIN}") from error
+        raise ReportError(f"{path} cannot be read: {AGAIN}") from error
 
 
 def objection(folder: Path) -> str:
@@ -121,8 +140,16 @@ def objection(folder: Path) -> str:
     try:
         require_files(folder, read_metrics(folder))
     except ReportError as error:
-        return str(error).removesuffix(_AGAIN).rstrip(": ")
+        return str(error).removesuffix(AGAIN).rstrip(": ")
     return ""
+
+
+def bytes_digest(folder: Path) -> str:
+    """SHA-256 of the bytes of a cell's ``metrics.json``, which is that of its training; "" where there is none."""
+    try:
+        return hashlib.sha256((folder / METRICS).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _check_shape(content: Any) -> None:
@@ -153,4 +180,4 @@ def _sha256(path: Path) -> str:
         with open(regular(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ReportError(f"{path} cannot be read ({error.strerror}): {_AGAIN}") from error
+        raise ReportError(f"{path} cannot be read ({error.strerror}): {AGAIN}") from error

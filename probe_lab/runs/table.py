@@ -1,30 +1,27 @@
-"""From the files of finished cells to one table: ``results.parquet`` and ``failures.json`` of a sweep."""
+"""From the files of finished cells to one table: ``results.parquet`` of an experiment."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from probe_lab.cache.files import write_whole
-from probe_lab.cells import METRICS, read_metrics, stored_digest
-from probe_lab.errors import ReportError, SweepError
+from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
-from probe_lab.names import problem_of
 from probe_lab.regular import regular
-from probe_lab.sweep.grid import Cell
+from probe_lab.runs.cell import FinishedCell
+from probe_lab.runs.failures import write_file
+from probe_lab.runs.files import METRICS, finished_names, read_metrics, stored_digest
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 RESULTS = "results.parquet"
-FAILURES = "failures.json"
 RESULTS_VERSION = 1
 _VERSION_KEY = b"probe_lab.results_version"
 _CELLS_KEY = b"probe_lab.cells"
@@ -50,32 +47,13 @@ _COLUMNS: dict[str, str] = {
 _ORDER = ["step", "model", "taps", "loss", "seed", "cell", "evaluator", "metric"]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A cell that could not be trained: one sentence, and the traceback where there is one."""
+class Planned(Protocol):
+    """A cell of a sweep, trained or not: its name, and the value of every swept key."""
 
-    cell: str
-    error: str
-    trace: str = ""
-
-
-def is_finished(cell_folder: Path) -> bool:
-    """Whether a cell has been trained: its folder is renamed into place with ``metrics.json`` in it."""
-    return (cell_folder / METRICS).is_file()
-
-
-def was_stopped(metrics: Mapping[str, Any]) -> bool:
-    """Whether successive halving ended the training of a finished cell early."""
-    return bool(metrics.get("stopped", {}).get("by") == "halving")
-
-
-def estimate_of(metrics: Mapping[str, Any], metric: str, evaluator: str, *, split: str) -> dict[str, Any] | None:
-    """The entry of one metric on one split, with ``estimate``, ``lower`` and ``upper``; None when it has none."""
-    for entry in metrics["metrics"]:
-        if (entry["split"], entry["evaluator"], entry["metric"]) == (split, evaluator, metric):
-            found: dict[str, Any] = entry
-            return found if found["estimate"] is not None else None
-    return None
+    @property
+    def name(self) -> str: ...
+    @property
+    def axes(self) -> Mapping[str, Any]: ...
 
 
 def result_rows(metrics: Mapping[str, Any], axes: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -89,31 +67,54 @@ def result_rows(metrics: Mapping[str, Any], axes: Mapping[str, Any]) -> list[dic
     return [shared | {key: entry.get(key) for key in _COLUMNS if key not in shared} for entry in entries]
 
 
-def collect(folder: Path, cells: Sequence[Cell], *, keep_others: bool = False) -> pd.DataFrame:
-    """The results of the finished ones of ``cells``, columns as in ``results.parquet``, sorted.
+def collect(folder: Path, cells: Sequence[Planned], *, without: Collection[str] = ()) -> pd.DataFrame:
+    """The results of all finished cells in ``folder``, columns as in ``results.parquet``, sorted.
 
-    ``keep_others``: rows of ``folder``/results.parquet of other cells that are still on disk stay; those of a cell that
-    was trained again since are made anew from its files.
+    Those of ``cells`` have their axes; others, of earlier sweeps and trainings, those of the ``results.parquet`` that
+    is there, or none. ``without`` names cells to leave out. Of a cell of an earlier sweep whose files are damaged, the
+    rows of that table stay, so that its readers name it.
+
+    Raises:
+        ReportError: one of ``cells`` is damaged.
     """
     import pandas as pd
 
+    earlier, planned = _earlier(folder), {cell.name for cell in cells}
+    axes = _axes_of(earlier) | {cell.name: cell.axes for cell in cells}
     rows: list[dict[str, Any]] = []
-    for cell in cells:
-        if is_finished(folder / cell.name):
-            rows += result_rows(read_metrics(folder / cell.name), cell.axes)
-    own = {cell.name for cell in cells}
-    if not keep_others or not (folder / RESULTS).exists():
-        return _frame(rows).sort_values(_ORDER, ignore_index=True)
-    arrow = read_table(folder / RESULTS)
-    old, digests = arrow.to_pandas(), _digests(arrow.schema.metadata)
-    kept = {name for name in old["cell"].unique() if is_finished(folder / name)} - own
-    for name in sorted(kept):
-        # One that cannot be read has no digest: its rows stay without one, and its readers refuse it.
-        if stored_digest(folder / name) not in ("", digests.get(name, "")):
-            axes = old.loc[old["cell"] == name, "axes"].iloc[0]
-            rows += result_rows(read_metrics(folder / name), json.loads(axes) if axes else {})
-            kept.remove(name)
-    return pd.concat([old[old["cell"].isin(kept)], _frame(rows)]).sort_values(_ORDER, ignore_index=True)
+    damaged: list[str] = []
+    for name in finished_names(folder):
+        if name in without:
+            continue
+        try:
+            rows += result_rows(read_metrics(folder / name), axes.get(name, {}))
+        except (ReportError, KeyError, TypeError):
+            if name in planned:
+                raise
+            damaged.append(name)
+    table, kept = _frame(rows), earlier[earlier["cell"].isin(damaged)]
+    if len(kept):
+        table = pd.concat([kept, table])
+    return table.sort_values(_ORDER, ignore_index=True)
+
+
+def _earlier(folder: Path) -> pd.DataFrame:
+    """The ``results.parquet`` that a folder holds; an empty one where there is none that can be read."""
+    try:
+        table = read_results(folder)
+    except ReportError:
+        return _frame([])
+    return table if set(_COLUMNS) <= set(table) else _frame([])
+
+
+def _axes_of(table: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
+    """The axes of each cell of a ``results.parquet``."""
+    first = table.drop_duplicates("cell")
+    axes: dict[str, Mapping[str, Any]] = {}
+    for name, text in zip(first["cell"], first["axes"], strict=True):
+        with contextlib.suppress(ValueError, TypeError):  # its report says so
+            axes[str(name)] = dict(read_json(text))
+    return axes
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -142,7 +143,7 @@ def write_results(folder: Path, table: pd.DataFrame) -> Path:
     arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _CONTENT_KEY: _content(arrow).encode()})
     content = io.BytesIO()
     pq.write_table(arrow, content, write_page_checksum=True)
-    return _write(folder / RESULTS, content.getvalue())
+    return write_file(folder / RESULTS, content.getvalue())
 
 
 def _content(table: pa.Table) -> str:
@@ -191,14 +192,14 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
-def require_cells(path: Path, metadata: Mapping[bytes, bytes] | None, cells: Mapping[str, Mapping[str, Any]]) -> None:
-    """ReportError where a ``results.parquet`` is of other trainings than those whose ``metrics`` lie beside it."""
+def require_cells(path: Path, metadata: Mapping[bytes, bytes] | None, cells: Iterable[FinishedCell]) -> None:
+    """ReportError where a ``results.parquet`` is of other trainings of these cells."""
     digests = _digests(metadata)
-    for name, metrics in cells.items():
-        if digests.get(name) and digests[name] != metrics.get("digest"):
+    for cell in cells:
+        if digests.get(cell.name) and digests[cell.name] != cell.digest:
             raise ReportError(
-                f"{path} holds other results of {name} than its {METRICS}, those of before or of another runs folder: "
-                "run `probe-lab sweep` again, it only writes the file anew"
+                f"{path} holds other results of {cell.name} than its {METRICS}, those of before or of another runs "
+                "folder: run `probe-lab sweep` again, it only writes the file anew"
             )
 
 
@@ -218,48 +219,3 @@ def require_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
             f"{path} is of version {version} and this is version {RESULTS_VERSION}: "
             "run `probe-lab sweep` again, it only writes the file anew"
         )
-
-
-def write_failures(folder: Path, failures: Iterable[Failure]) -> Path:
-    """``failures.json``: a list of {cell, error, traceback}, empty when all went well."""
-    content = [{"cell": f.cell, "error": f.error, "traceback": f.trace} for f in failures]
-    return _write(folder / FAILURES, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def read_failures(folder: Path) -> list[Failure]:
-    """What ``write_failures`` left, nothing where there is no such file. ReportError when it is damaged."""
-    path = folder / FAILURES
-    if not path.exists():
-        return []
-    try:
-        return [_failure(entry) for entry in read_json(regular(path).read_bytes())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReportError(
-            f"{path} is not a list of {{cell, error, traceback}} ({error}): "
-            "run `probe-lab sweep` again, it only writes the file anew"
-        ) from error
-
-
-def _failure(entry: Any) -> Failure:
-    """KeyError, TypeError or ValueError for what is none."""
-    cell, error, trace = entry["cell"], entry["error"], entry.get("traceback", "")
-    if not all(isinstance(text, str) for text in (cell, error, trace)):
-        raise TypeError(f"the entry of {cell!r} holds other values than texts")
-    if problem_of(cell):
-        raise ValueError(f"the cell {cell!r} is no name")
-    return Failure(cell, error, trace)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all. SweepError when the folder refuses it."""
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise cannot_write(path.parent, error) from error
-    return path
-
-
-def cannot_write(folder: Path, error: OSError) -> SweepError:
-    """What the operating system says about a runs folder, with what to do."""
-    advice = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another folder with runs=FOLDER"
-    return SweepError(f"cannot write in {folder}: {error.strerror or error}; {advice} and run the same command again")

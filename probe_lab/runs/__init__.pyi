@@ -1,0 +1,9 @@
+from probe_lab.runs.cell import FinishedCell as FinishedCell
+from probe_lab.runs.cell import Measure as Measure
+from probe_lab.runs.files import CONFIG as CONFIG
+from probe_lab.runs.files import DESCRIPTION as DESCRIPTION
+from probe_lab.runs.files import METRICS as METRICS
+from probe_lab.runs.files import PREDICTIONS as PREDICTIONS
+from probe_lab.runs.files import WEIGHTS as WEIGHTS
+from probe_lab.runs.files import is_finished as is_finished
+from probe_lab.runs.folder import Runs as Runs
