@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from probe_lab.cache import Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Experiment
 from probe_lab.errors import ProbeLabError
+from probe_lab.sweep.alike import recognised
 from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
 from probe_lab.sweep.local import at_once_of
 from probe_lab.sweep.needs import require_all, require_arrays
@@ -68,7 +69,8 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
             for instance, is said in the plan.
         ReportError: a finished cell whose files are damaged.
     """
-    layout, folder = lay_out(experiment), experiment.runs_folder
+    folder, layout = experiment.runs_folder, lay_out(experiment)
+    layout = replace(layout, cells=recognised(layout.cells, folder))
     caches = {str(cell.experiment.cache_folder): cell.experiment.cache_folder for cell in layout.cells}
     manifests = {place: Manifest.load(path) for place, path in caches.items() if manifest_path(path).exists()}
     readable = [cell for cell in layout.cells if str(cell.experiment.cache_folder) in manifests]

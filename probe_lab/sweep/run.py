@@ -22,6 +22,7 @@ from probe_lab.runs import FinishedCell, Measure, Runs, is_finished
 from probe_lab.runs.failures import FAILURES, Failure, cannot_write, read_failures, write_failures
 from probe_lab.runs.table import RESULTS, collect, write_results
 from probe_lab.sweep.adopt import adopt
+from probe_lab.sweep.alike import recognised
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
 from probe_lab.sweep.local import local_engine
@@ -89,7 +90,8 @@ def run_sweep(
     """Train every cell of the experiment that is not finished, into ``experiment.runs_folder``.
 
     The results of several sweeps and trainings of an experiment stand side by side in its ``results.parquet``: all
-    finished cells, but for those whose cache has changed since. Cells that another experiment of the same runs has
+    finished cells, but for those whose cache has changed since. A finished cell that differs from a planned one only in
+    keys that its model does not read is that cell. Cells that another experiment of the same runs has
     finished are copied from it; those that successive halving stopped count as finished only where the sweep halves,
     and those whose samples or scores the cache no longer holds are trained again.
     ``trainer`` replaces the training of probes, and with it ``preview_factory``; both are pickled to worker processes.
@@ -101,7 +103,8 @@ def run_sweep(
         KeyboardInterrupt: after Ctrl-C or SIGTERM; workers are stopped, finished cells are kept, and a
             message says how to continue.
     """
-    plan, folder = cells(experiment), experiment.runs_folder
+    folder = experiment.runs_folder
+    plan = recognised(cells(experiment), folder)
     trainer = trainer or ProbeTrainer(preview_factory, with_trainer=not experiment.sweep)
     standing = standing_of(experiment, plan)
     skipped, taken = tuple(standing.kept), standing.taken
