@@ -28,11 +28,12 @@ def recognised(cells: Sequence[Cell], folder: Path) -> tuple[Cell, ...]:
     """
     missing = [cell for cell in cells if not is_finished(folder / cell.name)]
     others = _others(folder, {cell.name for cell in cells}) if missing else {}
-    names = {}
+    configs, names = Configs(), {}
     for cell in missing:
         probe = cell.experiment.probe
         candidates = others.get((probe.model, probe.step, tuple(probe.taps)), [])
-        same = next((finished for finished in candidates if _is_same(cell, finished)), None)
+        own = configs.complete(dict(flat(plain(cell.experiment)))) if candidates else {}
+        same = next((finished for finished in candidates if _is_same(cell, own, finished)), None)
         if same is not None:
             candidates.remove(same)
             names[cell.name] = same.name
@@ -52,16 +53,13 @@ def _others(folder: Path, planned: Collection[str]) -> dict[Place, list[Finished
     return others
 
 
-def _is_same(cell: Cell, finished: FinishedCell) -> bool:
-    """Whether two cells of one place differ only in keys that their model does not read."""
+def _is_same(cell: Cell, own: Flat, finished: FinishedCell) -> bool:
+    """Whether a cell with the configuration ``own`` differs from one of its place only in keys that their model does
+    not read."""
     probe = cell.experiment.probe
-    unread, own, other = unread_keys(probe.model, probe.loss), _config(cell), finished.config
+    unread, other = unread_keys(probe.model, probe.loss), finished.config
     return (
         all(own[key] == other[key] for key in ("probe.loss", "trainer.seed") if key not in unread)
         and tuple(cell.experiment.probe_evaluators) == finished.evaluators
         and unread.issuperset(differing([own, other]))
     )
-
-
-def _config(cell: Cell) -> Flat:
-    return Configs().complete(dict(flat(plain(cell.experiment))))
