@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 from probe_lab.errors import ConfigError, nearest
 
 T = TypeVar("T")
+Made = Callable[[object], T | None]
 
 
 class Registry(Generic[T]):
@@ -24,22 +25,32 @@ class Registry(Generic[T]):
     current folder. The last is a text like all others, so it works in worker processes, which import it themselves.
     """
 
-    def __init__(self, what: str, of: type[T], group: str, entries: Mapping[str, T]) -> None:
+    def __init__(
+        self,
+        what: str,
+        of: type[T],
+        group: str,
+        entries: Mapping[str, T],
+        *,
+        made: Made[T] | None = None,
+        wanted: str = "",
+    ) -> None:
+        """``made`` turns other objects of a module into entries, None where it cannot; ``wanted`` says what to name."""
         self.what = what
-        self._of = of
-        self._group = group
+        self._of, self._group, self._made = of, group, made
+        self._wanted = wanted or f"an instance of {of.__name__}"
         self._entries = dict(entries)
         self._imported: dict[str, T] = {}
 
     def register(self, name: str, entry: T) -> None:
-        """Let experiments name ``entry``; again the same name only for an equal entry.
+        """Let experiments name ``entry``.
 
         Raises:
             ConfigError: the name is taken, or has a colon, or the entry is of another type.
         """
         if ":" in name:
             raise ConfigError(f"the {self.what} '{name}' cannot be registered: leave out ':', of module:attribute")
-        if self._entries.get(name, entry) != entry:
+        if name in self._entries:
             raise ConfigError(f"the {self.what} '{name}' is registered twice: give the second one another name")
         self._entries[name] = self._checked(name, entry)
 
@@ -79,11 +90,13 @@ class Registry(Generic[T]):
         self._imported[name] = self._checked(name, imported(name))
         return self._imported[name]
 
-    def _checked(self, name: str, entry: object) -> T:
-        if not isinstance(entry, self._of):
-            kind = entry.__name__ if isinstance(entry, type) else type(entry).__name__
-            raise ConfigError(f"the {self.what} '{name}' is a {kind}: name an instance of {self._of.__name__}")
-        return entry
+    def _checked(self, name: str, found: object) -> T:
+        if isinstance(found, self._of):
+            return found
+        if self._made is not None and (entry := self._made(found)) is not None:
+            return entry
+        kind = found.__name__ if isinstance(found, type) else type(found).__name__
+        raise ConfigError(f"the {self.what} '{name}' is a {kind}: name {self._wanted}")
 
 
 @functools.cache
@@ -99,6 +112,7 @@ def registry_of(key: str) -> Registry[Any]:
 
 NAMED = {
     "probe.model": "probe_lab.probes.kinds:MODELS",
+    "evaluators": "probe_lab.evaluators.base:EVALUATORS",
 }
 """Keys of an experiment that name entries, and where their registries are."""
 
@@ -124,13 +138,40 @@ def imported(path: str) -> Any:
             "current folder, or install it"
         ) from error
     except Exception as error:
-        raise ConfigError(f"'{path}' cannot be imported: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"'{path}' cannot be imported: {_told(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [entry for entry in vars(found) if not entry.startswith("_")]
             raise ConfigError(f"'{path}' does not exist, '{name}' has no '{part}': {nearest(part, public)}")
         found = getattr(found, part)
     return found
+
+
+def import_file(path: Path) -> None:
+    """Import a Python file as the module of its name, for ``module:attribute``.
+
+    Its folder stays on the path of modules: worker processes are started with the same one.
+
+    Raises:
+        ConfigError: there is no such file, another module has its name, or importing it fails.
+    """
+    path = path.resolve()
+    if path.suffix != ".py" or not path.is_file():
+        files = [file.name for file in path.parent.glob("*.py")]
+        raise ConfigError(f"'plugins' names {path}, which is no Python file: {nearest(path.name, files)}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        module = importlib.import_module(path.stem)
+    except Exception as error:
+        raise ConfigError(f"'plugins' names {path}, which cannot be imported: {_told(error)}") from error
+    place = getattr(module, "__file__", None) or "built in"
+    if Path(place).resolve() != path:
+        raise ConfigError(f"'plugins' names {path}, and there is another module '{path.stem}' ({place}): rename it")
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 @contextmanager

@@ -205,6 +205,6 @@ def stems(folder: Path, suffix: str) -> list[str]:
 
 
 def valid_name(name: str) -> bool:
-    """Whether a text encoder or evaluator name, with its labels behind "@", is also a file name everywhere."""
+    """Whether a text encoder or evaluator name, ``module:class`` or with labels behind "@", is also a file name."""
     fits = len(name) <= MOST_BYTES
-    return fits and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(@[A-Za-z0-9_.-]+)*", name) is not None
+    return fits and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_.]+)?(@[A-Za-z0-9_.-]+)*", name) is not None

@@ -16,7 +16,7 @@ from probe_lab.capture.faults import finite_rows
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
-from probe_lab.evaluators import Evaluator, available, create, score_all
+from probe_lab.evaluators import Evaluator, create, is_known, score_all
 
 Previewer = Callable[[Tensor, list[str], Sequence[str]], Tensor]
 """(x0 [n, C, h, w], prompts, evaluators) -> scores, float32 [n, evaluators]; NaN where x0 decodes to no picture."""
@@ -66,7 +66,7 @@ def previewer(
 
 def preview_evaluator(name: str, scoring: Scoring | None = None) -> Evaluator:
     """An evaluator that can score new pictures. ScoreError for one whose scores were imported."""
-    if name.partition("@")[0] not in available():
+    if not is_known(name):
         raise ScoreError(
             f"previews are pictures of their own, and the scores of '{name}' were imported: leave x0_preview or "
             f"preview:{name} out, or name evaluators that can run"

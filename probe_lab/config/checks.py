@@ -61,6 +61,9 @@ def check(experiment: Experiment) -> None:
     if not (experiment.backbone.name or (experiment.backbone.family and experiment.backbone.path)):
         raise ConfigError("'backbone' is empty: name a built-in one, tiny-sd for instance, or {family: ..., path: ...}")
     parse_loss(probe.loss)
+    for evaluator in experiment.evaluators:
+        if ":" in evaluator:  # others may be scores that were imported
+            require_named("evaluators", evaluator.partition("@")[0])
     require_named(_MODEL, probe.model)
 
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from probe_lab.config.checks import check, check_axis_names, require_probe_step
@@ -23,8 +23,10 @@ from probe_lab.config.repeats import check_axes
 from probe_lab.config.schema import BACKBONE, Experiment, Schema
 from probe_lab.config.sweep import Sweep, overridden, read_sweep, require_option
 from probe_lab.errors import ConfigError, nearest
+from probe_lab.registry import import_file
 
 EXPERIMENTS = Path("experiments")
+PLUGINS = "plugins"
 SHIPPED = Path(__file__).parents[2] / "experiments"
 """Those of the checkout, also when a command is started in another folder."""
 FORMER = {
@@ -49,6 +51,8 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None, *, sto
     if stored:
         _drop_former(content)
     try:
+        if not stored:
+            _import_plugins(content, changes, path.parent)
         experiment = build_experiment(content, changes, origin=str(path), default_name=path.stem)
         if any(OmegaConf.select(part, "probe.step") is not None for part in (content, changes)):
             require_probe_step(experiment)
@@ -56,6 +60,13 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None, *, sto
         sentence = _with_line(str(error), document, changes)
         raise ConfigError(without_values(sentence, str(document.content), *(overrides or []))) from error
     return dataclasses.replace(experiment, asked=(str(name), *(overrides or [])))
+
+
+def _import_plugins(content: DictConfig, changes: DictConfig, folder: Path) -> None:
+    """What the experiment names may be in its plugins; their type is checked with that of all other keys."""
+    plugins = (changes if PLUGINS in changes else content).get(PLUGINS)
+    for name in plugins if isinstance(plugins, ListConfig) else ():
+        import_file(folder / str(name))
 
 
 def _with_included(path: Path) -> Document:

@@ -164,7 +164,7 @@ def _named(key: str) -> Iterator[Entry]:
 
 
 def _entry(key: str, about: Declared) -> Entry:
-    if key in NAMED:
+    if key in NAMED and not about.allowed:
         allowed = f"{', '.join(registry_of(key).names())} or `module:attribute`"
     else:
         allowed = _allowed(hint_at(key.split(".")), about)

@@ -93,7 +93,7 @@ class ProbeConfig:
     loss: str = key(
         "listwise",
         "Training objective, a sum of terms. `listwise+infonce` for instance.",
-        allowed=f"a sum of {', '.join(TERMS)}",
+        allowed=f"a sum of {', '.join(TERMS)} or `module:attribute`",
     )
     within_prompt: bool = key(True, "Let ranking terms compare only the seeds of one prompt with each other.")
     text: Literal["none", "pooled", "tokens"] = key("tokens", "Text embeddings of the prompt that it reads.")
@@ -310,7 +310,7 @@ class Schema:
     cache: CacheConfig = section_field(CacheConfig)
     evaluators: list[str] = key(
         ["shapes_reward"],
-        "Evaluators that score the images. `probe-lab evaluators` lists them.",
+        "Evaluators that score the images. `probe-lab evaluators` lists them; your own is `module:class`.",
         allowed="at least one",
     )
     scoring: Scoring = section_field(Scoring)
@@ -328,6 +328,12 @@ class Schema:
     workers: int = key(2, "Processes that generate, score and train at a time.", positive(4_096), in_result=False)
     runs: str = key("runs", "Folder of results.", in_result=False)
     reports: str = key("reports", "Folder of reports.", in_result=False)
+    plugins: list[str] = key(
+        [],
+        "Python files to import first, so that `module:attribute` finds them. Paths are relative to the file of the "
+        "experiment.",
+        in_result=False,
+    )
 
     @property
     def cache_folder(self) -> Path:

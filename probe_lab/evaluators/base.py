@@ -11,7 +11,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from probe_lab.config import EvaluatorModel, Scoring
-from probe_lab.errors import ConfigError, nearest
+from probe_lab.errors import ConfigError
+from probe_lab.registry import Registry
 
 Prepared = Image | Tensor
 """What an evaluator makes of a decoded picture before it scores it."""
@@ -104,46 +105,64 @@ class Card:
 
 Factory = Callable[[Settings], Evaluator]
 
-_FACTORIES: dict[str, Factory] = {}
-_CARDS: dict[str, Card] = {}
+
+@dataclass(frozen=True)
+class Catalogued:
+    """What makes an evaluator, and what is said of it."""
+
+    factory: Factory
+    card: Card
+
+
+def _own(found: object) -> Catalogued | None:
+    """A class of the user's own, described by the first line of its docstring."""
+    if not (isinstance(found, type) and issubclass(found, Evaluator)):
+        return None
+    return Catalogued(found, Card((found.__doc__ or "").strip().partition("\n")[0].rstrip("."), ""))
+
+
+EVALUATORS: Registry[Catalogued] = Registry(
+    "evaluator", Catalogued, "evaluators", {}, made=_own, wanted="a subclass of Evaluator"
+)
+"""Filled by the catalogue."""
 
 
 def register(name: str, factory: Factory, card: Card | None = None) -> None:
     """Make ``create(name)`` call ``factory``, which loads what it needs only when it scores.
 
-    ConfigError when the name is taken, or holds an "@".
+    ConfigError when the name is taken, or holds an "@" or ":".
     """
-    if name in _FACTORIES:
-        raise ConfigError(f"the evaluator '{name}' is registered twice: give the second one another name")
     if "@" in name:
         raise ConfigError(f"the evaluator '{name}' cannot be registered: '@' parts a name from a label, leave it out")
-    _FACTORIES[name] = factory
-    _CARDS[name] = card or Card(measures="", range="")
+    EVALUATORS.register(name, Catalogued(factory, card or Card(measures="", range="")))
 
 
 def create(name: str, scoring: Scoring | None = None) -> Evaluator:
-    """A ready evaluator. ConfigError for an unknown name (with the nearest).
+    """A ready evaluator, of the catalogue or of ``module:class``. ConfigError for an unknown name (with the nearest).
 
     ``clip_score@large`` is a second ``clip_score``, with the entry ``clip_score@large`` of ``scoring.models``.
     """
-    kind = name.partition("@")[0]
-    if kind not in _FACTORIES:
-        raise ConfigError(f"there is no evaluator '{name}': {nearest(kind, _FACTORIES)}")
-    scoring = scoring or Scoring()
-    return _FACTORIES[kind](Settings(name, scoring.models.get(name, EvaluatorModel()), scoring))
+    factory, scoring = EVALUATORS.get(_kind(name)).factory, scoring or Scoring()
+    return factory(Settings(name, scoring.models.get(name, EvaluatorModel()), scoring))
 
 
 def available() -> tuple[str, ...]:
-    """The names that ``create`` knows, sorted."""
-    return tuple(sorted(_FACTORIES))
+    """The names that ``create`` knows without a module, sorted."""
+    return tuple(sorted(EVALUATORS.names()))
+
+
+def is_known(name: str) -> bool:
+    """Whether ``create`` can make it, labelled or not; one of a module only once that is imported."""
+    return EVALUATORS.loaded(_kind(name)) is not None
 
 
 def card(name: str) -> Card:
-    """What is known of a registered evaluator, labelled or not. ConfigError for an unknown name."""
-    kind = name.partition("@")[0]
-    if kind not in _CARDS:
-        raise ConfigError(f"there is no evaluator '{name}': {nearest(kind, _CARDS)}")
-    return _CARDS[kind]
+    """What is known of an evaluator, labelled or not. ConfigError for an unknown name."""
+    return EVALUATORS.get(_kind(name)).card
+
+
+def _kind(name: str) -> str:
+    return name.partition("@")[0]
 
 
 def families(evaluators: Sequence[Evaluator]) -> list[list[Evaluator]]:

@@ -16,7 +16,7 @@ from probe_lab.cache import Cache, sha256_of, write_scores
 from probe_lab.cache.layout import scores_path, valid_name
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.errors import ScoreError, nearest
-from probe_lab.evaluators.base import available
+from probe_lab.evaluators.base import is_known
 from probe_lab.regular import regular
 
 KEYS: tuple[tuple[str, ...], ...] = (("sample_id",), ("prompt", "seed"))
@@ -65,10 +65,10 @@ def import_scores(
 
 
 def _check_name(cache: Cache, evaluator: str, overwrite: bool) -> None:
-    if not valid_name(evaluator):
+    if not valid_name(evaluator) or ":" in evaluator:
         raise ScoreError(f"--evaluator {evaluator!r} is no name: write letters, digits and _ . - (a@b: a label)")
     kind = evaluator.partition("@")[0]
-    if kind in available():
+    if is_known(kind):
         raise ScoreError(
             f"'{evaluator}' is an evaluator that `probe-lab score` computes: import scores made elsewhere under a name "
             f"of their own, {kind}_imported for instance"

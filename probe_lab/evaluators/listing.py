@@ -15,7 +15,7 @@ from probe_lab.cache.layout import scores_path, stems
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
-from probe_lab.evaluators.base import Card, Settings, available, card
+from probe_lab.evaluators.base import Card, Settings, available, card, is_known
 from probe_lab.evaluators.checkpoints import Key, is_present
 from probe_lab.fitting import Fitting
 
@@ -42,7 +42,7 @@ def list_evaluators(experiment: Experiment | None = None) -> list[Listed]:
     given = [each for each in _given(experiment.cache_folder) if each.name not in scoring.models] if experiment else []
     if experiment:
         names |= {*experiment.evaluators, *scoring.models} - {each.name for each in given}
-    return [_listed(name, scoring) for name in sorted(names) if name.partition("@")[0] in available()] + given
+    return [_listed(name, scoring) for name in sorted(names) if is_known(name)] + given
 
 
 def evaluators_table(listed: Sequence[Listed]) -> Group:
@@ -108,6 +108,6 @@ def _given(folder: Path) -> list[Listed]:
             continue
         if IMPORTED in stored:
             found.append(Listed(name, Card(f"imported from {stored[IMPORTED]}", "", ""), "imported"))
-        elif stored.get("evaluator", name) != name and name.partition("@")[0] in available():
+        elif stored.get("evaluator", name) != name and is_known(name):
             found.append(Listed(name, card(name), "kept"))
     return found

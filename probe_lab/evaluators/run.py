@@ -18,7 +18,7 @@ from probe_lab.cache.layout import scores_path, stems
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.config import Engine, Scoring
 from probe_lab.errors import ConfigError, ScoreError, nearest
-from probe_lab.evaluators.base import Evaluator, available, create
+from probe_lab.evaluators.base import Evaluator, available, card, create, is_known
 from probe_lab.evaluators.ledger import Ledger
 from probe_lab.evaluators.passes import Part, score_apart, score_here
 
@@ -114,13 +114,15 @@ def check_names(folder: Path, names: Sequence[str], scoring: Scoring) -> None:
     """ConfigError for an evaluator that is neither in the catalogue nor imported, and for settings of no evaluator."""
     known = available()
     for name in names:
-        if name.partition("@")[0] not in known and not scores_path(folder, name).exists():
+        if ":" in name:
+            card(name)  # imports its module
+        elif not is_known(name) and not scores_path(folder, name).exists():
             raise ConfigError(
                 f"there is no evaluator '{name}': {nearest(name, {*known, *stems(folder / 'scores', '.parquet')})}; "
                 f"scores made elsewhere come in by `probe-lab score EXPERIMENT --import FILE --evaluator {name}`"
             )
     for name in scoring.models:
-        if name.partition("@")[0] not in known:
+        if not is_known(name):
             raise ConfigError(f"'scoring.models.{name}' is of no evaluator: {nearest(name, known)}")
 
 
@@ -128,7 +130,7 @@ def is_given(folder: Path, name: str, scoring: Scoring) -> bool:
     """Whether the scores of this name are there and not for us to compute: imported, or of a former checkpoint."""
     if name in scoring.models or not scores_path(folder, name).exists():
         return False
-    if name.partition("@")[0] not in available():
+    if not is_known(name):
         return True
     try:
         stored = read_score_metadata(folder, name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from probe_lab.config import Experiment
 from probe_lab.errors import ScoreError
-from probe_lab.evaluators.base import available, card, create
+from probe_lab.evaluators.base import card, create, is_known
 from probe_lab.evaluators.run import is_given
 
 _SHOWN = 3
@@ -18,7 +18,7 @@ def unscorable_note(experiment: Experiment, prompts: Sequence[str]) -> str:
     if not experiment.capture.images:
         return ""
     for name in experiment.evaluators:
-        known = name.partition("@")[0] in available()
+        known = is_known(name)
         # Those with weights to fetch read any text, and need not be where images are made.
         if not known or card(name).weights or is_given(experiment.cache_folder, name, experiment.scoring):
             continue

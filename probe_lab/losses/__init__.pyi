@@ -10,9 +10,13 @@ from probe_lab.losses.pairs import lambda_rank as lambda_rank
 from probe_lab.losses.pairs import pairwise_hinge as pairwise_hinge
 from probe_lab.losses.pairs import pairwise_logistic as pairwise_logistic
 from probe_lab.losses.squares import mse as mse
+from probe_lab.losses.terms import LOSSES as LOSSES
 from probe_lab.losses.terms import TERMS as TERMS
 from probe_lab.losses.terms import Annealed as Annealed
+from probe_lab.losses.terms import Loss as Loss
 from probe_lab.losses.terms import Term as Term
 from probe_lab.losses.terms import annealed as annealed
+from probe_lab.losses.terms import in_order as in_order
+from probe_lab.losses.terms import loss_text as loss_text
 from probe_lab.losses.terms import parse_loss as parse_loss
 from probe_lab.losses.terms import rising as rising

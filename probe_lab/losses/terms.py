@@ -1,17 +1,22 @@
-"""What a loss expression may name, and the schedule of Probe-Select."""
+"""What a loss expression may name, one ``Loss`` per term, and the schedule of Probe-Select."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
+from probe_lab import losses  # gives its functions when they are called: an experiment is read without torch
 from probe_lab.errors import ConfigError, nearest
+from probe_lab.registry import Registry
 
-Term = Literal[
-    "mse", "listwise", "infonce", "pairwise", "listnet", "listmle", "pearson", "margin", "lambdarank", "spearman"
-]
-TERMS: tuple[Term, ...] = get_args(Term)
-"""In this order the terms of a sum stand in the names of cells: new ones belong at the end."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Scored = Callable[[Tensor, Tensor, "Annealed", Tensor | None], Tensor]
+
+Term = str
+"""The name of a ``Loss``."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,64 @@ class Annealed:
 
     temperature: float
     margin: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A term of ``probe.loss``.
+
+    Attributes:
+        score: (prediction [B], target [B], τ and α of the epoch, group [B] or None) -> scalar, for one evaluator, see
+            the package; ``group`` is None without ``probe.within_prompt``. None for ``infonce``, which compares
+            embeddings with text.
+        label: what reports call it; empty: its name.
+        keys: the keys of ``probe`` that change it, beside ``within_prompt``.
+        compares: whether it compares samples with each other.
+        scaled: whether it gives predictions the scale of the targets: then they are not calibrated.
+        weight: the key of ``probe`` that weighs it, one of ``keys``; empty: it counts once.
+    """
+
+    score: Scored | None
+    label: str = ""
+    keys: tuple[str, ...] = ()
+    compares: bool = True
+    scaled: bool = False
+    weight: str = ""
+
+    def reads(self, key: str) -> bool:
+        """Whether a key of ``probe`` changes it."""
+        return key in self.keys or (key == "within_prompt" and self.compares and self.score is not None)
+
+
+_OURS = {
+    "mse": Loss(lambda y, target, now, group: losses.mse(y, target), "MSE", compares=False, scaled=True),
+    "listwise": Loss(
+        lambda y, target, now, group: losses.listwise(
+            y, target, temperature=now.temperature, margin=now.margin, group=group
+        ),
+        keys=("temperature", "margin"),
+    ),
+    "infonce": Loss(None, "InfoNCE", keys=("alignment", "nce_temperature", "nce_temperature_ratio", "nce_negatives")),
+    "pairwise": Loss(lambda y, target, now, group: losses.pairwise_logistic(y, target, group=group), "RankNet"),
+    "listnet": Loss(lambda y, target, now, group: losses.list_net(y, target, group=group), "ListNet"),
+    "listmle": Loss(lambda y, target, now, group: losses.list_mle(y, target, group=group), "ListMLE"),
+    "pearson": Loss(
+        lambda y, target, now, group: losses.pearson(y, target, group=group),
+        "Pearson",
+        keys=("correlation",),
+        weight="correlation",
+    ),
+    "margin": Loss(lambda y, target, now, group: losses.pairwise_hinge(y, target, group=group), "hinge"),
+    "lambdarank": Loss(lambda y, target, now, group: losses.lambda_rank(y, target, group=group), "LambdaRank"),
+    "spearman": Loss(
+        lambda y, target, now, group: losses.spearman(y, target, temperature=now.temperature, group=group),
+        "Spearman",
+        keys=("temperature",),
+    ),
+}
+"""In this order the terms of a sum stand in the names of cells: new ones belong at the end."""
+TERMS: tuple[Term, ...] = tuple(_OURS)
+LOSSES = Registry("loss term", Loss, "losses", _OURS)
 
 
 def annealed(epoch: int, epochs: int, *, temperature_max: float, margin_max: float) -> Annealed:
@@ -49,9 +112,21 @@ def parse_loss(expression: str) -> tuple[Term, ...]:
     for name in (part.strip() for part in expression.split("+")):
         if not name:
             raise ConfigError(f"loss '{expression}' has an empty term: join terms by + {nearest('', TERMS)}")
-        if name not in TERMS:
+        if ":" not in name and LOSSES.loaded(name) is None:
             raise ConfigError(f"loss '{expression}' has the unknown term '{name}': {nearest(name, TERMS)}")
+        LOSSES.get(name)
         if name in terms:
             raise ConfigError(f"loss '{expression}' has the term '{name}' twice: write each term once")
         terms.append(name)
     return tuple(terms)
+
+
+def in_order(terms: tuple[Term, ...]) -> list[Term]:
+    """As the terms of a sum stand in the names of cells: ours in the order of ``TERMS``, then others by name."""
+    return sorted(terms, key=lambda term: (TERMS.index(term) if term in TERMS else len(TERMS), term))
+
+
+def loss_text(expression: str) -> str:
+    """``listwise+infonce`` -> "listwise + InfoNCE"."""
+    known = {name: LOSSES.loaded(name) for name in expression.split("+")}
+    return " + ".join((loss.label if loss else "") or name.rpartition(":")[2] for name, loss in known.items())

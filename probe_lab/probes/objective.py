@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,27 +10,7 @@ from torch import Tensor
 from probe_lab import losses
 from probe_lab.config import Negatives, ProbeConfig
 from probe_lab.errors import ConfigError
-from probe_lab.losses import Annealed, Term, annealed, rising
-
-Scored = Callable[[Tensor, Tensor, Annealed, Tensor | None], Tensor]
-"""(prediction [B], target [B], τ and α of the epoch, group [B] or None) -> scalar, for one evaluator."""
-
-SCORED: Mapping[Term, Scored] = {
-    "mse": lambda prediction, target, now, group: losses.mse(prediction, target),
-    "listwise": lambda prediction, target, now, group: losses.listwise(
-        prediction, target, temperature=now.temperature, margin=now.margin, group=group
-    ),
-    "pairwise": lambda prediction, target, now, group: losses.pairwise_logistic(prediction, target, group=group),
-    "listnet": lambda prediction, target, now, group: losses.list_net(prediction, target, group=group),
-    "listmle": lambda prediction, target, now, group: losses.list_mle(prediction, target, group=group),
-    "pearson": lambda prediction, target, now, group: losses.pearson(prediction, target, group=group),
-    "margin": lambda prediction, target, now, group: losses.pairwise_hinge(prediction, target, group=group),
-    "lambdarank": lambda prediction, target, now, group: losses.lambda_rank(prediction, target, group=group),
-    "spearman": lambda prediction, target, now, group: losses.spearman(
-        prediction, target, temperature=now.temperature, group=group
-    ),
-}
-"""The terms that compare predictions with scores; ``infonce`` compares embeddings with text instead."""
+from probe_lab.losses import LOSSES, TERMS, Term, annealed, rising
 
 
 @dataclass(frozen=True)
@@ -59,9 +38,10 @@ class Objective:
     negatives: Negatives = "prompts"
 
     def __post_init__(self) -> None:
-        if not any(term in SCORED for term in self.terms):
+        if not any(LOSSES.get(term).score for term in self.terms):
+            others = sorted(term for term in TERMS if LOSSES.get(term).score)
             raise ConfigError(
-                f"probe.loss={'+'.join(self.terms)} trains no predictions: add one of {', '.join(sorted(SCORED))}"
+                f"probe.loss={'+'.join(self.terms)} trains no predictions: add one of {', '.join(others)}"
             )
 
     @classmethod
@@ -82,7 +62,7 @@ class Objective:
     @property
     def across_prompts(self) -> bool:
         """Whether samples of different prompts are compared, so that the loss depends on which share a batch."""
-        return self.contrastive or (not self.within_prompt and set(self.terms) != {"mse"})
+        return self.contrastive or (not self.within_prompt and any(LOSSES.get(term).compares for term in self.terms))
 
     @property
     def contrastive(self) -> bool:
@@ -92,18 +72,19 @@ class Objective:
     @property
     def scaled(self) -> bool:
         """Whether predictions are trained to have the scale of the targets; ranking terms leave it open."""
-        return "mse" in self.terms
+        return any(LOSSES.get(term).scaled for term in self.terms)
 
     def scored(self, prediction: Tensor, target: Tensor, group: Tensor, epoch: int) -> Tensor:
         """``prediction`` and ``target`` ``[B, E]``, ``group`` ``[B]`` to a scalar."""
         now = annealed(epoch, self.epochs, temperature_max=self.temperature, margin_max=self.margin)
         lists = group if self.within_prompt else None
-        values = [
-            self._weight(term) * SCORED[term](prediction[:, e], target[:, e], now, lists)
-            for term in self.terms
-            if term in SCORED
-            for e in range(prediction.shape[1])
-        ]
+        values: list[Tensor] = []
+        for loss in map(LOSSES.get, self.terms):
+            if loss.score is not None:
+                weight = getattr(self, loss.weight) if loss.weight else 1.0
+                values += [
+                    weight * loss.score(prediction[:, e], target[:, e], now, lists) for e in range(prediction.shape[1])
+                ]
         return torch.stack(values).sum() / prediction.shape[1]
 
     def contrast(self, embedding: Tensor, text: Tensor, group: Tensor, epoch: int = 0) -> Tensor:
@@ -111,6 +92,3 @@ class Objective:
         temperature = rising(epoch, self.epochs, first=self.nce_temperature, ratio=self.nce_temperature_ratio)
         known = group if self.negatives == "prompts" else None
         return self.alignment * losses.info_nce(embedding, text, temperature=temperature, group=known)
-
-    def _weight(self, term: Term) -> float:
-        return self.correlation if term == "pearson" else 1.0

@@ -22,6 +22,7 @@ from PIL import Image
 
 from probe_lab.console import visible
 from probe_lab.fonts import families, needs_others
+from probe_lab.losses import loss_text
 from probe_lab.probes.kinds import recorded
 
 COLUMN = 3.3
@@ -48,17 +49,6 @@ _EVALUATORS = {
     "blip_itm": "BLIP-ITM",
     "blip_itc": "BLIP-ITC",
     "shapes_clip_score": "shapes CLIPScore",
-}
-_LOSSES = {
-    "mse": "MSE",
-    "infonce": "InfoNCE",
-    "pairwise": "RankNet",
-    "listnet": "ListNet",
-    "listmle": "ListMLE",
-    "lambdarank": "LambdaRank",
-    "margin": "hinge",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
 }
 METRICS = {
     "srcc": "SRCC, all images",
@@ -173,7 +163,7 @@ def evaluator_label(name: str) -> str:
     ``clip_score@large``, one of several of a kind, -> "CLIPScore (large)".
     """
     kind, *labels = name.split("@")
-    text = _EVALUATORS.get(kind, kind.replace("_", " "))
+    text = _EVALUATORS.get(kind, kind.rpartition(":")[2].replace("_", " "))
     return f"{text} ({', '.join(labels)})" if labels else text
 
 
@@ -183,7 +173,7 @@ def model_label(name: str) -> str:
 
 def loss_label(name: str) -> str:
     """``listwise+infonce`` -> "listwise + InfoNCE"."""
-    return " + ".join(_LOSSES.get(term, term) for term in name.split("+")) if name else DASH
+    return loss_text(name) if name else DASH
 
 
 def tap_label(tap: str) -> str:

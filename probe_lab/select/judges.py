@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
-from probe_lab.evaluators import Evaluator, available, create, score_all
+from probe_lab.evaluators import Evaluator, create, is_known, score_all
 from probe_lab.evaluators.passes import release
 from probe_lab.select.candidates import Candidate, Row
 
@@ -19,7 +19,7 @@ def judges_of(experiment: Experiment) -> tuple[list[Evaluator], list[str]]:
         SelectError: none can run.
         ConfigError, ScoreError: a model that is not where it should be.
     """
-    names = [name for name in experiment.evaluators if name.partition("@")[0] in available()]
+    names = [name for name in experiment.evaluators if is_known(name)]
     if not names:
         raise SelectError(
             f"the scores of {', '.join(experiment.evaluators)} were imported, and new images have none: leave --score "

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from operator import attrgetter
 
 from probe_lab.config import Experiment, ProbeConfig, with_values
 from probe_lab.config.schema import Trainer
-from probe_lab.losses import TERMS, Term, parse_loss
+from probe_lab.losses import LOSSES, TERMS, in_order, parse_loss
 from probe_lab.probes.kinds import kind_of, reads_text, recorded
 
-READERS: Mapping[str, tuple[Term, ...]] = {
-    "temperature": ("listwise", "spearman"),
-    "margin": ("listwise",),
-    "within_prompt": tuple(term for term in TERMS if term not in ("mse", "infonce")),
-    "alignment": ("infonce",),
-    "nce_temperature": ("infonce",),
-    "nce_temperature_ratio": ("infonce",),
-    "nce_negatives": ("infonce",),
-    "correlation": ("pearson",),
-}
+READ_BY_SOME = (*dict.fromkeys(key for term in TERMS for key in LOSSES.get(term).keys), "within_prompt")
 """Keys of ``probe`` that only some terms of a loss read."""
 
 
@@ -35,7 +25,7 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
       those of the experiment itself, except those that it names (``ProbeKind.keys``), whatever the loss.
     - Scalars, several ``steps``, which are sorted, and shuffles are those of kinds that read them; only a probe that is
       trained on steps has a ``head`` that reads text.
-    - What no term of the loss reads (``READERS``) is that of the experiment itself: ``mse`` has no temperature.
+    - What no term of the loss reads (``Loss.reads``) is that of the experiment itself: ``mse`` has no temperature.
     - What reads no text has the text encoder of the experiment itself.
     - Terms of a loss are in the order of ``losses.TERMS``.
     """
@@ -77,8 +67,9 @@ def answers_of_loss(model: str, names_model: bool) -> bool:
 
 def _read_by_loss(probe: ProbeConfig, own: ProbeConfig) -> ProbeConfig:
     terms = parse_loss(probe.loss)
-    unread = {key: getattr(own, key) for key, readers in READERS.items() if not set(readers) & set(terms)}
-    return dataclasses.replace(probe, loss="+".join(sorted(terms, key=TERMS.index)), **unread)
+    losses = [LOSSES.get(term) for term in terms]
+    unread = {key: getattr(own, key) for key in READ_BY_SOME if not any(loss.reads(key) for loss in losses)}
+    return dataclasses.replace(probe, loss="+".join(in_order(terms)), **unread)
 
 
 @functools.cache

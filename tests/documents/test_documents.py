@@ -24,6 +24,7 @@ from room import copied, make_room
 from probe_lab.cli import app
 from probe_lab.config import build_experiment, load_experiment
 from probe_lab.evaluators import base
+from probe_lab.sweep import read_results
 
 NOT_RUN = {
     "make demo": "installs, then runs all verbs: the folder has what it leaves",
@@ -83,7 +84,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the page's commands are given."""
-    monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))  # what a page registers is forgotten after it
+    # What a page registers is forgotten after it.
+    monkeypatch.setattr(base.EVALUATORS, "_entries", dict(base.EVALUATORS._entries))
     page: Path = request.param
     if page.name == "tracking.md":
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -131,6 +133,8 @@ def test_a_page_runs_from_top_to_bottom(
         elif block.is_shell:
             for command in block.commands:
                 look_up(command) if command in NOT_RUN else run(command)
+        elif block.language == "python" and (named := re.match(r"# (\S+\.py)\n", block.text)):
+            (folder / named[1]).write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             exec(compile(block.text, block.name, "exec"), names)
         else:
@@ -151,6 +155,13 @@ def require_made(page: Path, names: dict[str, Any], printed: str) -> None:
             assert Path("best.png").exists()
         case "docs/cache.md":
             assert Path("example/shards/00001.json").exists()
+        case "docs/extending.md":
+            models = {"cnn", "linear", "my_models:means", "my_baselines:contrast"}
+            results = read_results(Path("runs/mine"))
+            assert set(results["model"]) == models
+            assert set(results["loss"]) >= {"listwise", "my_losses:huber"}
+            assert set(results["evaluator"]) == {"shapes_reward", "my_rewards:Warmth"}
+            assert "contrast of x0" in Path("reports/mine/index.html").read_text()
         case "docs/previews.md":
             assert names["best"].denoiser_calls == 8 * 2 + 1 * 6
             assert Path("data_cache/smoke/previews/2/shapes_reward.parquet").exists()

@@ -55,7 +55,7 @@ class Loaded(Mean):
 
 @pytest.fixture
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
+    monkeypatch.setattr(base.EVALUATORS, "_entries", dict(base.EVALUATORS._entries))
 
 
 @pytest.fixture
@@ -100,6 +100,18 @@ def test_every_sample_gets_its_own_score(tmp_path: Path, mean: Mean) -> None:
     assert progress[-1] == (10, 10)
     assert progress == sorted(progress)
     assert mean.prepared == COUNT
+
+
+def test_an_evaluator_of_ones_own_scores_in_spawned_processes(tmp_path: Path) -> None:
+    pictures = fill(tmp_path, [0, 1, 2])
+    score_cache(tmp_path, ["my_rewards:Warmth", "my_rewards:Warmth@again"], workers=2)
+    expected = [float((pictures[i][..., 0] / 255.0 - pictures[i][..., 2] / 255.0).mean()) for i in range(COUNT)]
+    for name in ("my_rewards:Warmth", "my_rewards:Warmth@again"):
+        np.testing.assert_allclose(Cache(tmp_path).scores(name), expected, rtol=1e-5, atol=1e-6)
+    assert score_cache(tmp_path, ["my_rewards:Warmth"]).skipped == ("my_rewards:Warmth",)
+    assert base.card("my_rewards:Warmth").measures == "Red minus blue, in -1..1"
+    with pytest.raises(ConfigError, match=r"'my_rewards' has no 'Warmht': did you mean 'Warmth'"):
+        score_cache(tmp_path, ["my_rewards:Warmht"])
 
 
 def test_current_scores_are_kept_and_stale_ones_replaced(tmp_path: Path, mean: Mean) -> None:

@@ -33,7 +33,7 @@ def examples() -> tuple[list[Image.Image], list[str]]:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
+    monkeypatch.setattr(base.EVALUATORS, "_entries", dict(base.EVALUATORS._entries))
 
 
 def test_the_five_rewards_are_registered() -> None:

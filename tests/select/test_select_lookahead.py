@@ -158,7 +158,7 @@ class Brightness(Evaluator):
 
 @pytest.fixture
 def _brightness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
+    monkeypatch.setattr(base.EVALUATORS, "_entries", dict(base.EVALUATORS._entries))
     register("brightness", lambda settings: Brightness())
 
 

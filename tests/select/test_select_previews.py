@@ -96,7 +96,7 @@ class Redness(Evaluator):
 
 @pytest.fixture
 def _redness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_FACTORIES", dict(base._FACTORIES))
+    monkeypatch.setattr(base.EVALUATORS, "_entries", dict(base.EVALUATORS._entries))
     register("redness", lambda settings: Redness())
     Redness.seen = 0
 

@@ -17,12 +17,12 @@ from probe_lab.capture.backbones import family_of
 from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Backbone, Experiment, Sampling, load_experiment, with_changes
 from probe_lab.errors import ConfigError, SweepError
-from probe_lab.losses import TERMS
-from probe_lab.probes.objective import SCORED, Objective
+from probe_lab.losses import LOSSES, TERMS
+from probe_lab.probes.objective import Objective
 from probe_lab.runs.identity import identity
 from probe_lab.sweep import cell_name, cells, single_cell
 from probe_lab.sweep.grid import lay_out
-from probe_lab.sweep.normalise import READERS
+from probe_lab.sweep.normalise import READ_BY_SOME
 
 ROOT = Path("somewhere")
 NAMED = Path(__file__).parent / "named"
@@ -169,7 +169,7 @@ def test_what_a_loss_does_not_read_is_one_cell() -> None:
     assert cells(make_experiment(ROOT, grid))[0].name == plain[0].name
 
 
-@pytest.mark.parametrize("key", READERS)
+@pytest.mark.parametrize("key", READ_BY_SOME)
 @pytest.mark.parametrize("term", TERMS)
 def test_the_keys_that_terms_read_are_those_that_change_their_value(key: str, term: str) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -180,12 +180,12 @@ def test_the_keys_that_terms_read_are_those_that_change_their_value(key: str, te
     other = dataclasses.replace(base, **{key: False if key == "within_prompt" else getattr(base, key) * 3})
 
     def value(config: object) -> float:
-        terms = (term,) if term in SCORED else ("mse", term)
+        terms = (term,) if LOSSES.get(term).score else ("mse", term)
         objective = Objective.of(config, terms, epochs=4)
         contrast = objective.contrast(embedding, text, group, 1) if objective.contrastive else 0.0
         return float(objective.scored(prediction, target, group, epoch=1) + contrast)
 
-    assert (value(base) != value(other)) is (term in READERS[key])
+    assert (value(base) != value(other)) is LOSSES.get(term).reads(key)
 
 
 def test_seeds_reach_every_cell_that_has_one() -> None:
