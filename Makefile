@@ -15,7 +15,7 @@ demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 # clusters and servers has processes without the threads of other tests, as a user's command has. The longest come first,
 # so that both cores are busy to the end.
 TESTS_experiments := tests/test_experiments.py
-TESTS_starting := tests/engines tests/tracking tests/test_cli.py tests/select tests/documents
+TESTS_starting := tests/engines tests/tracking tests/test_cli.py tests/selection tests/documents
 TESTS_sweeping := tests/shapes tests/report tests/sweep
 TESTS_rest := $(addprefix --ignore=,$(TESTS_experiments) $(TESTS_starting) $(TESTS_sweeping))
 SUITES := $(addprefix test-,rest starting experiments sweeping)

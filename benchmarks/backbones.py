@@ -33,8 +33,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from probe_lab.capture.backbones import BUILT_IN
-from probe_lab.capture.pipelines import load_pipeline
+from probe_lab.backbones.families import BUILT_IN
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.config import Backbone, Sampling
 from probe_lab.shapes.captions import sample_captions
 from probe_lab.shapes.tokenizer import build_tokenizer

@@ -35,8 +35,8 @@ from benchmarks.backbones import STEP, WORKLOADS, Workload
 from benchmarks.output import show
 from benchmarks.peers import PEERS, Peer, peers_of
 from benchmarks.reading import summary
+from probe_lab.backbones.families import family_of
 from probe_lab.capture import Capture
-from probe_lab.capture.backbones import family_of
 from probe_lab.config import load_experiment
 
 AT_MOST = {"paper": 1.03, "study": 1.10}

@@ -41,7 +41,7 @@ from benchmarks.memory import peak
 from benchmarks.output import show
 from benchmarks.peers import PEERS, peers_of
 from probe_lab.capture import Capture
-from probe_lab.capture.attention import attention_map
+from probe_lab.capture.attention_maps import attention_map
 
 OVER_PEER, OVER_FULL = 0.1, 0.25
 """At most: our extra over a peer's, and over the full probabilities."""

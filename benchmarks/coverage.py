@@ -31,10 +31,10 @@ from probe_lab.metrics.bootstrap import PromptRatio, mean_over, resample
 from probe_lab.metrics.evaluation import METRICS, MetricName, measured
 from probe_lab.metrics.measured import Measured
 from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric
-from probe_lab.report.intervals import measured_value
-from probe_lab.report.objectives import mean_over_origins
-from probe_lab.report.reliability import bins_of, calibration
-from probe_lab.report.results import Value
+from probe_lab.report.analysis.intervals import measured_value
+from probe_lab.report.analysis.objectives import mean_over_origins
+from probe_lab.report.analysis.results import Value
+from probe_lab.report.sections.reliability import bins_of, calibration
 
 Part = Literal["within", "over all", "others", "trainings", "over all, trainings"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, minus
-from probe_lab.metrics.prompts import Floats, PromptTable
-from probe_lab.metrics.selection import selection_gain_curve
+from probe_lab.metrics.gain import selection_gain_curve
+from probe_lab.metrics.per_prompt import Floats, PromptTable
 from probe_lab.metrics.within import WITHIN_METRICS
 
 Kind = Literal["gauss", "shapes"]

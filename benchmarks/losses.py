@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 from benchmarks.output import show
-from probe_lab.report.load import load_results
-from probe_lab.report.objectives import METRICS, SELECTION, Objective, Pair, Study, study, verdict
-from probe_lab.report.results import Value
-from probe_lab.report.which_loss import summary_table
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.objectives import METRICS, SELECTION, Objective, Pair, Study, study, verdict
+from probe_lab.report.analysis.results import Value
+from probe_lab.report.sections.which_loss import summary_table
 
 
 def measure(runs: Path) -> dict[str, object]:

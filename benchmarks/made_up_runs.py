@@ -19,11 +19,11 @@ from torch import Tensor
 from probe_lab.cache import CacheWriter, Manifest, shard_layout, write_scores
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.metrics import METRICS
-from probe_lab.probes.outputs import predictions_table
 from probe_lab.runs.failures import write_failures
 from probe_lab.runs.table import collect, write_results
 from probe_lab.runs.writing import write_cell
 from probe_lab.sweep.grid import Cell, cells
+from probe_lab.training.cell_files import predictions_table
 
 ATTENTION, ACTIVATION, IMAGE = (12, 8, 8), (8, 8, 8), 32
 COLOURS, SHAPES = ("red", "green", "blue", "orange"), ("circle", "square")

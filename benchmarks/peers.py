@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from benchmarks.backbones import Workload
 from benchmarks.eager import Layers, eager_attention
 from benchmarks.tools import daam, maps_0_1_5, maps_1_0, prompt_to_prompt
-from probe_lab.capture.backbones import family_of
+from probe_lab.backbones.families import family_of
 
 UNETS = ("tiny-sd", "sdxl-cut", "sdxl-cut-128")
 

@@ -22,10 +22,10 @@ from benchmarks.output import show
 from probe_lab.config import load_experiment
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resample
 from probe_lab.runs.files import PREDICTIONS
-from probe_lab.select.budget import Plan, calls_of, candidate_sets
-from probe_lab.select.cells import at_other_steps, best_cell
-from probe_lab.select.planned import plan_for
-from probe_lab.select.tradeoff.policies import Numbers, Places, Stage, kept_scores
+from probe_lab.selection.budget import Plan, calls_of, candidate_sets
+from probe_lab.selection.planned import plan_for
+from probe_lab.selection.trained_cells import at_other_steps, best_cell
+from probe_lab.tradeoff.policies import Numbers, Places, Stage, kept_scores
 
 RESAMPLES, SEED = 4000, 0
 TARGETS = {"gain": 0.45, "difference": 0.0}

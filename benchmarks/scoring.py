@@ -33,7 +33,7 @@ from benchmarks.output import show
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.evaluators import create
 from probe_lab.evaluators.aesthetic import AestheticHead
-from probe_lab.evaluators.run import score_cache
+from probe_lab.evaluators.scoring_run import score_cache
 
 ARCHITECTURE, WIDTH = "ViT-B-32", 512
 NAMES = ("clip_score", "aesthetic", "pick_score", "hps_v2")

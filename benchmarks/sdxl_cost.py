@@ -30,11 +30,11 @@ from benchmarks.random_probe import random_probe
 from benchmarks.reading import summary
 from benchmarks.stopwatch import Method, Stopwatch, timed
 from probe_lab.capture import Capture
-from probe_lab.capture.attention import AttentionReader
+from probe_lab.capture.attention_maps import AttentionReader
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.follow import Follower
 from probe_lab.capture.readers import LayerReader
-from probe_lab.capture.text import encode_prompts
+from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Sampling
 from probe_lab.probes import Inputs
 from probe_lab.shapes.captions import sample_captions

@@ -35,13 +35,13 @@ from benchmarks.random_probe import random_probe
 from benchmarks.reading import summary
 from benchmarks.sdxl_cost import measure_sdxl, sdxl_lines
 from benchmarks.stopwatch import Seconds, in_turn
+from probe_lab.backbones.families import family_of
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.capture import Capture
-from probe_lab.capture.backbones import family_of
-from probe_lab.capture.pipelines import load_pipeline
-from probe_lab.capture.text import encode_prompts
+from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.probes import Probe
-from probe_lab.select import ProbeSelect
+from probe_lab.selection import ProbeSelect
 from probe_lab.shapes.captions import sample_captions
 
 CANDIDATES, KEPT = 5, 1

@@ -87,7 +87,7 @@ def _seconds(words: Sequence[str]) -> float:
 def fit_one_after_another(name: str, folder: Path) -> None:
     """The rival: a script with a loop, as one would write it around Lightning."""
     from probe_lab.cache import Cache
-    from probe_lab.probes.fit import train_cell
+    from probe_lab.training.fit_cell import train_cell
 
     wanted = set(json.loads((folder / "cells.json").read_text()))
     trainer = ProbeTrainer()
@@ -107,8 +107,8 @@ class Clocked(ProbeTrainer):
     def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None, go_on: GoOn | None) -> None:
         from torch import Tensor
 
-        from probe_lab.probes.module import ProbeModule
         from probe_lab.probes.probe import Probe
+        from probe_lab.training.lightning_module import ProbeModule
 
         spent = {"forward": 0.0, "backward": 0.0}
         kept = [(ProbeModule, "training_step"), (Probe, "predict"), (Tensor, "backward")]

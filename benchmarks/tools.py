@@ -31,7 +31,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from benchmarks.eager import LARGEST, join_heads, joint_projections, replaced_processors, split_heads
-from probe_lab.capture.backbones import family_of
+from probe_lab.backbones.families import family_of
 
 HeatMaps = dict[tuple[str, int], Tensor]
 """By layer and head: [tokens, height, width], summed over the steps."""

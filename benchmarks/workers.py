@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks.capture import paired, ratios
 from benchmarks.output import show
-from probe_lab.capture.generate import generate
 from probe_lab.config import Experiment, load_experiment, with_changes
+from probe_lab.generation.generate import generate
 
 AT_MOST = 1.0
 """Time of two processes over that of one."""

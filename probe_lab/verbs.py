@@ -15,8 +15,8 @@ from probe_lab.progress import Watching, unwatched
 
 if TYPE_CHECKING:
     from probe_lab.cache import Cache
-    from probe_lab.capture.plan import Plan
-    from probe_lab.evaluators.run import ScoreSummary
+    from probe_lab.evaluators.scoring_run import ScoreSummary
+    from probe_lab.generation.measured_plan import Plan
 
 OnProgress = Callable[[int, int], None]
 """Called with how much is done, and how much there is in all."""
@@ -38,13 +38,13 @@ def generate_images(
 
     Raises:
         ScoreError: one of the experiment's evaluators cannot score its prompts; nothing was generated.
-        CacheError, CaptureError, ConfigError, KeyboardInterrupt: as :func:`probe_lab.capture.generate.generate`.
+        CacheError, CaptureError, ConfigError, KeyboardInterrupt: as :func:`probe_lab.generation.generate.generate`.
     """
     from probe_lab.cache import Cache
-    from probe_lab.capture.generate import generate
-    from probe_lab.capture.prompt_notes import notes_of
-    from probe_lab.capture.prompts import collect_prompts
     from probe_lab.evaluators.scorable import require_scorable
+    from probe_lab.generation.generate import generate
+    from probe_lab.generation.prompt_notes import notes_of
+    from probe_lab.generation.prompts import collect_prompts
 
     prompts = collect_prompts(experiment.prompts, experiment.seed)
     require_scorable(experiment, prompts.prompts)
@@ -67,14 +67,14 @@ def score_images(
     ``overwrite`` scores again what has scores; ``watching`` shows the progress of each part, such as
     :func:`probe_lab.progress.progress`; ``on_note`` is told what was written where.
 
-    Raises ConfigError, ScoreError and CacheError as :func:`probe_lab.evaluators.run.score_cache` does.
+    Raises ConfigError, ScoreError and CacheError as :func:`probe_lab.evaluators.scoring_run.score_cache` does.
     """
     from probe_lab.cache import Cache
     from probe_lab.cache.manifest import manifest_path
     from probe_lab.evaluators.encode import encode_texts
-    from probe_lab.evaluators.run import check_names, score_cache
     from probe_lab.evaluators.scorable import require_scorable
-    from probe_lab.sweep.previews import make_previews
+    from probe_lab.evaluators.scoring_run import check_names, score_cache
+    from probe_lab.sweep.preview_needs import make_previews
 
     folder, encoder = experiment.cache_folder, experiment.text.encoder
     check_names(folder, experiment.evaluators, experiment.scoring)

@@ -12,17 +12,17 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from probe_lab.capture.architectures import Weightless, absent
-from probe_lab.capture.backbones import located
-from probe_lab.capture.generate import generate
-from probe_lab.capture.paper_runs import row
+from probe_lab.backbones.architectures import Weightless, absent
+from probe_lab.backbones.families import located
 from probe_lab.cli import app
 from probe_lab.config import EXPERIMENTS, Experiment, load_experiment
 from probe_lab.config.schema import EXHIBITS
-from probe_lab.evaluators.run import score_cache
+from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.generation.generate import generate
+from probe_lab.generation.paper_runs import row
 from probe_lab.losses import TERMS
 from probe_lab.report import build_report
-from probe_lab.report.paper import PUBLISHED
+from probe_lab.report.sections.paper import PUBLISHED
 from probe_lab.sweep import cells, run_sweep
 
 EXHIBITED = sorted(path for path in (EXPERIMENTS / "paper").glob("*.yaml") if path.stem in EXHIBITS)

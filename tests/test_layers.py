@@ -21,40 +21,31 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("verbs",),
     ("report",),
-    ("select.tradeoff",),
-    ("select",),
-    ("sweep.compare",),
+    ("tradeoff",),
+    ("selection",),
+    ("compare",),
     ("sweep",),
-    ("probes", "tracking"),
-    ("shapes.training",),
+    ("training", "tracking"),
+    ("probes",),
+    ("previews",),
+    ("generation",),
     ("capture",),
+    ("backbones",),
     ("evaluators",),
     ("data", "engines"),
     ("runs",),
     ("config",),
     ("words",),
+    ("taps",),
     ("cache", "losses", "metrics", "shapes"),
     ("csv_text", "fitting", "fonts", "markdown_text", "processes", "progress", "scarcity"),
-    ("console", "json_text", "lazy", "names", "registry", "regular"),
+    ("console", "json_text", "lazy", "moved", "names", "registry", "regular"),
     ("errors",),
 )
 """From the top to the bottom. Rooms beside each other do not import each other."""
 
-PLACES = {
-    "words": ("data.scalars", "data.splits", "data.canonical"),
-    "shapes.training": (
-        "shapes.clip_card",
-        "shapes.clip_measure",
-        "shapes.model_card",
-        "shapes.train",
-        "shapes.train_clip",
-        "shapes.train_sd",
-        "shapes.train_sd3",
-        "shapes.train_vae",
-    ),
-}
-"""Modules that stand on another layer than the rest of their room: the words that experiments are written in, and what
-trains and measures the shipped backbones."""
+PLACES = {"words": ("data.scalars", "data.splits", "data.canonical")}
+"""Modules that stand on another layer than the rest of their room: the words that experiments are written in."""
 
 
 def name_of(path: Path) -> str:

@@ -53,7 +53,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     ("code", "allowed"),
     [
         ("from probe_lab.config import load_experiment; load_experiment('quickstart')", set()),
-        ("from probe_lab.sweep.compare import command", {"numpy"}),
+        ("from probe_lab.compare import command", {"numpy"}),
         ("import probe_lab.tracking", set()),
         ("import probe_lab.probes.probe", {"numpy", "pandas", "pyarrow", "torch"}),
         ("import probe_lab.report.build", {"matplotlib", "numpy", "pandas", "pyarrow", "scipy", "torch"}),

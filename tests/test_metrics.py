@@ -22,7 +22,7 @@ from probe_lab import metrics
 from probe_lab.errors import DataError, ProbeLabError, ScoreError
 from probe_lab.metrics.bootstrap import PromptRatio, mean_over, resample
 from probe_lab.metrics.correlation import Pooled
-from probe_lab.metrics.prompts import prompt_table
+from probe_lab.metrics.per_prompt import prompt_table
 
 Array = npt.NDArray[np.float64]
 Data = tuple[Array, Array, npt.NDArray[np.int64]]

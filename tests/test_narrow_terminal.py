@@ -12,18 +12,18 @@ from rich.console import RenderableType
 
 import probe_lab.progress
 from probe_lab.capture import Tap
-from probe_lab.capture.listing import Listed, taps_table
-from probe_lab.capture.plan import Plan, plan_table
+from probe_lab.compare.sheet import Sheet
+from probe_lab.compare.terminal import sheet_table
 from probe_lab.console import PlainConsole, shortened_line
+from probe_lab.generation.measured_plan import Plan, plan_table
+from probe_lab.generation.tap_listing import Listed, taps_table
 from probe_lab.progress import bar_of, clock, pace_text, progress
-from probe_lab.select.candidates import Candidate, Row
-from probe_lab.select.summary import kept_table
-from probe_lab.select.tradeoff import WAYS, About, Tradeoff, TradeoffRow
-from probe_lab.select.tradeoff.summary import rows_table
-from probe_lab.sweep.compare.sheet import Sheet
-from probe_lab.sweep.compare.terminal import sheet_table
-from probe_lab.sweep.progress import SweepProgress
+from probe_lab.selection.candidates import Candidate, Row
+from probe_lab.selection.outcome import kept_table
+from probe_lab.sweep.sweep_bar import SweepProgress
 from probe_lab.sweep.worker import Outcome
+from probe_lab.tradeoff import WAYS, About, Tradeoff, TradeoffRow
+from probe_lab.tradeoff.terminal_summary import rows_table
 
 
 def _printed(shown: RenderableType, width: int = 80) -> list[str]:

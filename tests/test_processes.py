@@ -119,7 +119,7 @@ def test_a_script_that_its_workers_read_again_is_told_so(tmp_path: Path) -> None
 
 def test_scoring_by_such_a_script_ends_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
-        "from probe_lab.evaluators.pool import scored_apart\nlist(scored_apart(2, abs, [(1,), (-2,)]))\n"
+        "from probe_lab.evaluators.local_pool import scored_apart\nlist(scored_apart(2, abs, [(1,), (-2,)]))\n"
     )
     result = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
     lines = [line for line in result.stderr.splitlines() if "Error" in line and not line.startswith(" ")]

@@ -72,7 +72,7 @@ def test_a_command_under_a_limit_ends_in_one_line(tmp_path: Path, limit: int, va
     program = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "import probe_lab.sweep.compare.command, probe_lab.sweep.taps\n"
+        "import probe_lab.compare.command, probe_lab.sweep.tap_patterns\n"
         "from probe_lab import cli\n"
         "from probe_lab.cache.files import write_whole\n"
         "def use(*_, **__):\n"

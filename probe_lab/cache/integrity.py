@@ -35,7 +35,7 @@ from probe_lab.cache.samples import read_samples, sample_problems, to_frame
 from probe_lab.cache.scores import CHANGED, IMPORTED, duplicate_rows, has_changed, read_score_table, unreadable_images
 from probe_lab.cache.tables import table_metadata
 from probe_lab.cache.tensors import load_tensors
-from probe_lab.cache.text import text_problems
+from probe_lab.cache.text_table import text_problems
 from probe_lab.cache.verify_shards import shard_problems
 from probe_lab.errors import CacheError, ScoreError
 

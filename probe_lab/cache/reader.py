@@ -33,7 +33,7 @@ from probe_lab.cache.opened import open_cache
 from probe_lab.cache.scores import read_score_metadata, read_scores
 from probe_lab.cache.shards import AGAIN, Unread, load_sidecar, require_images
 from probe_lab.cache.tensors import Entry, OpenFile
-from probe_lab.cache.text import read_text, text_objection
+from probe_lab.cache.text_table import read_text, text_objection
 from probe_lab.errors import CacheError, nearest
 
 _OPEN_FILES = 64

@@ -33,7 +33,7 @@ from probe_lab.cache.samples import IMAGE_ID, load_samples, sample_problems, to_
 from probe_lab.cache.shards import shard_objection
 from probe_lab.cache.tables import write_table
 from probe_lab.cache.tensors import array_checksums, first_not_finite, row_checksums, write_tensors
-from probe_lab.cache.text import write_text
+from probe_lab.cache.text_table import write_text
 from probe_lab.errors import CacheError, nearest
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -170,7 +170,7 @@ class CacheWriter:
             commit.commit()
 
     def write_text(self, encoder: str, tensors: Mapping[str, Tensor]) -> None:
-        """Store text/<encoder>.safetensors, see `probe_lab.cache.text.write_text`."""
+        """Store text/<encoder>.safetensors, see `probe_lab.cache.text_table.write_text`."""
         write_text(self.folder, encoder, tensors, prompts=int(self.samples["prompt_id"].nunique()))
 
     def _check_images(self, stored: pd.DataFrame) -> None:

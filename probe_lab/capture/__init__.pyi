@@ -1,2 +1,2 @@
 from probe_lab.capture.capture import Capture as Capture
-from probe_lab.capture.taps import Tap as Tap
+from probe_lab.taps import Tap as Tap

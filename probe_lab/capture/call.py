@@ -10,10 +10,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from probe_lab.capture.family import Family
+from probe_lab.backbones.family import Family
+from probe_lab.backbones.token_grid import Arguments
+from probe_lab.capture.batch_rows import spread
 from probe_lab.capture.follow import CallState, Follower, version_of
-from probe_lab.capture.layout import Arguments
-from probe_lab.capture.rows import spread
 from probe_lab.errors import CaptureError
 
 

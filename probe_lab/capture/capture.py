@@ -14,16 +14,16 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import is_compiled_module
 from torch import Tensor, nn
 
-from probe_lab.capture.backbones import family_of
+from probe_lab.backbones.families import family_of
+from probe_lab.backbones.schedulers import clipped, predicted_x0
+from probe_lab.backbones.token_grid import Arguments, folded
 from probe_lab.capture.call import PipelineCall
-from probe_lab.capture.layout import Arguments, folded
 from probe_lab.capture.listen import Undo, after_module
 from probe_lab.capture.lookahead import Lookahead
 from probe_lab.capture.readers import LayerReader, MeanOfLayers, TokenLayout, image_output
 from probe_lab.capture.stateful import kept_between_steps
-from probe_lab.capture.taps import Kind, Tap
-from probe_lab.capture.x0 import clipped, predicted_x0
 from probe_lab.errors import CaptureError, nearest
+from probe_lab.taps import Kind, Tap
 
 Normalize = Literal["all", "text"]
 

@@ -15,10 +15,10 @@ from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor, nn
 
-from probe_lab.capture.family import Family
-from probe_lab.capture.layout import Arguments
+from probe_lab.backbones.family import Family
+from probe_lab.backbones.token_grid import Arguments
+from probe_lab.capture.batch_rows import batch_of, copies_of, taken, widened
 from probe_lab.capture.listen import Undo, around_call, around_method, before_method, before_module
-from probe_lab.capture.rows import batch_of, copies_of, taken, widened
 from probe_lab.errors import CaptureError
 
 _CALLBACKS = ("callback_on_step_end", "callback")

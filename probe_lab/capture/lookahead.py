@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probe_lab.capture.layout import Arguments
-from probe_lab.capture.rows import batch_of, copied, input_of, taken
-from probe_lab.capture.x0 import Moment, Scheduler, clipped, is_unscaled, moment_of, scales, x0_at
+from probe_lab.backbones.schedulers import Moment, Scheduler, clipped, is_unscaled, moment_of, scales, x0_at
+from probe_lab.backbones.token_grid import Arguments
+from probe_lab.capture.batch_rows import batch_of, copied, input_of, taken
 
 
 def step_ahead(step: int, steps: int) -> int:

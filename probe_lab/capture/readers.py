@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from probe_lab.capture.attention import EVERYTHING, AttentionCall, AttentionReader, attention_map, stand_in
+from probe_lab.backbones.family import Family, Order
+from probe_lab.backbones.token_grid import Arguments, Grid
+from probe_lab.capture.attention_maps import EVERYTHING, AttentionCall, AttentionReader, attention_map, stand_in
 from probe_lab.capture.call import PipelineCall
-from probe_lab.capture.family import Family, Order
-from probe_lab.capture.layout import Arguments, Grid
 from probe_lab.capture.listen import Undo, after_module, before_module
-from probe_lab.capture.taps import Tap
 from probe_lab.errors import CaptureError
+from probe_lab.taps import Tap
 
 
 @dataclass(frozen=True)

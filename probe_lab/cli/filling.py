@@ -25,10 +25,10 @@ def plan(
 
     Example: probe-lab plan paper/diffusion_probe_sdxl --tflops 300
     """
-    from probe_lab.capture.dry import planned
-    from probe_lab.capture.plan import plan_table
-    from probe_lab.capture.prompt_notes import notes_of, prompts_at_hand
     from probe_lab.evaluators.scorable import unscorable_note
+    from probe_lab.generation.dry_plan import planned
+    from probe_lab.generation.measured_plan import plan_table
+    from probe_lab.generation.prompt_notes import notes_of, prompts_at_hand
 
     config = experiment_of(experiment, overrides)
     out.print(plan_table(planned(config, tflops)))
@@ -45,7 +45,7 @@ def taps(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab taps quickstart_sd3
     """
-    from probe_lab.capture.listing import computed_note, list_taps, taps_table
+    from probe_lab.generation.tap_listing import computed_note, list_taps, taps_table
 
     config = experiment_of(experiment, overrides)
     size = f"{config.sampling.height}×{config.sampling.width}"
@@ -58,7 +58,7 @@ def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab generate quickstart capture.steps=[3,5]
     """
-    from probe_lab.capture.plan import plan_table
+    from probe_lab.generation.measured_plan import plan_table
     from probe_lab.verbs import generate_images
 
     config = experiment_of(experiment, overrides)

@@ -65,7 +65,7 @@ def list_evaluators(
 
     Example: probe-lab evaluators quickstart
     """
-    from probe_lab.evaluators import listing
+    from probe_lab.evaluators import evaluator_listing as listing
 
     config = experiment_of(experiment, overrides) if experiment else None
     out.print(listing.evaluators_table(listing.list_evaluators(config)))

@@ -46,9 +46,9 @@ def select(
 
     Example: probe-lab select quickstart --prompt "a green cross" -n 8 --schedule 1:6,3:3,5:1
     """
-    from probe_lab.select.command import Request, run
-    from probe_lab.select.watch import watching
-    from probe_lab.select.words import overrides_of
+    from probe_lab.selection.select_command import Request, run
+    from probe_lab.selection.watch import watching
+    from probe_lab.selection.words import overrides_of
 
     if not prompt:
         raise typer.BadParameter('--prompt "..." is missing: say what to draw')
@@ -80,9 +80,9 @@ def tradeoff(
 
     Example: probe-lab tradeoff quickstart tradeoff.prompts=20 tradeoff.candidates=[2,8] tradeoff.timed=[8]
     """
-    from probe_lab.capture.plan import plan_table
-    from probe_lab.select.tradeoff.measure import measure
-    from probe_lab.select.tradeoff.summary import lines_of, rows_table
+    from probe_lab.generation.measured_plan import plan_table
+    from probe_lab.tradeoff.measure import measure
+    from probe_lab.tradeoff.terminal_summary import lines_of, rows_table
 
     config = experiment_of(experiment, overrides)
     made = measure(config, probe, watching=progress, announce=lambda plan: out.print(plan_table(plan)))

@@ -15,7 +15,7 @@ def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab train quickstart probe.step=3 probe.loss=mse
     """
-    from probe_lab.sweep.compare import comparison_table
+    from probe_lab.compare import comparison_table
     from probe_lab.verbs import train_probe
 
     config = experiment_of(experiment, overrides)
@@ -38,8 +38,8 @@ def sweep(
     Example: probe-lab sweep quickstart sweep.select='step in [5, 8] and loss != "mse"' --dry-run
     """
     from probe_lab.sweep import run_sweep
-    from probe_lab.sweep.listing import plan_listing
     from probe_lab.sweep.plan import plan_sweep
+    from probe_lab.sweep.plan_table import plan_listing
 
     config = experiment_of(experiment, overrides)
     if dry_run:
@@ -86,10 +86,10 @@ def compare(
 
     Example: probe-lab compare quickstart quickstart_sd3 runs/earlier --best experiment
     """
+    from probe_lab.compare import Query, words
+    from probe_lab.compare.command import answer
     from probe_lab.runs import Runs
-    from probe_lab.sweep.compare import Query, words
-    from probe_lab.sweep.compare.command import answer
-    from probe_lab.sweep.taps import TapNames
+    from probe_lab.sweep.tap_patterns import TapNames
 
     overrides = [word for word in experiments if "=" in word]
     names = [word for word in experiments if "=" not in word]

@@ -1,8 +1,8 @@
 from probe_lab.data.batch import Batch as Batch
+from probe_lab.data.data_module import ProbeDataModule as ProbeDataModule
+from probe_lab.data.data_module import Residency as Residency
 from probe_lab.data.groups import Groups as Groups
 from probe_lab.data.groups import prompt_groups as prompt_groups
-from probe_lab.data.module import ProbeDataModule as ProbeDataModule
-from probe_lab.data.module import Residency as Residency
 from probe_lab.data.resident import ResidentArrays as ResidentArrays
 from probe_lab.data.resident import load_resident as load_resident
 from probe_lab.data.splits import SPLITS as SPLITS

@@ -14,7 +14,7 @@ from probe_lab.data.batch import Batch
 from probe_lab.data.groups import Groups, IntArray
 from probe_lab.data.order import batch_bounds, epoch_order, steps_of, worker_batches
 from probe_lab.data.source import Source
-from probe_lab.data.text import TextTable
+from probe_lab.data.text_lookup import TextTable
 
 
 class BatchStream(IterableDataset[Batch]):

@@ -22,7 +22,7 @@ from probe_lab.evaluators import blip_original as original
 from probe_lab.evaluators.base import Evaluator, Settings
 from probe_lab.evaluators.checkpoints import Checkpoint, load_strictly, locate
 from probe_lab.evaluators.model import ModelEvaluator, filled
-from probe_lab.evaluators.pictures import clip_transform
+from probe_lab.evaluators.preprocessing import clip_transform
 from probe_lab.json_text import read_json
 
 FILES = ("model.safetensors", "pytorch_model.bin", "model_base_retrieval_coco.pth", "model_large_retrieval_coco.pth")

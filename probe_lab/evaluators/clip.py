@@ -96,7 +96,7 @@ class ClipEvaluator(ModelEvaluator):
 
     @torch.inference_mode()
     def text_arrays(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What ``probe_lab.evaluators.text.text_arrays`` gives, of at least one prompt, each encoded."""
+        """What ``probe_lab.evaluators.prompt_encoder.text_arrays`` gives, of at least one prompt, each encoded."""
         size = self.settings.scoring.batch_size
         parts: dict[str, list[Tensor]] = {"embedding": [], "tokens": [], "length": [], "truncated": []}
         longest = int(self.tower.tokenizer(prompts).length.max())

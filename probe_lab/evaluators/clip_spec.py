@@ -17,7 +17,7 @@ from probe_lab.evaluators.clip_keys import ACTIVATIONS, open_clip_config
 from probe_lab.evaluators.clip_tokens import FILES as TOKENIZER_FILES
 from probe_lab.evaluators.clip_tokens import tokenizer_folder
 from probe_lab.evaluators.model import Transform
-from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, clip_transform
+from probe_lab.evaluators.preprocessing import CLIP_MEAN, CLIP_STD, clip_transform
 from probe_lab.json_text import read_json
 from probe_lab.regular import regular
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from probe_lab.cache import Cache
-from probe_lab.cache.text import text_metadata, write_text
+from probe_lab.cache.text_table import text_metadata, write_text
 from probe_lab.config import BACKBONE, Scoring
 from probe_lab.evaluators.base import create
-from probe_lab.evaluators.text import text_arrays
+from probe_lab.evaluators.prompt_encoder import text_arrays
 
 
 def encode_texts(cache_folder: Path, encoder: str, scoring: Scoring, *, overwrite: bool = False) -> bool:

@@ -14,7 +14,7 @@ from probe_lab.evaluators.checkpoints import Checkpoint, locate
 from probe_lab.evaluators.clip import ClipEvaluator, Encoded
 from probe_lab.evaluators.clip_spec import ClipSpec, named_spec
 from probe_lab.evaluators.model import Transform
-from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, to_rgb
+from probe_lab.evaluators.preprocessing import CLIP_MEAN, CLIP_STD, to_rgb
 
 
 class HpsV2(ClipEvaluator):

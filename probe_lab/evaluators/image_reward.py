@@ -21,7 +21,7 @@ from probe_lab.evaluators import blip_original as original
 from probe_lab.evaluators.base import Evaluator, Settings
 from probe_lab.evaluators.checkpoints import load_strictly, locate
 from probe_lab.evaluators.model import ModelEvaluator, Transform
-from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, to_rgb
+from probe_lab.evaluators.preprocessing import CLIP_MEAN, CLIP_STD, to_rgb
 
 FILES = ("ImageReward.pt", "ImageReward.safetensors", "model.safetensors")
 SIZE = 224

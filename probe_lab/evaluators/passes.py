@@ -15,7 +15,7 @@ from probe_lab.config import Scoring
 from probe_lab.data.resident import available_memory
 from probe_lab.evaluators.base import Evaluator, create, families, prepared
 from probe_lab.evaluators.decode import Chunk, chunks, decoded, raw_images
-from probe_lab.evaluators.pool import scored_apart
+from probe_lab.evaluators.local_pool import scored_apart
 
 CHUNK_BYTES = 2**28
 """Of prepared pictures at a time. Two chunks exist at once: one is scored and the next one prepared."""

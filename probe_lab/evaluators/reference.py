@@ -25,7 +25,7 @@ from probe_lab.evaluators.base import Evaluator, Settings, card
 from probe_lab.evaluators.checkpoints import Checkpoint, locate
 from probe_lab.evaluators.image_reward import eight_bits
 from probe_lab.evaluators.model import usable
-from probe_lab.evaluators.pictures import to_rgb
+from probe_lab.evaluators.preprocessing import to_rgb
 from probe_lab.evaluators.repairs import hpsv2_scoring, image_reward, image_reward_of
 
 

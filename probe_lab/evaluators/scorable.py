@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from probe_lab.config import Experiment
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import card, create, is_known
-from probe_lab.evaluators.run import is_given
+from probe_lab.evaluators.scoring_run import is_given
 
 _SHOWN = 3
 

@@ -6,6 +6,8 @@ from probe_lab.metrics.bootstrap import Interval as Interval
 from probe_lab.metrics.evaluation import METRICS as METRICS
 from probe_lab.metrics.evaluation import MetricName as MetricName
 from probe_lab.metrics.evaluation import evaluate as evaluate
+from probe_lab.metrics.gain import SelectionPoint as SelectionPoint
+from probe_lab.metrics.gain import selection_gain_curve as selection_gain_curve
 from probe_lab.metrics.measured import Measured as Measured
 from probe_lab.metrics.multiple import holm as holm
 from probe_lab.metrics.online import SelectionGain as SelectionGain
@@ -21,8 +23,6 @@ from probe_lab.metrics.paired import measured_predictions as measured_prediction
 from probe_lab.metrics.paired import paired_difference as paired_difference
 from probe_lab.metrics.paired import paired_differences as paired_differences
 from probe_lab.metrics.paired import paired_mean as paired_mean
-from probe_lab.metrics.selection import SelectionPoint as SelectionPoint
-from probe_lab.metrics.selection import selection_gain_curve as selection_gain_curve
 from probe_lab.metrics.within import WITHIN_METRICS as WITHIN_METRICS
 from probe_lab.metrics.within import WithinMetric as WithinMetric
 from probe_lab.metrics.within import within_prompt_estimate as within_prompt_estimate

@@ -17,7 +17,7 @@ from probe_lab.errors import DataError
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resample
 from probe_lab.metrics.correlation import CHUNK, Levels, Real, srcc_within
 from probe_lab.metrics.measured import Measured, left_out_in_turn
-from probe_lab.metrics.prompts import Bools, Counts, Floats, PromptTable, varies
+from probe_lab.metrics.per_prompt import Bools, Counts, Floats, PromptTable, varies
 
 Pair = tuple[str, str]
 

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, special
 
-from probe_lab.metrics.prompts import Bools, Floats
+from probe_lab.metrics.per_prompt import Bools, Floats
 
 Scale = Literal["plain", "difference", "signed", "share", "gain", "proportion", "correlation", "auc"]
 """What the values of a statistic can be, which decides the shape of its interval (see :func:`interval`)."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probe_lab.metrics.bootstrap import PromptRatio, mean_over
-from probe_lab.metrics.prompts import Bools, Floats, PromptTable, varies
+from probe_lab.metrics.per_prompt import Bools, Floats, PromptTable, varies
 
 Real = TypeVar("Real", np.float32, np.float64)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, Scale, resample
 from probe_lab.metrics.correlation import Pooled
 from probe_lab.metrics.measured import Measured, left_out_in_turn
-from probe_lab.metrics.prompts import PromptTable, prompt_table
+from probe_lab.metrics.per_prompt import PromptTable, prompt_table
 from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric
 
 GlobalMetric = Literal["srcc", "ktc", "pcc", "auc"]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, Scale, Spread, interval, mean_of, mean_variance, minus
-from probe_lab.metrics.prompts import Floats
+from probe_lab.metrics.per_prompt import Floats
 
 MOST_DELETED = 1000
 """Groups of prompts that the jackknife leaves out in turn, where there are more prompts than that."""

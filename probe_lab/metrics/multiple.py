@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from probe_lab.metrics.prompts import Floats
+from probe_lab.metrics.per_prompt import Floats
 
 
 def holm(p_values: Sequence[float]) -> Floats:

@@ -21,7 +21,7 @@ from probe_lab.errors import ConfigError, DataError, nearest
 from probe_lab.metrics.bootstrap import Interval, mean_over, resample
 from probe_lab.metrics.evaluation import METRICS, MetricName, measured
 from probe_lab.metrics.measured import Measured
-from probe_lab.metrics.prompts import Floats, prompt_table
+from probe_lab.metrics.per_prompt import Floats, prompt_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.metrics.correlation import ktc_within, pcc_within, srcc_within
-from probe_lab.metrics.prompts import PromptTable, prompt_table
-from probe_lab.metrics.selection import ndcg, selection_gain, top1
+from probe_lab.metrics.gain import ndcg, selection_gain, top1
+from probe_lab.metrics.per_prompt import PromptTable, prompt_table
 
 WithinMetric = Literal["srcc_within", "ktc_within", "pcc_within", "top1", "selection_gain", "ndcg"]
 

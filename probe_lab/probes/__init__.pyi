@@ -1,11 +1,11 @@
 from probe_lab.probes.checkpoint import load_probe as load_probe
 from probe_lab.probes.checkpoint import save_probe as save_probe
-from probe_lab.probes.fitted import Fitted as Fitted
-from probe_lab.probes.fitted import Fitting as Fitting
+from probe_lab.probes.decoded_preview import preview_probe as preview_probe
 from probe_lab.probes.inputs import Inputs as Inputs
 from probe_lab.probes.kinds import BY_RIDGE as BY_RIDGE
 from probe_lab.probes.kinds import ProbeKind as ProbeKind
-from probe_lab.probes.preview import preview_probe as preview_probe
 from probe_lab.probes.probe import Output as Output
 from probe_lab.probes.probe import Probe as Probe
 from probe_lab.probes.spec import ProbeSpec as ProbeSpec
+from probe_lab.training.fitted import Fitted as Fitted
+from probe_lab.training.fitted import Fitting as Fitting

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from probe_lab.config import ProbeConfig
-    from probe_lab.probes.fitted import Fit
     from probe_lab.probes.spec import ProbeSpec
+    from probe_lab.training.fitted import Fit
 
 ATTENTION = "/attention"
-BY_GRADIENT = "probe_lab.probes.training:by_gradient"
-BY_RIDGE = "probe_lab.probes.baselines:by_ridge"
+BY_GRADIENT = "probe_lab.training.fit_probe:by_gradient"
+BY_RIDGE = "probe_lab.training.baselines:by_ridge"
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ MODELS = Registry(
         "noisy_latent": replace(_CONTROL, label="noisy latent", reads=("latent",), prominence=3),
         "x0_preview": ProbeKind(
             "decoded x0 prediction",
-            fit="probe_lab.probes.baselines:by_preview",
+            fit="probe_lab.training.baselines:by_preview",
             reads=("x0",),
             decodes=True,
             seconds=3e-3,
@@ -172,7 +172,7 @@ MODELS = Registry(
 """Baselines are in the order of the reports' tables."""
 
 PREVIEW = "preview"
-_PREVIEW = ProbeKind("preview", fit="probe_lab.probes.baselines:by_preview", reads=(), reads_scalars=True)
+_PREVIEW = ProbeKind("preview", fit="probe_lab.training.baselines:by_preview", reads=(), reads_scalars=True)
 """What ``preview_probe`` makes: it predicts its scalars. No experiment trains one."""
 
 

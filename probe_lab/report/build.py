@@ -9,9 +9,16 @@ from pathlib import Path
 
 from probe_lab.cache import Cache
 from probe_lab.errors import CacheError
-from probe_lab.report import (
+from probe_lab.report.analysis.chosen import choose, variant_text
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.left_out import LeftOut
+from probe_lab.report.layout.material import Material, Section
+from probe_lab.report.layout.page import Block, page, paragraph, section_block, table_html
+from probe_lab.report.layout.replacing import replacing
+from probe_lab.report.layout.style import drawing, evaluator_label, number_text
+from probe_lab.report.layout.table_forms import Table
+from probe_lab.report.sections import (
     activations,
-    agreement,
     attention,
     beside,
     complexity,
@@ -27,17 +34,10 @@ from probe_lab.report import (
     transfer,
     which_loss,
 )
-from probe_lab.report.choice import choose, variant_text
-from probe_lab.report.headline import headline_tables
-from probe_lab.report.left_out import LeftOut
-from probe_lab.report.listing import cells_table, environment_table, failures_table
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material, Section
-from probe_lab.report.page import Block, page, paragraph, section_block, table_html
-from probe_lab.report.paper import paper_tables
-from probe_lab.report.replacing import replacing
-from probe_lab.report.style import drawing, evaluator_label, number_text
-from probe_lab.report.tables import Table
+from probe_lab.report.sections import evaluator_agreement as agreement
+from probe_lab.report.sections.cell_listing import cells_table, environment_table, failures_table
+from probe_lab.report.sections.headline import headline_tables
+from probe_lab.report.sections.paper import paper_tables
 
 Progress = Callable[[int, int], None]
 """Called with (parts done, parts in all), first with 0 done."""

@@ -1,10 +1,10 @@
+from probe_lab.compare import compare as compare
+from probe_lab.compare import comparison_table as comparison_table
 from probe_lab.runs.failures import Failure as Failure
 from probe_lab.runs.files import is_finished as is_finished
 from probe_lab.runs.identity import cell_name as cell_name
 from probe_lab.runs.table import collect as collect
 from probe_lab.runs.table import read_results as read_results
-from probe_lab.sweep.compare import compare as compare
-from probe_lab.sweep.compare import comparison_table as comparison_table
 from probe_lab.sweep.grid import Cell as Cell
 from probe_lab.sweep.grid import cells as cells
 from probe_lab.sweep.grid import single_cell as single_cell

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from probe_lab.data.inputs import CachesNow
+from probe_lab.data.provenance import CachesNow
 from probe_lab.errors import ReportError
 from probe_lab.runs import FinishedCell, is_finished
 from probe_lab.runs.configs import Flat

@@ -21,7 +21,7 @@ from probe_lab.config import (
 from probe_lab.config.checks import check, require_probe_step
 from probe_lab.config.limits import MOST_CELLS
 from probe_lab.errors import SweepError
-from probe_lab.sweep.taps import TapNames
+from probe_lab.sweep.tap_patterns import TapNames
 
 
 @dataclass(frozen=True)

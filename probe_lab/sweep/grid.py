@@ -14,7 +14,7 @@ from probe_lab.probes.kinds import kind_of, models_that
 from probe_lab.runs.identity import cell_name, changes_no_result, identity, other_images
 from probe_lab.sweep.axes import Points, Settings, value_at, values_of
 from probe_lab.sweep.normalise import answers_of_loss, normalised
-from probe_lab.sweep.taps import TapNames
+from probe_lab.sweep.tap_patterns import TapNames
 
 _SHOWN = 8
 

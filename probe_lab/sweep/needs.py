@@ -84,7 +84,7 @@ def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:
 
 def _require_devices(cells: Sequence[Cell]) -> None:
     """The devices of another engine are on machines that are not known yet."""
-    from probe_lab.probes.distributed import require_devices
+    from probe_lab.training.distributed import require_devices
 
     settings = [cell.experiment.trainer for cell in cells if cell.experiment.engine.name == "local"]
     for trainer in settings:

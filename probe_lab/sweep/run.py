@@ -26,13 +26,13 @@ from probe_lab.sweep.alike import recognised
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
 from probe_lab.sweep.local import local_engine
-from probe_lab.sweep.progress import SweepProgress
 from probe_lab.sweep.standing import standing_of
+from probe_lab.sweep.sweep_bar import SweepProgress
 from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, ProbeTrainer
 from probe_lab.tracking import CellRun, Tracker, track
 
 if TYPE_CHECKING:
-    from probe_lab.capture.preview import Previewer
+    from probe_lab.previews.decoding import Previewer
 
 _HEADLINE = "srcc_within"
 _LOCK = ".lock"
@@ -175,7 +175,7 @@ def _engine(
     folder, workers = experiment.runs_folder, experiment.workers
     rungs = rungs_of(experiment.halving, plan, folder, but={cell.name for cell in pending})
     if experiment.engine.name == "ray":
-        from probe_lab.sweep.ray import ray_engine
+        from probe_lab.sweep.ray_engine import ray_engine
 
         return ray_engine(pending, folder, engine=experiment.engine, workers=workers, trainer=trainer, rungs=rungs)
     return local_engine(pending, folder, workers=workers, trainer=trainer, rungs=rungs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probe_lab.config import Experiment
-from probe_lab.data.inputs import CachesNow
+from probe_lab.data.provenance import CachesNow
 from probe_lab.errors import ReportError
 from probe_lab.runs import FinishedCell, Runs
 from probe_lab.runs.files import finished_names

@@ -22,8 +22,8 @@ from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.needs import require_all
 
 if TYPE_CHECKING:
-    from probe_lab.capture.preview import Previewer
     from probe_lab.data import ResidentArrays
+    from probe_lab.previews.decoding import Previewer
 
 PARTIAL = ".partial"
 """Folder, beside the cells, of those in training: a cell appears under its own name only when it is
@@ -57,7 +57,7 @@ class ProbeTrainer:
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Errors as in ``require_all``."""
-        import probe_lab.probes.fit  # noqa: F401  # here, so that workers that are forked have it
+        import probe_lab.training.fit_cell  # noqa: F401  # here, so that workers that are forked have it
 
         require_all(cells)
 
@@ -80,8 +80,8 @@ class ProbeTrainer:
     def train(self, cell: Cell, folder: Path, shared: ResidentArrays | None, go_on: GoOn | None) -> None:
         from probe_lab.cache import Cache
         from probe_lab.data.scalar_table import stored_previews
-        from probe_lab.probes.fit import train_cell
-        from probe_lab.probes.memory import Reduction, within_memory
+        from probe_lab.training.fit_cell import train_cell
+        from probe_lab.training.out_of_memory import Reduction, within_memory
 
         cache, experiment = Cache(cell.experiment.cache_folder), cell.experiment
         decodes = kind_of(experiment.probe.model).decodes and (
@@ -107,7 +107,7 @@ class ProbeTrainer:
     def _preview(self, experiment: Experiment) -> Previewer:
         if self.preview_factory is not None:
             return self.preview_factory(experiment)
-        from probe_lab.capture.preview import preview_scorer
+        from probe_lab.previews.decoding import preview_scorer
 
         return preview_scorer(experiment)
 

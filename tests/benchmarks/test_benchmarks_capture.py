@@ -15,8 +15,8 @@ from benchmarks.eager import Layers, eager_attention
 from benchmarks.peers import PEERS, Peer, peers_of
 from benchmarks.tools import daam, maps_0_1_5, prompt_to_prompt
 from benchmarks.workers import differences
+from probe_lab.backbones.families import family_of
 from probe_lab.capture import Capture
-from probe_lab.capture.backbones import family_of
 
 
 def test_sides_of_a_turn_swap_and_stay_paired() -> None:

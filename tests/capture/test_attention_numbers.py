@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from probe_lab.capture import Capture
-from probe_lab.capture.attention import AttentionReader, attention_map
+from probe_lab.capture.attention_maps import AttentionReader, attention_map
 from probe_lab.errors import CaptureError
 
 GetPipe = Callable[[str], DiffusionPipeline]

@@ -6,8 +6,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-from probe_lab.capture import backbones
-from probe_lab.capture.backbones import FAMILIES
+from probe_lab.backbones import families as backbones
+from probe_lab.backbones.families import FAMILIES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
 

@@ -15,8 +15,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.overrides import _get_current_function_mode_stack
 
+from probe_lab.backbones.families import family_of
 from probe_lab.capture import Capture, Tap
-from probe_lab.capture.backbones import family_of
 from probe_lab.errors import CaptureError
 
 PROMPTS = ["a red circle", "a blue square left of a green cross", "a cyan triangle above a red square"]
@@ -253,7 +253,7 @@ def test_a_second_call_replaces_the_first(random_pipe: StableDiffusionPipeline) 
 
 @pytest.mark.parametrize("size", [2 * 30 * 11 * 4 * 4, 2 * 7 * 11 * 4, 1])  # four heads, then two; 7 queries; one
 def test_parts_equal_everything_at_once(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    from probe_lab.capture import attention
+    from probe_lab.capture import attention_maps as attention
 
     query, key = torch.randn(2, 6, 30, 8), torch.randn(2, 6, 11, 8)
     mask = torch.rand(2, 1, 30, 11) > 0.2

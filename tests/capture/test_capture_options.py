@@ -12,8 +12,8 @@ from tiny_pipelines import CALL, run
 from torch import Tensor
 from torch.overrides import _get_current_function_mode_stack
 
+from probe_lab.backbones.families import FAMILIES, family_of
 from probe_lab.capture import Capture, Tap
-from probe_lab.capture.backbones import FAMILIES, family_of
 from probe_lab.errors import CaptureError
 
 PROMPTS = ["a red circle", "a blue square left of a green cross"]

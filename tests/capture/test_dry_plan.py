@@ -12,15 +12,15 @@ from diffusers import DiffusionPipeline
 from tiny_pipelines import CALL, build
 from torch.utils.flop_counter import FlopCounterMode
 
+from probe_lab.backbones.architectures import Architecture, Weightless, absent, architectures
+from probe_lab.backbones.families import FAMILIES, family_of
+from probe_lab.backbones.family import Family
 from probe_lab.capture import Capture
-from probe_lab.capture.architectures import Architecture, Weightless, absent, architectures
-from probe_lab.capture.backbones import FAMILIES, family_of
-from probe_lab.capture.dry import dry_plan, planned
-from probe_lab.capture.family import Family
-from probe_lab.capture.listing import computed_note, list_taps
-from probe_lab.capture.plan import Plan
 from probe_lab.config import Backbone, CaptureConfig, Experiment, Prompts, Sampling
 from probe_lab.errors import CaptureError, ConfigError
+from probe_lab.generation.dry_plan import dry_plan, planned
+from probe_lab.generation.measured_plan import Plan
+from probe_lab.generation.tap_listing import computed_note, list_taps
 
 SMALLEST = "stabilityai/stable-diffusion-2-1"
 TINY = ["sd-v", "sdxl", "sd3.5", "flux-dev", "qwen-image"]

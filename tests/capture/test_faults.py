@@ -20,20 +20,20 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 
+from probe_lab.backbones.families import WEIGHTS
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, verify
 from probe_lab.cache.faults import Fault
 from probe_lab.cache.info import describe
 from probe_lab.cache.layout import Sidecar, sidecar_path
-from probe_lab.capture.backbones import WEIGHTS
-from probe_lab.capture.faults import decodes_watched
-from probe_lab.capture.generate import generate
-from probe_lab.capture.pipelines import load_pipeline
+from probe_lab.capture.no_pictures import decodes_watched
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.data.groups import prompt_groups
 from probe_lab.data.splits import SplitFractions
 from probe_lab.errors import CacheError, CaptureError
 from probe_lab.evaluators.imported import import_scores
-from probe_lab.evaluators.run import score_cache
+from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.generation.generate import generate
 
 Verdict = list[bool]
 

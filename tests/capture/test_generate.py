@@ -17,17 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, CacheWriter, verify
 from probe_lab.capture import Capture
-from probe_lab.capture import generate as generate_module
-from probe_lab.capture.generate import generate, plan_generation
-from probe_lab.capture.pipelines import load_pipeline
-from probe_lab.capture.plan import Plan, plan_table
-from probe_lab.capture.prompts import read_prompts, sample_table
-from probe_lab.capture.workers import Crew, _free, devices_of, shared_cores
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, CaptureError, ConfigError, ScoreError
-from probe_lab.evaluators.run import score_cache
+from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.generation import generate as generate_module
+from probe_lab.generation.generate import generate, plan_generation
+from probe_lab.generation.measured_plan import Plan, plan_table
+from probe_lab.generation.prompts import read_prompts, sample_table
+from probe_lab.generation.workers import Crew, _free, devices_of, shared_cores
 
 SMALL = [
     "prompts.count=6",
@@ -163,8 +163,8 @@ def test_a_process_that_is_killed_while_it_takes_a_shard_holds_nobody_up(tmp_pat
 
 _PLANS = """
 import multiprocessing, sys, time, torch
-from probe_lab.capture.generate import generate
-from probe_lab.capture.pipelines import load_pipeline
+from probe_lab.generation.generate import generate
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.config import load_experiment
 from probe_lab.progress import progress
 

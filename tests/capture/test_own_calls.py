@@ -18,7 +18,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 from probe_lab.capture import Capture
 from probe_lab.probes import Probe, ProbeSpec
-from probe_lab.select import ProbeSelect
+from probe_lab.selection import ProbeSelect
 
 PROMPT, OTHER = "a red circle", "a green cross above a blue square"
 BLOCK = "up_blocks.1.attentions.1"

@@ -18,10 +18,10 @@ from diffusers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe_lab.capture.pipelines import configure, load_pipeline
-from probe_lab.capture.sampling import sample_images
+from probe_lab.backbones.pipelines import configure, load_pipeline
 from probe_lab.config import Backbone, Sampling, Scheduler
 from probe_lab.errors import CaptureError
+from probe_lab.generation.sampling import sample_images
 
 SAMPLING = Sampling(steps=4, guidance=3.0, height=16, width=24)
 SAMPLES = pd.DataFrame({"prompt": ["a red circle", "a blue square"], "seed": [1, 2]})

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from tiny_pipelines import run
 
 from probe_lab.capture import Capture
-from probe_lab.capture.preview import decoded
+from probe_lab.previews.decoding import decoded
 
 GetPipe = Callable[[str], DiffusionPipeline]
 PROMPTS = ["a red circle", "a blue square"]

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, describe, verify
 from probe_lab.cache.layout import PreviewOf, partial_path, scores_path
 from probe_lab.cache.scores import read_score_metadata
-from probe_lab.capture import previews as module
-from probe_lab.capture.generate import generate
-from probe_lab.capture.pipelines import load_pipeline
-from probe_lab.capture.preview import decoded
-from probe_lab.capture.previews import score_previews
 from probe_lab.config import Experiment, Scoring, load_experiment
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.evaluators import create
+from probe_lab.generation.generate import generate
+from probe_lab.previews import preview_scores as module
+from probe_lab.previews.decoding import decoded
+from probe_lab.previews.preview_scores import score_previews
 
 NAMES = ("shapes_reward", "shapes_binding")
 SMALL = ["prompts.count=4", "prompts.seeds=3", "sampling.steps=4", "capture.steps=[2,3]", "cache.shard_size=6"]
@@ -145,7 +145,7 @@ def test_an_autoencoder_that_overflows_is_widened() -> None:
     from diffusers import AutoencoderKL
     from diffusers.image_processor import VaeImageProcessor
 
-    from probe_lab.capture.preview import pictures
+    from probe_lab.previews.decoding import pictures
 
     class Pipe:
         def __init__(self) -> None:

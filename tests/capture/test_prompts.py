@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe_lab.capture.prompts import choose_prompts, collect_prompts, read_prompts, sample_seed, sample_table
 from probe_lab.config import Prompts, load_experiment
 from probe_lab.data.canonical import meaning
 from probe_lab.errors import ConfigError
+from probe_lab.generation.prompts import choose_prompts, collect_prompts, read_prompts, sample_seed, sample_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "prompts.md"
 COCO = [

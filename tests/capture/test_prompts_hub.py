@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 from huggingface_hub import constants
 
-from probe_lab.capture.prompts import read_prompts
 from probe_lab.config import Prompts
 from probe_lab.errors import ConfigError
+from probe_lab.generation.prompts import read_prompts
 
 
 def table(*prompts: str, column: str = "prompt") -> bytes:

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
-from probe_lab.capture.rows import copied, copies_of, spread, taken, widened
+from probe_lab.capture.batch_rows import copied, copies_of, spread, taken, widened
 
 ROWS = 2
 WANTED = torch.tensor([1, 3])

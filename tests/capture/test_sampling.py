@@ -15,8 +15,8 @@ from tiny_pipelines import PIPELINES
 from tiny_pipelines import run as run_family
 
 from probe_lab.capture import Capture
-from probe_lab.capture.sampling import ROWS, filled, sample_images, sample_tensors, stopped_after
 from probe_lab.config import Sampling
+from probe_lab.generation.sampling import ROWS, filled, sample_images, sample_tensors, stopped_after
 
 SAMPLING = Sampling(steps=4, guidance=3.0, height=16, width=24)
 TAPS = ["up_blocks.1.attentions.0/attention", "mid_block/activation", "latent", "x0"]

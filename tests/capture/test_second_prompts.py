@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from tiny_pipelines import CALL
 from torch import Tensor
 
+from probe_lab.backbones.truncation import token_limits
 from probe_lab.capture import Capture
-from probe_lab.capture.truncation import token_limits
 from probe_lab.config import Sampling
 
 GetPipe = Callable[[str], DiffusionPipeline]

@@ -14,8 +14,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from probe_lab.capture.text import encode_prompts
-from probe_lab.capture.truncation import token_limits, too_long, truncated, truncation_note
+from probe_lab.backbones.truncation import token_limits, too_long, truncated, truncation_note
+from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Sampling
 from probe_lab.shapes.tokenizer import MAX_TOKENS, build_tokenizer
 

@@ -16,7 +16,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from probe_lab.capture.x0 import predicted_x0
+from probe_lab.backbones.schedulers import predicted_x0
 from probe_lab.errors import CaptureError
 
 SCHEDULERS = [

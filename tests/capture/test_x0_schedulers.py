@@ -13,8 +13,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from probe_lab.backbones.schedulers import UNITS, clipped, name_of, predicted_x0
 from probe_lab.capture import Capture
-from probe_lab.capture.x0 import UNITS, clipped, name_of, predicted_x0
 from probe_lab.errors import CaptureError
 
 KINDS = ("epsilon", "v_prediction", "sample")

@@ -9,8 +9,8 @@ import pytest
 
 from probe_lab.config import Select, load_experiment
 from probe_lab.errors import ConfigError
-from probe_lab.probes.fit import config_hash
 from probe_lab.runs.identity import cell_name
+from probe_lab.training.fit_cell import config_hash
 
 SAID = [
     "select.candidates=10",

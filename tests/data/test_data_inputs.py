@@ -9,11 +9,11 @@ import pytest
 import torch
 from data_world import STEP, Build
 
-import probe_lab.data.inputs
+import probe_lab.data.provenance
 from probe_lab.cache import Cache, sha256_of, write_scores
 from probe_lab.cache.layout import PreviewOf, sidecar_path
-from probe_lab.cache.text import write_text
-from probe_lab.data.inputs import CachesNow, read_inputs
+from probe_lab.cache.text_table import write_text
+from probe_lab.data.provenance import CachesNow, read_inputs
 from probe_lab.data.scalars import Scalar
 from probe_lab.data.splits import RULE
 
@@ -40,7 +40,7 @@ def test_changes_are_told_and_files_hashed_once(build: Build, monkeypatch: pytes
     sidecar_path(folder, cache.shards[-1]).unlink()
     left = len(Cache(folder).complete_samples)
     hashed = []
-    monkeypatch.setattr(probe_lab.data.inputs, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    monkeypatch.setattr(probe_lab.data.provenance, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     now = CachesNow()
     for _ in range(2):
         assert now.changes(folder, recorded) == [

@@ -42,9 +42,9 @@ NOT_RUN = {
     "mlflow server --host 0.0.0.0 --port 5000 --backend-store-uri sqlite:///server.db --serve-artifacts "
     "--artifacts-destination ./artifacts": "serves without an end; its options are looked up",
     "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 probe-lab sweep quickstart": "needs that server: tests/tracking",
-    "python -m probe_lab.shapes.train tiny-sd --steps 6000 --seed 0": "trains for an hour: tests/shapes",
-    "python -m probe_lab.shapes.train tiny-sd3 --steps 7000 --seed 0": "trains for an hour: tests/shapes",
-    "python -m probe_lab.shapes.train_clip --steps 3000 --seed 0": "trains for half an hour: tests/shapes",
+    "python -m tools.tiny_models.train tiny-sd --steps 6000 --seed 0": "trains for an hour: tests/shapes",
+    "python -m tools.tiny_models.train tiny-sd3 --steps 7000 --seed 0": "trains for an hour: tests/shapes",
+    "python -m tools.tiny_models.train_clip --steps 3000 --seed 0": "trains for half an hour: tests/shapes",
 }
 """Commands that cannot run here, and why. What they name (experiments, options, modules) is looked up all the same."""
 
@@ -116,7 +116,7 @@ def test_a_page_runs_from_top_to_bottom(
     page: Path = request.node.callspec.params["folder"]
     names: dict[str, Any] = {"__name__": "__main__"}
     if str(page.relative_to(ROOT)) in WITH_A_PIPELINE:
-        from probe_lab.capture.pipelines import load_pipeline
+        from probe_lab.backbones.pipelines import load_pipeline
 
         smoke = load_experiment("smoke")
         names |= {"pipe": load_pipeline(smoke.backbone, smoke.sampling), "prompts": ["a red circle"]}

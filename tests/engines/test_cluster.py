@@ -15,10 +15,10 @@ import pytest
 import ray
 
 from probe_lab.cache import Cache, verify
-from probe_lab.capture.generate import generate
 from probe_lab.config import Engine, load_experiment
 from probe_lab.engines import ray_cluster, require_gpus
 from probe_lab.errors import ConfigError
+from probe_lab.generation.generate import generate
 
 PATIENCE = 300.0
 """Seconds: the machine may be busy."""

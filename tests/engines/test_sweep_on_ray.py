@@ -12,7 +12,7 @@ from probe_lab.config import Engine, Halving
 from probe_lab.engines import Cluster
 from probe_lab.sweep import Cell, Outcome, cells, is_finished
 from probe_lab.sweep.halving import Rungs
-from probe_lab.sweep.ray import Judge, ray_engine
+from probe_lab.sweep.ray_engine import Judge, ray_engine
 
 ENGINE = Engine(name="ray", cpus=0.5)
 

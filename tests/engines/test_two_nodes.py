@@ -17,12 +17,12 @@ from sweep_world import make_experiment, trained
 from test_verbs import experiment_in, files_of
 
 from probe_lab.cache import verify
-from probe_lab.capture.generate import generate
 from probe_lab.config import Engine
 from probe_lab.engines import ray_cluster
 from probe_lab.errors import ConfigError
+from probe_lab.generation.generate import generate
 from probe_lab.sweep import Outcome, cells, is_finished
-from probe_lab.sweep.ray import ray_engine
+from probe_lab.sweep.ray_engine import ray_engine
 
 PATIENCE = 300.0
 """Seconds: the machine may be busy."""

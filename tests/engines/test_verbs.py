@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from probe_lab.cache import Cache, verify
-from probe_lab.capture.generate import generate
 from probe_lab.config import Engine, Experiment, load_experiment
 from probe_lab.engines import Cluster
 from probe_lab.errors import CacheError, ConfigError
-from probe_lab.evaluators.run import score_cache
+from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.generation.generate import generate
 from probe_lab.sweep import ProbeTrainer, cells, local_engine
-from probe_lab.sweep.ray import ray_engine
+from probe_lab.sweep.ray_engine import ray_engine
 
 RAY = Engine(name="ray", cpus=0.5)
 EVALUATORS = ["shapes_reward", "shapes_clip_score", "shapes_binding"]

@@ -18,11 +18,12 @@ from scored_world import fill
 from probe_lab.cache import Cache
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ScoreError
-from probe_lab.evaluators import Evaluator, create, run, score_all
+from probe_lab.evaluators import Evaluator, create, score_all
+from probe_lab.evaluators import scoring_run as run
 from probe_lab.evaluators.aesthetic import HEAD, Aesthetic
 from probe_lab.evaluators.base import Settings
 from probe_lab.evaluators.clip import ClipEvaluator
-from probe_lab.evaluators.pictures import clip_transform
+from probe_lab.evaluators.preprocessing import clip_transform
 
 LAYERS = (0, 2, 4, 6, 7)
 

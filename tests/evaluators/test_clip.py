@@ -27,7 +27,7 @@ from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import clip, create, score_all
 from probe_lab.evaluators.base import Settings
 from probe_lab.evaluators.clip import ClipEvaluator, ClipScore
-from probe_lab.evaluators.pictures import clip_transform, to_rgb
+from probe_lab.evaluators.preprocessing import clip_transform, to_rgb
 
 TOLERANCE = 1e-5
 

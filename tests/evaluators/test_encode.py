@@ -15,7 +15,7 @@ from probe_lab.cache import Cache, verify
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import CacheError, ConfigError
 from probe_lab.evaluators.encode import encode_texts
-from probe_lab.evaluators.text import text_arrays
+from probe_lab.evaluators.prompt_encoder import text_arrays
 
 
 def of(checkpoint: Path) -> Scoring:

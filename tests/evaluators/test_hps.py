@@ -22,7 +22,7 @@ from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import Settings, create, reference
 from probe_lab.evaluators.hps import HpsV2, letterbox
 from probe_lab.evaluators.model import Transform
-from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, clip_transform, to_rgb
+from probe_lab.evaluators.preprocessing import CLIP_MEAN, CLIP_STD, clip_transform, to_rgb
 
 NAME = "hps_v2_1"
 ARCHITECTURE = "tiny-hps"

@@ -19,7 +19,7 @@ from probe_lab.cache import Cache, verify, write_scores
 from probe_lab.cli import app
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.imported import import_scores
-from probe_lab.evaluators.run import score_cache
+from probe_lab.evaluators.scoring_run import score_cache
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from scored_world import fill
 from probe_lab.cache import write_scores
 from probe_lab.config import load_experiment
 from probe_lab.evaluators import available
+from probe_lab.evaluators.evaluator_listing import evaluators_table, list_evaluators
 from probe_lab.evaluators.imported import import_scores
-from probe_lab.evaluators.listing import evaluators_table, list_evaluators
 
 
 def test_all_are_there_and_the_exact_ones_are_built_in() -> None:
@@ -86,5 +86,8 @@ def test_scores_kept_of_a_former_checkpoint_are_listed(tmp_path: Path) -> None:
 
 
 def test_listing_loads_no_model_library() -> None:
-    loaded = "import sys, probe_lab.evaluators.listing as l; l.list_evaluators(); print('open_clip' in sys.modules)"
+    loaded = (
+        "import sys; from probe_lab.evaluators.evaluator_listing import list_evaluators; "
+        "list_evaluators(); print('open_clip' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "False\n"

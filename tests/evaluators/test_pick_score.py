@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPModel
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.evaluators import Evaluator, create, score_all
 from probe_lab.evaluators.clip import ClipEvaluator
-from probe_lab.evaluators.pictures import clip_transform
+from probe_lab.evaluators.preprocessing import clip_transform
 
 
 def pick_score(checkpoint: Path, dtype: str = "float32") -> Evaluator:

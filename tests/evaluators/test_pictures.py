@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probe_lab.evaluators.pictures import CLIP_MEAN, CLIP_STD, clip_transform, to_rgb
+from probe_lab.evaluators.preprocessing import CLIP_MEAN, CLIP_STD, clip_transform, to_rgb
 
 SIZES = [(64, 64), (224, 224), (300, 200), (200, 301), (1, 40), (40, 1), (1, 1), (33, 500)]
 

@@ -52,8 +52,8 @@ def test_generate_refuses_before_it_loads_a_model(
 def test_plan_tells_splits_twins_and_what_cannot_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "p.csv"
     path.write_text("image_id,prompt\n" + "".join(f"{n},a cat {'!' * n}\n" for n in range(30)) + "1,a cat !\n")
-    monkeypatch.setattr("probe_lab.capture.dry.planned", lambda config, tflops: None)
-    monkeypatch.setattr("probe_lab.capture.plan.plan_table", lambda plan: "the plan")
+    monkeypatch.setattr("probe_lab.generation.dry_plan.planned", lambda config, tflops: None)
+    monkeypatch.setattr("probe_lab.generation.measured_plan.plan_table", lambda plan: "the plan")
     keys = ["prompts.source=file", f"prompts.path={path}", f"cache.root={tmp_path}/cache"]
     shown = CliRunner().invoke(app, ["plan", "smoke", *keys]).output.splitlines()
     assert shown[0] == "the plan"

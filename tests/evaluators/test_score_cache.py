@@ -26,7 +26,7 @@ from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import base, create, decode, passes, register
 from probe_lab.evaluators.encode import encode_texts
-from probe_lab.evaluators.run import score_cache
+from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.shapes.captions import parse_caption
 from probe_lab.shapes.rewards import rewards
 
@@ -318,7 +318,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import scored_world as world
-from probe_lab.evaluators import register, run
+from probe_lab.evaluators import register
+from probe_lab.evaluators import scoring_run as run
 
 class Slow(world.Mean):
     def score(self, images, prompts):

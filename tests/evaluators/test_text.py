@@ -14,7 +14,7 @@ from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ConfigError
 from probe_lab.evaluators import create
 from probe_lab.evaluators.clip import ClipEvaluator
-from probe_lab.evaluators.text import text_arrays
+from probe_lab.evaluators.prompt_encoder import text_arrays
 
 
 def scoring(folder: Path, batch_size: int = 64, **models: EvaluatorModel) -> Scoring:

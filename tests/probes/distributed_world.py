@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from probe_lab.data import Batch
-from probe_lab.probes.distributed import RankModule
+from probe_lab.training.distributed import RankModule
 
 NOTES = "PROBE_LAB_TEST_NOTES"
 """Environment variable that names the folder of the notes."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probe_lab.probes import Inputs
-from probe_lab.probes.augment import randomly_shifted, shifted
+from probe_lab.training.augment import randomly_shifted, shifted
 
 
 def inputs_of(**taps: torch.Tensor) -> Inputs:

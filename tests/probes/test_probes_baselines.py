@@ -18,12 +18,12 @@ from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, prompt_groups
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Inputs, Probe, ProbeSpec, prompt_ridge
-from probe_lab.probes.baselines import tuned_ridge
-from probe_lab.probes.outputs import over_shuffles
 from probe_lab.probes.prompt_ridge import fit_prompt_ridge
-from probe_lab.probes.reading import taps_of
 from probe_lab.probes.ridge import PENALTIES, Moments, fit_ridge, prompt_means, ridge
-from probe_lab.probes.shuffles import other_shuffles, shuffled
+from probe_lab.training.baselines import tuned_ridge
+from probe_lab.training.cell_files import over_shuffles
+from probe_lab.training.reading import taps_of
+from probe_lab.training.shuffles import other_shuffles, shuffled
 
 
 def _data(seed: int, count: int = 200) -> tuple[torch.Tensor, torch.Tensor]:

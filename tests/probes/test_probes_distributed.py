@@ -25,10 +25,10 @@ from probe_lab.config import Experiment, Tracking, with_changes
 from probe_lab.errors import ConfigError, ProbeError
 from probe_lab.metrics import evaluate
 from probe_lab.probes import Inputs, Probe, load_probe
-from probe_lab.probes.distributed import Job, fit_on_ranks, require_devices
-from probe_lab.probes.fit import train_cell
-from probe_lab.probes.reading import data_of, decided
-from probe_lab.probes.training import prepared, seeded
+from probe_lab.training.distributed import Job, fit_on_ranks, require_devices
+from probe_lab.training.fit_cell import train_cell
+from probe_lab.training.fit_probe import prepared, seeded
+from probe_lab.training.reading import data_of, decided
 
 sys.path.insert(0, str(Path(__file__).parent))  # which the ranks inherit
 

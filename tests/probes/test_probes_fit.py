@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.cache.text import write_text
+from probe_lab.cache.text_table import write_text
 from probe_lab.config import Experiment, Metrics, Text
 from probe_lab.data import load_resident
 from probe_lab.errors import CacheError, ConfigError, DataError, ProbeError, ScoreError
 from probe_lab.metrics import evaluate
 from probe_lab.probes import Inputs, load_probe
-from probe_lab.probes.fit import config_hash, train_cell
-from probe_lab.probes.module import ProbeModule
+from probe_lab.training.fit_cell import config_hash, train_cell
+from probe_lab.training.lightning_module import ProbeModule
 
 ProbeOf = Callable[..., Experiment]
 FILES = ["config.yaml", "metrics.json", "predictions.parquet", "probe.json", "probe.safetensors"]

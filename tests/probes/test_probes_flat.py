@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from probe_lab.probes.flat import FlatWeights
+from probe_lab.training.flat_weights import FlatWeights
 
 
 def network(seed: int) -> nn.Sequential:

@@ -15,7 +15,7 @@ import pytest
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
 from probe_lab.data import load_resident
-from probe_lab.probes.fit import train_cell
+from probe_lab.training.fit_cell import train_cell
 
 ProbeOf = Callable[..., Experiment]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
 from probe_lab.data import Batch
-from probe_lab.probes.fit import train_cell
-from probe_lab.probes.memory import Reduction, is_out_of_memory, within_memory
-from probe_lab.probes.module import ProbeModule
+from probe_lab.training.fit_cell import train_cell
+from probe_lab.training.lightning_module import ProbeModule
+from probe_lab.training.out_of_memory import Reduction, is_out_of_memory, within_memory
 
 
 def test_too_large_a_batch_is_halved_and_recorded(

@@ -11,8 +11,8 @@ from probe_lab.config import ProbeConfig, Trainer
 from probe_lab.data import Batch
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Probe, ProbeSpec
-from probe_lab.probes.module import Monitor, ProbeModule, _rate
-from probe_lab.probes.objective import Objective
+from probe_lab.training.lightning_module import Monitor, ProbeModule, _rate
+from probe_lab.training.objective import Objective
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from probe_lab import losses
 from probe_lab.config import ProbeConfig
 from probe_lab.errors import ConfigError
 from probe_lab.losses import LOSSES, TERMS, Loss, Term
-from probe_lab.probes.objective import Objective
+from probe_lab.training.objective import Objective
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "losses.md"
 

@@ -20,11 +20,11 @@ from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError, ScoreError
 from probe_lab.metrics import evaluate
 from probe_lab.probes import Inputs, Probe, ProbeSpec, load_probe, save_probe
+from probe_lab.probes.applied_elsewhere import Job, predict_at, refusal
 from probe_lab.probes.checkpoint import DESCRIPTION
-from probe_lab.probes.fit import train_cell
-from probe_lab.probes.reading import data_of
-from probe_lab.probes.training import prepared
-from probe_lab.probes.transfer import Job, predict_at, refusal
+from probe_lab.training.fit_cell import train_cell
+from probe_lab.training.fit_probe import prepared
+from probe_lab.training.reading import data_of
 
 ProbeOf = Callable[..., Experiment]
 SCALARS = ["preview:good", "preview:useless"]

@@ -20,11 +20,11 @@ from probe_lab.data import load_resident
 from probe_lab.errors import ConfigError, ProbeError, SweepError
 from probe_lab.metrics import within_prompt_estimate
 from probe_lab.probes import Inputs, Probe, ProbeSpec, load_probe, save_probe
-from probe_lab.probes.fit import train_cell
-from probe_lab.probes.flat import FlatWeights
-from probe_lab.probes.reading import data_of
-from probe_lab.probes.trainer import module_of
 from probe_lab.sweep import cells
+from probe_lab.training.fit_cell import train_cell
+from probe_lab.training.flat_weights import FlatWeights
+from probe_lab.training.lightning_trainer import module_of
+from probe_lab.training.reading import data_of
 
 ProbeOf = Callable[..., Experiment]
 RELEASED: dict[str, Any] = {

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from probe_lab.cache import Cache
 from probe_lab.data import ProbeDataModule, SplitFractions
-from probe_lab.probes import transfer
+from probe_lab.probes import applied_elsewhere as transfer
+from probe_lab.probes.applied_elsewhere import Job, predict_at, read_samples, refusal
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.probes.transfer import Job, predict_at, read_samples, refusal
 
 SPEC = ProbeSpec(
     kind="cnn",

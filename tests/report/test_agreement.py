@@ -14,11 +14,12 @@ import pytest
 from scipy import stats
 
 from probe_lab.cache import Cache, write_scores
-from probe_lab.report import agreement, build, build_report
-from probe_lab.report.choice import choose
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material
-from probe_lab.report.style import drawing
+from probe_lab.report import build, build_report
+from probe_lab.report.analysis.chosen import choose
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.material import Material
+from probe_lab.report.layout.style import drawing
+from probe_lab.report.sections import evaluator_agreement as agreement
 
 NAMES = ["shapes_reward", "shapes_binding", "clip_score@large"]
 

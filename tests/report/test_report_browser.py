@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from chromium import PROGRAMS, Chromium, find_chromium
 
-from probe_lab.report.page import Block, page, table_html
-from probe_lab.report.results import Value
-from probe_lab.report.tables import Table
+from probe_lab.report.analysis.results import Value
+from probe_lab.report.layout.page import Block, page, table_html
+from probe_lab.report.layout.table_forms import Table
 
 PAGE = "index.html"
 ROWS = 300

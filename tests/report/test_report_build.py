@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from probe_lab.errors import ReportError
-from probe_lab.report import activations, attention, build, build_report
-from probe_lab.report.load import load_results
-from probe_lab.report.page import MARK
+from probe_lab.report import build, build_report
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.page import MARK
+from probe_lab.report.sections import activations, attention
 from probe_lab.runs.table import write_results
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

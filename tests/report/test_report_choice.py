@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from probe_lab.errors import ReportError
-from probe_lab.report.choice import choose, main_slice, variant_text
-from probe_lab.report.load import load_results
-from probe_lab.report.results import Variant
+from probe_lab.report.analysis.chosen import choose, main_slice, variant_text
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.results import Variant
 from probe_lab.runs.table import write_results
 
 Edit = Callable[[Path, str, str, Callable[[dict[str, Any]], None]], None]

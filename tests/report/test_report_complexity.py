@@ -12,11 +12,11 @@ import pytest
 from scipy import stats
 
 from probe_lab.cache import Cache
-from probe_lab.report import complexity
-from probe_lab.report.choice import choose
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material
-from probe_lab.report.style import drawing
+from probe_lab.report.analysis.chosen import choose
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.material import Material
+from probe_lab.report.layout.style import drawing
+from probe_lab.report.sections import complexity
 
 
 @pytest.fixture

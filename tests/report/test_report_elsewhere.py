@@ -14,9 +14,10 @@ import pytest
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
 from probe_lab.names import slug
-from probe_lab.report import beside, build, elsewhere, losses, which_loss
-from probe_lab.report.load import load_results
-from probe_lab.report.origin import Origin
+from probe_lab.report import build
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.origin import Origin
+from probe_lab.report.sections import beside, elsewhere, losses, which_loss
 
 EVALUATORS = ("shapes_reward", "shapes_binding")
 

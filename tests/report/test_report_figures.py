@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from probe_lab.cache import Cache
 from probe_lab.data.splits import RULE, SplitFractions, split_of
 from probe_lab.metrics import selection_gain_curve
-from probe_lab.report import activations, attention, curves, heatmap, losses, scatter, selection
-from probe_lab.report.choice import choose, main_slice
-from probe_lab.report.listing import environment_table
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material, Section
-from probe_lab.report.pictures import phrases, read_sample
-from probe_lab.report.style import drawing
+from probe_lab.report.analysis.chosen import choose, main_slice
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.material import Material, Section
+from probe_lab.report.layout.pictures import phrases, read_sample
+from probe_lab.report.layout.style import drawing
+from probe_lab.report.sections import activations, attention, curves, heatmap, losses, scatter, selection
+from probe_lab.report.sections.cell_listing import environment_table
 from probe_lab.runs.table import write_results
 
 ATTENTION = "up_blocks.1.attentions.0/attention"

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from probe_lab.cache import Cache
-from probe_lab.report import guide
-from probe_lab.report.choice import choose
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material
-from probe_lab.report.reads import Reads
-from probe_lab.report.style import drawing
+from probe_lab.report.analysis.chosen import choose
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.reads import Reads
+from probe_lab.report.layout.material import Material
+from probe_lab.report.layout.style import drawing
+from probe_lab.report.sections import guide
 from probe_lab.runs.table import write_results
 
 Array = npt.NDArray[np.float64]

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from probe_lab.metrics import compare_predictions, holm, within_prompt_estimate
-from probe_lab.report.choice import choose
-from probe_lab.report.headline import DIFFERENCE, headline_tables
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material
-from probe_lab.report.results import Value
+from probe_lab.report.analysis.chosen import choose
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.results import Value
+from probe_lab.report.layout.material import Material
+from probe_lab.report.sections.headline import DIFFERENCE, headline_tables
 
 EVALUATOR = "shapes_binding"
 

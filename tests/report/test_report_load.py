@@ -14,10 +14,10 @@ import pytest
 from probe_lab.errors import ReportError
 from probe_lab.metrics import measured_predictions
 from probe_lab.metrics.bootstrap import resample
-from probe_lab.report.choice import variant_text
-from probe_lab.report.load import load_results
-from probe_lab.report.origin import Origin
-from probe_lab.report.results import Variant
+from probe_lab.report.analysis.chosen import variant_text
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.origin import Origin
+from probe_lab.report.analysis.results import Variant
 from probe_lab.runs.failures import Failure
 from probe_lab.runs.table import write_results
 

@@ -8,7 +8,7 @@ import pytest
 
 from probe_lab.config import load_experiment
 from probe_lab.errors import ReportError
-from probe_lab.report.origin import Origin, origin_names, origin_of
+from probe_lab.report.analysis.origin import Origin, origin_names, origin_of
 from probe_lab.runs.configs import Configs, Flat
 
 

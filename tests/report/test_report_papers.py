@@ -14,12 +14,12 @@ import yaml
 
 from probe_lab.config.schema import EXHIBITS as NAMES
 from probe_lab.errors import ReportError
-from probe_lab.report.choice import best_on_validation
-from probe_lab.report.load import load_results
-from probe_lab.report.paper import PUBLISHED
+from probe_lab.report.analysis.chosen import best_on_validation
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.results import Variant
 from probe_lab.report.papers import EXHIBITS, ablations, build_exhibit
 from probe_lab.report.papers.shown import cost
-from probe_lab.report.results import Variant
+from probe_lab.report.sections.paper import PUBLISHED
 
 EVALUATORS = ("shapes_reward", "shapes_binding")
 LABELS = ("shapes reward", "shapes binding")

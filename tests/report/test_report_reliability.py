@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from probe_lab.errors import ReportError
-from probe_lab.report import reliability, scatter
-from probe_lab.report.choice import choose
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material
-from probe_lab.report.style import drawing
+from probe_lab.report.analysis.chosen import choose
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.material import Material
+from probe_lab.report.layout.style import drawing
+from probe_lab.report.sections import reliability, scatter
 
 
 def _table(prompts: int, seeds: int, slope: float, noise: float, seed: int = 0) -> pd.DataFrame:

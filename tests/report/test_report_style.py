@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from probe_lab.report.style import (
+from probe_lab.report.layout.style import (
     PAGE,
     drawing,
     evaluator_label,

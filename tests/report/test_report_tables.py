@@ -7,8 +7,8 @@ import io
 import math
 from html.parser import HTMLParser
 
-from probe_lab.report.results import Value
-from probe_lab.report.tables import Table
+from probe_lab.report.analysis.results import Value
+from probe_lab.report.layout.table_forms import Table
 
 TABLE = Table(
     name="a_b",

@@ -15,16 +15,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.errors import ReportError
-from probe_lab.report import build, build_report, tradeoff
-from probe_lab.report.choice import choose
-from probe_lab.report.labels import Label, place_labels
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material, Section
-from probe_lab.report.results import Results
-from probe_lab.report.style import drawing
-from probe_lab.report.tradeoff_tables import ahead, lead, share
-from probe_lab.select.tradeoff import WAYS, About, Pair, Tradeoff, TradeoffRow, Way
-from probe_lab.select.tradeoff.thinning import Left, Thinning
+from probe_lab.report import build, build_report
+from probe_lab.report.analysis.chosen import choose
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.results import Results
+from probe_lab.report.layout.labels import Label, place_labels
+from probe_lab.report.layout.material import Material, Section
+from probe_lab.report.layout.style import drawing
+from probe_lab.report.sections import tradeoff
+from probe_lab.report.sections.tradeoff_tables import ahead, lead, share
+from probe_lab.tradeoff import WAYS, About, Pair, Tradeoff, TradeoffRow, Way
+from probe_lab.tradeoff.thinning import Left, Thinning
 
 NAN = float("nan")
 ABOUT = About("shapes_reward", 64, 50, "tiny-sd", "25 steps, ddim, 64×64", ("cnn-5-a", "cnn-2-b"), "a CPU, 2 threads")

@@ -19,11 +19,12 @@ from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.report import applied, beside, transfer, transferred
-from probe_lab.report.choice import choose
-from probe_lab.report.load import load_results
-from probe_lab.report.material import Material
-from probe_lab.report.style import drawing
+from probe_lab.report.analysis import applied, transferred
+from probe_lab.report.analysis.chosen import choose
+from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.material import Material
+from probe_lab.report.layout.style import drawing
+from probe_lab.report.sections import beside, transfer
 from probe_lab.runs.table import write_results
 
 EVALUATORS = ("shapes_reward", "shapes_binding")

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
+from probe_lab.compare.sheet import Sheet
 from probe_lab.csv_text import harmless
 from probe_lab.fonts import missing
-from probe_lab.report.attention import Lit, Row, _draw
-from probe_lab.report.results import Value
-from probe_lab.report.style import drawing, fitted, legend_label, save_figure
-from probe_lab.report.tables import Table
-from probe_lab.sweep.compare.sheet import Sheet
+from probe_lab.report.analysis.results import Value
+from probe_lab.report.layout.style import drawing, fitted, legend_label, save_figure
+from probe_lab.report.layout.table_forms import Table
+from probe_lab.report.sections.attention import Lit, Row, _draw
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 DOLLARS = (

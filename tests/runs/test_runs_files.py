@@ -17,8 +17,7 @@ import torch
 from probe_lab.config import load_experiment
 from probe_lab.errors import ProbeLabError, ReportError
 from probe_lab.probes import Probe, ProbeSpec, load_probe, save_probe
-from probe_lab.probes.outputs import predictions_table
-from probe_lab.report.load import load_results
+from probe_lab.report.analysis.load import load_results
 from probe_lab.runs import Runs
 from probe_lab.runs.files import (
     CONFIG,
@@ -34,8 +33,9 @@ from probe_lab.runs.files import (
 )
 from probe_lab.runs.table import RESULTS, result_rows, write_results
 from probe_lab.runs.writing import write_cell
-from probe_lab.select.cells import trained_with
+from probe_lab.selection.trained_cells import trained_with
 from probe_lab.tracking.values import read_cell
+from probe_lab.training.cell_files import predictions_table
 
 ONE, OTHER = "step05-linear-x0-mse-seed0-1a2b3c4d", "step05-linear-latent-mse-seed0-5e6f7a8b"
 FILES = (METRICS, CONFIG, PREDICTIONS, DESCRIPTION, WEIGHTS)

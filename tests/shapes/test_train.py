@@ -10,13 +10,13 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers import CLIPTokenizer
 
-from probe_lab.shapes import train, train_sd3
-from probe_lab.shapes.pictures import picture_pool, to_model_range
-from probe_lab.shapes.recipe import Recipe, TextToImage, train_denoiser
 from probe_lab.shapes.tokenizer import build_tokenizer
-from probe_lab.shapes.train_sd import Denoiser
-from probe_lab.shapes.train_sd3 import JointDenoiser
-from probe_lab.shapes.train_vae import encode, train_vae
+from tools.tiny_models import train, train_sd3
+from tools.tiny_models.recipe import Recipe, TextToImage, train_denoiser
+from tools.tiny_models.train_sd import Denoiser
+from tools.tiny_models.train_sd3 import JointDenoiser
+from tools.tiny_models.train_vae import encode, train_vae
+from tools.tiny_models.training_pictures import picture_pool, to_model_range
 
 
 def test_pictures_do_not_depend_on_the_number_of_workers() -> None:
@@ -28,7 +28,7 @@ def test_pictures_do_not_depend_on_the_number_of_workers() -> None:
 
 
 def test_the_latent_is_normalised_without_changing_the_reconstruction() -> None:
-    from probe_lab.shapes import train_vae as module
+    from tools.tiny_models import train_vae as module
 
     _, pictures = picture_pool(16, seed=1, workers=1)
     torch.manual_seed(0)

@@ -17,15 +17,15 @@ from open_clip.model import CLIP
 from PIL import Image
 
 from probe_lab.shapes.captions import Object, Scene, parse_caption, sample_captions, sample_scene
-from probe_lab.shapes.clip_card import CLIP as SHIPPED
-from probe_lab.shapes.clip_folder import model_config
-from probe_lab.shapes.clip_measure import Judge, mistakes_caught, retrieved
-from probe_lab.shapes.contrast import Contrast, Pool, arrange, contrast_pool, draw_contrast
 from probe_lab.shapes.mistakes import MISTAKES, describes, held_out, is_caption, make_mistake, wrong_caption
 from probe_lab.shapes.render import GROUND, Placed, draw, place
 from probe_lab.shapes.rewards import rewards
 from probe_lab.shapes.tokenizer import build_tokenizer
-from probe_lab.shapes.train_clip import (
+from tools.tiny_models.clip_card import CLIP as SHIPPED
+from tools.tiny_models.clip_folder import model_config
+from tools.tiny_models.clip_measure import Judge, mistakes_caught, retrieved
+from tools.tiny_models.contrastive import Contrast, Pool, arrange, contrast_pool, draw_contrast
+from tools.tiny_models.train_clip import (
     ClipRecipe,
     build,
     contrastive_loss,
@@ -108,8 +108,8 @@ def test_five_objects_find_a_place_inside_the_picture() -> None:
 
 
 def test_the_prompts_of_the_experiments_are_held_out() -> None:
-    from probe_lab.capture.prompts import collect_prompts
     from probe_lab.config import Prompts
+    from probe_lab.generation.prompts import collect_prompts
 
     for count in (320, 2000):
         assert held_out() >= set(collect_prompts(Prompts(source="shapes", count=count, seeds=8), 0).prompts)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from probe_lab.data import Batch
 from probe_lab.probes import BY_RIDGE, Fitting, Inputs, ProbeKind, ProbeSpec
-from probe_lab.probes.fitted import Predictor
+from probe_lab.training.fitted import Predictor
 
 
 def median_of_x0(fitting: Fitting) -> Predictor:

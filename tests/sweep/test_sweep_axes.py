@@ -12,17 +12,17 @@ import pytest
 import torch
 from sweep_world import make_experiment
 
+from probe_lab.backbones.families import family_of
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Manifest
-from probe_lab.capture.backbones import family_of
-from probe_lab.capture.pipelines import load_pipeline
 from probe_lab.config import Backbone, Experiment, Sampling, load_experiment, with_changes
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.losses import LOSSES, TERMS
-from probe_lab.probes.objective import Objective
 from probe_lab.runs.identity import identity
 from probe_lab.sweep import cell_name, cells, single_cell
 from probe_lab.sweep.grid import lay_out
 from probe_lab.sweep.normalise import READ_BY_SOME
+from probe_lab.training.objective import Objective
 
 ROOT = Path("somewhere")
 NAMED = Path(__file__).parent / "named"

@@ -14,12 +14,12 @@ from sweep_world import ACTIVATION, ATTENTION, make_experiment
 from typer.testing import CliRunner
 
 from probe_lab.cli import app
+from probe_lab.compare import Query
+from probe_lab.compare.command import answer
+from probe_lab.compare.difference import difference
+from probe_lab.compare.sheet import Sheet
 from probe_lab.errors import ConfigError, DataError, ReportError
 from probe_lab.metrics import METRICS, holm, paired_differences
-from probe_lab.sweep.compare import Query
-from probe_lab.sweep.compare.command import answer
-from probe_lab.sweep.compare.difference import difference
-from probe_lab.sweep.compare.sheet import Sheet
 
 WITHIN = Query(metrics=("srcc_within", "selection_gain"))
 BOTH = ("shapes_reward", "shapes_binding")

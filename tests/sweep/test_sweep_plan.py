@@ -19,9 +19,9 @@ from probe_lab.errors import CacheError, SweepError
 from probe_lab.probes.kinds import kind_of
 from probe_lab.runs.identity import other_images
 from probe_lab.sweep import Cell, cells, run_sweep
-from probe_lab.sweep.listing import plan_listing
 from probe_lab.sweep.needs import require_arrays
 from probe_lab.sweep.plan import SweepPlan, plan_sweep
+from probe_lab.sweep.plan_table import plan_listing
 
 SIZES = {ATTENTION: (24, 8, 8), ACTIVATION: (64, 8, 8), "x0": (8, 16, 16), "latent": (8, 16, 16)}
 GRID = {"probe.step": [1, 5], "probe.taps": [ATTENTION, ACTIVATION], "probe.loss": ["mse", "listwise"]}

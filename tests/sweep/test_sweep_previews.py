@@ -18,10 +18,10 @@ from probe_lab.cache.scores import IMPORTED
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.sweep import cells, run_sweep
-from probe_lab.sweep.listing import plan_listing
 from probe_lab.sweep.needs import require_previews
 from probe_lab.sweep.plan import plan_sweep
-from probe_lab.sweep.previews import asked_previews, baseline_previews
+from probe_lab.sweep.plan_table import plan_listing
+from probe_lab.sweep.preview_needs import asked_previews, baseline_previews
 
 REWARD, BINDING = "preview:shapes_reward", "preview:shapes_binding"
 SMALL = ["prompts.count=12", "prompts.seeds=3", "sampling.steps=4", "cache.shard_size=18", "data.batch_prompts=3"]
@@ -31,8 +31,8 @@ NONE = "sweep=[]"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small real cache of the steps 2 and 3, with scores and without previews."""
-    from probe_lab.capture.generate import generate
-    from probe_lab.evaluators.run import score_cache
+    from probe_lab.evaluators.scoring_run import score_cache
+    from probe_lab.generation.generate import generate
 
     folder = tmp_path_factory.mktemp("previews")
     experiment = asking(folder, NONE)

@@ -4,6 +4,6 @@ Each exhibit is a function from one swept experiment to a ``Section``. The publi
 ``report/paper_results.yaml`` has and nothing else; what it lacks, the page says.
 """
 
-from probe_lab.report.papers.build import EXHIBITS, build_exhibit
+from probe_lab.report.papers.exhibit import EXHIBITS, build_exhibit
 
 __all__ = ["EXHIBITS", "build_exhibit"]

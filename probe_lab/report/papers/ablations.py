@@ -7,8 +7,20 @@ import json
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.report.choice import best_on_validation, probes
-from probe_lab.report.material import Drawing, Section
+from probe_lab.report.analysis.chosen import best_on_validation, probes
+from probe_lab.report.analysis.results import Variant
+from probe_lab.report.layout.material import Drawing, Section
+from probe_lab.report.layout.style import (
+    GREY,
+    MARKERS,
+    PAGE,
+    evaluator_label,
+    look,
+    loss_label,
+    tap_labels,
+    tap_order,
+)
+from probe_lab.report.layout.table_forms import Field, Table
 from probe_lab.report.papers.prediction import lines_over_steps
 from probe_lab.report.papers.shown import (
     CAUTION,
@@ -21,18 +33,6 @@ from probe_lab.report.papers.shown import (
     published,
     spread,
 )
-from probe_lab.report.results import Variant
-from probe_lab.report.style import (
-    GREY,
-    MARKERS,
-    PAGE,
-    evaluator_label,
-    look,
-    loss_label,
-    tap_labels,
-    tap_order,
-)
-from probe_lab.report.tables import Field, Table
 
 _EVALUATORS = ("clip_score", "pick_score", "blip_itm", "image_reward", "hps_v2_1")
 _SWEET = 0.2

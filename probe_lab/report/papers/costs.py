@@ -5,7 +5,9 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.report.material import Drawing, Section
+from probe_lab.report.layout.material import Drawing, Section
+from probe_lab.report.layout.style import GREY, OKABE_ITO, PAGE, evaluator_label, look
+from probe_lab.report.layout.table_forms import Field
 from probe_lab.report.papers.shown import (
     CAUTION,
     OF,
@@ -18,8 +20,6 @@ from probe_lab.report.papers.shown import (
     paper_table,
     published,
 )
-from probe_lab.report.style import GREY, OKABE_ITO, PAGE, evaluator_label, look
-from probe_lab.report.tables import Field
 
 _SHARES = (0.05, 0.1, 0.2, 0.4)
 _MOST = 20

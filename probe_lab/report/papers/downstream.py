@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from probe_lab.report.material import Section
-from probe_lab.report.paper import disputed
+from probe_lab.report.layout.material import Section
+from probe_lab.report.layout.style import evaluator_label
+from probe_lab.report.layout.table_forms import Field, Table
 from probe_lab.report.papers.shown import (
     CAUTION,
     OF,
@@ -18,8 +19,7 @@ from probe_lab.report.papers.shown import (
     picked,
     published,
 )
-from probe_lab.report.style import evaluator_label
-from probe_lab.report.tables import Field, Table
+from probe_lab.report.sections.paper import disputed
 
 _DOWNSTREAM = ("clip_score", "image_reward", "aesthetic")
 _SELECTIVE = ("image_reward", "hps_v2_1", "clip_score")

@@ -7,11 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probe_lab.report.material import Drawing, Section
+from probe_lab.report.analysis.results import Value
+from probe_lab.report.layout.material import Drawing, Section
+from probe_lab.report.layout.style import GREY, MARKERS, PAGE, evaluator_label, look
+from probe_lab.report.layout.table_forms import Field
 from probe_lab.report.papers.shown import CAUTION, Shown, our_table, paper_table, published
-from probe_lab.report.results import Value
-from probe_lab.report.style import GREY, MARKERS, PAGE, evaluator_label, look
-from probe_lab.report.tables import Field
 
 _METRICS = {"srcc": "SRCC", "auc": "AUC-ROC", "ktc": "KTC", "pcc": "PCC"}
 _PAPERS_NAME = {"auc": "auc_roc"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from probe_lab.report.choice import probes
-from probe_lab.report.material import Section
+from probe_lab.report.analysis.chosen import probes
+from probe_lab.report.analysis.results import Variant
+from probe_lab.report.layout.material import Section
+from probe_lab.report.layout.style import evaluator_label, loss_label
+from probe_lab.report.layout.table_forms import Field
 from probe_lab.report.papers.ablations import published_spearman
 from probe_lab.report.papers.shown import Shown, our_table
-from probe_lab.report.results import Variant
-from probe_lab.report.style import evaluator_label, loss_label
-from probe_lab.report.tables import Field
 
 _LOSSES = ("listwise", "listwise+infonce", "listwise+infonce+pearson")
 

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from probe_lab.report.choice import best_on_validation, probes, steps_of
-from probe_lab.report.intervals import as_value
-from probe_lab.report.material import Material, Section
-from probe_lab.report.paper import PUBLISHED
-from probe_lab.report.reads import reads_of
-from probe_lab.report.results import Results, Value, Variant
-from probe_lab.report.selection import of_trainings
-from probe_lab.report.style import evaluator_label
-from probe_lab.report.tables import Field, Table
+from probe_lab.report.analysis.chosen import best_on_validation, probes, steps_of
+from probe_lab.report.analysis.intervals import as_value
+from probe_lab.report.analysis.reads import reads_of
+from probe_lab.report.analysis.results import Results, Value, Variant
+from probe_lab.report.layout.material import Material, Section
+from probe_lab.report.layout.style import evaluator_label
+from probe_lab.report.layout.table_forms import Field, Table
+from probe_lab.report.sections.paper import PUBLISHED
+from probe_lab.report.sections.selection import of_trainings
 
 CAUTION = (
     "For orientation, not comparable: the papers have other models, prompts and evaluators, and their correlations are "

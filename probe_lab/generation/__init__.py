@@ -1,0 +1,1 @@
+"""From prompts to the images and tensors of a cache."""

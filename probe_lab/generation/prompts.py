@@ -1,0 +1,148 @@
+"""Where prompts come from, and the table of samples that a cache of them holds."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from probe_lab.cache import shard_layout
+from probe_lab.cache.layout import SAMPLES
+from probe_lab.cache.samples import IMAGE_ID, load_samples
+from probe_lab.config import Experiment, Prompts, load_experiment
+from probe_lab.data.canonical import canonical, meaning
+from probe_lab.data.splits import splits_of
+from probe_lab.errors import ConfigError
+from probe_lab.generation.prompt_choice import PromptSet, choose_prompts
+from probe_lab.generation.prompt_hub import hub_files
+from probe_lab.generation.prompt_sources import SUFFIXES, file_captions
+from probe_lab.generation.prompt_tables import parquet_captions
+from probe_lab.generation.prompt_text import Caption
+from probe_lab.shapes.captions import sample_captions
+
+CAPTION_SEED = 1_000_000
+"""Experiments draw their captions from other seeds than the tiny backbones' training pictures."""
+
+HUB_SPLIT = "train"
+"""That of a hub dataset, where ``prompts.split`` is empty."""
+
+__all__ = ["PromptSet", "choose_prompts", "collect_prompts", "read_prompts", "sample_seed", "sample_table"]
+
+
+def collect_prompts(prompts: Prompts, seed: int) -> PromptSet:
+    """The prompts of an experiment with the seed ``seed``, in the order of their source unless shuffled.
+
+    Raises:
+        ConfigError: the source cannot be read or holds no prompt, or ``prompts.exclude`` names something else.
+    """
+    return _collected(prompts, seed, ())
+
+
+def read_prompts(prompts: Prompts, seed: int) -> list[str]:
+    """The prompts of :func:`collect_prompts` alone."""
+    return list(collect_prompts(prompts, seed).prompts)
+
+
+def _collected(prompts: Prompts, seed: int, within: tuple[str, ...]) -> PromptSet:
+    """``within`` are the experiments whose ``prompts.exclude`` led here."""
+    excluded = {meaning(prompt) for entry in prompts.exclude for prompt in _named_by(entry, prompts, within)}
+    if prompts.source == "shapes":
+        return _drawn(prompts.count, seed, excluded)
+    chosen = choose_prompts(_captions(prompts), prompts.count, seed if prompts.shuffle else None, excluded)
+    if not chosen.prompts:
+        raise ConfigError(
+            f"prompts.path '{prompts.path}' holds no prompt{' that is not excluded' if chosen.excluded else ''}: write "
+            "one per line of a text, row of a table or annotation of a COCO file"
+        )
+    return chosen
+
+
+def _drawn(count: int, seed: int, excluded: set[str]) -> PromptSet:
+    captions: list[str] = []
+    passed_over = 0
+    for caption in sample_captions(CAPTION_SEED + seed):
+        if len(captions) == count:
+            break
+        if excluded and meaning(caption) in excluded:
+            passed_over += 1
+        else:
+            captions.append(caption)
+    return PromptSet(tuple(captions), excluded=passed_over)
+
+
+def _named_by(entry: str, prompts: Prompts, within: tuple[str, ...]) -> Iterator[str]:
+    """The prompts that an entry of ``prompts.exclude`` stands for: ``shapes:SEED:COUNT``, a file, a cache, or an
+    experiment."""
+    path = Path(entry).expanduser()
+    if entry.startswith("shapes:"):
+        yield from itertools.islice(sample_captions(CAPTION_SEED + (drawn := _seed_and_count(entry))[0]), drawn[1])
+    elif (path / SAMPLES).is_file():
+        yield from load_samples(path / SAMPLES)["prompt"].unique()
+    elif path.suffix.lower() in SUFFIXES:
+        read = replace(prompts, source="file", path=entry, per_image="all", split="")
+        yield from (caption.text for caption in file_captions(path, read))
+    elif entry in within:
+        raise ConfigError(f"'prompts.exclude' leads from '{entry}' back to itself: leave one of the entries out")
+    else:
+        try:
+            experiment = load_experiment(entry)
+        except ConfigError as error:
+            raise ConfigError(
+                f"'prompts.exclude' names '{entry}', which is no file of prompts, cache folder, shapes:SEED:COUNT or "
+                f"experiment ({error})"
+            ) from error
+        yield from _collected(experiment.prompts, experiment.seed, (*within, entry)).prompts
+
+
+def _seed_and_count(entry: str) -> tuple[int, int]:
+    _, *numbers = entry.split(":")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise ConfigError(
+            f"'prompts.exclude' names '{entry}': write shapes:SEED:COUNT, shapes:0:2000 for the first 2000 captions of "
+            "the experiment seed 0"
+        )
+    return int(numbers[0]), int(numbers[1])
+
+
+def _captions(prompts: Prompts) -> list[Caption]:
+    if prompts.source == "hub":
+        files = hub_files(prompts.path, prompts.split or HUB_SPLIT, prompts.revision)
+        return [caption for file in files for caption in parquet_captions(file, prompts.column, prompts.per_image)]
+    return file_captions(Path(prompts.path).expanduser(), prompts)
+
+
+def sample_seed(prompt: str, index: int, seed: int) -> int:
+    """The generator seed of a prompt's ``index``-th sample, below 2³¹.
+
+    It depends on the prompt's canonical form: were seeds shared, the same few noises would stand in every split, and a
+    probe could learn by heart which of them is lucky.
+    """
+    digest = hashlib.sha256(f"{seed}\n{index}\n{canonical(prompt)}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def sample_table(experiment: Experiment) -> pd.DataFrame:
+    """``samples.parquet`` of an experiment: prompt-major, whole prompts per shard."""
+    chosen = collect_prompts(experiment.prompts, experiment.seed)
+    seeds = experiment.prompts.seeds
+    splits = splits_of(prompt_table(chosen), experiment.data.split)
+    rows = [
+        (prompt_id * seeds + index, prompt_id, prompt, sample_seed(prompt, index, experiment.seed), splits[prompt_id])
+        for prompt_id, prompt in enumerate(chosen.prompts)
+        for index in range(seeds)
+    ]
+    table = pd.DataFrame(rows, columns=["sample_id", "prompt_id", "prompt", "seed", "split"])
+    table["shard"], table["row"] = shard_layout(len(table), seeds, experiment.cache.shard_size)
+    if any(chosen.image_ids):
+        table[IMAGE_ID.name] = [image for image in chosen.image_ids for _ in range(seeds)]
+    return table
+
+
+def prompt_table(chosen: PromptSet) -> pd.DataFrame:
+    """A row per prompt, with the image that it describes where the source names images."""
+    images = {IMAGE_ID.name: list(chosen.image_ids)} if any(chosen.image_ids) else {}
+    return pd.DataFrame({"prompt": list(chosen.prompts), **images})

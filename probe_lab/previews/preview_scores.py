@@ -1,0 +1,178 @@
+"""Scores of the previews of a whole cache, made once: what a probe with ``preview:<evaluator>`` or
+``lookahead:<evaluator>`` reads."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probe_lab.cache import Cache
+from probe_lab.cache.layout import AskedPreviews, PreviewOf
+from probe_lab.config import Experiment
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators.local_pool import scored_apart
+from probe_lab.evaluators.score_ledger import Ledger
+from probe_lab.evaluators.scoring_run import SAVE_EVERY
+from probe_lab.previews.decoding import Previewer, preview_evaluator, preview_scorer
+
+Progress = Callable[[int, int], None]
+MADE_BY = "1"
+"""Raised whenever a latent may decode to another picture."""
+_Column = tuple[PreviewOf, str]
+"""With the evaluator that scores them."""
+_AT_ONCE = 128
+"""Samples of one job."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Previews of neighbouring rows of one shard, which these evaluators have not scored."""
+
+    of: PreviewOf
+    evaluators: tuple[str, ...]
+    ids: NDArray[np.int64]
+
+
+def score_previews(
+    experiment: Experiment,
+    asked: AskedPreviews,
+    *,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> list[str]:
+    """Write ``previews/<step>/<evaluator>.parquet``, or ``previews/<step>/lookahead/<evaluator>.parquet``, for every
+    step and latent and its evaluators, each whole or not at all.
+
+    That latent of every sample of the complete shards is decoded once, and all of its evaluators see the picture. What
+    is there by the same evaluator (version, checkpoint, preprocessing) and decoder is not made again unless
+    ``overwrite``; an interrupted call is continued by the same one. ``experiment.workers`` processes share the cores
+    where nothing runs on a card and no evaluator has a model. ``on_progress(done, total)`` counts scores.
+
+    Returns:
+        What was done, a line for people per step and latent, and what became of former scores.
+
+    Raises:
+        CacheError: there is no such cache, or no such latent of a step in it.
+        ConfigError, ScoreError: an evaluator that is not there, or whose scores were imported; a score that is not
+            finite; or a process that died.
+    """
+    cache = Cache(experiment.cache_folder)
+    ledgers = {
+        (of, name): Ledger(
+            cache,
+            preview_evaluator(name, experiment.scoring),
+            overwrite=overwrite,
+            of=of,
+            made_by={"preview": MADE_BY, "decoder": f"{cache.manifest.backbone} {experiment.sampling.dtype}"},
+        )
+        for of, names in asked.items()
+        for name in dict.fromkeys(names)
+    }
+    pending = {column for column, ledger in ledgers.items() if len(ledger.pending)}
+    for of, _ in pending:
+        cache.read(f"{of.step}/{of.latent}", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
+    try:
+        _score(experiment, cache, ledgers, on_progress or (lambda done, total: None))
+    finally:
+        for ledger in ledgers.values():
+            ledger.save()
+    lines = []
+    for of, names in asked.items():
+        made = [name for name in names if (of, name) in pending]
+        before = [name for name in names if (of, name) not in pending]
+        told = [f"{what}: {', '.join(which)}" for what, which in (("scored", made), ("scored before", before)) if which]
+        lines.append(f"{of.word}s at step {of.step}: {'; '.join(told)}")
+    return [*lines, *(note for ledger in ledgers.values() for note in ledger.notes)]
+
+
+def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, Ledger], on_progress: Progress) -> None:
+    total = len(cache.picture_samples) * len(ledgers)
+    done = total - sum(len(ledger.pending) for ledger in ledgers.values())
+    on_progress(done, total)
+    work = list(_work(cache, ledgers))
+    if not work:
+        return
+    alone = not experiment.sampling.on_cpu or any(ledger.evaluator.has_model for ledger in ledgers.values())
+    saved = time.monotonic()
+    # Closed here: processes go on to the end of their work where nobody tells them that Ctrl-C has ended this one.
+    with closing(_here(experiment, cache, work) if alone else _apart(experiment, cache, work)) as found:
+        for part, scores in found:
+            _require_finite(part, scores)
+            for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
+                ledgers[part.of, name].add(part.ids.tolist(), values)
+            done += scores.numel()
+            on_progress(done, total)
+            if time.monotonic() - saved > SAVE_EVERY:
+                for ledger in ledgers.values():
+                    ledger.save()
+                saved = time.monotonic()
+
+
+def _require_finite(part: _Work, scores: Tensor) -> None:
+    """ScoreError for latents that decode to no picture."""
+    broken = part.ids[~torch.isfinite(scores).all(1).numpy()]
+    if len(broken):
+        raise ScoreError(
+            f"the {part.of.word} of sample {broken[0]} at step {part.of.step} decodes to NaN or infinity "
+            f"({len(broken)} of {len(part.ids)}): decode with sampling.dtype=float32 or bfloat16"
+        )
+
+
+def _work(cache: Cache, ledgers: Mapping[_Column, Ledger]) -> Iterator[_Work]:
+    """What is not scored, the samples that the same evaluators lack together."""
+    shards = cache.samples["shard"].to_numpy()
+    for of in dict.fromkeys(of for of, _ in ledgers):
+        lacks = {name: set(ledger.pending.tolist()) for (each, name), ledger in ledgers.items() if each == of}
+        sets: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for sample in sorted(set().union(*lacks.values())):
+            names = tuple(name for name, samples in lacks.items() if sample in samples)
+            sets.setdefault((int(shards[sample]), names), []).append(sample)
+        for (_, names), samples in sets.items():
+            for start in range(0, len(samples), _AT_ONCE):
+                yield _Work(of, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
+
+
+def _here(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Generator[tuple[_Work, Tensor]]:
+    preview = preview_scorer(experiment)
+    for part in work:
+        yield part, _scored(preview, cache, part)
+
+
+def _apart(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Generator[tuple[_Work, Tensor]]:
+    workers = min(experiment.workers, len(work))
+    if workers == 1:
+        yield from _here(experiment, cache, work)
+        return
+    told = pickle.dumps(experiment)
+    with closing(scored_apart(workers, _job, [(told, cache, part) for part in work])) as found:
+        for position, scores in found:
+            yield work[position], torch.from_numpy(scores)
+
+
+def _job(experiment: bytes, cache: Cache, part: _Work) -> NDArray[np.float32]:
+    """A numpy array: a tensor would travel as a file descriptor."""
+    found: NDArray[np.float32] = _scored(_loaded(experiment), cache, part).numpy()
+    return found
+
+
+@lru_cache(maxsize=1)
+def _loaded(experiment: bytes) -> Previewer:
+    """Loaded once in a process, whatever jobs it gets."""
+    return preview_scorer(pickle.loads(experiment))
+
+
+def _scored(preview: Previewer, cache: Cache, part: _Work) -> Tensor:
+    rows = cache.samples.iloc[part.ids]
+    places = rows["row"].to_numpy()
+    first, last = int(places.min()), int(places.max())
+    clean = cache.read(f"{part.of.step}/{part.of.latent}", int(rows["shard"].iloc[0]), slice(first, last + 1))
+    return preview(clean[torch.from_numpy(places - first)].float(), rows["prompt"].tolist(), part.evaluators).float()

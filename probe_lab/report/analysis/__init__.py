@@ -1,0 +1,1 @@
+"""What a report computes of the results before anything is drawn."""

@@ -1,0 +1,1 @@
+"""How a report looks: figures, tables, the page, and the folder that they are in."""

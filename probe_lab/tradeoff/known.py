@@ -1,0 +1,208 @@
+"""What is known of every candidate before ways are compared: generated, scored and predicted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from probe_lab.cache import Cache
+from probe_lab.cache.faults import faults_note
+from probe_lab.cache.layout import LOOKAHEAD, PREVIEWED, AskedPreviews, PreviewOf
+from probe_lab.config import Experiment
+from probe_lab.errors import SelectError
+from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.generation.generate import generate
+from probe_lab.generation.measured_plan import Plan as Generation
+from probe_lab.previews.preview_scores import score_previews
+from probe_lab.probes import ProbeSpec, load_probe
+from probe_lab.progress import Watching
+from probe_lab.selection.ranking import check_by
+from probe_lab.selection.trained_cells import (
+    at_other_steps,
+    best_cell,
+    check_capture,
+    check_origin,
+    check_split,
+    named_cell,
+    trained_with,
+)
+from probe_lab.tradeoff.policies import Numbers
+from probe_lab.tradeoff.test_prompts import (
+    by_prompt,
+    for_validation,
+    in_fewer_steps,
+    predictions,
+    prompts_of,
+    step_counts,
+    with_all_candidates,
+)
+from probe_lab.tradeoff.thinning import Thinning, choose_thinning
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probe of the single cut, and those of several steps for progressive ways."""
+
+    cell: Path
+    cells: Mapping[int, Path]
+    specs: Mapping[Path, ProbeSpec]
+
+    @property
+    def spec(self) -> ProbeSpec:
+        """Of the single cut."""
+        return self.specs[self.cell]
+
+    @property
+    def step(self) -> int:
+        return self.spec.step
+
+    def asked_previews(self, evaluator: str, *, single: bool = False) -> AskedPreviews:
+        """What previewing ways decode at the step of the single cut, and what the probes read at theirs; ``single``:
+        only the probe of that cut."""
+        asked = {PreviewOf(self.step, latent): {evaluator} for latent in PREVIEWED}
+        for spec in [self.spec] if single else self.specs.values():
+            for each in spec.previews:
+                asked.setdefault(PreviewOf(spec.step, each.latent), set()).add(each.evaluator)
+        return {of: sorted(names) for of, names in sorted(asked.items())}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of every candidate, [prompts, seeds] each: the true score, those of the images of fewer steps (by
+    their number), of the decoded latents of the cut, and what the probe and its like at several steps predict."""
+
+    target: Numbers
+    fewer: Mapping[int, Numbers]
+    preview: Numbers
+    lookahead: Numbers
+    probe: Numbers
+    by_step: Mapping[int, Numbers]
+
+
+def probes_of(experiment: Experiment, wanted: str, evaluator: str) -> Probes:
+    """The best cell at ``probe.step`` that reads no previews, which are a way of their own; and the group of cells that
+    differ in their step alone.
+
+    Raises:
+        SelectError: a cell of another backbone, resolution or number of steps, or one that does not predict the
+            evaluator.
+        ReportError: no cell is finished.
+    """
+    one_cut = replace(experiment, select=replace(experiment.select, schedule=[], budget=0))
+    several = replace(one_cut, select=replace(one_cut.select, budget=1))
+    cell = named_cell(experiment.runs_folder, wanted) if wanted else best_cell(one_cut, evaluator, previews=False)
+    group = at_other_steps(cell)
+    if len(group) == 1:
+        group = at_other_steps(best_cell(several, evaluator, previews=False))
+    cells = {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps}
+    specs = {one: _checked(one, experiment, evaluator) for one in (cell, *cells.values())}
+    return Probes(cell, cells, specs)
+
+
+def _checked(cell: Path, experiment: Experiment, evaluator: str) -> ProbeSpec:
+    probe, steps = load_probe(cell), experiment.sampling.steps
+    check_by(evaluator, probe)
+    if trained := trained_with(cell):
+        check_origin(cell, trained, experiment)
+        check_split(cell, trained, experiment)
+        check_capture(cell, trained.capture, experiment.capture, "the experiment")
+    if probe.spec.total_steps != steps:
+        raise SelectError(
+            f"the probe {cell.name} was trained on images of {probe.spec.total_steps} steps and sampling.steps is "
+            f"{steps}: set it to {probe.spec.total_steps}, or name another cell with --probe"
+        )
+    return probe.spec
+
+
+def known_of(
+    experiment: Experiment,
+    probes: Probes,
+    prompts: tuple[str, ...],
+    evaluator: str,
+    watching: Watching,
+    announce: Callable[[Generation], None],
+) -> Known:
+    """Of the candidates of the test ``prompts``, generated and scored in caches that an interrupted call continues."""
+    step = probes.step
+    taps = [tap for spec in probes.specs.values() for tap in spec.taps]
+    world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, *PREVIEWED])
+    cache = _previewed(world, probes.asked_previews(evaluator), evaluator, watching, announce)
+    fewer = {}
+    for steps in step_counts(experiment):
+        shorter = _made(in_fewer_steps(world, steps), evaluator, watching, announce)
+        fewer[steps] = by_prompt(shorter, shorter.scores(evaluator))
+    return Known(
+        target=by_prompt(cache, cache.scores(evaluator)),
+        fewer=fewer,
+        preview=by_prompt(cache, cache.preview_scores(evaluator, step)),
+        lookahead=by_prompt(cache, cache.preview_scores(evaluator, step, LOOKAHEAD)),
+        probe=predictions({step: probes.cell}, cache, evaluator)[step],
+        by_step=predictions(probes.cells, cache, evaluator) if len(probes.cells) > 1 else {},
+    )
+
+
+def thinning_of(
+    experiment: Experiment,
+    probes: Probes,
+    evaluator: str,
+    watching: Watching,
+    announce: Callable[[Generation], None],
+) -> Thinning:
+    """``tradeoff.thin``, or what ``choose_thinning`` says of the seeds of as many validation prompts as test prompts
+    are measured on.
+
+    Raises:
+        SelectError: no prompt is in the validation split.
+    """
+    if experiment.tradeoff.thin:
+        return Thinning(experiment.tradeoff.thin)
+    prompts = prompts_of(experiment, "val")
+    world = for_validation(experiment, prompts, probes.step, [*probes.spec.taps, *PREVIEWED])
+    cache = _previewed(world, probes.asked_previews(evaluator, single=True), evaluator, watching, announce)
+    return choose_thinning(
+        by_prompt(cache, cache.scores(evaluator)),
+        predictions({probes.step: probes.cell}, cache, evaluator)[probes.step],
+        by_prompt(cache, cache.preview_scores(evaluator, probes.step, LOOKAHEAD)),
+    )
+
+
+def _previewed(
+    world: Experiment,
+    previews: AskedPreviews,
+    evaluator: str,
+    watching: Watching,
+    announce: Callable[[Generation], None],
+) -> Cache:
+    """``_made``, and its previews scored."""
+    cache = _made(world, evaluator, watching, announce)
+    with watching("previews", "scores") as update:
+        score_previews(world, previews, on_progress=update)
+    return cache
+
+
+def _made(world: Experiment, evaluator: str, watching: Watching, announce: Callable[[Generation], None]) -> Cache:
+    """The cache of the world, generated and scored."""
+    with watching(f"generate {world.cache_folder.name}", "images") as update:
+        generate(world, update, announce)
+    with watching(f"score {world.cache_folder.name}", "images") as update:
+        score_cache(
+            world.cache_folder,
+            [evaluator],
+            scoring=world.scoring,
+            workers=world.workers,
+            engine=world.engine,
+            on_progress=update,
+        )
+    cache = Cache(world.cache_folder)
+    if note := faults_note(cache):
+        raise SelectError(f"ways of selecting cannot be compared where candidates are missing: {note}")
+    lacking = int(np.isnan(cache.scores(evaluator)).sum())
+    if lacking:
+        raise SelectError(
+            f"{lacking} of {len(cache.samples)} images of {cache.folder} have no score of {evaluator}: name an "
+            "evaluator that can run first in probe.evaluators, or mend the images"
+        )
+    return cache

@@ -1,0 +1,151 @@
+"""``probe-lab tradeoff``: what each way of selecting gives, in true score, for what it costs in calls and seconds."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from probe_lab.config import Experiment
+from probe_lab.errors import SelectError
+from probe_lab.generation.measured_plan import Plan as Generation
+from probe_lab.metrics.bootstrap import resample
+from probe_lab.progress import Watching
+from probe_lab.tradeoff.comparisons import WayScores, compare_ways, mean_interval
+from probe_lab.tradeoff.known import Known, Probes, known_of, probes_of, thinning_of
+from probe_lab.tradeoff.plans import Compared, progressive_way, single_ways
+from probe_lab.tradeoff.policies import Numbers, Stage, draw_candidates, kept_scores
+from probe_lab.tradeoff.records import About, Tradeoff, TradeoffRow
+from probe_lab.tradeoff.test_prompts import held_out_prompts, step_counts
+from probe_lab.tradeoff.timing import Cost, costs_of
+
+RESAMPLES = 2000
+
+
+def measure(
+    experiment: Experiment, wanted: str = "", *, watching: Watching, announce: Callable[[Generation], None]
+) -> Tradeoff:
+    """Compare all ways on the experiment's test prompts, and write the result into its runs folder.
+
+    ``wanted`` names the cell of the single cut, the best one on validation where empty. The evaluator is the first that
+    the experiment's probes predict. Schedules and the cascade's share are chosen on validation prompts. Candidates are
+    generated and scored in caches of their own, which an interrupted call continues.
+
+    Raises:
+        SelectError: no cell, no test or validation prompt, no fewer steps, or an evaluator whose scores were imported.
+        CacheError, CaptureError, ScoreError, ConfigError: as in ``generate`` and ``score``.
+        ReportError: no cell is finished, or the files cannot be written.
+    """
+    evaluator = experiment.probe_evaluators[0]
+    fewest = [steps for steps in step_counts(experiment) if steps >= experiment.sampling.steps]
+    if fewest:
+        raise SelectError(
+            f"tradeoff.fewer_steps={fewest[0]} are not fewer than sampling.steps={experiment.sampling.steps}: set "
+            "fewer, or 0 to leave that way out"
+        )
+    prompts = held_out_prompts(experiment)
+    probes = probes_of(experiment, wanted, evaluator)
+    thinning = thinning_of(experiment, probes, evaluator, watching, announce)
+    ways = _ways(experiment, probes, evaluator, thinning.share)
+    known = known_of(experiment, probes, prompts, evaluator, watching, announce)
+    costs = costs_of(experiment, probes, ways, prompts, watching)
+    draws = resample(len(prompts), RESAMPLES, experiment.seed)
+    measured = []
+    for way in ways:
+        scores = _scores(way, known, experiment.seed)
+        measured.append(WayScores(_row(way, scores, costs.get(way, Cost()), draws), scores))
+    made = Tradeoff(
+        tuple(way.row for way in measured),
+        compare_ways(measured, known, probes.step, draws),
+        About(
+            evaluator=evaluator,
+            prompts=len(prompts),
+            seeds=known.target.shape[1],
+            backbone=experiment.backbone.label,
+            sampling=_sampling_text(experiment),
+            cells=tuple(dict.fromkeys([probes.cell.name, *(cell.name for cell in probes.cells.values())])),
+            machine=f"{_processor()}, {torch.get_num_threads()} threads, {experiment.sampling.device}",
+            thinning=thinning,
+        ),
+    )
+    made.save(experiment.runs_folder)
+    return made
+
+
+def _ways(experiment: Experiment, probes: Probes, evaluator: str, thin: float) -> list[Compared]:
+    step, steps = probes.step, experiment.sampling.steps
+    ways = [Compared("random", 1, steps, steps)]
+    for number in experiment.tradeoff.candidates:
+        ways += single_ways(
+            number,
+            step=step,
+            steps=steps,
+            fewer_steps=step_counts(experiment),
+            thin=thin,
+            looks_ahead=probes.spec.looks_ahead,
+        )
+        if len(probes.cells) > 1:
+            seeds = experiment.prompts.seeds
+            ways.append(
+                progressive_way(probes.cells, evaluator, candidates=number, seeds=seeds, step=step, steps=steps)
+            )
+    return ways
+
+
+def _scores(way: Compared, known: Known, seed: int) -> Numbers:
+    """The true score of what a way keeps, mean over sets of candidates: [prompts]."""
+    target = known.fewer[way.steps] if way.way == "fewer_steps" else known.target
+    candidates = draw_candidates(len(target), target.shape[1], way.candidates, seed)
+    return kept_scores(target, _stages(way, known, seed), candidates)
+
+
+def _stages(way: Compared, known: Known, seed: int) -> list[Stage]:
+    if way.way == "random":
+        return []
+    if way.way == "progressive":
+        return [Stage(known.by_step[step], keep) for step, keep in way.plan]
+    if way.way in ("cascade", "thinned"):
+        first = known.probe if way.way == "cascade" else np.random.default_rng(seed).random(known.probe.shape)
+        deciding = [first, known.lookahead][-len(way.plan) :]
+        return [Stage(scores, keep) for scores, (_, keep) in zip(deciding, way.plan, strict=True)]
+    if way.way == "fewer_steps":
+        return [Stage(known.fewer[way.steps], 1)]
+    scores = {"probe": known.probe, "preview": known.preview, "lookahead": known.lookahead}.get(way.way, known.target)
+    return [Stage(scores, 1)]
+
+
+def _row(way: Compared, scores: Numbers, cost: Cost, draws: Numbers) -> TradeoffRow:
+    mean, seconds = mean_interval(scores, draws), cost.seconds
+    low, high = (min(seconds), max(seconds)) if seconds else (math.nan, math.nan)
+    return TradeoffRow(
+        way=way.way,
+        candidates=way.candidates,
+        keep=1,
+        steps=way.steps,
+        schedule=way.text,
+        calls=float(way.calls),
+        seconds=float(np.median(seconds)) if seconds else math.nan,
+        seconds_low=low,
+        seconds_high=high,
+        score=mean.estimate,
+        lower=mean.lower,
+        upper=mean.upper,
+        flops=cost.flops,
+    )
+
+
+def _sampling_text(experiment: Experiment) -> str:
+    sampling = experiment.sampling
+    return f"{sampling.scheduler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
+
+
+def _processor() -> str:
+    """Its name, which Linux tells in a file."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,110 @@
+"""The prompts that nothing was trained on or chosen by, and the caches that hold all of their candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from probe_lab.cache import Cache
+from probe_lab.cache.tables import write_table
+from probe_lab.config import Experiment, Prompts
+from probe_lab.data.splits import Split, splits_of
+from probe_lab.errors import SelectError
+from probe_lab.generation.prompts import collect_prompts, prompt_table
+from probe_lab.probes import load_probe
+from probe_lab.probes.applied_elsewhere import Job, predict_at
+from probe_lab.tradeoff.policies import Numbers
+
+_SPLITS: Mapping[Split, str] = {"train": "training", "val": "validation", "test": "test"}
+
+
+def held_out_prompts(experiment: Experiment) -> tuple[str, ...]:
+    """The first ``tradeoff.prompts`` of the experiment's test split; all, where there are fewer.
+
+    Raises:
+        SelectError: there is none.
+    """
+    return prompts_of(experiment, "test")
+
+
+def prompts_of(experiment: Experiment, split: Split) -> tuple[str, ...]:
+    """As ``held_out_prompts``, of any split."""
+    every = prompt_table(collect_prompts(experiment.prompts, experiment.seed))
+    own = every[splits_of(every, experiment.data.split) == split]
+    if own.empty:
+        raise SelectError(
+            f"none of the {len(every)} prompts of {experiment.name} is in its {_SPLITS[split]} split "
+            f"({experiment.data.split}): set data.split.{split} above 0, or prompts.count higher"
+        )
+    return tuple(own.head(experiment.tradeoff.prompts)["prompt"])
+
+
+def step_counts(experiment: Experiment) -> tuple[int, ...]:
+    """Of the rival in fewer steps, in order."""
+    return tuple(sorted(steps for steps in experiment.tradeoff.fewer_steps if steps))
+
+
+def with_all_candidates(
+    experiment: Experiment, prompts: Sequence[str], steps: Sequence[int], taps: Sequence[str]
+) -> Experiment:
+    """The experiment whose cache ``<cache>_tradeoff`` holds the largest number of candidates of these prompts, with
+    what is read of them. Its first seeds are those of the experiment's own cache."""
+    return _world(experiment, "tradeoff", prompts, max(experiment.tradeoff.candidates), steps, taps)
+
+
+def for_validation(experiment: Experiment, prompts: Sequence[str], step: int, taps: Sequence[str]) -> Experiment:
+    """The experiment whose cache ``<cache>_tradeoff_val`` holds these prompts with the experiment's own seeds, and what
+    is read of them at ``step``."""
+    return _world(experiment, "tradeoff_val", prompts, experiment.prompts.seeds, [step], taps)
+
+
+def _world(
+    experiment: Experiment, suffix: str, prompts: Sequence[str], seeds: int, steps: Sequence[int], taps: Sequence[str]
+) -> Experiment:
+    file = _write_prompts(experiment, f"{suffix}_prompts.parquet", prompts)
+    return replace(
+        experiment,
+        prompts=Prompts(source="file", path=str(file), count=len(prompts), seeds=seeds),
+        capture=replace(experiment.capture, steps=sorted(set(steps)), taps=list(dict.fromkeys(taps)), images=True),
+        cache=replace(experiment.cache, name=f"{experiment.cache_folder.name}_{suffix}"),
+        sweep=(),
+    )
+
+
+def in_fewer_steps(world: Experiment, steps: int) -> Experiment:
+    """The same prompts and seeds in so many sampling steps, in a cache of its own."""
+    return replace(
+        world,
+        sampling=replace(world.sampling, steps=steps),
+        probe=replace(world.probe, step=steps, taps=[], scalars=[]),
+        capture=replace(world.capture, steps=[steps], taps=["x0"]),
+        cache=replace(world.cache, name=f"{world.cache_folder.name}_{steps}steps"),
+    )
+
+
+def _write_prompts(experiment: Experiment, name: str, prompts: Sequence[str]) -> Path:
+    path = experiment.runs_folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, pa.table({"prompt": list(prompts)}))
+    return path
+
+
+def predictions(cells: Mapping[int, Path], world: Cache, evaluator: str) -> dict[int, Numbers]:
+    """What the probes of ``cells`` (by step) predict of every candidate, [prompts, seeds]."""
+    found = {}
+    everything = world.samples["sample_id"].to_numpy()
+    for step, cell in cells.items():
+        probe = load_probe(cell)
+        scores = predict_at(world, step, [Job(probe, {tap: tap for tap in probe.spec.taps})], everything)[0]
+        found[step] = by_prompt(world, scores[:, probe.spec.evaluators.index(evaluator)])
+    return found
+
+
+def by_prompt(world: Cache, values: NDArray[np.float32]) -> Numbers:
+    """Values by sample id as [prompts, seeds]."""
+    return np.asarray(values, dtype=np.float64).reshape(-1, world.manifest.seeds)

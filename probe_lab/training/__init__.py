@@ -1,0 +1,1 @@
+"""From a cache and a probe to a trained cell."""

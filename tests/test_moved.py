@@ -1,0 +1,39 @@
+"""Old names of modules that have moved."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from probe_lab.moved import MOVED
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_an_old_name_is_the_module_of_the_new_one(old: str) -> None:
+    sys.modules.pop(f"probe_lab.{old}", None)
+    with pytest.warns(DeprecationWarning, match=rf"^probe_lab\.{old} is probe_lab\.{MOVED[old]} now$"):
+        module = importlib.import_module(f"probe_lab.{old}")
+    assert module is importlib.import_module(f"probe_lab.{MOVED[old]}")
+    assert module.__spec__ is not None
+    assert module.__spec__.name == module.__name__ == f"probe_lab.{MOVED[old]}"
+
+
+def test_an_old_package_and_its_modules_are_not_loaded_twice() -> None:
+    program = (
+        "from probe_lab.selection import ProbeSelect as old\n"
+        "from probe_lab.selection.probe_select import ProbeSelect as older\n"
+        "from probe_lab.selection import ProbeSelect as new\n"
+        "assert old is older is new\n"
+        "import probe_lab.tradeoff.records, probe_lab.tradeoff.records\n"
+        "assert probe_lab.tradeoff.records is probe_lab.tradeoff.records\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_never_was_is_still_missing() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("probe_lab.selection.nothing")
