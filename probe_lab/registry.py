@@ -43,16 +43,17 @@ class Registry(Generic[T]):
         self._imported: dict[str, T] = {}
 
     def register(self, name: str, entry: T) -> None:
-        """Let experiments name ``entry``.
+        """Let experiments name ``entry``; an equal entry may be registered again, by a script that runs twice.
 
         Raises:
-            ConfigError: the name is taken, or has a colon, or the entry is of another type.
+            ConfigError: another entry has the name, or the name has a colon, or the entry is of another type.
         """
         if ":" in name:
             raise ConfigError(f"the {self.what} '{name}' cannot be registered: leave out ':', of module:attribute")
-        if name in self._entries:
+        entry = self._checked(name, entry)
+        if name in self._entries and self._entries[name] != entry:
             raise ConfigError(f"the {self.what} '{name}' is registered twice: give the second one another name")
-        self._entries[name] = self._checked(name, entry)
+        self._entries[name] = entry
 
     def names(self) -> tuple[str, ...]:
         """The names that need no module: ours, those that were registered, those of installed packages."""
