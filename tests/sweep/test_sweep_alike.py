@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from sweep_world import ATTENTION, FakeTrainer, make_experiment
 
-from probe_lab import compare
 from probe_lab.config import Experiment
-from probe_lab.sweep import cells, read_results, run_sweep
+from probe_lab.sweep import cells, compare, read_results, run_sweep
 from probe_lab.sweep.normalise import unread_keys
 from probe_lab.sweep.plan import plan_sweep
 

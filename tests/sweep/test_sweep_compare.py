@@ -9,12 +9,12 @@ from compare_world import write_runs
 from rich.console import Console
 from sweep_world import ACTIVATION, ATTENTION, make_experiment, write_cell
 
-from probe_lab import cli, compare
+from probe_lab import cli
 from probe_lab.compare import Query
 from probe_lab.compare.difference import difference
 from probe_lab.errors import ConfigError, ReportError
 from probe_lab.runs import Runs
-from probe_lab.sweep import cells, comparison_table
+from probe_lab.sweep import cells, compare, comparison_table
 
 REWARD = "shapes_reward/srcc_within"
 PARTS = ("", "/lower", "/upper")

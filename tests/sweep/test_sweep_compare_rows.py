@@ -18,12 +18,11 @@ from rich.console import Console
 from sweep_world import ACTIVATION, ATTENTION, make_experiment
 from typer.testing import CliRunner
 
-from probe_lab import compare
 from probe_lab.cli import app
 from probe_lab.compare import Query, compared, words
 from probe_lab.errors import ReportError
 from probe_lab.runs.configs import Configs, flat
-from probe_lab.sweep import cells, comparison_table
+from probe_lab.sweep import cells, compare, comparison_table
 from probe_lab.sweep.tap_patterns import TapNames
 
 REWARD = "shapes_reward/srcc_within"

@@ -16,13 +16,12 @@ import torch
 from real_world import PROMPTS, SEEDS
 from torch import Tensor
 
-from probe_lab import compare
 from probe_lab.cache import Cache, write_scores
 from probe_lab.cache.layout import sidecar_path
 from probe_lab.config import Experiment, with_changes
 from probe_lab.data import resident
 from probe_lab.errors import CacheError, ConfigError, ScoreError
-from probe_lab.sweep import ProbeTrainer, cells, read_results, run_sweep
+from probe_lab.sweep import ProbeTrainer, cells, compare, read_results, run_sweep
 from probe_lab.sweep.plan import plan_sweep
 from probe_lab.training.fit_cell import train_cell
 
