@@ -161,11 +161,13 @@ def _by_origin(axes: Mapping[str, Axes], trained: Mapping[str, FinishedCell]) ->
     origins: dict[Origin, dict[str, Axes]] = defaultdict(dict)
     for name, cell in trained.items():
         origins[origin_of(cell.written)][name] = axes[name]
+    swept = {key for row in axes.values() for key in row}
     complete = {origin: _with_differences(own, trained) for origin, own in origins.items()}
     short = _names({key for own in complete.values() for row in own.values() for key in row})
     return {
         origin: {
-            name: {short[key]: value for key, value in row.items()} for name, row in _unusual(own, trained).items()
+            name: {short[key]: value for key, value in row.items()}
+            for name, row in _unusual(own, trained, swept).items()
         }
         for origin, own in complete.items()
     }
@@ -188,11 +190,15 @@ def _with_differences(axes: Mapping[str, Axes], trained: Mapping[str, FinishedCe
     return complete
 
 
-def _unusual(axes: Mapping[str, Axes], trained: Mapping[str, FinishedCell]) -> dict[str, Axes]:
-    """Axes without the commonest value of each key that all cells state whose model reads it."""
+def _unusual(axes: Mapping[str, Axes], trained: Mapping[str, FinishedCell], swept: Collection[str]) -> dict[str, Axes]:
+    """Axes without the commonest value of each key that all cells state whose model reads it. The only value of a
+    ``swept`` key that some models do not read stays: it belongs to those that do."""
     kept = {name: dict(row) for name, row in axes.items()}
     for key in dict.fromkeys(key for row in axes.values() for key in row):
         stated = {name: json.dumps(row[key]) for name, row in axes.items() if key in row}
+        of_some = len(stated) < len(axes)
+        if of_some and key in swept and len(set(stated.values())) == 1:
+            continue
         if all(name in stated or key in _unread(trained[name]) for name in axes):
             usual = Counter(stated.values()).most_common(1)[0][0]
             for name in (name for name, value in stated.items() if value == usual):
