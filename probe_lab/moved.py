@@ -181,11 +181,12 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         new = f"{__package__}.{MOVED[spec.name.partition('.')[2]]}"
         warnings.warn(f"{spec.name} is {new} now", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
-        self._own = module.__spec__
+        spec.loader_state = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own  # the import system has replaced it by that of the old name
+        assert module.__spec__ is not None  # that of the old name, which the import system has put there
+        module.__spec__ = module.__spec__.loader_state
 
 
 def find_moved_modules() -> None:

@@ -129,7 +129,7 @@ def imported(path: str) -> Any:
         raise ConfigError(f"'{path}' names no object: write module:attribute")
     try:
         with _current_folder_importable():
-            found: Any = importlib.import_module(name)
+            target: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(f"'{path}' cannot be imported: {error}") from error
@@ -141,11 +141,11 @@ def imported(path: str) -> Any:
     except Exception as error:
         raise ConfigError(f"'{path}' cannot be imported: {_told(error)}") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [entry for entry in vars(found) if not entry.startswith("_")]
+        if not hasattr(target, part):
+            public = [entry for entry in vars(target) if not entry.startswith("_")]
             raise ConfigError(f"'{path}' does not exist, '{name}' has no '{part}': {nearest(part, public)}")
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def import_file(path: Path) -> None:
@@ -179,6 +179,9 @@ def _told(error: Exception) -> str:
 def _current_folder_importable() -> Iterator[None]:
     """The current folder last on the path, as it is first for a script that lies in it."""
     folder = str(Path.cwd())
+    if folder in sys.path:  # it keeps its place
+        yield
+        return
     sys.path.append(folder)
     try:
         yield

@@ -63,6 +63,14 @@ def test_a_name_is_ours_registered_installed_or_of_a_module(folder: Path, monkey
             known.register(name, 3)
 
 
+def test_the_current_folder_keeps_its_place_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "given.py").write_text("four = 4\n")
+    path = [str(folder), *sys.path]
+    monkeypatch.setattr(sys, "path", list(path))
+    assert numbers().get("given:four") == 4
+    assert sys.path == path
+
+
 def test_a_module_that_cannot_be_imported_says_why(folder: Path) -> None:
     (folder / "broken.py").write_text("1 / 0")
     (folder / "lacking.py").write_text("import no_such_library")

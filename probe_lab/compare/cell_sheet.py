@@ -62,10 +62,10 @@ def chosen(cells: Sequence[FinishedCell], query: Query, runs: Runs) -> list[Fini
     """The cells that ``where`` lets through, all for an empty one. ReportError when none is left."""
     choice = Choice.parse(query.where, differing([cell.config for cell in cells]), where="the filter")
     names_model = choice.names("probe.model")
-    found = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets, names_model))]
-    if not found:
+    matching = [cell for cell in cells if choice.holds(functools.partial(_value, cell, query.sets, names_model))]
+    if not matching:
         raise ReportError(f"none of the {len(cells)} finished cells in {runs} matches '{query.where}': loosen it")
-    return found
+    return matching
 
 
 def _value(cell: FinishedCell, sets: TapNames | None, names_model: bool, key: str) -> Value:

@@ -135,8 +135,8 @@ def _evaluators(a: FinishedCell, b: FinishedCell, query: Query) -> list[str]:
 
 def _threshold(cell: FinishedCell, evaluator: str) -> float | None:
     """The score above which the cell's AUC counts an image as good, where its files say it."""
-    found = cell.thresholds.get(evaluator, cell.config.get("metrics.auc_threshold"))
-    return None if found is None else float(str(found))
+    threshold = cell.thresholds.get(evaluator, cell.config.get("metrics.auc_threshold"))
+    return None if threshold is None else float(str(threshold))
 
 
 def _row(evaluator: str, metric: str, three: tuple[Interval, Interval, Interval], p: float) -> dict[str, Hashable]:

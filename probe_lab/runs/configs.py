@@ -78,13 +78,13 @@ def _entries(content: Mapping[str, Any]) -> list[tuple[str, Hashable]]:
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Hashable]]:
     """Dotted keys of nested mappings."""
-    found: list[tuple[str, Hashable]] = []
+    entries: list[tuple[str, Hashable]] = []
     for key, value in content.items():
         if isinstance(value, Mapping):
-            found += flat(value, f"{prefix}{key}.")
+            entries += flat(value, f"{prefix}{key}.")
         else:
-            found.append((f"{prefix}{key}", tuple(value) if isinstance(value, list) else value))
-    return found
+            entries.append((f"{prefix}{key}", tuple(value) if isinstance(value, list) else value))
+    return entries
 
 
 def joined(value: Hashable) -> Hashable:

@@ -92,14 +92,14 @@ class Runs:
         cells = self.finished() if among is None else among
         own = {path: f"{self._label(path)}/{path.name}" if "/" in wanted else path.name for path in cells}
         whole = [path for path, name in own.items() if name == wanted]
-        found = (
+        called = (
             whole
             or [path for path, name in own.items() if name.startswith(wanted)]
             or [path for path, name in own.items() if wanted in name]
         )
-        if not found:
+        if not called:
             raise ReportError(
                 f"none of the {len(cells)} finished cells in {self} has '{wanted}' in its name: "
                 "`probe-lab compare EXPERIMENT --limit 0` lists them by the digits at their end"
             )
-        return found
+        return called

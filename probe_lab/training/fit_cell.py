@@ -114,8 +114,8 @@ def train_cell(
 
 
 def _fit(fitting: Fitting) -> Fitted:
-    found = fitting.kind.fitted_by(fitting)
-    return found if isinstance(found, Fitted) else Fitted(found)
+    made = fitting.kind.fitted_by(fitting)  # a predictor alone, or with a probe to keep
+    return made if isinstance(made, Fitted) else Fitted(made)
 
 
 def _predictions(fitting: Fitting, fitted: Fitted) -> pd.DataFrame:

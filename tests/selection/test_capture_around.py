@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines of every family
-
-from tiny_pipelines import CALL, PIPELINES
+from tiny_pipelines import CALL
 
 from probe_lab.backbones.families import family_of
 from probe_lab.capture import Capture
@@ -23,18 +18,6 @@ from probe_lab.selection import ProbeSelect
 STEPS = 5
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
 Tiny = Callable[[str], DiffusionPipeline]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    made: dict[str, DiffusionPipeline] = {}
-
-    def get(name: str) -> DiffusionPipeline:
-        if name not in made:
-            made[name] = PIPELINES[name](tmp_path_factory.mktemp("tiny"))
-        return made[name]
-
-    return get
 
 
 def options_of(name: str, *, guided: bool = True) -> dict[str, Any]:

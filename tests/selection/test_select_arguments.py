@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.embeddings import ImageProjection
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines of every family
-
 from tiny_pipelines import CALL, PIPELINES
+from torch import Tensor, nn
 
 from probe_lab.backbones.families import family_of
 from probe_lab.capture import Capture
@@ -25,18 +21,6 @@ from probe_lab.selection import ProbeSelect
 
 STEPS, STEP = 4, 2
 Tiny = Callable[[str], DiffusionPipeline]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    made: dict[str, DiffusionPipeline] = {}
-
-    def get(name: str) -> DiffusionPipeline:
-        if name not in made:
-            made[name] = PIPELINES[name](tmp_path_factory.mktemp("tiny"))
-        return made[name]
-
-    return get
 
 
 def options_of(name: str, **changes: Any) -> dict[str, Any]:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from tiny_pipelines import CALL
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines of every family
-
-from tiny_pipelines import CALL, PIPELINES
 
 from probe_lab.backbones.families import family_of
 from probe_lab.backbones.pipelines import configure
@@ -29,18 +24,6 @@ from probe_lab.selection import ProbeSelect
 PROMPTS = ["a red circle", "a blue square left of a green cross"]
 SIZE = {"height": 96, "width": 96}
 STEPS = 5
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusionPipeline]:
-    made: dict[str, DiffusionPipeline] = {}
-
-    def get(name: str) -> DiffusionPipeline:
-        if name not in made:
-            made[name] = PIPELINES[name](tmp_path_factory.mktemp("tiny"))
-        return made[name]
-
-    return get
 
 
 def generators(count: int) -> list[torch.Generator]:

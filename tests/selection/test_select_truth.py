@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, HeunDiscreteScheduler
+from tiny_pipelines import CALL
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines of every family
-
-from tiny_pipelines import CALL, PIPELINES
 
 from probe_lab.backbones.families import family_of
 from probe_lab.capture import Capture
@@ -29,18 +25,6 @@ PROMPTS = ["a red circle", "a blue square left of a green cross"]
 SIZE = {"height": 64, "width": 64, "output_type": "latent"}
 STEPS = 5
 ATTENTION = "up_blocks.1.attentions.0/attention"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> GetPipe:
-    made: dict[str, DiffusionPipeline] = {}
-
-    def get(name: str) -> DiffusionPipeline:
-        if name not in made:
-            made[name] = PIPELINES[name](tmp_path_factory.mktemp("tiny"))
-        return made[name]
-
-    return get
 
 
 def probe_of(pipe: DiffusionPipeline, step: int = 2, of: int = STEPS, **changes: Any) -> Probe:

@@ -48,8 +48,8 @@ def choose(results: Results, evaluators: Sequence[str], primary_step: int | None
     step = _primary_step(results, primary_step)
     best = best_on_validation(results, probes(results), step, names[0])
     assert best is not None  # _primary_step only returns steps of probes
-    found = {name: best_on_validation(results, [name], step, names[0]) for name in baselines_of(results)}
-    return Choice(step, names, best, {name: variant for name, variant in found.items() if variant})
+    best_of = {name: best_on_validation(results, [name], step, names[0]) for name in baselines_of(results)}
+    return Choice(step, names, best, {name: variant for name, variant in best_of.items() if variant})
 
 
 def probes(results: Results) -> list[str]:

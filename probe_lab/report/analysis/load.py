@@ -31,7 +31,6 @@ _NAMED_AXES = ("probe.model", "probe.step", "probe.taps", "probe.loss", "trainer
 _PLAIN_SECTIONS = ("probe", "trainer")
 """Their keys are called by their last part even where another section has one like it."""
 _SCORED = ["evaluator", "split", "metric", "estimate", "lower", "upper", "prompts", "tied"]
-_HALVING = "halving"
 
 Axes = Mapping[str, object]
 """Swept keys that have no column of their own, and their values for one cell."""
@@ -100,7 +99,7 @@ def _part(
     cells["shuffles"] = [cell.shuffles for cell in read]
     validation = _validation(cells, read)
     scores = pd.concat([table, validation], ignore_index=True)[[*_scores_columns()]]
-    halved = cells["stopped"].str.startswith(_HALVING)
+    halved = pd.Series([cell.halved for cell in read], dtype=bool)
     whole = cells[~halved].reset_index(drop=True)
     means = _mean_over_seeds(scores[scores["cell"].isin(whole["cell"])])
     own = {cell.name: cell for cell in read}
