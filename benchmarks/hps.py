@@ -36,7 +36,7 @@ from benchmarks.output import show
 from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.evaluators import Settings
 from probe_lab.evaluators.hps import HpsV2
-from probe_lab.evaluators.reference import HpsV2 as Package
+from probe_lab.evaluators.reference import ReferenceHpsV2
 
 AT_LEAST = 3.0
 """Time of the package over ours."""
@@ -99,7 +99,7 @@ def run(side: Side, job: Job) -> Run:
     scoring = Scoring(device=job.device, dtype=dtype, batch_size=job.batch_size)
     settings = Settings("hps_v2_1", EvaluatorModel(str(job.weights), architecture=job.architecture), scoring)
     images, texts = pictures(job.images), prompts(job.images)
-    package = Package(settings) if side.startswith("package") else None
+    package = ReferenceHpsV2(settings) if side.startswith("package") else None
     original = package.load() if package else None
     wall, cpu = time.perf_counter(), time.process_time()
     if package and side != "package":

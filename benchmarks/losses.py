@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.output import show
 from probe_lab.report.analysis.load import load_results
-from probe_lab.report.analysis.objectives import METRICS, SELECTION, Objective, Pair, Study, study, verdict
+from probe_lab.report.analysis.objectives import METRICS, SELECTION, LossesCompared, LossSetting, Study, study, verdict
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.sections.which_loss import summary_table
 
@@ -39,7 +39,7 @@ def measure(runs: Path) -> dict[str, object]:
     }
 
 
-def _summary(found: Study, one: Objective) -> dict[str, object]:
+def _summary(found: Study, one: LossSetting) -> dict[str, object]:
     return {
         "validation": found.validation(one),
         **{metric: _numbers(found.value(one, metric)) for metric in METRICS},
@@ -53,7 +53,7 @@ def _summary(found: Study, one: Objective) -> dict[str, object]:
     }
 
 
-def _pair(found: Study, pair: Pair) -> dict[str, object]:
+def _pair(found: Study, pair: LossesCompared) -> dict[str, object]:
     return {
         "backbone": pair.origin,
         "evaluator": pair.evaluator,

@@ -21,11 +21,12 @@ import pandas as pd
 from benchmarks.output import show
 from probe_lab.config import load_experiment
 from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resample
+from probe_lab.metrics.per_prompt import Floats
 from probe_lab.runs.files import PREDICTIONS
-from probe_lab.selection.budget import Plan, calls_of, candidate_sets
+from probe_lab.selection.budget import CutPlan, calls_of, candidate_sets
 from probe_lab.selection.planned import plan_for
 from probe_lab.selection.trained_cells import at_other_steps, best_cell
-from probe_lab.tradeoff.policies import Numbers, Places, Stage, kept_scores
+from probe_lab.tradeoff.policies import Places, Stage, kept_scores
 
 RESAMPLES, SEED = 4000, 0
 TARGETS = {"gain": 0.45, "difference": 0.0}
@@ -43,7 +44,7 @@ def measure(name: str, numbers: Sequence[int]) -> dict[str, object]:
     draws = resample(len(target), RESAMPLES, SEED)
     rows = []
     for candidates in numbers:
-        one: Plan = ((step, 1),)
+        one: CutPlan = ((step, 1),)
         budget = calls_of(one, candidates, steps)
         plan = plan_for(cells, evaluator, candidates=candidates, keep=1, steps=steps, budget=budget).plan
         sets = candidate_sets(target.shape[1], candidates)
@@ -72,7 +73,7 @@ def measure(name: str, numbers: Sequence[int]) -> dict[str, object]:
     }
 
 
-def _kept(plan: Plan, predictions: Mapping[int, Numbers], target: Numbers, places: Places) -> Numbers:
+def _kept(plan: CutPlan, predictions: Mapping[int, Floats], target: Floats, places: Places) -> Floats:
     return kept_scores(target, [Stage(predictions[at], keep) for at, keep in plan], places)
 
 
@@ -82,16 +83,16 @@ def _test_rows(cell: Path, evaluator: str) -> pd.DataFrame:
     return rows.sort_values(["prompt_id", "sample_id"])
 
 
-def _by_prompt(rows: pd.DataFrame, column: str) -> Numbers:
+def _by_prompt(rows: pd.DataFrame, column: str) -> Floats:
     """[prompts, seeds]: in these caches every seed has its score."""
     return np.asarray(rows[column], dtype=np.float64).reshape(rows["prompt_id"].nunique(), -1)
 
 
-def _mean(values: Numbers, draws: Numbers) -> Interval:
+def _mean(values: Floats, draws: Floats) -> Interval:
     return mean_over(values, np.zeros(len(values), np.bool_), "difference").interval(draws, 0.95)
 
 
-def _ratio(values: Numbers, whole: Numbers, draws: Numbers) -> Interval:
+def _ratio(values: Floats, whole: Floats, draws: Floats) -> Interval:
     """Selection gain: Σ values over Σ whole."""
     return PromptRatio(values, whole, np.zeros(len(values), np.bool_), "gain").interval(draws, 0.95)
 

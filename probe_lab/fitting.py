@@ -17,7 +17,7 @@ _UNLIMITED = 100_000
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FittingTable:
     """``narrow``, unless one of ``forms`` has room: (columns of the terminal that it needs, the form), widest first."""
 
     forms: tuple[tuple[int, RenderableType], ...]

@@ -19,11 +19,13 @@ WINDOW = 60.0
 """Seconds that a rate looks back."""
 BAR, _WHAT = 12, 20
 """Columns of a bar, and most of what stands before it: with count, rate and time left a line has less than 80."""
-Watching = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
+OnProgress = Callable[[int, int], None]
+"""Called with how much is done, and how much there is in all."""
+Watching = Callable[[str, str], AbstractContextManager[OnProgress]]
 """(what is done, what is counted) -> a context with the function that is told (done, total); ``progress`` is one."""
 
 
-def unwatched(what: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+def unwatched(what: str, unit: str) -> AbstractContextManager[OnProgress]:
     """As ``progress``, but shows nothing: what a call from Python does unless it is told otherwise."""
     return nullcontext(lambda done, total: None)
 
@@ -48,7 +50,7 @@ class Rate:
 
 
 @contextmanager
-def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, unit: str) -> Iterator[OnProgress]:
     """Yields ``update(done, total)``; the first call states where the work stands when it starts."""
     console = PlainConsole(stderr=True)
     if not console.is_terminal:
@@ -98,7 +100,7 @@ def clock(seconds: float) -> str:
     return f"{days} d {text}" if days else text
 
 
-def _lines(what: str, unit: str) -> Callable[[int, int], None]:
+def _lines(what: str, unit: str) -> OnProgress:
     last = time.monotonic()
     rate = Rate()
 

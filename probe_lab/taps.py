@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from probe_lab.cache.layout import PLACELESS
 from probe_lab.errors import CaptureError, nearest
 
-Kind = Literal["attention", "activation", "latent", "x0", "lookahead"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+TapKind = Literal["attention", "activation", "latent", "x0", "lookahead"]
+KINDS: tuple[TapKind, ...] = get_args(TapKind)
 _NAMED = "'latent', 'x0' or 'lookahead'"
 
 
@@ -24,7 +24,7 @@ class Tap:
     """
 
     module: str
-    kind: Kind
+    kind: TapKind
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

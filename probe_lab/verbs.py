@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probe_lab.config import Experiment
-from probe_lab.progress import Watching, unwatched
+from probe_lab.progress import OnProgress, Watching, unwatched
 
 if TYPE_CHECKING:
     from probe_lab.cache import Cache
     from probe_lab.evaluators.scoring_run import ScoreSummary
     from probe_lab.generation.measured_plan import Plan
 
-OnProgress = Callable[[int, int], None]
-"""Called with how much is done, and how much there is in all."""
 OnNote = Callable[[str], None]
 """Called with one line for people at a time."""
 

@@ -6,6 +6,7 @@ Imports within functions count. Those under ``TYPE_CHECKING`` do not: nothing is
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 PLACES = {"words": ("data.scalars", "data.splits", "data.canonical")}
 """Modules that stand on another layer than the rest of their room: the words that experiments are written in."""
+
+BEING_REBUILT = {"Event"}
+"""Type names that occur twice while the engines are rebuilt."""
 
 
 def name_of(path: Path) -> str:
@@ -128,3 +132,27 @@ def test_imports_run_from_the_top_to_the_bottom(graph: nx.DiGraph) -> None:
 
 def test_no_module_imports_itself_by_a_detour(graph: nx.DiGraph) -> None:
     assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
+
+
+def type_names(tree: ast.Module) -> Iterator[str]:
+    """The public classes and aliases (``Literal[...]``, ``Callable[...]``, ``A | B``) that a module defines."""
+    for line in tree.body:
+        if isinstance(line, ast.ClassDef):
+            name = line.name
+        elif isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Subscript | ast.BinOp):
+            name = ast.unparse(line.targets[0] if isinstance(line, ast.Assign) else line.target)
+        else:
+            continue
+        if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+            yield name
+
+
+def test_no_public_type_name_is_defined_twice() -> None:
+    """So that a name in a traceback, or in a search, is one thing."""
+    homes: dict[str, list[str]] = {}
+    for module, path in FILES.items():
+        for name in type_names(ast.parse(path.read_text(encoding="utf-8"))):
+            homes.setdefault(name, []).append(module)
+    twice = {name: modules for name, modules in homes.items() if len(modules) > 1}
+    assert {name: modules for name, modules in twice.items() if name not in BEING_REBUILT} == {}
+    assert set(twice) == BEING_REBUILT, "a name that occurs once needs no exception"

@@ -16,9 +16,9 @@ from probe_lab.compare.sheet import Sheet
 from probe_lab.compare.terminal import sheet_table
 from probe_lab.console import PlainConsole, shortened_line
 from probe_lab.generation.measured_plan import Plan, plan_table
-from probe_lab.generation.tap_listing import Listed, taps_table
+from probe_lab.generation.tap_listing import ListedTap, taps_table
 from probe_lab.progress import bar_of, clock, pace_text, progress
-from probe_lab.selection.candidates import Candidate, Row
+from probe_lab.selection.candidates import Candidate, PromptCandidates
 from probe_lab.selection.outcome import kept_table
 from probe_lab.sweep.sweep_bar import SweepProgress
 from probe_lab.sweep.worker import Outcome
@@ -63,7 +63,9 @@ def test_a_trade_off_shows_every_number_whole() -> None:
 
 def test_a_selection_shows_every_number_whole() -> None:
     kept = Candidate(3, 1234567890, {"a_one": 0.25, "a_two": 0.5}, place=0, true={"a_one": 0.75})
-    text = "\n".join(_printed(kept_table([Row("a prompt [bold] of many words " * 4, [kept])], ["a_one", "a_two"])))
+    text = "\n".join(
+        _printed(kept_table([PromptCandidates("a prompt [bold] of many words " * 4, [kept])], ["a_one", "a_two"]))
+    )
     for part in ("1234567890", "0.250 → 0.750  one", "0.500  two", "[bold]", "…'"):
         assert part in text, part
 
@@ -81,7 +83,7 @@ def test_a_comparison_shows_every_number_whole() -> None:
 def test_a_tap_that_is_too_long_is_broken_before_its_kind() -> None:
     tap = "down_blocks.1.attentions.0.transformer_blocks.0/attention"
     plan = Plan(10_000, (1, 5), {tap: (24, 128, 128), "x0": (4, 128, 128)}, 2, 1, 1e5)
-    listed = [Listed(Tap.parse(tap), (24, 128, 128), 786432, True)]
+    listed = [ListedTap(Tap.parse(tap), (24, 128, 128), 786432, True)]
     row = {"cell": "step05-cnn-1a2b3c4d", "model": "cnn", "step": 5, "taps": tap}
     numbers = {name: f"a_rather_long_evaluator\n{name}" for name in ("srcc_within", "selection_gain")}
     values = {f"{name}{part}": 0.125 for name in numbers for part in ("", "/lower", "/upper")}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
-from probe_lab.backbones.family import Family, Text
+from probe_lab.backbones.family import Family, TextTokens
 from probe_lab.backbones.token_grid import (
     grid_of_ids,
     grid_of_latent,
@@ -43,7 +43,7 @@ SDXL = replace(
     SD,
     name="sdxl",
     pipelines=("StableDiffusionXLPipeline",),
-    texts=(Text(), Text("text_encoder_2", "tokenizer_2", beside=True)),
+    texts=(TextTokens(), TextTokens("text_encoder_2", "tokenizer_2", beside=True)),
     pooled=lambda arguments: arguments["added_cond_kwargs"]["text_embeds"],
     ends_in_summary=False,
 )
@@ -81,9 +81,9 @@ SD3 = Family(
     unpack=unpacked,
     # The two CLIP encoders share their token positions; T5's tokens follow.
     texts=(
-        Text("text_encoder", "tokenizer", fixed=True),
-        Text("text_encoder_2", "tokenizer_2", fixed=True, beside=True),
-        Text("text_encoder_3", "tokenizer_3"),
+        TextTokens("text_encoder", "tokenizer", fixed=True),
+        TextTokens("text_encoder_2", "tokenizer_2", fixed=True, beside=True),
+        TextTokens("text_encoder_3", "tokenizer_3"),
     ),
     pooled=lambda arguments: arguments["pooled_projections"],
 )
@@ -98,7 +98,7 @@ FLUX = Family(
     paper_activation=r"transformer_blocks\.\d+",
     grid=grid_of_ids,
     unpack=unpacked_2x2,
-    texts=(Text("text_encoder_2", "tokenizer_2"),),
+    texts=(TextTokens("text_encoder_2", "tokenizer_2"),),
     pooled=lambda arguments: arguments["pooled_projections"],
 )
 FLUX2 = Family(

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from probe_lab.backbones.token_grid import Arguments, Grid
+from probe_lab.backbones.token_grid import Arguments, TokenGrid
 from probe_lab.config import Sampling
 from probe_lab.errors import CaptureError, nearest
 from probe_lab.taps import Tap
@@ -40,7 +40,7 @@ def output_path(module: nn.Module, path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextTokens:
     """One part of the text tokens that the denoiser reads: who encoded it and who cut it into tokens.
 
     ``fixed``: always as many tokens as the tokenizer's own limit, whatever ``max_sequence_length`` says.
@@ -85,13 +85,13 @@ class Family:
     denoiser: str
     order: Order
     blocks: str
-    grid: Callable[[nn.Module, Arguments], Grid]
-    unpack: Callable[[Tensor, Grid], Tensor]
+    grid: Callable[[nn.Module, Arguments], TokenGrid]
+    unpack: Callable[[Tensor, TokenGrid], Tensor]
     paper_attention: str
     paper_part: Literal["last", "middle"]
     paper_activation: str
     activations: str = ""
-    texts: tuple[Text, ...] = (Text(),)
+    texts: tuple[TextTokens, ...] = (TextTokens(),)
     mask: str = ""
     pooled: Callable[[Arguments], Tensor | None] = lambda arguments: None
     ends_in_summary: bool = False

@@ -55,7 +55,7 @@ _KINDS = {"original_sample": "sample"}
 """Other names of prediction types."""
 
 
-class Scheduler(Protocol):
+class DiffusersScheduler(Protocol):
     """What is read of a diffusers scheduler."""
 
     config: dict[str, object]
@@ -84,7 +84,7 @@ def name_of(scheduler: object) -> str:
     return kind.__name__ if kind.__module__.startswith("diffusers.") else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def moment_of(scheduler: Scheduler, timestep: Tensor | float | int) -> Moment:
+def moment_of(scheduler: DiffusersScheduler, timestep: Tensor | float | int) -> Moment:
     """The step that the scheduler is about to make. Must be asked before that moves its index on."""
     state = vars(scheduler)
     index = state.get("_step_index")
@@ -98,7 +98,9 @@ def moment_of(scheduler: Scheduler, timestep: Tensor | float | int) -> Moment:
     return Moment(index, timestep)
 
 
-def predicted_x0(scheduler: Scheduler, model_output: Tensor, timestep: Tensor | float | int, sample: Tensor) -> Tensor:
+def predicted_x0(
+    scheduler: DiffusersScheduler, model_output: Tensor, timestep: Tensor | float | int, sample: Tensor
+) -> Tensor:
     """x₀ prediction of the denoiser, before the scheduler clips it, in the shape and dtype of ``sample``.
 
     The schedulers of ``UNITS`` are known, with the prediction types ``epsilon``, ``v_prediction``, ``sample`` and flow.
@@ -110,7 +112,7 @@ def predicted_x0(scheduler: Scheduler, model_output: Tensor, timestep: Tensor | 
     return x0_at(scheduler, model_output, moment_of(scheduler, timestep), sample)
 
 
-def clipped(scheduler: Scheduler, clean: Tensor) -> Tensor:
+def clipped(scheduler: DiffusersScheduler, clean: Tensor) -> Tensor:
     """What the scheduler makes of an x₀ prediction: its ``pred_original_sample``, after ``thresholding`` or
     ``clip_sample`` where it is configured with them."""
     config, name = scheduler.config, name_of(scheduler)
@@ -124,14 +126,14 @@ def clipped(scheduler: Scheduler, clean: Tensor) -> Tensor:
     return clean
 
 
-def x0_at(scheduler: Scheduler, model_output: Tensor, moment: Moment, sample: Tensor) -> Tensor:
+def x0_at(scheduler: DiffusersScheduler, model_output: Tensor, moment: Moment, sample: Tensor) -> Tensor:
     """As ``predicted_x0`` at any moment of the schedule, whatever the scheduler is about to do."""
     exact = torch.float64 if sample.dtype == torch.float64 else torch.float32
     clean = _clean(scheduler, model_output.to(exact), moment, sample.to(exact))
     return clean.to(sample.dtype)
 
 
-def _clean(scheduler: Scheduler, model_output: Tensor, moment: Moment, sample: Tensor) -> Tensor:
+def _clean(scheduler: DiffusersScheduler, model_output: Tensor, moment: Moment, sample: Tensor) -> Tensor:
     signal, noise = scales(scheduler, moment, sample)
     model_output = model_output[:, : sample.shape[1]]  # behind it may be a learned variance
     if is_flow(scheduler):
@@ -150,18 +152,18 @@ def _clean(scheduler: Scheduler, model_output: Tensor, moment: Moment, sample: T
     raise CaptureError(f"x0 is not known for the prediction type '{kind}': use epsilon, v_prediction, sample or flow")
 
 
-def is_flow(scheduler: Scheduler) -> bool:
+def is_flow(scheduler: DiffusersScheduler) -> bool:
     """Whether the scheduler belongs to a flow-matching model."""
     kind = scheduler.config.get("prediction_type")
     return type(scheduler).__name__.startswith("FlowMatch") or kind == "flow_prediction"
 
 
-def is_unscaled(scheduler: Scheduler) -> bool:
+def is_unscaled(scheduler: DiffusersScheduler) -> bool:
     """Whether samples are x₀ + σ·ε, which the pipeline divides by √(1 + σ²) before the denoiser sees them."""
     return UNITS.get(name_of(scheduler)) == "unscaled"
 
 
-def scales(scheduler: Scheduler, moment: Moment, sample: Tensor) -> tuple[Tensor, Tensor]:
+def scales(scheduler: DiffusersScheduler, moment: Moment, sample: Tensor) -> tuple[Tensor, Tensor]:
     """(signal, noise) with ``sample = signal·x₀ + noise·ε``, scalars in the dtype and on the device of ``sample``.
 
     Raises:

@@ -12,36 +12,36 @@ from probe_lab.errors import CaptureError
 Arguments = Mapping[str, Any]
 """The arguments of one denoiser call, by the names of its ``forward``."""
 
-Grid = tuple[int, int]
+TokenGrid = tuple[int, int]
 """Height and width, in tokens."""
 
 
-def grid_of_latent(denoiser: nn.Module, arguments: Arguments) -> Grid:
+def grid_of_latent(denoiser: nn.Module, arguments: Arguments) -> TokenGrid:
     """Of a latent [n, C, h, w] that the denoiser cuts into patches itself; a UNet has a token per position."""
     latent = arguments["sample"] if "sample" in arguments else arguments["hidden_states"]
     patch = getattr(denoiser.config, "patch_size", None) or 1
     return latent.shape[-2] // patch, latent.shape[-1] // patch
 
 
-def grid_of_ids(denoiser: nn.Module, arguments: Arguments) -> Grid:
+def grid_of_ids(denoiser: nn.Module, arguments: Arguments) -> TokenGrid:
     """Of position ids [(n,) tokens, 3 or 4], whose second and third columns are row and column (FLUX)."""
     ids = arguments["img_ids"]
     rows, columns = ids[..., 1].amax(), ids[..., 2].amax()
     return int(rows) + 1, int(columns) + 1
 
 
-def grid_of_shapes(denoiser: nn.Module, arguments: Arguments) -> Grid:
+def grid_of_shapes(denoiser: nn.Module, arguments: Arguments) -> TokenGrid:
     """Of a list of (frames, height, width) per image (Qwen-Image)."""
     _, height, width = arguments["img_shapes"][0][0]
     return height, width
 
 
-def unpacked(latent: Tensor, grid: Grid) -> Tensor:
+def unpacked(latent: Tensor, grid: TokenGrid) -> Tensor:
     """[n, C, h, w] as it is."""
     return latent
 
 
-def unpacked_2x2(latent: Tensor, grid: Grid) -> Tensor:
+def unpacked_2x2(latent: Tensor, grid: TokenGrid) -> Tensor:
     """[n, h·w, 4·C], 2×2 positions per token with the channel as the slowest index, to [n, C, 2h, 2w]."""
     return (
         latent.transpose(1, 2)
@@ -53,7 +53,7 @@ def unpacked_2x2(latent: Tensor, grid: Grid) -> Tensor:
     )
 
 
-def folded(tokens: Tensor, grid: Grid) -> Tensor:
+def folded(tokens: Tensor, grid: TokenGrid) -> Tensor:
     """[n, C, tokens] to [n, C, H, W]: the finest grid, or one that is halved (rounding up) until it fits.
 
     Raises:

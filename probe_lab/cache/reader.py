@@ -32,7 +32,7 @@ from probe_lab.cache.manifest import IMAGES
 from probe_lab.cache.opened import open_cache
 from probe_lab.cache.scores import read_score_metadata, read_scores
 from probe_lab.cache.shards import AGAIN, Unread, load_sidecar, require_images
-from probe_lab.cache.tensors import Entry, OpenFile
+from probe_lab.cache.tensors import OpenFile, TensorEntry
 from probe_lab.cache.text_table import read_text, text_objection
 from probe_lab.errors import CacheError, nearest
 
@@ -291,7 +291,7 @@ class Cache:
                 "cache.name, or import scores by prompt and seed"
             )
 
-    def _entry(self, file: OpenFile, key: str, count: int) -> Entry:
+    def _entry(self, file: OpenFile, key: str, count: int) -> TensorEntry:
         entry = file.header.entries.get(key)
         if entry is None:
             raise CacheError(f"{file.path} has no array {key!r}: the cache was made without it")

@@ -42,7 +42,7 @@ _MAX_HEADER = 100_000_000  # the format's own limit, so that a damaged length ca
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One array of a file: it begins at byte `start` and has `size` bytes, `row_bytes` in each row."""
 
     dtype: torch.dtype
@@ -59,7 +59,7 @@ class Entry:
 class Header:
     """What is where: `data_start` is the first byte after the header, `file_size` that of a whole file."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     metadata: dict[str, str]
     data_start: int
     file_size: int
@@ -99,7 +99,7 @@ class OpenFile:
                 raise _damaged(self.path, "it is truncated")
             done += step
 
-    def prefetch(self, entry: Entry) -> None:
+    def prefetch(self, entry: TensorEntry) -> None:
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(self.handle, entry.start, entry.size, os.POSIX_FADV_WILLNEED)
 
@@ -211,7 +211,7 @@ def _parse(text: bytes) -> Header:
             raise ValueError(f"the shape of {name} is out of bounds")
         if last - first != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"offsets of {name} do not match its shape")
-        entries[name] = Entry(dtype, tuple(shape), data_start + first, last - first)
+        entries[name] = TensorEntry(dtype, tuple(shape), data_start + first, last - first)
         end = max(end, data_start + last)
     return Header(entries, metadata, data_start, end)
 

@@ -23,7 +23,7 @@ from probe_lab.capture.lookahead import Lookahead
 from probe_lab.capture.readers import LayerReader, MeanOfLayers, TokenLayout, image_output
 from probe_lab.capture.stateful import kept_between_steps
 from probe_lab.errors import CaptureError, nearest
-from probe_lab.taps import Kind, Tap
+from probe_lab.taps import Tap, TapKind
 
 Normalize = Literal["all", "text"]
 
@@ -100,7 +100,7 @@ class Capture:
         for tap in self.taps:
             self._check(tap, modules.get(tap.module))
 
-    def __getitem__(self, key: tuple[int, str, Kind] | tuple[int, Tap]) -> Tensor:
+    def __getitem__(self, key: tuple[int, str, TapKind] | tuple[int, Tap]) -> Tensor:
         tap = key[1] if isinstance(key[1], Tap) else Tap(*key[1:])
         if (key[0], tap) not in self._tensors:
             there = ", ".join(f"{step}/{kept}" for step, kept in self._tensors) or "nothing"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-Listener = Callable[..., None]
+HookCallback = Callable[..., None]
 StandIn = Callable[..., Any]
 """Called as ``stand_in(original, *arguments)`` instead of ``original(*arguments)``."""
 Undo = Callable[[], None]
@@ -27,9 +27,9 @@ class _Listened:
         self._owner = owner
         self._name = name
         self._own = vars(owner).get(name)
-        self.before: list[Listener] = []
+        self.before: list[HookCallback] = []
         self.around: list[StandIn] = []
-        self.after: list[Listener] = []
+        self.after: list[HookCallback] = []
 
     def leave(self) -> None:
         """Put back what was there, once nobody listens."""
@@ -52,12 +52,12 @@ class _Listened:
         return result
 
 
-def before_method(owner: object, name: str, listener: Listener) -> Undo:
+def before_method(owner: object, name: str, listener: HookCallback) -> Undo:
     """Call ``listener`` with the arguments of ``owner.name`` before each call of it."""
     return _listen(owner, name, lambda listened: listened.before, listener)
 
 
-def after_method(owner: object, name: str, listener: Listener) -> Undo:
+def after_method(owner: object, name: str, listener: HookCallback) -> Undo:
     """Call ``listener`` with the arguments of ``owner.name`` after each call of it."""
     return _listen(owner, name, lambda listened: listened.after, listener)
 

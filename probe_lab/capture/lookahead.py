@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probe_lab.backbones.schedulers import Moment, Scheduler, clipped, is_unscaled, moment_of, scales, x0_at
+from probe_lab.backbones.schedulers import DiffusersScheduler, Moment, clipped, is_unscaled, moment_of, scales, x0_at
 from probe_lab.backbones.token_grid import Arguments
 from probe_lab.capture.batch_rows import batch_of, copied, input_of, taken
 
@@ -30,7 +30,7 @@ class Lookahead:
     is only read. Nothing random is drawn.
     """
 
-    def __init__(self, denoiser: nn.Module, scheduler: Scheduler, arguments: Arguments, rows: int) -> None:
+    def __init__(self, denoiser: nn.Module, scheduler: DiffusersScheduler, arguments: Arguments, rows: int) -> None:
         self._denoiser, self._scheduler = denoiser, scheduler
         self._arguments = copied(arguments)  # some denoisers write into the containers that they are given
         self._input = input_of(arguments)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from probe_lab.backbones.family import Family, Order
-from probe_lab.backbones.token_grid import Arguments, Grid
+from probe_lab.backbones.token_grid import Arguments, TokenGrid
 from probe_lab.capture.attention_maps import EVERYTHING, AttentionCall, AttentionReader, attention_map, stand_in
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.listen import Undo, after_module, before_module
@@ -21,7 +21,7 @@ from probe_lab.taps import Tap
 class TokenLayout:
     """How many image and text tokens the layers of one denoiser call attend over, and where they stand."""
 
-    grid: Grid
+    grid: TokenGrid
     text_tokens: int
     order: Order
 

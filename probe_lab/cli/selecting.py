@@ -46,7 +46,7 @@ def select(
 
     Example: probe-lab select quickstart --prompt "a green cross" -n 8 --schedule 1:6,3:3,5:1
     """
-    from probe_lab.selection.select_command import Request, run
+    from probe_lab.selection.select_command import SelectRequest, run
     from probe_lab.selection.watch import watching
     from probe_lab.selection.words import overrides_of
 
@@ -56,7 +56,7 @@ def select(
     if accept is not None:
         keys.append(f"select.accept={accept}")  # is no key any more, as its error says
     config = experiment_of(experiment, [*(overrides or []), *keys])
-    request = Request(prompt, folder, seed, probe or [], score, everything)
+    request = SelectRequest(prompt, folder, seed, probe or [], score, everything)
     made = run(config, request, watching=watching, tell=lambda line: out.print(line))
     out.print(made.table)
     for line in made.lines:

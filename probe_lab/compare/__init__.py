@@ -14,7 +14,7 @@ from probe_lab.runs import Runs
 if TYPE_CHECKING:
     import pandas as pd
 
-    from probe_lab.fitting import Fitting
+    from probe_lab.fitting import FittingTable
 
 __all__ = ["Query", "Sheet", "compare", "compared", "comparison_table", "words"]
 
@@ -34,7 +34,9 @@ def compare(runs: Runs | Path, query: Query | None = None) -> pd.DataFrame:
     return compared(runs, query or Query()).frame
 
 
-def comparison_table(runs_folder: Path, query: Query | None = None, *, cells: Collection[str] | None = None) -> Fitting:
+def comparison_table(
+    runs_folder: Path, query: Query | None = None, *, cells: Collection[str] | None = None
+) -> FittingTable:
     """``compare`` for a terminal; ``cells``: only these."""
     from probe_lab.compare.terminal import sheet_table
 

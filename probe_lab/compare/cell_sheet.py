@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from probe_lab.compare.query import DEFAULT_METRIC, Query
 from probe_lab.compare.sheet import Sheet
-from probe_lab.compare.sheet_rows import Row, in_order, rows_of
-from probe_lab.config.choice import Choice, Value
+from probe_lab.compare.sheet_rows import SheetRow, in_order, rows_of
+from probe_lab.config.choice import Choice, Operand
 from probe_lab.errors import ReportError, nearest
 from probe_lab.runs import FinishedCell, Measure, Runs
 from probe_lab.runs.configs import differing
@@ -68,12 +68,12 @@ def chosen(cells: Sequence[FinishedCell], query: Query, runs: Runs) -> list[Fini
     return matching
 
 
-def _value(cell: FinishedCell, sets: TapNames | None, names_model: bool, key: str) -> Value:
+def _value(cell: FinishedCell, sets: TapNames | None, names_model: bool, key: str) -> Operand:
     value = cell.experiment if key == "name" else cell.config.get(key)
     if key == "probe.loss" and not answers_of_loss(cell.model, names_model):
         value = None
     content = list(value) if isinstance(value, tuple) else value
-    return Value(content, of_key=True) if sets is None else Value(content, sets.called(key, content), of_key=True)
+    return Operand(content, of_key=True) if sets is None else Operand(content, sets.called(key, content), of_key=True)
 
 
 def measures_of(cells: Sequence[FinishedCell], query: Query, runs: Runs) -> list[Measure]:
@@ -99,7 +99,7 @@ def measures_of(cells: Sequence[FinishedCell], query: Query, runs: Runs) -> list
     return found
 
 
-def _sorted(rows: list[Row], measures: Sequence[Measure], query: Query) -> list[Row]:
+def _sorted(rows: list[SheetRow], measures: Sequence[Measure], query: Query) -> list[SheetRow]:
     """By a number the best first, by a key in its order; those that are equal in it by the first number."""
     if not query.best:
         rows = sorted(rows, key=lambda row: _best_first(row.number(measures[0])))
@@ -120,7 +120,7 @@ def _best_first(value: float) -> float:
     return math.inf if math.isnan(value) else -value
 
 
-def _frame(rows: Sequence[Row], keys: Sequence[str], measures: Sequence[Measure]) -> pd.DataFrame:
+def _frame(rows: Sequence[SheetRow], keys: Sequence[str], measures: Sequence[Measure]) -> pd.DataFrame:
     import pandas as pd
 
     told = [row.told | {"stopped": row.stopped, "reduced": row.reduced} for row in rows]
@@ -159,7 +159,7 @@ def _title(query: Query, measures: Sequence[Measure], chosen_by: Measure) -> str
     return f"{text}; means over training seeds" if query.seeds else text
 
 
-def _notes(kept: Sequence[Row], rows: int, stopped: int, reduced: int) -> tuple[str, ...]:
+def _notes(kept: Sequence[SheetRow], rows: int, stopped: int, reduced: int) -> tuple[str, ...]:
     notes = [f"{len(kept)} of {rows} rows: `--limit 0` shows all"] if len(kept) < rows else []
     if any(len(row.cells) > 1 for row in kept):
         notes.append("the bounds of a mean are the means of its cells' bounds")

@@ -21,7 +21,7 @@ SHOWN = {
 SEED = "seed"
 EXPERIMENT = "experiment"
 
-Setting = tuple[FinishedCell, ...]
+SeedCells = tuple[FinishedCell, ...]
 """Cells that differ in nothing but their training seed, in the order of their names."""
 
 
@@ -40,7 +40,7 @@ def value_of(cell: FinishedCell, key: str) -> Hashable:
     return shown(cell)[SHOWN[key]] if key in SHOWN else joined(cell.config.get(key))
 
 
-def settings(cells: Sequence[FinishedCell]) -> list[Setting]:
+def settings(cells: Sequence[FinishedCell]) -> list[SeedCells]:
     """Cells with their other training seeds, each experiment for itself, in the order of the first of each."""
     keys = differing([cell.config for cell in cells])
     found: dict[tuple[Hashable, ...], list[FinishedCell]] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from probe_lab.compare.cell_sheet import PARTS, chosen
-from probe_lab.compare.compared_cells import EXPERIMENT, SEED, SHOWN, Setting, settings, shown
+from probe_lab.compare.compared_cells import EXPERIMENT, SEED, SHOWN, SeedCells, settings, shown
 from probe_lab.compare.query import Query
 from probe_lab.compare.sheet import Sheet
 from probe_lab.errors import ConfigError, ReportError, nearest
@@ -77,7 +77,7 @@ def _title(split: str) -> str:
     )
 
 
-def _covered(sides: Sequence[Setting]) -> tuple[str, ...]:
+def _covered(sides: Sequence[SeedCells]) -> tuple[str, ...]:
     """What the intervals are not about."""
     single = [letter for letter, setting in zip("AB", sides, strict=True) if _trained_by_seed(setting)]
     if not single:
@@ -89,12 +89,12 @@ def _covered(sides: Sequence[Setting]) -> tuple[str, ...]:
     )
 
 
-def _trained_by_seed(setting: Setting) -> bool:
+def _trained_by_seed(setting: SeedCells) -> bool:
     """Whether it is a single training that another seed would change."""
     return len(setting) == 1 and recorded(setting[0].model).by_gradient
 
 
-def _side(runs: Runs, wanted: str, query: Query) -> Setting:
+def _side(runs: Runs, wanted: str, query: Query) -> SeedCells:
     finished = runs.finished(query.cells)
     if _NAME.fullmatch(wanted):
         if query.where:
@@ -158,7 +158,7 @@ def _frame(rows: Sequence[dict[str, Hashable]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_KEYS, *(name + part for name in _NUMBERS for part in PARTS)])
 
 
-def _told(setting: Setting) -> str:
+def _told(setting: SeedCells) -> str:
     ended, smaller = sum(bool(cell.stopped) for cell in setting), sum(bool(cell.reduced) for cell in setting)
     text = setting[0].name
     if len(setting) > 1:

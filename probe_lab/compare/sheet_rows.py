@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from probe_lab.compare.compared_cells import EXPERIMENT, SEED, Setting, keys_named, settings, shown, value_of
+from probe_lab.compare.compared_cells import EXPERIMENT, SEED, SeedCells, keys_named, settings, shown, value_of
 from probe_lab.compare.query import Query
 from probe_lab.errors import ReportError
 from probe_lab.runs import FinishedCell, Measure
@@ -19,11 +19,11 @@ Member = TypeVar("Member")
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A row before its numbers are looked up: what it is, and the settings that it is the mean of."""
 
     told: dict[str, Hashable]
-    settings: tuple[Setting, ...]
+    settings: tuple[SeedCells, ...]
 
     def number(self, measure: Measure, part: str = "estimate") -> float:
         """The mean over settings of the mean over their seeds; those without a value are left out."""
@@ -51,7 +51,7 @@ def _marked(marks: Sequence[str]) -> str:
     return f"{sum(map(bool, marks))} of {len(marks)}" if any(marks) else ""
 
 
-def rows_of(cells: Sequence[FinishedCell], query: Query, chosen_by: Measure) -> list[Row]:
+def rows_of(cells: Sequence[FinishedCell], query: Query, chosen_by: Measure) -> list[SheetRow]:
     """The rows of a query in the order of the cells, those of ``best`` in that of its values.
 
     ``chosen_by``, on the validation split, is what ``best`` looks at. ReportError for ``group`` with ``best``, and
@@ -68,43 +68,43 @@ def rows_of(cells: Sequence[FinishedCell], query: Query, chosen_by: Measure) -> 
     return _best(rows, keys_named(query.best, cells), chosen_by) if query.best else rows
 
 
-def _single(cells: Sequence[FinishedCell]) -> list[Row]:
+def _single(cells: Sequence[FinishedCell]) -> list[SheetRow]:
     keys = differing([cell.config for cell in cells])
     several = len({cell.experiment for cell in cells}) > 1
     rows = []
     for cell in cells:
         told: dict[str, Hashable] = {EXPERIMENT: cell.experiment} if several else {}
         told |= {"cell": cell.name, **shown(cell), **{key: value_of(cell, key) for key in keys}}
-        rows.append(Row(told, ((cell,),)))
+        rows.append(SheetRow(told, ((cell,),)))
     return rows
 
 
-def _averaged(cells: Sequence[FinishedCell]) -> list[Row]:
+def _averaged(cells: Sequence[FinishedCell]) -> list[SheetRow]:
     alike = settings(cells)
     rows = []
     for row, setting in zip(_single([setting[0] for setting in alike]), alike, strict=True):
         told = {name: value for name, value in row.told.items() if name not in ("cell", SEED)}
-        rows.append(Row(told | {"seeds": len(setting)}, (setting,)))
+        rows.append(SheetRow(told | {"seeds": len(setting)}, (setting,)))
     return rows
 
 
-def _grouped(cells: Sequence[FinishedCell], keys: Mapping[str, str]) -> list[Row]:
+def _grouped(cells: Sequence[FinishedCell], keys: Mapping[str, str]) -> list[SheetRow]:
     rows = []
     for values, members in _by_value(settings(cells), keys, lambda setting: setting[0]).items():
         told = dict(zip(keys.values(), values, strict=True))
         counts = {"settings": len(members), "cells": sum(len(setting) for setting in members)}
-        rows.append(Row(told | counts, tuple(members)))
+        rows.append(SheetRow(told | counts, tuple(members)))
     return rows
 
 
-def _best(rows: Sequence[Row], keys: Mapping[str, str], chosen_by: Measure) -> list[Row]:
+def _best(rows: Sequence[SheetRow], keys: Mapping[str, str], chosen_by: Measure) -> list[SheetRow]:
     found = []
     groups = _by_value(rows, keys, lambda row: row.cells[0])
     for values in sorted(groups, key=lambda values: [in_order(value) for value in values]):
         candidates = [row for row in groups[values] if not math.isnan(row.number(chosen_by))]
         if candidates:
             best = max(candidates, key=lambda row: row.number(chosen_by))  # the first of equal ones
-            found.append(Row(dict(zip(keys.values(), values, strict=True)) | best.told, best.settings))
+            found.append(SheetRow(dict(zip(keys.values(), values, strict=True)) | best.told, best.settings))
     if not found:
         raise ReportError(
             f"no cell has {chosen_by.metric} of {chosen_by.evaluator} on the validation split, by which the best of "

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from probe_lab.compare.sheet import Sheet, shown, worded
 from probe_lab.console import literal, visible
-from probe_lab.fitting import Fitting, TapLines, natural_width
+from probe_lab.fitting import FittingTable, TapLines, natural_width
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,11 +17,11 @@ _PLAIN = ("model", "loss", "evaluator", "metric")
 """Keys whose values speak for themselves."""
 
 
-def sheet_table(sheet: Sheet) -> Fitting:
+def sheet_table(sheet: Sheet) -> FittingTable:
     """A line per row and a column per number where there is room, else a line per tap; in narrow terminals a line per
     number, beside what the row is. A cell is called by the digits at the end of its name."""
     wide = [_by_column(sheet, between) for between in ("+", "+\n")]
-    return Fitting(tuple((natural_width(table), table) for table in wide), _by_line(sheet))
+    return FittingTable(tuple((natural_width(table), table) for table in wide), _by_line(sheet))
 
 
 def _by_column(sheet: Sheet, between: str) -> Table:

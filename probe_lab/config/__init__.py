@@ -5,7 +5,7 @@ dotlist) and refuses unknown keys, wrong types and impossible values before any 
 """
 
 from probe_lab.config.changes import changed_unchecked, is_simple, typed, with_changes, with_values
-from probe_lab.config.choice import Choice, Value
+from probe_lab.config.choice import Choice, Operand
 from probe_lab.config.keys import known_keys
 from probe_lab.config.load import EXPERIMENTS, SHIPPED, build_experiment, load_experiment
 from probe_lab.config.schema import (
@@ -28,7 +28,7 @@ from probe_lab.config.schema import (
     Select,
     Text,
     Tracking,
-    Tradeoff,
+    TradeoffConfig,
     Trainer,
 )
 from probe_lab.config.world import (
@@ -64,6 +64,7 @@ __all__ = [
     "Metrics",
     "Negatives",
     "Offload",
+    "Operand",
     "Precision",
     "ProbeConfig",
     "Prompts",
@@ -74,6 +75,7 @@ __all__ = [
     "Text",
     "Tracking",
     "Tradeoff",
+    "TradeoffConfig",
     "Trainer",
     "Value",
     "build_experiment",
@@ -85,3 +87,7 @@ __all__ = [
     "with_changes",
     "with_values",
 ]
+
+Tradeoff = TradeoffConfig
+Value = Operand
+"""Names of before, for code that has them."""

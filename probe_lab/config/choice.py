@@ -30,7 +30,7 @@ def _by_no_name(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Value:
+class Operand:
     """What stands on one side of a comparison. ``called`` says whether a list of taps is the set of a name."""
 
     content: Any
@@ -65,7 +65,7 @@ class Choice:
         """Whether it asks for a dotted key, by whichever name."""
         return key in self.keys.values()
 
-    def holds(self, value_of: Callable[[str], Value]) -> bool:
+    def holds(self, value_of: Callable[[str], Operand]) -> bool:
         """Whether it is true where ``value_of`` gives the value of a dotted key.
 
         - A list of texts (taps) equals a text that joins it by "+", or that is the name of its set.
@@ -135,7 +135,7 @@ def _literal(node: ast.expr) -> Any:
     raise ConfigError(f"'{ast.unparse(node)}' is no value; {_ALLOWED}")
 
 
-def _truth(node: ast.expr, value_of: Callable[[str], Value]) -> bool:
+def _truth(node: ast.expr, value_of: Callable[[str], Operand]) -> bool:
     match node:
         case ast.BoolOp(op=ast.And(), values=parts):
             return all(_truth(part, value_of) for part in parts)
@@ -144,7 +144,7 @@ def _truth(node: ast.expr, value_of: Callable[[str], Value]) -> bool:
         case ast.UnaryOp(operand=part):
             return not _truth(part, value_of)
         case ast.Compare(left=left, ops=signs, comparators=others):
-            sides = [value_of(name) if (name := _name(side)) else Value(_literal(side)) for side in (left, *others)]
+            sides = [value_of(name) if (name := _name(side)) else Operand(_literal(side)) for side in (left, *others)]
             return all(_compared(sign, *sides[i : i + 2]) for i, sign in enumerate(signs))
     found = value_of(_name(node)).content
     if not isinstance(found, bool):
@@ -152,7 +152,7 @@ def _truth(node: ast.expr, value_of: Callable[[str], Value]) -> bool:
     return found
 
 
-def _compared(sign: ast.cmpop, left: Value, right: Value) -> bool:
+def _compared(sign: ast.cmpop, left: Operand, right: Operand) -> bool:
     match sign:
         case ast.Eq() | ast.Is():
             return _same(left, right)
@@ -168,16 +168,16 @@ def _compared(sign: ast.cmpop, left: Value, right: Value) -> bool:
         raise ConfigError(f"{left.content!r} and {right.content!r} have no order") from None
 
 
-def _same(left: Value, right: Value) -> bool:
+def _same(left: Operand, right: Operand) -> bool:
     for one, other in ((left, right), (right, left)):
         if isinstance(one.content, list) and isinstance(other.content, str):
             return other.content == "+".join(map(str, one.content)) or one.called(other.content)
     return bool(left.content == right.content)
 
 
-def _within(left: Value, right: Value) -> bool:
+def _within(left: Operand, right: Operand) -> bool:
     if isinstance(right.content, list) and not right.of_key:
-        return any(_same(left, Value(part)) for part in right.content)
+        return any(_same(left, Operand(part)) for part in right.content)
     if right.content is None and right.of_key:
         return False
     if isinstance(right.content, list) and isinstance(left.content, int | float):

@@ -54,7 +54,7 @@ _LISTED = {int: "a list of whole numbers", str: "a list of texts"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeyEntry:
     """One key: its dotted name, default and allowed values in words, and what it is for."""
 
     key: str
@@ -64,39 +64,39 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Section:
+class KeySection:
     """The keys that stand together, by the name of their section."""
 
     name: str
     text: str
-    entries: tuple[Entry, ...]
+    entries: tuple[KeyEntry, ...]
 
 
-_DEFAULTS = Entry("defaults", "[]", "a list of files", "Files to start from. Paths are relative to this file.")
+_DEFAULTS = KeyEntry("defaults", "[]", "a list of files", "Files to start from. Paths are relative to this file.")
 _SWEEP = (
-    Entry(
+    KeyEntry(
         "sweep", "", "a grid, or a list of grids", "Cells to train. A mapping from keys to lists of values or ranges."
     ),
-    Entry("sweep.grids", "", "a list of grids", "The grids, where one of the keys below stands beside them."),
-    Entry("sweep.select", "", "a test of cells", "Which of the cells to train, `step in [5, 8]` for instance."),
-    Entry("sweep.seeds", "", "1 to 100,000", "Training seeds per cell, from 0 on."),
-    Entry("sweep.sets", "", "lists of taps by name", "Names of lists of taps, for `probe.taps` and tests of cells."),
+    KeyEntry("sweep.grids", "", "a list of grids", "The grids, where one of the keys below stands beside them."),
+    KeyEntry("sweep.select", "", "a test of cells", "Which of the cells to train, `step in [5, 8]` for instance."),
+    KeyEntry("sweep.seeds", "", "1 to 100,000", "Training seeds per cell, from 0 on."),
+    KeyEntry("sweep.sets", "", "lists of taps by name", "Names of lists of taps, for `probe.taps` and tests of cells."),
 )
 
 
-def sections() -> list[Section]:
+def sections() -> list[KeySection]:
     """All keys, in the order of the schema; first those that are in no section, last those of the sweep."""
     entries = [_entry(key, entry) for key, entry in declarations().items()]
     general = (_DEFAULTS, *(entry for entry in entries if "." not in entry.key))
-    listed = [Section(_GENERAL, "What stands at the top of the file.", general)]
+    listed = [KeySection(_GENERAL, "What stands at the top of the file.", general)]
     for name, kind in _kinds():
         own = [entry for entry in entries if entry.key.startswith(f"{name}.")]
         own += [entry for key in ENTRIES if key.startswith(f"{name}.") for entry in _named(key)]
-        listed.append(Section(name, " ".join((kind.__doc__ or "").split("\n\n")[0].split()), tuple(own)))
-    return [*listed, Section("sweep", "Which cells `probe-lab sweep` trains; docs/sweeps.md has examples.", _SWEEP)]
+        listed.append(KeySection(name, " ".join((kind.__doc__ or "").split("\n\n")[0].split()), tuple(own)))
+    return [*listed, KeySection("sweep", "Which cells `probe-lab sweep` trains; docs/sweeps.md has examples.", _SWEEP)]
 
 
-def matching(name: str) -> list[Section]:
+def matching(name: str) -> list[KeySection]:
     """The section of this name, or the one key that it names, dotted or by its last part; all sections for no name.
 
     Raises:
@@ -111,7 +111,7 @@ def matching(name: str) -> list[Section]:
         raise ConfigError(f"there is no section and no key '{name}': {nearest(name, names)}")
     key = name if name in known else key_of(name, ())
     return [
-        Section(key, "", tuple(entry for entry in section.entries if entry.key == key))
+        KeySection(key, "", tuple(entry for entry in section.entries if entry.key == key))
         for section in listed
         if any(entry.key == key for entry in section.entries)
     ]
@@ -122,7 +122,7 @@ def page() -> str:
     return "\n".join([_HEAD, *(line for section in sections() for line in _markdown(section))])
 
 
-def manual_table(section: Section) -> Table:
+def manual_table(section: KeySection) -> Table:
     """A section for a terminal of 80 columns: key, default, and what it is for with what it may be."""
     heading = f"{section.name}: {section.text}" if section.text else section.name
     table = Table(title=Text(textwrap.fill(heading, _COLUMNS)), title_justify="left", box=box.SIMPLE)
@@ -135,7 +135,7 @@ def manual_table(section: Section) -> Table:
     return table
 
 
-def _markdown(section: Section) -> Iterator[str]:
+def _markdown(section: KeySection) -> Iterator[str]:
     yield f"## `{section.name}`\n\n{section.text}\n"
     yield "| Key | Default | Allowed | What it is for |\n|---|---|---|---|"
     for entry in section.entries:
@@ -151,11 +151,11 @@ def _kinds() -> Iterator[tuple[str, type]]:
             yield entry.name, type(getattr(default, entry.name))
 
 
-def _named(key: str) -> Iterator[Entry]:
+def _named(key: str) -> Iterator[KeyEntry]:
     """The keys that stand under a name of the user's choice."""
     for entry in fields(ENTRIES[key]):
         about = declared(entry)
-        yield Entry(
+        yield KeyEntry(
             f"{key}.NAME.{entry.name}",
             _shown(entry.default),
             _allowed(hint_at([*key.split("."), "", entry.name]), about),
@@ -163,12 +163,12 @@ def _named(key: str) -> Iterator[Entry]:
         )
 
 
-def _entry(key: str, about: Declared) -> Entry:
+def _entry(key: str, about: Declared) -> KeyEntry:
     if key in NAMED and not about.allowed:
         allowed = f"{', '.join(registry_of(key).names())} or `module:attribute`"
     else:
         allowed = _allowed(hint_at(key.split(".")), about)
-    return Entry(key, _shown(leaf_keys().get(key, {})), allowed, about.text)
+    return KeyEntry(key, _shown(leaf_keys().get(key, {})), allowed, about.text)
 
 
 def _shown(default: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from probe_lab.config.limits import MOST_CELLS
 from probe_lab.errors import ConfigError, nearest
 
-Scale = Literal["linear", "log"]
+AxisScale = Literal["linear", "log"]
 _WORDS = ("from", "to", "step", "count", "scale")
 
 

@@ -219,7 +219,7 @@ class Select:
 
 
 @dataclass(frozen=True)
-class Tradeoff:
+class TradeoffConfig:
     """What `probe-lab tradeoff` measures."""
 
     prompts: int = key(100, "Prompts of the test split to measure on, the first ones.", positive(10**8))
@@ -321,7 +321,7 @@ class Schema:
     metrics: Metrics = section_field(Metrics)
     halving: Halving = section_field(Halving, in_result=False)
     select: Select = section_field(Select, in_result=False)
-    tradeoff: Tradeoff = section_field(Tradeoff, in_result=False)
+    tradeoff: TradeoffConfig = section_field(TradeoffConfig, in_result=False)
     engine: Engine = section_field(Engine, in_result=False)
     paper: Paper = section_field(Paper, in_result=False)
     tracking: Tracking = section_field(Tracking, in_result=False)

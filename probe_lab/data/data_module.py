@@ -17,7 +17,7 @@ from probe_lab.cache import Cache
 from probe_lab.config.repeats import require_once
 from probe_lab.data.batch import Batch
 from probe_lab.data.groups import prompt_groups
-from probe_lab.data.loader import Layout, Progress, StreamLoader, TrainLoader
+from probe_lab.data.loader import EpochProgress, Layout, StreamLoader, TrainLoader
 from probe_lab.data.resident import ResidentArrays, ResidentSource, fits_in_memory, load_resident
 from probe_lab.data.scalar_table import scalar_table
 from probe_lab.data.source import ShardSource, Source
@@ -109,7 +109,7 @@ class ProbeDataModule(LightningDataModule):
         self._resident = resident
         self._in_memory: bool | None = None
         self._statistics: Statistics | None = None
-        self._progress = Progress()
+        self._progress = EpochProgress()
 
     @property
     def sizes(self) -> dict[Split, int]:

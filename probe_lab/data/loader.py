@@ -19,7 +19,7 @@ Layout = dict[str, int | float | str]
 
 
 @dataclass
-class Progress:
+class EpochProgress:
     """How far training is on this rank: `position` of the `batches` of `epoch` were delivered.
 
     The next iteration skips `resume` batches. `layout` is all that decides which samples those were.
@@ -108,7 +108,7 @@ class TrainLoader(StreamLoader):
         stream: BatchStream,
         *,
         num_workers: int,
-        progress: Progress,
+        progress: EpochProgress,
         layout: Layout,
         current_epoch: Callable[[], int],
     ) -> None:

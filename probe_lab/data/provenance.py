@@ -13,7 +13,7 @@ from probe_lab.data.splits import RULE
 from probe_lab.errors import CacheError
 
 
-class Inputs(TypedDict):
+class InputChecksums(TypedDict):
     """``inputs`` of ``metrics.json``: the id of the cache, the samples of its complete shards, and the sha256 of each
     file of scores or text that was read, by its place in the cache. Cells of before hold less."""
 
@@ -25,13 +25,13 @@ class Inputs(TypedDict):
 
 def read_inputs(
     cache: Cache, evaluators: Sequence[str], step: int, previews: Sequence[Scalar], text_encoder: str | None = None
-) -> Inputs:
+) -> InputChecksums:
     """Of a cell that reads the scores of ``evaluators``, some ``previews`` of ``step``, and the text of an encoder;
     files that are not there are left out."""
     paths = [scores_path(cache.folder, evaluator) for evaluator in evaluators]
     paths += [scores_path(cache.folder, each.evaluator, PreviewOf(step, each.latent)) for each in previews]
     texts = [] if text_encoder is None else [text_path(cache.folder, text_encoder)]
-    return Inputs(
+    return InputChecksums(
         cache=cache.identity.id,
         samples=len(cache.complete_samples),
         scores=_checksums(cache.folder, paths),

@@ -12,7 +12,7 @@ from probe_lab.evaluators.base import Card, Evaluator, Factory, Settings, regist
 
 HUB = "https://huggingface.co/"
 ORIGINALS = ("hps", "image_reward")
-"""Modules whose classes have one of the same name in ``reference``."""
+"""Modules whose classes have one in ``reference``, "Reference" before its name."""
 
 
 def _of(path: str) -> Factory:
@@ -26,9 +26,9 @@ def _of(path: str) -> Factory:
                 f"scoring.models.{settings.name}.backend is reference and there is no original package of that: "
                 "leave it native (image_reward, hps_v2 and hps_v2_1 have one)"
             )
-        where = f"probe_lab.evaluators.{'reference' if original else module}"
-        found: Evaluator = getattr(import_module(where), name)(settings)
-        return found
+        home, kind = ("reference", f"Reference{name}") if original else (module, name)
+        evaluator: Evaluator = getattr(import_module(f"probe_lab.evaluators.{home}"), kind)(settings)
+        return evaluator
 
     return make
 

@@ -17,7 +17,7 @@ from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Card, Settings, available, card, is_known
 from probe_lab.evaluators.checkpoints import Key, is_present
-from probe_lab.fitting import Fitting
+from probe_lab.fitting import FittingTable
 
 _ON_A_BASE = ("aesthetic",)
 """Evaluators of two checkpoints, their own and the model's that it sits on."""
@@ -27,7 +27,7 @@ _BESIDE_THE_NAME = 88
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedEvaluator:
     """An evaluator and whether its weights are here: built in, yes, no, not set; imported and kept ones are scores."""
 
     name: str
@@ -35,7 +35,7 @@ class Listed:
     here: str
 
 
-def list_evaluators(experiment: Experiment | None = None) -> list[Listed]:
+def list_evaluators(experiment: Experiment | None = None) -> list[ListedEvaluator]:
     """All of the catalogue; with an experiment also its labelled ones, and the imported and kept ones of its cache."""
     scoring = experiment.scoring if experiment else Scoring()
     names = {*available()}
@@ -45,15 +45,15 @@ def list_evaluators(experiment: Experiment | None = None) -> list[Listed]:
     return [_listed(name, scoring) for name in sorted(names) if is_known(name)] + given
 
 
-def evaluators_table(listed: Sequence[Listed]) -> Group:
+def evaluators_table(listed: Sequence[ListedEvaluator]) -> Group:
     """A line per evaluator, and below where weights come from; in narrow terminals model and licence stand there."""
     full = _table(listed, ("range", "model", "licence", "weights"))
     narrow = Group(_table(listed, ("range", "weights")), *_models(listed))
     wide = _BESIDE_THE_NAME + max(len(each.name) for each in listed)
-    return Group(Fitting(((wide, full),), narrow), *_sources(listed))
+    return Group(FittingTable(((wide, full),), narrow), *_sources(listed))
 
 
-def _table(listed: Sequence[Listed], columns: Sequence[str]) -> Table:
+def _table(listed: Sequence[ListedEvaluator], columns: Sequence[str]) -> Table:
     table = Table()
     table.add_column("evaluator", no_wrap=True)
     table.add_column("measures")
@@ -66,7 +66,7 @@ def _table(listed: Sequence[Listed], columns: Sequence[str]) -> Table:
     return table
 
 
-def _models(listed: Sequence[Listed]) -> list[Text]:
+def _models(listed: Sequence[ListedEvaluator]) -> list[Text]:
     kinds = dict.fromkeys((each.card.model, each.card.licence) for each in listed if each.card.model)
     lines = [Text("\nModels and licences:")]
     for kind in kinds:
@@ -75,7 +75,7 @@ def _models(listed: Sequence[Listed]) -> list[Text]:
     return lines
 
 
-def _sources(listed: Sequence[Listed]) -> list[Text]:
+def _sources(listed: Sequence[ListedEvaluator]) -> list[Text]:
     lines = [Text("\nReleased weights:")]
     for weights in dict.fromkeys(each.card.weights for each in listed if each.card.weights):
         members = [each for each in listed if each.card.weights == weights]
@@ -85,20 +85,20 @@ def _sources(listed: Sequence[Listed]) -> list[Text]:
     return lines
 
 
-def _listed(name: str, scoring: Scoring) -> Listed:
+def _listed(name: str, scoring: Scoring) -> ListedEvaluator:
     settings, about = Settings(name, scoring=scoring), card(name)
     if name in scoring.models:
         settings = Settings(name, scoring.models[name], scoring)
     keys: list[Key] = ["checkpoint", "base"] if name.partition("@")[0] in _ON_A_BASE else ["checkpoint"]
     if not any(getattr(settings.model, key) for key in keys):
-        return Listed(name, about, "not set" if about.weights else "built in")
+        return ListedEvaluator(name, about, "not set" if about.weights else "built in")
     from probe_lab.evaluators.clip_spec import FILES  # a model library: only where there are weights to look for
 
     files = [*re.split(r" or |, ", about.file), *FILES]
-    return Listed(name, about, "yes" if all(is_present(settings, files, key) for key in keys) else "no")
+    return ListedEvaluator(name, about, "yes" if all(is_present(settings, files, key) for key in keys) else "no")
 
 
-def _given(folder: Path) -> list[Listed]:
+def _given(folder: Path) -> list[ListedEvaluator]:
     """Scores of a cache that are not computed here: imported, or those of a former checkpoint."""
     found = []
     for name in stems(scores_path(folder, "x").parent, ".parquet"):
@@ -107,7 +107,7 @@ def _given(folder: Path) -> list[Listed]:
         except ScoreError:  # damaged: not what this list is about
             continue
         if IMPORTED in stored:
-            found.append(Listed(name, Card(f"imported from {stored[IMPORTED]}", "", ""), "imported"))
+            found.append(ListedEvaluator(name, Card(f"imported from {stored[IMPORTED]}", "", ""), "imported"))
         elif stored.get("evaluator", name) != name and is_known(name):
-            found.append(Listed(name, card(name), "kept"))
+            found.append(ListedEvaluator(name, card(name), "kept"))
     return found

@@ -19,7 +19,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Of the RGB channels in 0..1, as OpenAI's CLIP and most models after it were trained (BLIP too)."""
 
 Interpolation = Literal["bicubic", "bilinear"]
-Fit = Literal["shortest", "squash"]
+ResizeMode = Literal["shortest", "squash"]
 """Shortest side to the size, the longer one cropped; or both sides to the size, whatever that does to the picture."""
 
 
@@ -47,7 +47,7 @@ def clip_transform(
     std: Sequence[float] = CLIP_STD,
     *,
     interpolation: Interpolation = "bicubic",
-    fit: Fit = "shortest",
+    fit: ResizeMode = "shortest",
 ) -> Transform:
     """What CLIP is shown of a picture, float32 [3, size, size]: equal to OpenAI's and open_clip's of the RGB picture.
 

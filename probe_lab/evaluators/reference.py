@@ -65,7 +65,7 @@ class Reference(Evaluator):
         return super().metadata() | backend | {"architecture": self.settings.model.architecture}
 
 
-class HpsV2(Reference):
+class ReferenceHpsV2(Reference):
     """``hpsv2.img_score.score``, which loads the weights anew for each prompt and computes one picture at a time.
 
     It decides itself what precision it computes in: float32 on a CPU, autocast on a GPU. Its base model is not
@@ -101,7 +101,7 @@ class HpsV2(Reference):
         return original
 
 
-class ImageReward(Reference):
+class ReferenceImageReward(Reference):
     """``ImageReward.score``, one picture at a time, in float32. ``base`` is BERT's vocabulary, as for ours.
 
     It is built with the sizes of the checkpoint, which are ``load``'s for the released one.

@@ -29,7 +29,7 @@ _AGAIN = "overwrite"
 """Metadata of a partial file that scores again what is scored: only the same command continues it."""
 
 
-class Ledger:
+class ScoreLedger:
     """The scores of one evaluator, in memory and in its files.
 
     ``save`` keeps what there is: in ``scores/<evaluator>.partial``, or, once every sample of the complete shards has

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ from probe_lab.config import Engine, Scoring
 from probe_lab.errors import ConfigError, ScoreError, nearest
 from probe_lab.evaluators.base import Evaluator, available, card, create, is_known
 from probe_lab.evaluators.passes import Part, score_apart, score_here
-from probe_lab.evaluators.score_ledger import Ledger
+from probe_lab.evaluators.score_ledger import ScoreLedger
+from probe_lab.progress import OnProgress
 
 SAVE_EVERY = 2.0
 """Seconds of work that a killed scoring may lose, if no single batch takes longer."""
 
-Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
 
 
@@ -65,13 +65,13 @@ def score_cache(
     overwrite: bool = False,
     workers: int = 0,
     engine: Engine | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ScoreSummary:
     """Write ``scores/<evaluator>.parquet``, whole or not at all, with every sample of the complete shards.
 
     What is there with the same metadata (version, checkpoint, preprocessing) is not scored again unless
     ``overwrite``; an interrupted call is continued by the same one. Scores of another checkpoint are kept under
-    another name, see ``Ledger``. Names that were imported, or kept, are left as they are.
+    another name, see ``ScoreLedger``. Names that were imported, or kept, are left as they are.
 
     Evaluators with a model run in this process, one model in memory at a time unless ``scoring.resident``. If none has
     one, ``workers`` > 1 spawns that many processes, which score whole shards. With the ``engine`` ray all of them run
@@ -92,7 +92,7 @@ def score_cache(
         return ScoreSummary(given=tuple(given))
     cache = Cache(cache_folder)
     _require_images(cache)
-    ledgers = [Ledger(cache, each, overwrite=overwrite) for each in asked]
+    ledgers = [ScoreLedger(cache, each, overwrite=overwrite) for each in asked]
     scored = tuple(each.name for each in ledgers if len(each.pending))
     try:
         parts = _parts(cache, ledgers, scoring, workers, engine or Engine())
@@ -150,7 +150,7 @@ def _require_images(cache: Cache) -> None:
     require_pictures(cache)
 
 
-def _score(cache: Cache, ledgers: Sequence[Ledger], found: Generator[Part], on_progress: Progress) -> None:
+def _score(cache: Cache, ledgers: Sequence[ScoreLedger], found: Generator[Part], on_progress: OnProgress) -> None:
     """Enter what is found, and save from time to time."""
     total = len(cache.picture_samples)
     by_name = {each.name: each for each in ledgers}
@@ -172,7 +172,7 @@ def _score(cache: Cache, ledgers: Sequence[Ledger], found: Generator[Part], on_p
                 saved = time.monotonic()
 
 
-def _enter(part: Part, ledgers: Mapping[str, Ledger]) -> int:
+def _enter(part: Part, ledgers: Mapping[str, ScoreLedger]) -> int:
     """How many scores the part decides."""
     for name, scores in part.scores.items():
         ledgers[name].add_unreadable(part.unreadable)
@@ -180,7 +180,9 @@ def _enter(part: Part, ledgers: Mapping[str, Ledger]) -> int:
     return len(part.scores) * (len(part.ids) + len(part.unreadable))
 
 
-def _parts(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: int, engine: Engine) -> Generator[Part]:
+def _parts(
+    cache: Cache, ledgers: Sequence[ScoreLedger], scoring: Scoring, workers: int, engine: Engine
+) -> Generator[Part]:
     """One pass for each set of evaluators that lack the same samples: usually one, and no image is decoded twice."""
     if engine.name == "ray":
         from probe_lab.evaluators.ray_scoring import score_on_ray
@@ -194,7 +196,7 @@ def _parts(cache: Cache, ledgers: Sequence[Ledger], scoring: Scoring, workers: i
             yield from score_here(cache, members, ids, scoring)
 
 
-def _passes(ledgers: Sequence[Ledger]) -> Iterator[tuple[list[Evaluator], NDArray[np.int64]]]:
+def _passes(ledgers: Sequence[ScoreLedger]) -> Iterator[tuple[list[Evaluator], NDArray[np.int64]]]:
     lacks = np.zeros((len(ledgers), len(ledgers[0].scores)), dtype=bool)
     for row, ledger in zip(lacks, ledgers, strict=True):
         row[ledger.pending] = True

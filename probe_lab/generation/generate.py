@@ -18,13 +18,14 @@ from probe_lab.generation.measured_plan import Plan, make_plan
 from probe_lab.generation.prompts import sample_table
 from probe_lab.generation.workers import Crew, Filler, Job, LocalFiller, devices_of, on_device, shared_cores
 from probe_lab.processes import terminated_as_interrupt
+from probe_lab.progress import OnProgress
 
 _log = logging.getLogger(__name__)
 
 
 def generate(
     experiment: Experiment,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
     announce: Callable[[Plan], None] = lambda plan: None,
 ) -> None:
     """Fill the experiment's cache; what complete shards hold is not generated again.
@@ -71,7 +72,7 @@ def _generate_here(
     experiment: Experiment,
     samples: pd.DataFrame,
     shards: int,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
     announce: Callable[[Plan], None],
 ) -> None:
     devices = devices_of(experiment, shards)
@@ -86,7 +87,7 @@ def _generate(
     experiment: Experiment,
     samples: pd.DataFrame,
     filler: Filler,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
     announce: Callable[[Plan], None],
 ) -> None:
     plan = filler.plan(samples)

@@ -38,19 +38,19 @@ def sample_images(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataF
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledImage:
     """An image of a pipeline, and why it is no picture of its prompt, where it is none."""
 
     image: Image.Image
     fault: Fault | None = None
 
 
-def sample_pictures(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[Drawn]:
+def sample_pictures(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[SampledImage]:
     """``sample_images`` with what is wrong with some of them."""
     with decodes_watched(pipe) as decodes:
         output = pipe(**_arguments(sampling, pipe, samples))
     faults = decodes.faults(output)
-    return [Drawn(image, faults.get(row)) for row, image in enumerate(output.images[: len(samples)])]
+    return [SampledImage(image, faults.get(row)) for row, image in enumerate(output.images[: len(samples)])]
 
 
 def sample_tensors(sampling: Sampling, pipe: DiffusionPipeline, samples: pd.DataFrame, last: int) -> None:

@@ -22,7 +22,7 @@ from probe_lab.taps import Tap
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedTap:
     """A tap, its shape per image, the bytes of that in the cache, and whether the papers read it."""
 
     tap: Tap
@@ -31,7 +31,7 @@ class Listed:
     in_paper: bool
 
 
-def list_taps(experiment: Experiment) -> list[Listed]:
+def list_taps(experiment: Experiment) -> list[ListedTap]:
     """All taps of the experiment's backbone, measured on the first step of one image; of a published model without its
     weights, computed from its architecture.
 
@@ -49,7 +49,7 @@ def list_taps(experiment: Experiment) -> list[Listed]:
         shapes = shapes_of(model, experiment, family.taps(pipe))
     paper = {str(tap) for tap in family.paper_taps(pipe)}
     element = ELEMENT_BYTES[experiment.cache.dtype]
-    return [Listed(Tap.parse(tap), shape, math.prod(shape) * element, tap in paper) for tap, shape in shapes.items()]
+    return [ListedTap(Tap.parse(tap), shape, math.prod(shape) * element, tap in paper) for tap, shape in shapes.items()]
 
 
 def _measured(pipe: DiffusionPipeline, experiment: Experiment) -> dict[str, tuple[int, ...]]:
@@ -72,7 +72,7 @@ def computed_note(experiment: Experiment) -> str:
     return "Computed from the published architecture, not measured: the weights are not on this machine."
 
 
-def taps_table(listed: list[Listed], title: str, note: str = "") -> Table:
+def taps_table(listed: list[ListedTap], title: str, note: str = "") -> Table:
     """A line per tap, in the order of the denoiser's modules; kB are of one image and step."""
     table = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
     table.add_column("tap", overflow="fold")

@@ -19,7 +19,7 @@ from probe_lab.metrics.correlation import CHUNK, Levels, Real, srcc_within
 from probe_lab.metrics.measured import Measured, left_out_in_turn
 from probe_lab.metrics.per_prompt import Bools, Counts, Floats, PromptTable, varies
 
-Pair = tuple[str, str]
+EvaluatorPair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def agreements(
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> dict[Pair, Agreement]:
+) -> dict[EvaluatorPair, Agreement]:
     """Every two evaluators, in the order of ``scores``, with intervals over prompts.
 
     ``scores`` are ``[n]`` by evaluator, nan where an image has none, ``prompt [n]`` its prompt id. An image that

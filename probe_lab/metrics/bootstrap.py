@@ -71,7 +71,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Uncertainty:
     """How far an estimate may be from the truth, by two independent sources.
 
     Other prompts: a ``variance``, as good as one from ``degrees`` of freedom, and ``tail``, its critical value over
@@ -84,11 +84,11 @@ class Spread:
     trainings: float = 0.0
     training_degrees: float = math.inf
 
-    def scaled(self, weight: float) -> Spread:
+    def scaled(self, weight: float) -> Uncertainty:
         """That of ``weight`` times the statistic."""
         return replace(self, variance=self.variance * weight**2, trainings=self.trainings * weight**2)
 
-    def and_of(self, other: Spread) -> Spread:
+    def and_of(self, other: Uncertainty) -> Uncertainty:
         """That of the sum of two independent statistics.
 
         Each source has Satterthwaite's degrees of freedom, and the heavier tail counts by its share of the variance.
@@ -96,7 +96,7 @@ class Spread:
         variance, degrees = _pooled(self.variance, self.degrees, other.variance, other.degrees)
         trainings = _pooled(self.trainings, self.training_degrees, other.trainings, other.training_degrees)
         excess = (self.tail - 1.0) * self.variance + (other.tail - 1.0) * other.variance
-        return Spread(variance, degrees, 1.0 + excess / variance if variance > 0 else 1.0, *trainings)
+        return Uncertainty(variance, degrees, 1.0 + excess / variance if variance > 0 else 1.0, *trainings)
 
     def reach(self, level: float) -> float:
         """The distance that is exceeded with a probability of ``level`` in (0, 1): √(Σ c² v) over the two sources,
@@ -160,10 +160,10 @@ class PromptRatio:
             added = (self.numerator - self.estimate() * self.denominator) / self.denominator.mean()
         return np.asarray(added, np.float64)
 
-    def spread(self, draws: Floats, confidence: float) -> Spread:
+    def spread(self, draws: Floats, confidence: float) -> Uncertainty:
         """Of the sampling of prompts, with the tail that the samples ``draws [R, P]`` have."""
         variance = mean_variance(self.influence(), self.prompts)
-        return Spread(variance, self.prompts - 1, self.tail(draws, confidence))
+        return Uncertainty(variance, self.prompts - 1, self.tail(draws, confidence))
 
     def tail(self, draws: Floats, confidence: float) -> float:
         """Critical value of |value − estimate| / error in the samples ``draws [R, P]`` over Student's, at least 1."""
@@ -227,7 +227,7 @@ def resample(prompts: int, resamples: int, seed: int) -> Floats:
 
 
 def interval(
-    estimate: float, spread: Spread, confidence: float, prompts: int, tied: int, scale: Scale = "plain"
+    estimate: float, spread: Uncertainty, confidence: float, prompts: int, tied: int, scale: Scale = "plain"
 ) -> Interval:
     """The interval of an estimate, in the shape that its ``scale`` asks for.
 
@@ -271,7 +271,7 @@ def _pooled(first: float, its_degrees: float, second: float, other_degrees: floa
     return first + second, (first + second) ** 2 / terms if terms > 0 else math.inf
 
 
-def _p_value(estimate: float, spread: Spread, prompts: int) -> float:
+def _p_value(estimate: float, spread: Uncertainty, prompts: int) -> float:
     if spread.total == 0:  # the same in every prompt: as surprising as that all have one sign
         return 1.0 if estimate == 0 else 2.0 ** (1 - prompts)
     return 1.0 if estimate == 0 else spread.level(abs(estimate))
@@ -291,7 +291,7 @@ def _of_auc(estimate: float, reach: float) -> tuple[float, float]:
     return 0.5 + 0.5 * lower, 0.5 + 0.5 * upper
 
 
-def _jeffreys(estimate: float, spread: Spread, confidence: float, prompts: int) -> tuple[float, float]:
+def _jeffreys(estimate: float, spread: Uncertainty, confidence: float, prompts: int) -> tuple[float, float]:
     """Quantiles of Beta(k + ½, n − k + ½) with k / n the estimate and k (n − k) / n³ its variance."""
     estimate = min(max(estimate, 0.0), 1.0)
     binomial = estimate * (1.0 - estimate)

@@ -18,7 +18,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from probe_lab.metrics.bootstrap import Interval, PromptRatio, Scale, Spread, interval, mean_of, mean_variance, minus
+from probe_lab.metrics.bootstrap import (
+    Interval,
+    PromptRatio,
+    Scale,
+    Uncertainty,
+    interval,
+    mean_of,
+    mean_variance,
+    minus,
+)
 from probe_lab.metrics.per_prompt import Floats
 
 MOST_DELETED = 1000
@@ -111,11 +120,11 @@ class Measured:
             tuple(minus(one, another) for one, another in zip(self.ratios, other.ratios, strict=True)),
         )
 
-    def spread(self, draws: Floats, confidence: float) -> Spread:
+    def spread(self, draws: Floats, confidence: float) -> Uncertainty:
         """Over prompts, with the tails of the samples ``draws [R, P]``, and over trainings where there are several."""
         count = min(self.prompts, len(self.influence))
         tail = max((ratio.tail(draws, confidence) for ratio in self.ratios), default=1.0)
-        spread = Spread(mean_variance(self.influence, count), count - 1, tail)
+        spread = Uncertainty(mean_variance(self.influence, count), count - 1, tail)
         parts = [side.components(count) for side in self.sides]
         between, explained, terms = (sum(part[i] for part in parts) for i in range(3))
         # Cut at 0 over both sides together: on each of them, it would be too high where trainings hardly differ.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +20,11 @@ from probe_lab.cache.layout import AskedPreviews, PreviewOf
 from probe_lab.config import Experiment
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.local_pool import scored_apart
-from probe_lab.evaluators.score_ledger import Ledger
+from probe_lab.evaluators.score_ledger import ScoreLedger
 from probe_lab.evaluators.scoring_run import SAVE_EVERY
 from probe_lab.previews.decoding import Previewer, preview_evaluator, preview_scorer
+from probe_lab.progress import OnProgress
 
-Progress = Callable[[int, int], None]
 MADE_BY = "1"
 """Raised whenever a latent may decode to another picture."""
 _Column = tuple[PreviewOf, str]
@@ -47,7 +47,7 @@ def score_previews(
     asked: AskedPreviews,
     *,
     overwrite: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[str]:
     """Write ``previews/<step>/<evaluator>.parquet``, or ``previews/<step>/lookahead/<evaluator>.parquet``, for every
     step and latent and its evaluators, each whole or not at all.
@@ -67,7 +67,7 @@ def score_previews(
     """
     cache = Cache(experiment.cache_folder)
     ledgers = {
-        (of, name): Ledger(
+        (of, name): ScoreLedger(
             cache,
             preview_evaluator(name, experiment.scoring),
             overwrite=overwrite,
@@ -94,7 +94,9 @@ def score_previews(
     return [*lines, *(note for ledger in ledgers.values() for note in ledger.notes)]
 
 
-def _score(experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, Ledger], on_progress: Progress) -> None:
+def _score(
+    experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, ScoreLedger], on_progress: OnProgress
+) -> None:
     total = len(cache.picture_samples) * len(ledgers)
     done = total - sum(len(ledger.pending) for ledger in ledgers.values())
     on_progress(done, total)
@@ -127,7 +129,7 @@ def _require_finite(part: _Work, scores: Tensor) -> None:
         )
 
 
-def _work(cache: Cache, ledgers: Mapping[_Column, Ledger]) -> Iterator[_Work]:
+def _work(cache: Cache, ledgers: Mapping[_Column, ScoreLedger]) -> Iterator[_Work]:
     """What is not scored, the samples that the same evaluators lack together."""
     shards = cache.samples["shard"].to_numpy()
     for of in dict.fromkeys(of for of, _ in ledgers):

@@ -18,14 +18,14 @@ from probe_lab.data.scalar_table import scalar_table
 from probe_lab.data.text_lookup import TextTable
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
-from probe_lab.probes.spec import ATTENTION, ProbeSpec, Shape
+from probe_lab.probes.spec import ATTENTION, ProbeSpec, TensorShape
 
 CHUNK_BYTES = 256 * 2**20
 """Arrays in memory at a time, whatever the size of the test split."""
 
 
 @dataclass(frozen=True)
-class Job:
+class ProbeReading:
     """One probe and what it is to read: ``reads`` maps each of its taps to a tap of the cache."""
 
     probe: Probe
@@ -77,7 +77,7 @@ def _text_refusal(spec: ProbeSpec, cache: Cache) -> str:
 
 @torch.no_grad()
 def predict_at(
-    cache: Cache, step: int, jobs: Sequence[Job], samples: npt.NDArray[np.int64]
+    cache: Cache, step: int, jobs: Sequence[ProbeReading], samples: npt.NDArray[np.int64]
 ) -> list[npt.NDArray[np.float32]]:
     """Scores ``[n, E]`` of every job for ``samples`` [n] (ids), each array being read once for all jobs.
 
@@ -111,7 +111,7 @@ def read_samples(cache: Cache, key: str, samples: npt.NDArray[np.int64]) -> Tens
 
 
 def _inputs(
-    job: Job, arrays: Mapping[str, Tensor], step: int, prompts: Tensor, text: Mapping[str, TextTable]
+    job: ProbeReading, arrays: Mapping[str, Tensor], step: int, prompts: Tensor, text: Mapping[str, TextTable]
 ) -> Inputs:
     spec = job.probe.spec
     features = {tap: _resized(arrays[other].float(), spec.taps[tap]) for tap, other in job.reads.items()}
@@ -127,7 +127,7 @@ def _reads_text(spec: ProbeSpec) -> bool:
     return spec.needs_text or spec.aligned
 
 
-def _resized(values: Tensor, shape: Shape) -> Tensor:
+def _resized(values: Tensor, shape: TensorShape) -> Tensor:
     size = shape[1:]
     if tuple(values.shape[2:]) == size:
         return values

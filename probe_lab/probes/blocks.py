@@ -41,7 +41,7 @@ def sinusoids(position: Tensor, features: int) -> Tensor:
     return torch.cat([torch.cos(angle), torch.sin(angle)], dim=-1)
 
 
-class Halving(nn.Module):
+class Downsampling(nn.Module):
     """A convolution of stride 2: ``[B, C, H, W]`` to ``[B, C, ⌈H/2⌉, ⌈W/2⌉]``."""
 
     def __init__(self, channels: int) -> None:

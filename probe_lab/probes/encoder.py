@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from probe_lab.probes.blocks import Halving, ResidualBlock, StepEmbedding, groups, sinusoids
+from probe_lab.probes.blocks import Downsampling, ResidualBlock, StepEmbedding, groups, sinusoids
 from probe_lab.probes.inputs import Inputs, Standardise, pooled
-from probe_lab.probes.spec import ProbeSpec, Shape
+from probe_lab.probes.spec import ProbeSpec, TensorShape
 from probe_lab.probes.tokens import TokenCrossAttention, TokenMaps
 
 GRID_LIMIT = 12
@@ -118,7 +118,7 @@ class _Level(nn.Module):
 
     def __init__(self, before: int, width: int, condition: int, dropout: float, *, shrink: bool) -> None:
         super().__init__()
-        self.down = Halving(before) if shrink else nn.Identity()
+        self.down = Downsampling(before) if shrink else nn.Identity()
         self.block = ResidualBlock(before, width, condition, dropout)
 
     def forward(self, state: Tensor, condition: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class _Level(nn.Module):
         return shrunk
 
 
-def common_grid(shapes: list[Shape]) -> tuple[int, int]:
+def common_grid(shapes: list[TensorShape]) -> tuple[int, int]:
     """The (H, W) on which taps meet: the largest of them, halved until no side exceeds ``GRID_LIMIT``."""
     grid = max(((height, width) for _, height, width in shapes), key=lambda side: side[0] * side[1])
     while max(grid) > GRID_LIMIT:
@@ -142,7 +142,7 @@ def _finer(shape: tuple[int, ...], grid: tuple[int, int]) -> bool:
     return shape[-2] >= 2 * grid[0] and shape[-1] >= 2 * grid[1]
 
 
-def _stem(shape: Shape, grid: tuple[int, int], width: int) -> nn.Module:
+def _stem(shape: TensorShape, grid: tuple[int, int], width: int) -> nn.Module:
     if _finer(shape, grid):
         return nn.Conv2d(shape[0], width, 4, stride=2, padding=1)
     return nn.Conv2d(shape[0], width, 1)

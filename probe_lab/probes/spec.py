@@ -11,7 +11,7 @@ from probe_lab.errors import ProbeError
 from probe_lab.probes.kinds import ATTENTION, ProbeKind, built_as
 
 TextMode = Literal["none", "pooled", "tokens"]
-Shape = tuple[int, int, int]
+TensorShape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ProbeSpec:
     """
 
     kind: str
-    taps: dict[str, Shape]
+    taps: dict[str, TensorShape]
     evaluators: tuple[str, ...]
     step: int
     total_steps: int

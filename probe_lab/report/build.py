@@ -9,6 +9,7 @@ from pathlib import Path
 
 from probe_lab.cache import Cache
 from probe_lab.errors import CacheError
+from probe_lab.progress import OnProgress
 from probe_lab.report.analysis.chosen import choose, variant_text
 from probe_lab.report.analysis.load import load_results
 from probe_lab.report.layout.left_out import LeftOut
@@ -39,9 +40,6 @@ from probe_lab.report.sections.cell_listing import cells_table, environment_tabl
 from probe_lab.report.sections.headline import headline_tables
 from probe_lab.report.sections.paper import paper_tables
 
-Progress = Callable[[int, int], None]
-"""Called with (parts done, parts in all), first with 0 done."""
-
 FAMILIES: tuple[Callable[[Material], Section], ...] = (
     guide.section,
     curves.section,
@@ -69,7 +67,7 @@ def build_report(
     primary_step: int | None = None,
     others: Mapping[str, Path] | None = None,
     scored: Sequence[str] = (),
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Path:
     """Write ``out/index.html``, ``out/figures`` (PDF, PNG) and ``out/tables`` (CSV, Markdown, LaTeX);
@@ -123,7 +121,7 @@ def _write(
     others: Mapping[str, Path],
     scored: Sequence[str],
     left_out: LeftOut,
-    on_progress: Progress,
+    on_progress: OnProgress,
 ) -> None:
     total = len(FAMILIES) + 2
     (folder / "figures").mkdir()
@@ -160,7 +158,7 @@ def _drawn(section: Section, folder: Path, left_out: LeftOut) -> Block:
     return Block(block.key, block.title, "\n".join(parts))
 
 
-def _part(part: elsewhere.Part, folder: Path, left_out: LeftOut) -> Block:
+def _part(part: elsewhere.OriginReport, folder: Path, left_out: LeftOut) -> Block:
     drawn = [_drawn(section, folder, left_out) for section in part.sections]
     body = "\n".join(f"<h3>{html.escape(block.title)}</h3>\n{block.body}" for block in drawn)
     return Block(part.key, part.title, f"{paragraph(part.lead)}\n{body}")

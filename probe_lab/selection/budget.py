@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe_lab.errors import SelectError
+from probe_lab.metrics.per_prompt import Floats
 
-Numbers = NDArray[np.float64]
 MOST_SETS = 128
-Plan = tuple[tuple[int, int], ...]
+CutPlan = tuple[tuple[int, int], ...]
 """(step, candidates that go on) of each cut, in the order of the steps."""
 
 
@@ -23,7 +23,7 @@ class Judged:
     """A plan, the mean true score of what it keeps on the prompts that it was judged by, and its denoiser calls per
     prompt."""
 
-    plan: Plan
+    plan: CutPlan
     score: float
     calls: int
 
@@ -33,7 +33,7 @@ class Judged:
         return [{"step": step, "keep": keep} for step, keep in self.plan]
 
 
-def calls_of(plan: Plan, candidates: int, steps: int, ahead: Collection[int] = ()) -> int:
+def calls_of(plan: CutPlan, candidates: int, steps: int, ahead: Collection[int] = ()) -> int:
     """Denoiser calls of one prompt, counted per image: Σ candidates left × steps made with them, and one more for each
     that is left at a cut whose step is in ``ahead``, where the probe looks ahead."""
     total, left, last = 0, candidates, 0
@@ -43,7 +43,7 @@ def calls_of(plan: Plan, candidates: int, steps: int, ahead: Collection[int] = (
     return total + left * (steps - last)
 
 
-def kept(plan: Plan, predictions: Mapping[int, Numbers], candidates: int) -> NDArray[np.int64]:
+def kept(plan: CutPlan, predictions: Mapping[int, Floats], candidates: int) -> NDArray[np.int64]:
     """Which candidates of each prompt go through all cuts, the best first: [prompts, keep].
 
     ``predictions`` maps a step to [prompts, candidates or more]; the first ``candidates`` start.
@@ -66,7 +66,7 @@ def candidate_sets(seeds: int, candidates: int) -> NDArray[np.int64]:
     return np.stack([generator.permutation(seeds)[:candidates] for _ in range(MOST_SETS)])
 
 
-def plans(steps: Sequence[int], candidates: int, keep: int, most_cuts: int = 3) -> Iterator[Plan]:
+def plans(steps: Sequence[int], candidates: int, keep: int, most_cuts: int = 3) -> Iterator[CutPlan]:
     """All sequences of up to ``most_cuts`` cuts at these steps that end with ``keep``."""
     for count in range(1, most_cuts + 1):
         for places in itertools.combinations(sorted(steps), count):
@@ -76,8 +76,8 @@ def plans(steps: Sequence[int], candidates: int, keep: int, most_cuts: int = 3) 
 
 
 def best_plan(
-    predictions: Mapping[int, Numbers],
-    target: Numbers,
+    predictions: Mapping[int, Floats],
+    target: Floats,
     *,
     candidates: int,
     keep: int,

@@ -24,7 +24,7 @@ EMBEDDINGS = tuple(f"{sign}{name}" for sign in ("", "negative_") for name in (*_
 
 
 @dataclass(frozen=True)
-class Prompts:
+class CallPrompts:
     """``count`` prompts: ``texts``, or none where embeddings were given. ``options`` are those of the pipeline's call
     that have to do with them, with so many ``candidates`` of each, prompt after prompt."""
 
@@ -35,7 +35,7 @@ class Prompts:
     @classmethod
     def of(
         cls, prompt: str | Sequence[str] | None, given: Mapping[str, Any], candidates: int, *, repeat: bool
-    ) -> Prompts:
+    ) -> CallPrompts:
         """From ``prompt`` and the options of a call. ``repeat``: the pipeline does not make several images of a prompt
         as it should. Embeddings are always repeated here: pipelines differ in whether they do it.
 

@@ -40,7 +40,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptCandidates:
     """A prompt with all its candidates: the kept ones first, the best first, then the others as predicted."""
 
     prompt: str
@@ -52,7 +52,7 @@ class Row:
         return [one for one in self.candidates if one.place is not None]
 
 
-def file_names(rows: Sequence[Row]) -> list[list[str]]:
+def file_names(rows: Sequence[PromptCandidates]) -> list[list[str]]:
     """Of each candidate's image: prompt and seed; prompts that begin alike are numbered."""
     slugs = [_slug(row.prompt) for row in rows]
     heads = [

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.console import visible
 from probe_lab.fonts import file_for
-from probe_lab.selection.candidates import Candidate, Row
+from probe_lab.selection.candidates import Candidate, PromptCandidates
 
 TILE, GAP, PER_LINE = 160, 14, 8
 _MARGIN, _LINE, _FRAME = 18, 17, 4
@@ -21,7 +21,7 @@ _KEPT = "#00795b"
 Labels = Mapping[str, str]
 
 
-def contact_sheet(rows: Sequence[Row], evaluators: Sequence[str], title: str) -> Image.Image:
+def contact_sheet(rows: Sequence[PromptCandidates], evaluators: Sequence[str], title: str) -> Image.Image:
     """Kept images have a green frame and come first; then the pruned ones, as far as they got.
 
     Below each stand its candidate number and seed, and for every one of ``evaluators`` the predicted score and, behind
@@ -45,7 +45,7 @@ def contact_sheet(rows: Sequence[Row], evaluators: Sequence[str], title: str) ->
     return sheet
 
 
-def title_of(rows: Sequence[Row], content: Mapping[str, Any], evaluators: Sequence[str]) -> str:
+def title_of(rows: Sequence[PromptCandidates], content: Mapping[str, Any], evaluators: Sequence[str]) -> str:
     """What stands above the sheet: which scores, what they cost, and who predicted them."""
     scored = any(one.true for row in rows for one in row.candidates)
     cells = ", ".join(probe["cell"] for probe in content["probes"])
@@ -58,7 +58,7 @@ def title_of(rows: Sequence[Row], content: Mapping[str, Any], evaluators: Sequen
     return text + ("Pruned ones: what their last step leads to. " if previews else "") + cells
 
 
-def _block(row: Row, labels: Labels, width: int) -> Image.Image:
+def _block(row: PromptCandidates, labels: Labels, width: int) -> Image.Image:
     head = _wrapped(row.prompt, width, 14)
     tile = TILE + _LINE * (2 + len(labels)) + GAP
     across = _across(row)
@@ -74,7 +74,7 @@ def _block(row: Row, labels: Labels, width: int) -> Image.Image:
     return block
 
 
-def _across(row: Row) -> int:
+def _across(row: PromptCandidates) -> int:
     """Candidates in a line, so that all lines are about as long."""
     lines = -(-len(row.candidates) // PER_LINE)
     return -(-len(row.candidates) // lines)
@@ -127,7 +127,7 @@ def score_text(one: Candidate, evaluator: str) -> str:
     return f"{text} → {one.true[evaluator]:.3f}" if scaled else f"{text}, true {one.true[evaluator]:.3f}"
 
 
-def unscaled_of(rows: Sequence[Row], evaluators: Sequence[str]) -> list[str]:
+def unscaled_of(rows: Sequence[PromptCandidates], evaluators: Sequence[str]) -> list[str]:
     """Those of ``evaluators`` of which the order alone was predicted."""
     unscaled = {name for row in rows for one in row.candidates for name in one.unscaled}
     return [name for name in evaluators if name in unscaled]

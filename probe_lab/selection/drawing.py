@@ -23,37 +23,37 @@ from probe_lab.capture.no_pictures import decodes_watched
 from probe_lab.config import Experiment
 from probe_lab.generation.prompts import sample_seed
 from probe_lab.previews.decoding import pictures
-from probe_lab.selection.candidates import Candidate, Row
+from probe_lab.selection.candidates import Candidate, PromptCandidates
 from probe_lab.selection.probe_select import ProbeSelect, Selection
 from probe_lab.selection.setup import Setup
-from probe_lab.selection.watch import Field, Watch
+from probe_lab.selection.watch import RemainingCandidates, Watch
 from probe_lab.taps import Tap
 
 _X0 = Tap("", "x0")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledRows:
     """The rows, the denoiser calls that they took of those for all candidates, and the seconds."""
 
-    rows: list[Row]
+    rows: list[PromptCandidates]
     calls: int
     of: int
     seconds: float
 
 
-class Drawing:
+class CandidateSampler:
     """Draws with one pipeline; ``truncated`` says of each prompt whether the text encoder reads it to its end."""
 
     def __init__(self, experiment: Experiment, pipe: DiffusionPipeline, setup: Setup, seed: int, watch: Watch) -> None:
         self._experiment, self._pipe, self._setup, self._seed, self._watch = experiment, pipe, setup, seed, watch
         self._candidates = experiment.select.candidates
-        self._field = Field([], self._candidates, experiment.sampling.steps)
+        self._field = RemainingCandidates([], self._candidates, experiment.sampling.steps)
 
-    def select(self, prompts: Sequence[str], truncated: Sequence[bool]) -> Drawn:
+    def select(self, prompts: Sequence[str], truncated: Sequence[bool]) -> SampledRows:
         """As many prompts at a time as ``sampling.batch_size`` has room for; one if it has none."""
         asked, setup = self._experiment.select, self._setup
-        self._field = Field(prompts, self._candidates, self._experiment.sampling.steps)
+        self._field = RemainingCandidates(prompts, self._candidates, self._experiment.sampling.steps)
         select = ProbeSelect(
             self._pipe,
             [each.given for each in setup.asked],
@@ -67,7 +67,7 @@ class Drawing:
             size=setup.capture.size,
             on_cut=self._cut,
         )
-        rows: list[Row] = []
+        rows: list[PromptCandidates] = []
         calls = of = 0
         seconds = 0.0
         together = max(1, self._experiment.sampling.batch_size // self._candidates)
@@ -83,9 +83,9 @@ class Drawing:
                 replace(self._row(found, x0, place, prompt), truncated=truncated[first + place])
                 for place, prompt in enumerate(part)
             ]
-        return Drawn(rows, calls, of, seconds)
+        return SampledRows(rows, calls, of, seconds)
 
-    def finish(self, rows: Sequence[Row]) -> tuple[list[Row], float, int]:
+    def finish(self, rows: Sequence[PromptCandidates]) -> tuple[list[PromptCandidates], float, int]:
         """The rows with all candidates finished, without selection; the seconds that it took, and the largest
         difference of a kept image from itself, in grey levels."""
         sampling, size = self._experiment.sampling, self._experiment.sampling.batch_size
@@ -138,7 +138,7 @@ class Drawing:
         self._field.prune(step, kept)
         self._watch.pruned(self._field, step, kept)
 
-    def _row(self, found: Selection, x0: Capture, place: int, prompt: str) -> Row:
+    def _row(self, found: Selection, x0: Capture, place: int, prompt: str) -> PromptCandidates:
         """Prompt number ``place`` of one call."""
         kept, gone = found.kept[place], self._field.gone[self._field.first + place]
         before = sum(map(len, found.kept[:place]))
@@ -159,7 +159,7 @@ class Drawing:
                 rank = kept.index(number)
                 one = replace(one, place=rank, image=found.images[before + rank])
             candidates.append(one)
-        return Row(prompt, candidates)
+        return PromptCandidates(prompt, candidates)
 
     def _preview(self, x0: Tensor) -> Image | None:
         """None where the autoencoder is elsewhere between two calls of the pipeline."""

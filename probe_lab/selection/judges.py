@@ -9,7 +9,7 @@ from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
 from probe_lab.evaluators import Evaluator, create, is_known, score_all
 from probe_lab.evaluators.passes import release
-from probe_lab.selection.candidates import Candidate, Row
+from probe_lab.selection.candidates import Candidate, PromptCandidates
 
 
 def judges_of(experiment: Experiment) -> tuple[list[Evaluator], list[str]]:
@@ -32,7 +32,9 @@ def judges_of(experiment: Experiment) -> tuple[list[Evaluator], list[str]]:
     return judges, [f"imported, so without true scores here: {', '.join(missing)}"] if missing else []
 
 
-def score_rows(judges: Sequence[Evaluator], rows: Sequence[Row], batch_size: int) -> list[Row]:
+def score_rows(
+    judges: Sequence[Evaluator], rows: Sequence[PromptCandidates], batch_size: int
+) -> list[PromptCandidates]:
     """The rows with the true scores of every finished image that is a picture of its prompt."""
     places = [(row, one) for row, candidates in enumerate(rows) for one in candidates.candidates if one.can_be_judged]
     scores: dict[tuple[int, int], dict[str, float]] = {}

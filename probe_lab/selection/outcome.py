@@ -12,7 +12,7 @@ from rich.table import Table
 
 from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.console import literal
-from probe_lab.selection.candidates import Row
+from probe_lab.selection.candidates import PromptCandidates
 from probe_lab.selection.contact_sheet import labels_of, order_note, score_text, unscaled_of
 from probe_lab.selection.watch import shortened
 
@@ -29,7 +29,7 @@ class Summary:
     out: Path
 
 
-def kept_table(rows: Sequence[Row], evaluators: Sequence[str]) -> Table:
+def kept_table(rows: Sequence[PromptCandidates], evaluators: Sequence[str]) -> Table:
     """A row per kept image, in it a line per evaluator."""
     labels = labels_of(evaluators)
     scored = any(one.true for row in rows for one in row.kept)
@@ -47,7 +47,7 @@ def kept_table(rows: Sequence[Row], evaluators: Sequence[str]) -> Table:
     return table
 
 
-def worth(rows: Sequence[Row], evaluator: str) -> dict[str, float] | None:
+def worth(rows: Sequence[PromptCandidates], evaluator: str) -> dict[str, float] | None:
     """Mean true score of the kept candidates, of all, of the best possible ones, and the selection gain between the
     two last (0 random, 1 oracle), of those that are pictures of their prompt; None where not all are scored."""
     if not all(evaluator in one.true for row in rows for one in row.candidates if one.fault is None):
@@ -68,7 +68,7 @@ def worth(rows: Sequence[Row], evaluator: str) -> dict[str, float] | None:
     return found | ({"selection_gain": (found["kept"] - found["all"]) / room} if room > 0 else {})
 
 
-def fault_lines(rows: Sequence[Row]) -> list[str]:
+def fault_lines(rows: Sequence[PromptCandidates]) -> list[str]:
     """A sentence for each candidate that is no choice."""
     return [
         f"candidate {one.number} of {shortened(row.prompt)} ({'kept' if one.place is not None else 'pruned'}) is "

@@ -23,7 +23,7 @@ from probe_lab.errors import SelectError, nearest
 from probe_lab.evaluators import Evaluator
 from probe_lab.previews.decoding import previewer
 from probe_lab.probes import Probe, load_probe
-from probe_lab.selection.call_inputs import Prompts, Seed, generators_of, seeds_of
+from probe_lab.selection.call_inputs import CallPrompts, Seed, generators_of, seeds_of
 from probe_lab.selection.ranking import By, check_by
 from probe_lab.selection.running import Running
 from probe_lab.selection.schedule import Cut, check_probe, placed, progressive, single_cut
@@ -151,7 +151,7 @@ class ProbeSelect:
                 f"num_images_per_prompt={options['num_images_per_prompt']} is what candidates={self._candidates} says: "
                 "leave it out"
             )
-        prompts = Prompts.of(prompt, options, self._candidates, repeat=self._family.mixes_masks)
+        prompts = CallPrompts.of(prompt, options, self._candidates, repeat=self._family.mixes_masks)
         self._refuse(prompts)
         generators = generators_of(generator, prompts.count, self._candidates)
         seeds = seeds_of(generators)
@@ -221,7 +221,7 @@ class ProbeSelect:
         both = options.get("negative_prompt_embeds") is not None and "negative_prompt" in takes
         return {"negative_prompt": None} if both else {}
 
-    def _refuse(self, prompts: Prompts) -> None:
+    def _refuse(self, prompts: CallPrompts) -> None:
         """SelectError for a scheduler that is not known, or a probe that does not fit the pipeline or the prompts."""
         name = name_of(self._pipe.scheduler)
         if name not in SCHEDULERS:

@@ -15,7 +15,7 @@ from probe_lab.cache.files import remove_leftovers, write_whole
 from probe_lab.errors import SelectError
 from probe_lab.generation.sampling import png
 from probe_lab.json_text import read_json
-from probe_lab.selection.candidates import Candidate, Row, file_names
+from probe_lab.selection.candidates import Candidate, PromptCandidates, file_names
 from probe_lab.selection.contact_sheet import contact_sheet, title_of
 
 RECORD, SHEET, PRUNED = "selection.json", "sheet.png", "pruned"
@@ -34,7 +34,9 @@ def require_writable(folder: Path) -> None:
         raise _refused(folder, error) from error
 
 
-def write_record(folder: Path, rows: Sequence[Row], content: Mapping[str, Any], *, evaluators: Sequence[str]) -> None:
+def write_record(
+    folder: Path, rows: Sequence[PromptCandidates], content: Mapping[str, Any], *, evaluators: Sequence[str]
+) -> None:
     """Write everything, ``selection.json`` last; the sheet shows the scores by ``evaluators``.
 
     Finished images of pruned candidates go to ``pruned/``; those of an earlier selection in this folder go when the new

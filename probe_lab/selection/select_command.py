@@ -15,7 +15,7 @@ from probe_lab.config import Experiment
 from probe_lab.data.canonical import canonical
 from probe_lab.errors import SelectError
 from probe_lab.generation.prompts import choose_prompts
-from probe_lab.selection.drawing import Drawing
+from probe_lab.selection.drawing import CandidateSampler
 from probe_lab.selection.judges import judges_of, score_rows
 from probe_lab.selection.outcome import Summary, fault_lines, kept_table, lines_of, worth
 from probe_lab.selection.record import require_writable, write_record
@@ -26,7 +26,7 @@ FOLDER = Path("selections")
 
 
 @dataclass(frozen=True)
-class Request:
+class SelectRequest:
     """What a call of the command asks for beside the keys of its experiment.
 
     ``probes`` name cells, the best one where empty; ``seed`` None is the experiment's. With ``score`` finished images
@@ -43,7 +43,7 @@ class Request:
 
 def run(
     experiment: Experiment,
-    request: Request,
+    request: SelectRequest,
     *,
     watching: Callable[[], AbstractContextManager[Watch]],
     tell: Callable[[str], None],
@@ -76,7 +76,7 @@ def run(
     if note := truncation_note(limits, prompts):
         tell(note)
     with watching() as watch:
-        drawing = Drawing(experiment, pipe, setup, seed, watch)
+        drawing = CandidateSampler(experiment, pipe, setup, seed, watch)
         drawn = drawing.select(prompts, truncated(limits, prompts))
     rows, apart = drawn.rows, None
     seconds["select"] = drawn.seconds

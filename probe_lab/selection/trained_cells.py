@@ -16,7 +16,7 @@ from probe_lab.runs.configs import differing
 from probe_lab.runs.files import require_file
 
 CHOSEN_BY = "selection_gain"
-Group = Mapping[int, Sequence[FinishedCell]]
+CellsByStep = Mapping[int, Sequence[FinishedCell]]
 """Step -> cells: they differ in nothing but their step, or in what changes no result."""
 
 
@@ -87,7 +87,7 @@ def best_cell(experiment: Experiment, evaluator: str, *, previews: bool = True) 
     return max(ranked, key=lambda folder: ranked[folder])
 
 
-def _suits(group: Group, experiment: Experiment) -> bool:
+def _suits(group: CellsByStep, experiment: Experiment) -> bool:
     if experiment.select.budget:
         return len(group) > 1
     return {cut.get("step") for cut in experiment.select.schedule} <= set(group)
@@ -111,7 +111,7 @@ def _with_probe(folder: Path) -> list[FinishedCell]:
     return [cell for cell in Runs(folder).cells() if cell.keeps_probe]
 
 
-def _groups(cells: Sequence[FinishedCell]) -> list[Group]:
+def _groups(cells: Sequence[FinishedCell]) -> list[CellsByStep]:
     """Cells that differ in nothing but their step, by their step."""
     keys = differing([cell.config for cell in cells])
     found: dict[tuple[Hashable, ...], dict[int, list[FinishedCell]]] = {}
@@ -122,7 +122,7 @@ def _groups(cells: Sequence[FinishedCell]) -> list[Group]:
     return [dict(sorted(group.items())) for group in found.values()]
 
 
-def _steps(groups: Sequence[Group]) -> str:
+def _steps(groups: Sequence[CellsByStep]) -> str:
     return ", ".join(map(str, sorted({step for group in groups for step in group})))
 
 

@@ -20,7 +20,7 @@ from probe_lab.progress import LINE_EVERY
 
 
 @dataclass
-class Field:
+class RemainingCandidates:
     """Of some prompts, the candidates that are left; ``gone`` maps the others to the step of their cut, and ``lost``
     are those of the last one, for each prompt of the call."""
 
@@ -57,11 +57,11 @@ class Field:
 
 
 class Watch(Protocol):
-    """Told what happens to a ``Field``, after it did."""
+    """Told what happens to a ``RemainingCandidates``, after it did."""
 
-    def stepped(self, field: Field) -> None: ...
+    def stepped(self, field: RemainingCandidates) -> None: ...
 
-    def pruned(self, field: Field, step: int, kept: Sequence[Tensor]) -> None: ...
+    def pruned(self, field: RemainingCandidates, step: int, kept: Sequence[Tensor]) -> None: ...
 
 
 @contextmanager
@@ -79,13 +79,13 @@ class _Lines:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def stepped(self, field: Field) -> None:
+    def stepped(self, field: RemainingCandidates) -> None:
         now = time.monotonic()
         if now - self._last >= LINE_EVERY:
             self._last = now
             print(f"select: {_standing(field)}", file=sys.stderr, flush=True)
 
-    def pruned(self, field: Field, step: int, kept: Sequence[Tensor]) -> None:
+    def pruned(self, field: RemainingCandidates, step: int, kept: Sequence[Tensor]) -> None:
         for place, (rows, lost) in enumerate(zip(kept, field.lost, strict=True)):
             if lost:
                 print(
@@ -100,14 +100,14 @@ class _Picture:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def stepped(self, field: Field) -> None:
+    def stepped(self, field: RemainingCandidates) -> None:
         self._live.update(picture(field))
 
-    def pruned(self, field: Field, step: int, kept: Sequence[Tensor]) -> None:
+    def pruned(self, field: RemainingCandidates, step: int, kept: Sequence[Tensor]) -> None:
         self._live.update(picture(field), refresh=True)
 
 
-def picture(field: Field) -> RenderableType:
+def picture(field: RemainingCandidates) -> RenderableType:
     """A line for every prompt: green numbers go on, struck ones were pruned at the step behind them."""
     table = Table.grid(padding=(0, 2))
     for prompt, gone in zip(field.prompts, field.gone, strict=True):
@@ -122,7 +122,7 @@ def picture(field: Field) -> RenderableType:
     return Group(table, Text(_standing(field), style="cyan"))
 
 
-def _standing(field: Field) -> str:
+def _standing(field: RemainingCandidates) -> str:
     whole = len(field.prompts) * field.candidates * field.steps
     return f"step {field.step} of {field.steps}, {field.calls} denoiser calls made (all candidates: {whole})"
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from probe_lab.shapes.captions import COLOURS, SHAPES, Scene
-from probe_lab.shapes.segment import Blobs, Floats, Ints, Surface, read_pixels, segment, surface
+from probe_lab.shapes.segment import Blobs, Float32Array, Ints, Surface, read_pixels, segment, surface
 
 LEVELS = (0.5, 0.4, 0.6)
 """Opacities at which the picture is cut; fidelity is measured on the first cut."""
@@ -92,19 +92,19 @@ def blob_rewards(blobs: Blobs, scene: Scene, size: tuple[int, ...]) -> tuple[flo
     return presence, binding, _layout(blobs, colour * there, shape, scene, size)
 
 
-def _smooth(value: Floats) -> NDArray[np.floating]:
+def _smooth(value: Float32Array) -> NDArray[np.floating]:
     """Smooth step: 0 up to 0, 1 from 1, without a kink."""
     clipped = np.clip(value, 0, 1)
     stepped: NDArray[np.floating] = clipped * clipped * (3 - 2 * clipped)
     return stepped
 
 
-def _sigmoid(value: Floats) -> NDArray[np.floating]:
+def _sigmoid(value: Float32Array) -> NDArray[np.floating]:
     curve: NDArray[np.floating] = 1 / (1 + np.exp(-np.clip(value, -30, 30)))
     return curve
 
 
-def _assigned(credit: Floats) -> float:
+def _assigned(credit: Float32Array) -> float:
     """The largest sum of ``credit`` [objects, blobs] when each object gets a blob of its own."""
     return float(credit[linear_sum_assignment(credit, maximize=True)].sum())
 
@@ -115,7 +115,7 @@ def _assignments(count: int, blobs: int) -> Ints:
     return np.asarray(list(permutations(range(blobs), count)), np.intp)
 
 
-def _layout(blobs: Blobs, colour: Floats, shape: Floats, scene: Scene, size: tuple[int, ...]) -> float:
+def _layout(blobs: Blobs, colour: Float32Array, shape: Float32Array, scene: Scene, size: tuple[int, ...]) -> float:
     """Expected layout.
 
     ``colour`` and ``shape`` are the matches [objects, blobs], colour weighted by the size.
@@ -155,7 +155,7 @@ def _layout(blobs: Blobs, colour: Floats, shape: Floats, scene: Scene, size: tup
     return float(weight @ standing)
 
 
-def _with_absent(values: Floats, absent: int) -> Floats:
+def _with_absent(values: Float32Array, absent: int) -> Float32Array:
     """``values`` of blobs (last axis) followed by zeros for ``absent`` blobs that are not there."""
     return np.concatenate([values, np.zeros((*values.shape[:-1], absent), np.float32)], axis=-1)
 

@@ -21,7 +21,7 @@ from scipy import ndimage
 from probe_lab.shapes.captions import COLOURS, SHAPES, Shape
 from probe_lab.shapes.render import GROUND, PALETTE, signed_distance
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 Ints = NDArray[np.intp]
 Number = TypeVar("Number", bound=np.generic)
 
@@ -63,9 +63,9 @@ class Pixels:
         opacity: float32 [H, W, 6] in 0..1, how far along each colour's ray the pixel lies.
     """
 
-    offset: Floats
+    offset: Float32Array
     colour: Ints
-    opacity: Floats
+    opacity: Float32Array
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Blobs:
         contact: float32 [K] in 0..1, share of the outline that touches other blobs.
     """
 
-    x: Floats
-    y: Floats
-    area: Floats
-    colour: Floats
-    shape: Floats
-    contact: Floats
+    x: Float32Array
+    y: Float32Array
+    area: Float32Array
+    colour: Float32Array
+    shape: Float32Array
+    contact: Float32Array
 
     def __len__(self) -> int:
         return len(self.x)
@@ -97,7 +97,7 @@ class Blobs:
 
 
 @dataclass(frozen=True)
-class Cut:
+class SegmentedPicture:
     """A picture cut into blobs.
 
     Attributes:
@@ -110,7 +110,7 @@ class Cut:
 
     labels: Ints
     owner: Ints
-    mask: Floats
+    mask: Float32Array
     of_blob: Ints
     blobs: Blobs
 
@@ -143,7 +143,7 @@ def read_pixels(image: NDArray[np.uint8]) -> Pixels:
     return Pixels(offset, (smooth @ units).argmax(2), opacity)
 
 
-def segment(pixels: Pixels, level: float) -> Cut:
+def segment(pixels: Pixels, level: float) -> SegmentedPicture:
     """Cut out the blobs of opacity above ``level`` (0..1)."""
     height, width = pixels.colour.shape
     flat = pixels.opacity.reshape(-1, len(COLOURS))
@@ -178,10 +178,10 @@ def segment(pixels: Pixels, level: float) -> Cut:
         shape=_match_shapes(mask, owner, x, y, area),
         contact=np.clip(_contact(labels, count) / (2 * np.sqrt(np.pi * area)), 0, 1),
     )
-    return Cut(labels, owner, mask, of_blob, blobs)
+    return SegmentedPicture(labels, owner, mask, of_blob, blobs)
 
 
-def surface(pixels: Pixels, cut: Cut) -> Surface:
+def surface(pixels: Pixels, cut: SegmentedPicture) -> Surface:
     """How cleanly the blobs of ``cut`` and the ground around them are painted."""
     ground = np.linalg.norm(pixels.offset[cut.owner == 0], axis=1)
     padded = _framed(cut.labels)
@@ -234,12 +234,12 @@ def _grow(labels: Ints) -> Ints:
     return np.where(labels > 0, labels, near)
 
 
-def _sums(labels: Ints, values: Floats, count: int) -> Floats:
+def _sums(labels: Ints, values: Float32Array, count: int) -> Float32Array:
     """Sum of ``values`` over the pixels of each blob: float32 [K]."""
     return np.bincount(labels, values, minlength=count + 1)[1:].astype(np.float32)
 
 
-def _contact(labels: Ints, count: int) -> Floats:
+def _contact(labels: Ints, count: int) -> Float32Array:
     """Pixels of outline at which each blob meets another, at most one pixel away: float32 [K]."""
     total = np.zeros(count + 1)
     if count < 2:
@@ -255,16 +255,16 @@ def _contact(labels: Ints, count: int) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _templates() -> Floats:
+def _templates() -> Float32Array:
     """Unit vectors, float32 [4, variants, grid * grid]: each shape slightly stretched, scaled and moved."""
     fine = np.linspace(-1, 1, 241, dtype=np.float32)
     fx, fy = np.meshgrid(fine, fine)
     gx, gy = np.meshgrid(_ticks(), _ticks())
 
-    def drawn(shape: Shape, radius: float, cx: float, cy: float, stretch: float) -> Floats:
+    def drawn(shape: Shape, radius: float, cx: float, cy: float, stretch: float) -> Float32Array:
         wide, high = gx * np.float32(stretch) + np.float32(cx), gy / np.float32(stretch) + np.float32(cy)
         distance = signed_distance(shape, wide, high, radius)
-        soft: Floats = np.clip(0.5 - distance / 0.09, 0, 1).ravel()  # about one pixel of a shape of 11 x 11
+        soft: Float32Array = np.clip(0.5 - distance / 0.09, 0, 1).ravel()  # about one pixel of a shape of 11 x 11
         return soft
 
     bank = []
@@ -286,12 +286,14 @@ def _templates() -> Floats:
     return stacked
 
 
-def _ticks() -> Floats:
+def _ticks() -> Float32Array:
     """Where a patch is sampled along either axis, in units of the square root of the blob's area."""
     return np.linspace(-_REACH, _REACH, _GRID, dtype=np.float32)
 
 
-def shape_similarity(mask: Floats, owner: Ints, x: Floats, y: Floats, area: Floats) -> Floats:
+def shape_similarity(
+    mask: Float32Array, owner: Ints, x: Float32Array, y: Float32Array, area: Float32Array
+) -> Float32Array:
     """Cosine of each blob's mask with the best template of each shape, at its centroid and area: [K, 4]."""
     ticks = _ticks()
     side = np.sqrt(area)
@@ -308,23 +310,25 @@ def shape_similarity(mask: Floats, owner: Ints, x: Floats, y: Floats, area: Floa
     vectors = patch.reshape(len(x), -1)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     bank = _templates()
-    similarity: Floats = (vectors @ bank.reshape(-1, _GRID * _GRID).T).reshape(len(x), len(SHAPES), -1).max(2)
+    similarity: Float32Array = (vectors @ bank.reshape(-1, _GRID * _GRID).T).reshape(len(x), len(SHAPES), -1).max(2)
     return similarity
 
 
-def _split(position: NDArray[np.floating], size: int) -> tuple[Ints, Floats]:
+def _split(position: NDArray[np.floating], size: int) -> tuple[Ints, Float32Array]:
     """Whole and fractional part of positions in an axis of ``size`` pixels padded by one on either side."""
     clipped = np.clip(position, 0, size + 0.999)
     whole = clipped.astype(np.intp)
     return np.minimum(whole, size), (clipped - whole).astype(np.float32)
 
 
-def _match_shapes(mask: Floats, owner: Ints, x: Floats, y: Floats, area: Floats) -> Floats:
+def _match_shapes(
+    mask: Float32Array, owner: Ints, x: Float32Array, y: Float32Array, area: Float32Array
+) -> Float32Array:
     if not len(x):
         return np.zeros((0, len(SHAPES)), np.float32)
     similarity = shape_similarity(mask, owner, x, y, area)
     best = similarity.max(axis=1, keepdims=True)
     share = np.exp((similarity - best) / SHAPE_SHARPNESS)
     quality = np.clip((similarity - SHAPE_FLOOR) / (SHAPE_FULL - SHAPE_FLOOR), 0, 1)
-    matched: Floats = quality * share / share.sum(axis=1, keepdims=True)
+    matched: Float32Array = quality * share / share.sum(axis=1, keepdims=True)
     return matched

@@ -12,7 +12,7 @@ from probe_lab.config import (
     Conditional,
     Experiment,
     Grid,
-    Value,
+    Operand,
     changed_unchecked,
     is_simple,
     typed,
@@ -37,12 +37,12 @@ class Setting:
     label: str = ""
 
 
-Settings = Mapping[str, Setting]
+AxisSettings = Mapping[str, Setting]
 """Key -> its value at one point."""
 _Made = dict[tuple[tuple[str, int], ...], Experiment]
 
 
-class Points:
+class GridPoints:
     """Makes the points of one experiment's grids.
 
     ``experiment`` has no sweep any more, and taps where it had names.
@@ -52,7 +52,7 @@ class Points:
         self._experiment = experiment
         self._names = names
 
-    def of(self, grid: Grid) -> Iterator[tuple[Experiment, Settings]]:
+    def of(self, grid: Grid) -> Iterator[tuple[Experiment, AxisSettings]]:
         """Every point of the grid's product as an experiment, the last axis fastest, conditional axes last.
 
         Raises:
@@ -60,7 +60,7 @@ class Points:
             SweepError: a name that no tap has, or a condition that no point fulfils.
         """
         made: _Made = {}
-        found: list[Settings] = [{}]
+        found: list[AxisSettings] = [{}]
         for key, axis in sorted(grid.items(), key=lambda item: isinstance(item[1], Conditional)):
             if isinstance(axis, Conditional):
                 settings, holds = self._settings(key, axis.values), self._holds(key, axis, grid, found, made)
@@ -82,7 +82,9 @@ class Points:
             require_probe_step(experiment)
             yield experiment, point
 
-    def _holds(self, key: str, axis: Conditional, grid: Grid, points: Sequence[Settings], made: _Made) -> list[bool]:
+    def _holds(
+        self, key: str, axis: Conditional, grid: Grid, points: Sequence[AxisSettings], made: _Made
+    ) -> list[bool]:
         choice = Choice.parse(axis.condition, grid, where=f"'if' of the sweep over '{key}'")
         holds = [choice.holds(values_of(self._at(point, made), self._names)) for point in points]
         if not any(holds):
@@ -107,7 +109,7 @@ class Points:
             return value | {"taps": self._names.joined(value["taps"])}
         return value
 
-    def _at(self, point: Settings, made: _Made) -> Experiment:
+    def _at(self, point: AxisSettings, made: _Made) -> Experiment:
         """The experiment with these settings. What is not simple takes milliseconds and is ``made`` once."""
         slow = {key: setting for key, setting in point.items() if not setting.simple}
         place = tuple((key, setting.number) for key, setting in slow.items())
@@ -125,11 +127,11 @@ def value_at(experiment: Experiment, key: str) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-def values_of(experiment: Experiment, names: TapNames, *, loss: bool = True) -> Callable[[str], Value]:
+def values_of(experiment: Experiment, names: TapNames, *, loss: bool = True) -> Callable[[str], Operand]:
     """Its keys' values as tests see them. Without ``loss`` it has none, see ``answers_of_loss``."""
 
-    def value_of(key: str) -> Value:
+    def value_of(key: str) -> Operand:
         content = value_at(experiment, key) if loss or key != "probe.loss" else None
-        return Value(content, names.called(key, content), of_key=True)
+        return Operand(content, names.called(key, content), of_key=True)
 
     return value_of

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probe_lab.config import Choice, Experiment, ProbeConfig, Value
+from probe_lab.config import Choice, Experiment, Operand, ProbeConfig
 from probe_lab.errors import ConfigError, SweepError
 from probe_lab.probes.kinds import kind_of, models_that
 from probe_lab.runs.identity import cell_name, changes_no_result, identity, other_images
-from probe_lab.sweep.axes import Points, Settings, value_at, values_of
+from probe_lab.sweep.axes import AxisSettings, GridPoints, value_at, values_of
 from probe_lab.sweep.normalise import answers_of_loss, normalised
 from probe_lab.sweep.tap_patterns import TapNames
 
@@ -36,7 +36,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CellGrid:
     """The cells of a sweep, and how many of its grids' cells ``sweep.select`` leaves out."""
 
     cells: tuple[Cell, ...]
@@ -48,7 +48,7 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
     return lay_out(experiment).cells
 
 
-def lay_out(experiment: Experiment) -> Layout:
+def lay_out(experiment: Experiment) -> CellGrid:
     """The union of the grids' points that ``sweep.select`` chooses, in the order of the file; without grids the
     experiment itself.
 
@@ -71,7 +71,7 @@ def lay_out(experiment: Experiment) -> Layout:
     taps = names.joined(experiment.probe.taps)
     probe = dataclasses.replace(experiment.probe, taps=taps)
     plain = dataclasses.replace(single_cell(experiment), sets={}, probe=probe)
-    points = Points(plain, names)
+    points = GridPoints(plain, names)
     found: dict[str, Cell] = {}
     for grid in experiment.sweep or ({},):
         for point, settings in points.of(grid):
@@ -83,7 +83,7 @@ def lay_out(experiment: Experiment) -> Layout:
         raise SweepError("there is no cell to train: attention_entropy reads attention taps, and probe.taps has none")
     _require_own_caches(cell.experiment for cell in found.values())
     chosen = _chosen(experiment.only, found.values(), swept, names)
-    return Layout(chosen, len(found) - len(chosen))
+    return CellGrid(chosen, len(found) - len(chosen))
 
 
 def _require_read(probe: ProbeConfig) -> None:
@@ -116,7 +116,7 @@ def group_by_arrays(found: Sequence[Cell]) -> dict[tuple[str, ...], list[Cell]]:
     return groups
 
 
-def _cell(point: Experiment, settings: Settings, swept: Iterable[str]) -> Cell:
+def _cell(point: Experiment, settings: AxisSettings, swept: Iterable[str]) -> Cell:
     axes = {key: value_at(point, key) for key in swept}
     labels = {key: setting.label for key, setting in settings.items() if setting.label and setting.value == axes[key]}
     return Cell(cell_name(point), point, axes | labels)
@@ -166,7 +166,7 @@ def _chosen(select: str, found: Iterable[Cell], swept: Iterable[str], names: Tap
     return chosen
 
 
-def _values_of(cell: Cell, names: TapNames, names_model: bool) -> Callable[[str], Value]:
+def _values_of(cell: Cell, names: TapNames, names_model: bool) -> Callable[[str], Operand]:
     return values_of(cell.experiment, names, loss=answers_of_loss(cell.experiment.probe.model, names_model))
 
 

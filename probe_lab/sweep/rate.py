@@ -17,7 +17,7 @@ _EARLIER = 20
 
 
 @dataclass(frozen=True)
-class Rate:
+class TrainingRate:
     """Seconds per sample and epoch. ``by_taps`` are of a model and its taps, ``by_model`` of a model; where neither is
     known, ``factor`` times the constant. ``basis`` says where that comes from."""
 
@@ -43,7 +43,7 @@ def epochs_of(cell: Cell) -> int:
     return epochs * (probe.shuffles if kind.shuffled else 1)
 
 
-def rate_of(found: Mapping[str, FinishedCell], samples: Mapping[str, int], runs_folder: Path) -> Rate:
+def rate_of(found: Mapping[str, FinishedCell], samples: Mapping[str, int], runs_folder: Path) -> TrainingRate:
     """The rate of finished cells, ``found`` by name with their ``samples``; else of the latest others in
     ``runs_folder``; else a constant."""
     told = f"the {len(found)} finished cells" if len(found) > 1 else "the one finished cell"
@@ -53,11 +53,11 @@ def rate_of(found: Mapping[str, FinishedCell], samples: Mapping[str, int], runs_
         told = f"{len(measured)} cell{'s' if len(measured) > 1 else ''} trained earlier in {runs_folder}"
     if not measured:
         rough = f"{kind_of('cnn').seconds * 1e3:g} ms per sample and epoch of a cnn"
-        return Rate(basis=f"a rough constant ({rough}): nothing is trained yet in {runs_folder}")
+        return TrainingRate(basis=f"a rough constant ({rough}): nothing is trained yet in {runs_folder}")
     return _summed_up(measured, f"the rate of {told}")
 
 
-def _summed_up(measured: Sequence[tuple[FinishedCell, int]], basis: str) -> Rate:
+def _summed_up(measured: Sequence[tuple[FinishedCell, int]], basis: str) -> TrainingRate:
     by_taps: dict[tuple[str, str], list[float]] = {}
     by_model: dict[str, list[float]] = {}
     factors = []
@@ -67,7 +67,7 @@ def _summed_up(measured: Sequence[tuple[FinishedCell, int]], basis: str) -> Rate
         by_taps.setdefault((cell.model, cell.taps), []).append(rate)
         by_model.setdefault(cell.model, []).append(rate)
         factors.append(rate / recorded(cell.model).seconds)
-    return Rate(
+    return TrainingRate(
         {key: median(rates) for key, rates in by_taps.items()},
         {key: median(rates) for key, rates in by_model.items()},
         median(factors),

@@ -12,8 +12,9 @@ from scipy.optimize import isotonic_regression
 
 from probe_lab.metrics import holm
 from probe_lab.metrics.bootstrap import Interval, Scale, mean_over
+from probe_lab.metrics.per_prompt import Floats
 from probe_lab.tradeoff.known import Known
-from probe_lab.tradeoff.policies import Numbers, best_of
+from probe_lab.tradeoff.policies import best_of
 from probe_lab.tradeoff.records import Pair, TradeoffRow, way_text
 from probe_lab.tradeoff.ways import Basis, Question, Way
 
@@ -40,7 +41,7 @@ class WayScores:
     """A row with the true score of what its way keeps of each prompt, [prompts]."""
 
     row: TradeoffRow
-    scores: Numbers
+    scores: Floats
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class _Rival:
 
     way: Way
     steps: int
-    target: Numbers
-    chosen_by: Numbers
+    target: Floats
+    chosen_by: Floats
     fixed: int
     each: int
     rows: Sequence[TradeoffRow]
@@ -77,7 +78,7 @@ class _Rival:
         return float(np.interp(candidates, numbers, times))
 
     @cached_property
-    def _timed(self) -> tuple[Numbers, Numbers]:
+    def _timed(self) -> tuple[Floats, Floats]:
         """Numbers of candidates that were timed, in order, and seconds that never fall: the nearest such to what was
         measured (isotonic regression), since a disturbed round must cost neither side."""
         timed = sorted((row.candidates, row.seconds) for row in self.rows if row.timed)
@@ -86,7 +87,7 @@ class _Rival:
         return np.array([number for number, _ in timed], dtype=np.float64), np.asarray(smooth, dtype=np.float64)
 
 
-def compare_ways(measured: Sequence[WayScores], known: Known, step: int, draws: Numbers) -> tuple[Pair, ...]:
+def compare_ways(measured: Sequence[WayScores], known: Known, step: int, draws: Floats) -> tuple[Pair, ...]:
     """Every question, with p-values adjusted by Holm over all pairs of one question and basis.
 
     At the same cost, the rival has as many candidates as the calls or the seconds pay for; a number between two whole
@@ -104,12 +105,12 @@ def compare_ways(measured: Sequence[WayScores], known: Known, step: int, draws: 
     return tuple(pairs)
 
 
-def mean_interval(values: Numbers, draws: Numbers, scale: Scale = "plain") -> Interval:
+def mean_interval(values: Floats, draws: Floats, scale: Scale = "plain") -> Interval:
     """The mean over prompts with its interval."""
     return mean_over(values, np.zeros(len(values), dtype=np.bool_), scale).interval(draws, CONFIDENCE)
 
 
-def _same_candidates(measured: Sequence[WayScores], draws: Numbers) -> Iterator[Pair]:
+def _same_candidates(measured: Sequence[WayScores], draws: Floats) -> Iterator[Pair]:
     ways: dict[tuple[Way, int], WayScores] = {
         (made.row.way, made.row.candidates): made for made in measured if made.row.way != "fewer_steps"
     }
@@ -121,7 +122,7 @@ def _same_candidates(measured: Sequence[WayScores], draws: Numbers) -> Iterator[
                 yield _pair(question, "candidates", made, rival.row.text, *costs, rival.scores, draws)
 
 
-def _same_cost(measured: Sequence[WayScores], known: Known, step: int, draws: Numbers) -> Iterator[Pair]:
+def _same_cost(measured: Sequence[WayScores], known: Known, step: int, draws: Floats) -> Iterator[Pair]:
     rows = [made.row for made in measured]
     rivals = _rivals(rows, known, step)
     led = [made for way in _LED for made in measured if made.row.way == way]
@@ -166,8 +167,8 @@ def _pair(
     second: str,
     calls: float,
     seconds: float,
-    scores: Numbers,
-    draws: Numbers,
+    scores: Floats,
+    draws: Floats,
 ) -> Pair:
     difference = mean_interval(made.scores - scores, draws, "difference")
     return Pair(

@@ -16,6 +16,7 @@ from probe_lab.errors import SelectError
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
 from probe_lab.generation.measured_plan import Plan as Generation
+from probe_lab.metrics.per_prompt import Floats
 from probe_lab.previews.preview_scores import score_previews
 from probe_lab.probes import ProbeSpec, load_probe
 from probe_lab.progress import Watching
@@ -29,7 +30,6 @@ from probe_lab.selection.trained_cells import (
     named_cell,
     trained_with,
 )
-from probe_lab.tradeoff.policies import Numbers
 from probe_lab.tradeoff.test_prompts import (
     by_prompt,
     for_validation,
@@ -74,12 +74,12 @@ class Known:
     """What is known of every candidate, [prompts, seeds] each: the true score, those of the images of fewer steps (by
     their number), of the decoded latents of the cut, and what the probe and its like at several steps predict."""
 
-    target: Numbers
-    fewer: Mapping[int, Numbers]
-    preview: Numbers
-    lookahead: Numbers
-    probe: Numbers
-    by_step: Mapping[int, Numbers]
+    target: Floats
+    fewer: Mapping[int, Floats]
+    preview: Floats
+    lookahead: Floats
+    probe: Floats
+    by_step: Mapping[int, Floats]
 
 
 def probes_of(experiment: Experiment, wanted: str, evaluator: str) -> Probes:

@@ -14,11 +14,12 @@ from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
 from probe_lab.generation.measured_plan import Plan as Generation
 from probe_lab.metrics.bootstrap import resample
+from probe_lab.metrics.per_prompt import Floats
 from probe_lab.progress import Watching
 from probe_lab.tradeoff.comparisons import WayScores, compare_ways, mean_interval
 from probe_lab.tradeoff.known import Known, Probes, known_of, probes_of, thinning_of
 from probe_lab.tradeoff.plans import Compared, progressive_way, single_ways
-from probe_lab.tradeoff.policies import Numbers, Stage, draw_candidates, kept_scores
+from probe_lab.tradeoff.policies import Stage, draw_candidates, kept_scores
 from probe_lab.tradeoff.records import About, Tradeoff, TradeoffRow
 from probe_lab.tradeoff.test_prompts import held_out_prompts, step_counts
 from probe_lab.tradeoff.timing import Cost, costs_of
@@ -96,7 +97,7 @@ def _ways(experiment: Experiment, probes: Probes, evaluator: str, thin: float) -
     return ways
 
 
-def _scores(way: Compared, known: Known, seed: int) -> Numbers:
+def _scores(way: Compared, known: Known, seed: int) -> Floats:
     """The true score of what a way keeps, mean over sets of candidates: [prompts]."""
     target = known.fewer[way.steps] if way.way == "fewer_steps" else known.target
     candidates = draw_candidates(len(target), target.shape[1], way.candidates, seed)
@@ -118,7 +119,7 @@ def _stages(way: Compared, known: Known, seed: int) -> list[Stage]:
     return [Stage(scores, 1)]
 
 
-def _row(way: Compared, scores: Numbers, cost: Cost, draws: Numbers) -> TradeoffRow:
+def _row(way: Compared, scores: Floats, cost: Cost, draws: Floats) -> TradeoffRow:
     mean, seconds = mean_interval(scores, draws), cost.seconds
     low, high = (min(seconds), max(seconds)) if seconds else (math.nan, math.nan)
     return TradeoffRow(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe_lab.selection.budget import Plan, calls_of
+from probe_lab.selection.budget import CutPlan, calls_of
 from probe_lab.selection.planned import looking_ahead, plan_for
 from probe_lab.tradeoff.ways import Way
 
@@ -22,7 +22,7 @@ class Compared:
     candidates: int
     steps: int
     calls: int
-    plan: Plan = ()
+    plan: CutPlan = ()
 
     @property
     def schedule(self) -> list[dict[str, int]]:
@@ -40,11 +40,11 @@ def single_ways(
 ) -> list[Compared]:
     """The ways that need no schedule, with one cut at ``step`` of ``steps``. ``thin`` is the share that the cascade's
     probe leaves; ``looks_ahead``: the probe itself reads a lookahead of every candidate."""
-    cut: Plan = ((step, 1),)
+    cut: CutPlan = ((step, 1),)
     calls = calls_of(cut, candidates, steps)
     asked = calls + (candidates if looks_ahead else 0)
     left = max(2, math.ceil(round(thin * candidates, 9)))
-    thinned: Plan = ((step, left), (step, 1)) if left < candidates else cut
+    thinned: CutPlan = ((step, left), (step, 1)) if left < candidates else cut
     whole = asked if left < candidates else calls  # else the probe is not asked
     return [
         Compared("best_of_n", candidates, steps, candidates * steps),
@@ -77,14 +77,14 @@ def progressive_way(
     return Compared("progressive", candidates, steps, calls_of(plan, candidates, steps, ahead), plan)
 
 
-def scaled(plan: Plan, small: int, candidates: int, steps: int, budget: int, ahead: Collection[int] = ()) -> Plan:
+def scaled(plan: CutPlan, small: int, candidates: int, steps: int, budget: int, ahead: Collection[int] = ()) -> CutPlan:
     """A plan of ``small`` candidates for more of them, with numbers that fall, within ``budget`` calls; ``ahead`` as in
     ``calls_of``."""
     keeps = [max(1, keep * candidates // small) for _, keep in plan[:-1]] + [plan[-1][1]]
     for place in reversed(range(len(keeps) - 1)):
         keeps[place] = max(keeps[place], keeps[place + 1] + 1)
 
-    def made() -> Plan:
+    def made() -> CutPlan:
         return tuple((step, keep) for (step, _), keep in zip(plan, keeps, strict=True))
 
     while calls_of(made(), candidates, steps, ahead) > budget:

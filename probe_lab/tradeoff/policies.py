@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-Numbers = NDArray[np.float64]
+from probe_lab.metrics.per_prompt import Floats
+
 Places = NDArray[np.int64]
 
 DRAWS = 24
@@ -24,7 +25,7 @@ DRAWS = 24
 class Stage:
     """``keep`` of the candidates go on, the best by ``scores`` [prompts, seeds]; of equals the first."""
 
-    scores: Numbers
+    scores: Floats
     keep: int
 
 
@@ -42,7 +43,7 @@ def draw_candidates(prompts: int, seeds: int, candidates: int, seed: int, draws:
     return np.ascontiguousarray(order.reshape(prompts, rounds * blocks, candidates))
 
 
-def kept_scores(target: Numbers, stages: Sequence[Stage], candidates: Places) -> Numbers:
+def kept_scores(target: Floats, stages: Sequence[Stage], candidates: Places) -> Floats:
     """Mean ``target`` of what is kept of each prompt, over its sets of candidates: [prompts].
 
     ``target`` is [prompts, seeds], ``candidates`` as ``draw_candidates`` gives them. Without stages all are kept.
@@ -52,11 +53,11 @@ def kept_scores(target: Numbers, stages: Sequence[Stage], candidates: Places) ->
         scores = _of(stage.scores, left)
         best = np.argsort(-scores, axis=2, kind="stable")[..., : stage.keep]
         left = np.take_along_axis(left, best, 2)
-    kept: Numbers = _of(target, left).mean(axis=(1, 2))
+    kept: Floats = _of(target, left).mean(axis=(1, 2))
     return kept
 
 
-def best_of(target: Numbers, scores: Numbers, candidates: float) -> Numbers:
+def best_of(target: Floats, scores: Floats, candidates: float) -> Floats:
     """Expected ``target`` of the candidate with the best of ``scores``, over all sets of so many seeds: [prompts].
 
     Both are [prompts, seeds]. Of n candidates out of m seeds the seed with rank k, the best has 0, is kept in
@@ -70,17 +71,17 @@ def best_of(target: Numbers, scores: Numbers, candidates: float) -> Numbers:
     weights = (1.0 - share) * _chances(target.shape[1], below)
     if share:
         weights = weights + share * _chances(target.shape[1], below + 1)
-    kept: Numbers = ordered @ weights
+    kept: Floats = ordered @ weights
     return kept
 
 
-def _chances(seeds: int, candidates: int) -> Numbers:
+def _chances(seeds: int, candidates: int) -> Floats:
     """That the seed of each rank is the best of the candidates: [seeds]."""
     ranks = np.arange(seeds)
     sets = special.comb(seeds - 1 - ranks, candidates - 1)
     return np.asarray(sets / special.comb(seeds, candidates), dtype=np.float64)
 
 
-def _of(values: Numbers, places: Places) -> Numbers:
+def _of(values: Floats, places: Places) -> Floats:
     """``values`` [prompts, seeds] at ``places`` [prompts, draws, n]."""
     return np.take_along_axis(np.broadcast_to(values[:, None], (*places.shape[:2], values.shape[1])), places, 2)

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from probe_lab.console import literal
-from probe_lab.fitting import Fitting, natural_width
+from probe_lab.fitting import FittingTable, natural_width
 from probe_lab.tradeoff.records import Pair, Tradeoff, TradeoffRow, way_name
 from probe_lab.tradeoff.ways import BASES, QUESTIONS, WAYS, Basis, Question
 
 AHEAD, BEHIND, APART = "ahead", "behind", "not told apart"
 
 
-def rows_table(made: Tradeoff) -> Fitting:
+def rows_table(made: Tradeoff) -> FittingTable:
     """A line per way and number of candidates; in narrow terminals, ranges and intervals stand below their numbers."""
     wide = _table(made, narrow=False)
-    return Fitting(((natural_width(wide), wide),), _table(made, narrow=True))
+    return FittingTable(((natural_width(wide), wide),), _table(made, narrow=True))
 
 
 def _table(made: Tradeoff, *, narrow: bool) -> Table:

@@ -16,9 +16,9 @@ from probe_lab.config import Experiment, Prompts
 from probe_lab.data.splits import Split, splits_of
 from probe_lab.errors import SelectError
 from probe_lab.generation.prompts import collect_prompts, prompt_table
+from probe_lab.metrics.per_prompt import Floats
 from probe_lab.probes import load_probe
-from probe_lab.probes.applied_elsewhere import Job, predict_at
-from probe_lab.tradeoff.policies import Numbers
+from probe_lab.probes.applied_elsewhere import ProbeReading, predict_at
 
 _SPLITS: Mapping[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 
@@ -94,17 +94,17 @@ def _write_prompts(experiment: Experiment, name: str, prompts: Sequence[str]) ->
     return path
 
 
-def predictions(cells: Mapping[int, Path], world: Cache, evaluator: str) -> dict[int, Numbers]:
+def predictions(cells: Mapping[int, Path], world: Cache, evaluator: str) -> dict[int, Floats]:
     """What the probes of ``cells`` (by step) predict of every candidate, [prompts, seeds]."""
     found = {}
     everything = world.samples["sample_id"].to_numpy()
     for step, cell in cells.items():
         probe = load_probe(cell)
-        scores = predict_at(world, step, [Job(probe, {tap: tap for tap in probe.spec.taps})], everything)[0]
+        scores = predict_at(world, step, [ProbeReading(probe, {tap: tap for tap in probe.spec.taps})], everything)[0]
         found[step] = by_prompt(world, scores[:, probe.spec.evaluators.index(evaluator)])
     return found
 
 
-def by_prompt(world: Cache, values: NDArray[np.float32]) -> Numbers:
+def by_prompt(world: Cache, values: NDArray[np.float32]) -> Floats:
     """Values by sample id as [prompts, seeds]."""
     return np.asarray(values, dtype=np.float64).reshape(-1, world.manifest.seeds)

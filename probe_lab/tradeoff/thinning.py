@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe_lab.tradeoff.policies import Numbers, Stage, kept_scores
+from probe_lab.metrics.per_prompt import Floats
+from probe_lab.tradeoff.policies import Stage, kept_scores
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Thinning:
     tried: tuple[Left, ...] = ()
 
 
-def choose_thinning(target: Numbers, probe: Numbers, lookahead: Numbers) -> Thinning:
+def choose_thinning(target: Floats, probe: Floats, lookahead: Floats) -> Thinning:
     """The smallest share whose score is within one standard error of the best.
 
     All are [prompts, seeds], of validation prompts: the true score, the probe's prediction and the lookahead's score.
@@ -50,7 +51,7 @@ def choose_thinning(target: Numbers, probe: Numbers, lookahead: Numbers) -> Thin
     return Thinning(chosen / seeds, prompts, seeds, tried)
 
 
-def _left(number: int, scores: Numbers, best: Numbers) -> Left:
+def _left(number: int, scores: Floats, best: Floats) -> Left:
     gap = best - scores
     error = float(gap.std(ddof=1)) / len(gap) ** 0.5 if len(gap) > 1 else 0.0
     return Left(number, float(scores.mean()), float(gap.mean()), error)

@@ -31,7 +31,7 @@ from probe_lab.errors import ConfigError, ProbeError, ProbeLabError
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.processes import begin_worker, ending, interrupts_held, spawn_context
-from probe_lab.training.lightning_module import Epoch, GoOn, ProbeModule, Stop
+from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, ProbeModule, Stop
 from probe_lab.training.lightning_trainer import fit_by_trainer, module_of
 from probe_lab.training.out_of_memory import is_out_of_memory
 from probe_lab.training.reading import data_of, decided
@@ -77,7 +77,7 @@ class RankModule(ProbeModule):
 
 
 @dataclass(frozen=True)
-class Job:
+class RankTask:
     """What every rank is told. Tensors are bytes in it: as themselves, the processes would share their memory."""
 
     spec: ProbeSpec
@@ -99,7 +99,7 @@ class Job:
         asks: bool = False,
         progress: bool = False,
         module: type[RankModule] = RankModule,
-    ) -> Job:
+    ) -> RankTask:
         """To train ``probe`` from the random state of now; ``asks``: whether to go on is asked after each epoch."""
         state = {"probe": probe.state_dict(), "labels": labels, "random": torch.get_rng_state()}
         return cls(probe.spec, decided(experiment, cache), cache.folder, _packed(state), asks, progress, module)
@@ -141,7 +141,7 @@ def require_devices(settings: Settings) -> None:
         )
 
 
-def fit_on_ranks(probe: Probe, job: Job, go_on: GoOn | None = None) -> tuple[list[Epoch], Stop]:
+def fit_on_ranks(probe: Probe, job: RankTask, go_on: ContinueAfterEpoch | None = None) -> tuple[list[Epoch], Stop]:
     """Train ``probe`` in place, by ``trainer.devices`` processes on this machine; the history, and what ended it early.
 
     No process is left, however this ends.
@@ -160,7 +160,7 @@ def fit_on_ranks(probe: Probe, job: Job, go_on: GoOn | None = None) -> tuple[lis
 
 
 @contextlib.contextmanager
-def _ranks(job: Job, store: Path) -> Iterator[list[_Rank]]:
+def _ranks(job: RankTask, store: Path) -> Iterator[list[_Rank]]:
     """The processes, which leave together when the block ends well, and are killed when it does not."""
     devices = job.experiment.trainer.devices
     threads = max(1, torch.get_num_threads() // devices)
@@ -191,7 +191,7 @@ def _ranks(job: Job, store: Path) -> Iterator[list[_Rank]]:
             rank.pipe.close()
 
 
-def _heard(ranks: Sequence[_Rank], go_on: GoOn | None) -> _Done:
+def _heard(ranks: Sequence[_Rank], go_on: ContinueAfterEpoch | None) -> _Done:
     """Answer the ranks until all are done; what rank 0 has then."""
     done: dict[int, _Done] = {}
     while len(done) < len(ranks):
@@ -230,7 +230,7 @@ def _work(pipe: connection.Connection, rank: int, store: Path, threads: int) -> 
     """What a rank does. It stays until it is told to go: its leaving would be an error to the others."""
     begin_worker(pipe)
     torch.set_num_threads(threads)
-    job: Job = pipe.recv()
+    job: RankTask = pipe.recv()
     try:
         _join_group(job.experiment.trainer, rank, store)
         message: _Done | Exception = _trained(pipe, job, rank)
@@ -251,7 +251,7 @@ def _join_group(settings: Settings, rank: int, store: Path) -> None:
     dist.init_process_group(backend, init_method=store.as_uri(), rank=rank, world_size=settings.devices)
 
 
-def _trained(pipe: connection.Connection, job: Job, rank: int) -> _Done:
+def _trained(pipe: connection.Connection, job: RankTask, rank: int) -> _Done:
     settings, tensors = job.experiment.trainer, _unpacked(job.tensors)
     words = dist.new_group(backend="gloo")
     assert isinstance(words, dist.ProcessGroup)

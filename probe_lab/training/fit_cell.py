@@ -24,7 +24,7 @@ from probe_lab.training.cell_files import metric_entries, over_shuffles, predict
 from probe_lab.training.divergence import diverged
 from probe_lab.training.fit_probe import seeded
 from probe_lab.training.fitted import Fitted, Fitting, Preview
-from probe_lab.training.lightning_module import GoOn
+from probe_lab.training.lightning_module import ContinueAfterEpoch
 from probe_lab.training.out_of_memory import Reduction
 from probe_lab.training.reading import data_of, inputs_of, streamed, taps_of
 from probe_lab.training.shuffles import other_shuffles
@@ -46,7 +46,7 @@ def train_cell(
     preview: Preview | None = None,
     with_trainer: bool = True,
     progress: bool = False,
-    go_on: GoOn | None = None,
+    go_on: ContinueAfterEpoch | None = None,
     reduction: Reduction = WHOLE,
 ) -> None:
     """Train the probe of ``experiment`` on ``cache`` and write the files of a cell into ``folder``.

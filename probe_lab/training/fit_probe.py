@@ -15,9 +15,9 @@ from probe_lab.data import Batch, ProbeDataModule
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.training.distributed import Job, fit_on_ranks
+from probe_lab.training.distributed import RankTask, fit_on_ranks
 from probe_lab.training.fitted import Fitted, Fitting
-from probe_lab.training.lightning_module import Epoch, GoOn, Stop
+from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, Stop
 from probe_lab.training.lightning_trainer import fit_by_trainer, module_of, objective_of
 from probe_lab.training.loop import fit
 from probe_lab.training.reading import decided
@@ -64,7 +64,7 @@ def train_probe(
     labels: Tensor | None = None,
     with_trainer: bool = True,
     progress: bool = False,
-    go_on: GoOn | None = None,
+    go_on: ContinueAfterEpoch | None = None,
 ) -> Trained:
     """A probe of ``spec`` with the weights of its best epoch.
 
@@ -79,7 +79,7 @@ def train_probe(
     with seeded(settings.seed):
         probe = prepared(spec, data)
         if settings.devices > 1:
-            job = Job.of(probe, experiment, data.cache, labels=labels, asks=go_on is not None, progress=progress)
+            job = RankTask.of(probe, experiment, data.cache, labels=labels, asks=go_on is not None, progress=progress)
             trained = Trained(probe, *fit_on_ranks(probe, job, go_on))
         else:
             module = module_of(probe, experiment, labels=labels, go_on=go_on)

@@ -16,7 +16,7 @@ from probe_lab.probes.kinds import ProbeKind, kind_of
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.prompt_ridge import Penalties
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.training.lightning_module import Epoch, GoOn, Stop
+from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, Stop
 
 Preview = Callable[[Tensor, list[str], Sequence[str]], Tensor]
 """(x0 [n, C, h, w], prompts, evaluators) -> raw scores [n, E] of the decoded preview."""
@@ -39,7 +39,7 @@ class Fitting:
     preview: Preview | None = None
     with_trainer: bool = True
     progress: bool = False
-    go_on: GoOn | None = None
+    go_on: ContinueAfterEpoch | None = None
 
     @property
     def kind(self) -> ProbeKind:

@@ -27,7 +27,7 @@ from probe_lab.training.flat_weights import FlatWeights
 from probe_lab.training.objective import Objective
 
 Monitor = Literal["srcc_within", "mse"]
-GoOn = Callable[[int, float], bool]
+ContinueAfterEpoch = Callable[[int, float], bool]
 """(epochs done, best validation value) -> whether to train on."""
 Stop = Literal["", "patience", "halving"]
 WARM_UP = 0.1
@@ -67,7 +67,7 @@ class ProbeModule(LightningModule):
         ema_warmup: bool = True,
         monitor: Monitor = "srcc_within",
         labels: Tensor | None = None,
-        go_on: GoOn | None = None,
+        go_on: ContinueAfterEpoch | None = None,
     ) -> None:
         super().__init__()
         self.probe = probe

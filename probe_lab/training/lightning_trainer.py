@@ -17,7 +17,7 @@ from probe_lab.config import Trainer as Settings
 from probe_lab.data import ProbeDataModule
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.training.lightning_module import GoOn, ProbeModule
+from probe_lab.training.lightning_module import ContinueAfterEpoch, ProbeModule
 from probe_lab.training.objective import Objective
 
 
@@ -36,7 +36,7 @@ def module_of(
     experiment: Experiment,
     *,
     labels: Tensor | None = None,
-    go_on: GoOn | None = None,
+    go_on: ContinueAfterEpoch | None = None,
     kind: type[ProbeModule] = ProbeModule,
 ) -> ProbeModule:
     """What trains ``probe`` as the experiment says."""

@@ -10,7 +10,7 @@ import numpy as np
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
 from probe_lab.data import ProbeDataModule, ResidentArrays
-from probe_lab.data.provenance import Inputs, read_inputs
+from probe_lab.data.provenance import InputChecksums, read_inputs
 from probe_lab.data.resident import fits_in_memory
 from probe_lab.data.scalar_table import stored_previews
 from probe_lab.data.scalars import Scalar
@@ -75,7 +75,7 @@ def _read(experiment: Experiment, cache: Cache) -> list[str]:
     return taps
 
 
-def inputs_of(experiment: Experiment, cache: Cache) -> Inputs:
+def inputs_of(experiment: Experiment, cache: Cache) -> InputChecksums:
     """What a cell will be trained on beside its arrays; of a kind that decodes also previews, where it need not."""
     probe, evaluators = experiment.probe, experiment.probe_evaluators
     previews = probe.previews

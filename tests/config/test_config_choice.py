@@ -4,23 +4,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe_lab.config import Choice, Value
+from probe_lab.config import Choice, Operand
 from probe_lab.config.keys import key_of
 from probe_lab.errors import ConfigError
 
 CELL = {
-    "probe.step": Value(5, of_key=True),
-    "probe.loss": Value("mse+listwise", of_key=True),
-    "probe.model": Value("cnn", of_key=True),
-    "probe.taps": Value(["up_blocks.1.attentions.0/attention", "x0"], called="joint".__eq__, of_key=True),
-    "probe.within_prompt": Value(True, of_key=True),
-    "probe.steps": Value([1, 5], of_key=True),
-    "data.residency": Value(None, of_key=True),
-    "probe.temperature": Value(0.5, of_key=True),
-    "trainer.seed": Value(2, of_key=True),
-    "data.batch_prompts": Value(16, of_key=True),
-    "metrics.auc_threshold": Value(None, of_key=True),
-    "backbone.name": Value("tiny-sd", of_key=True),
+    "probe.step": Operand(5, of_key=True),
+    "probe.loss": Operand("mse+listwise", of_key=True),
+    "probe.model": Operand("cnn", of_key=True),
+    "probe.taps": Operand(["up_blocks.1.attentions.0/attention", "x0"], called="joint".__eq__, of_key=True),
+    "probe.within_prompt": Operand(True, of_key=True),
+    "probe.steps": Operand([1, 5], of_key=True),
+    "data.residency": Operand(None, of_key=True),
+    "probe.temperature": Operand(0.5, of_key=True),
+    "trainer.seed": Operand(2, of_key=True),
+    "data.batch_prompts": Operand(16, of_key=True),
+    "metrics.auc_threshold": Operand(None, of_key=True),
+    "backbone.name": Operand("tiny-sd", of_key=True),
 }
 
 

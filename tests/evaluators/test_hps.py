@@ -247,7 +247,7 @@ def original(config: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wanted(original: None, weights: Path, pairs: tuple[list[Image.Image], list[str]]) -> Tensor:
-    return reference.HpsV2(settings(weights)).score(*pairs)
+    return reference.ReferenceHpsV2(settings(weights)).score(*pairs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -276,7 +276,7 @@ def test_the_package_itself_refuses_or_clips(original: None, weights: Path) -> N
     """Where ours differs on purpose: should a later release mend this, the comparison must cover it."""
     from probe_lab.evaluators.repairs import hpsv2_scoring
 
-    reference.HpsV2(settings(weights)).score([photograph((8, 8), 0)], ["a"])  # gives the package its model
+    reference.ReferenceHpsV2(settings(weights)).score([photograph((8, 8), 0)], ["a"])  # gives the package its model
     package = hpsv2_scoring()
     for size, mode in [((224, 100), "RGB"), ((1, 1000), "RGB"), ((50, 50), "RGBA")]:
         image = photograph(size, 0).convert(mode)
@@ -288,7 +288,7 @@ def test_the_package_itself_refuses_or_clips(original: None, weights: Path) -> N
 def test_reference_through_the_catalogue(original: None, weights: Path) -> None:
     model = EvaluatorModel(str(weights), architecture=ARCHITECTURE, backend="reference")
     evaluator = create("hps_v2", Scoring(models={"hps_v2": model}))
-    assert isinstance(evaluator, reference.HpsV2)
+    assert isinstance(evaluator, reference.ReferenceHpsV2)
     assert evaluator.metadata()["backend"] == "hpsv2 1.2.0"
     assert evaluator.preprocessing != HpsV2(settings(weights)).preprocessing
     evaluator.release()
@@ -302,7 +302,7 @@ def test_imports_are_left_as_they_were(original: None) -> None:
 
 
 def test_without_the_package(weights: Path) -> None:
-    class Absent(reference.HpsV2):
+    class Absent(reference.ReferenceHpsV2):
         module = "a_package_that_nobody_has"
 
     with pytest.raises(ScoreError, match="run `make rewards`"):

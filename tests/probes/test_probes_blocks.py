@@ -8,7 +8,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 from torch import Tensor, nn
 
-from probe_lab.probes.blocks import Halving, ResidualBlock, StepEmbedding, groups, sinusoids
+from probe_lab.probes.blocks import Downsampling, ResidualBlock, StepEmbedding, groups, sinusoids
 
 
 def seeded(make: type[nn.Module], *arguments: object, **settings: object) -> nn.Module:
@@ -54,7 +54,7 @@ def test_the_residual_block_is_that_of_diffusers(before: int, channels: int, tra
 
 def test_halving_is_the_downsampling_of_diffusers() -> None:
     state = torch.randn(3, 8, 7, 4)
-    assert_same(seeded(Halving, 8), seeded(Downsample2D, 8, use_conv=True, name="op"), state)
+    assert_same(seeded(Downsampling, 8), seeded(Downsample2D, 8, use_conv=True, name="op"), state)
 
 
 def test_the_embedding_of_the_step_is_that_of_diffusers() -> None:

@@ -25,7 +25,7 @@ from probe_lab.config import Experiment, Tracking, with_changes
 from probe_lab.errors import ConfigError, ProbeError
 from probe_lab.metrics import evaluate
 from probe_lab.probes import Inputs, Probe, load_probe
-from probe_lab.training.distributed import Job, fit_on_ranks, require_devices
+from probe_lab.training.distributed import RankTask, fit_on_ranks, require_devices
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.fit_probe import prepared, seeded
 from probe_lab.training.reading import data_of, decided
@@ -119,7 +119,7 @@ def test_every_sample_is_seen_once_and_the_processes_agree(
     monkeypatch.setenv(NOTES, str(tmp_path))
     with seeded(two.trainer.seed):
         probe = prepared(load_probe(cell).spec, data_of(two, planted))
-        fit_on_ranks(probe, Job.of(probe, two, planted, module=NotingModule))
+        fit_on_ranks(probe, RankTask.of(probe, two, planted, module=NotingModule))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert len(first["seen"]) == len(second["seen"]) == two.trainer.max_epochs
     for split in ("train", "val"):
@@ -199,7 +199,7 @@ def test_memory_that_runs_out_in_one_process_ends_all_and_can_be_tried_again(
 ) -> None:
     probe = Probe(load_probe(shown(experiment)).spec)
     with pytest.raises(MemoryError, match="can't allocate memory") as caught:
-        fit_on_ranks(probe, Job.of(probe, on_two(experiment), planted, module=FailingModule))
+        fit_on_ranks(probe, RankTask.of(probe, on_two(experiment), planted, module=FailingModule))
     assert "in training_step" in caught.value.__notes__[0]
     assert processes() == []
 

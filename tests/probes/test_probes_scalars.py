@@ -20,7 +20,7 @@ from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError, ScoreError
 from probe_lab.metrics import evaluate
 from probe_lab.probes import Inputs, Probe, ProbeSpec, load_probe, save_probe
-from probe_lab.probes.applied_elsewhere import Job, predict_at, refusal
+from probe_lab.probes.applied_elsewhere import ProbeReading, predict_at, refusal
 from probe_lab.probes.checkpoint import DESCRIPTION
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.fit_probe import prepared
@@ -174,7 +174,7 @@ def test_transfer_reads_the_previews_of_the_other_cache(reading: Experiment, pla
     reads, ids = {"x0": "x0"}, np.arange(40, 60)
     assert refusal(probe.spec, planted, 5, reads) == "that cache has no preview:good at step 5"
     assert refusal(probe.spec, previewed, 5, reads) == ""
-    found = predict_at(previewed, 5, [Job(probe, reads)], ids)[0]
+    found = predict_at(previewed, 5, [ProbeReading(probe, reads)], ids)[0]
     x0 = previewed.read_all("5/x0")[40:60].float()
     scalars = torch.from_numpy(previewed.preview_scores("good", 5)[40:60, None])
     expected = probe.predict(Inputs({"x0": x0}, torch.full((20,), 5), scalars=scalars))

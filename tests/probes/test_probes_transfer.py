@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from probe_lab.cache import Cache
 from probe_lab.data import ProbeDataModule, SplitFractions
 from probe_lab.probes import applied_elsewhere as transfer
-from probe_lab.probes.applied_elsewhere import Job, predict_at, read_samples, refusal
+from probe_lab.probes.applied_elsewhere import ProbeReading, predict_at, read_samples, refusal
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
@@ -54,7 +54,7 @@ def test_at_home_it_predicts_what_the_data_module_gives(planted: Cache, monkeypa
     batches = [(batch.sample_id, probe.predict(Inputs.of(batch))) for batch in data.test_dataloader()]
     samples, expected = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 7 * (5 * 64 + 4 * 256) * 4)  # seven samples at a time
-    (found,) = predict_at(planted, 5, [Job(probe, _itself(SPEC))], samples)
+    (found,) = predict_at(planted, 5, [ProbeReading(probe, _itself(SPEC))], samples)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(found[:, 0]) > 0.01
 
@@ -71,7 +71,11 @@ def test_another_tap_is_read_and_jobs_share_arrays(planted: Cache, monkeypatch: 
         return original(cache, key, ids)
 
     monkeypatch.setattr(transfer, "read_samples", counted)
-    jobs = [Job(probe, {"x0": "latent"}), Job(probe, {"x0": "x0"}), Job(_probe(spec), {"x0": "latent"})]
+    jobs = [
+        ProbeReading(probe, {"x0": "latent"}),
+        ProbeReading(probe, {"x0": "x0"}),
+        ProbeReading(_probe(spec), {"x0": "latent"}),
+    ]
     away, home, again = predict_at(planted, 5, jobs, samples)
     assert sorted(read) == ["5/latent", "5/x0"]
     latent = planted.read_all("5/latent")[samples].float()
@@ -85,7 +89,7 @@ def test_the_true_step_is_told(planted: Cache) -> None:
     spec = dataclasses.replace(SPEC, taps={"x0": (4, 16, 16)}, text="none", step=1)
     probe = _probe(spec)
     samples = np.arange(12)
-    (found,) = predict_at(planted, 5, [Job(probe, {"x0": "x0"})], samples)
+    (found,) = predict_at(planted, 5, [ProbeReading(probe, {"x0": "x0"})], samples)
     x0 = planted.read_all("5/x0")[:12].float()
     for step, same in ((5, True), (1, False)):
         expected = probe.predict(Inputs({"x0": x0}, torch.full((12,), step)))
@@ -96,7 +100,7 @@ def test_the_true_step_is_told(planted: Cache) -> None:
 def test_another_size_is_resized(planted: Cache, side: int) -> None:
     spec = dataclasses.replace(SPEC, taps={"x0": (4, side, side)}, text="none")
     probe = _probe(spec)
-    (found,) = predict_at(planted, 5, [Job(probe, {"x0": "latent"})], np.arange(6))
+    (found,) = predict_at(planted, 5, [ProbeReading(probe, {"x0": "latent"})], np.arange(6))
     latent = planted.read_all("5/latent")[:6].float()
     if side == 8:
         resized = latent.unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean(dim=(3, 5))

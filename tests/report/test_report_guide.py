@@ -182,12 +182,12 @@ def test_nothing_below_chance_is_recommended(simulated: Any) -> None:
 
 def test_a_selection_is_priced_to_its_end() -> None:
     """A call more for every candidate against a call less for those that are finished."""
-    five = guide.Selection(5, 1, 25)
+    five = guide.SelectionCalls(5, 1, 25)
     assert five.calls(5, 0) == 5 * 5 + 20
     assert five.calls(5, 1) == 5 * 6 + 20
     assert five.calls(6, 0) < five.calls(5, 1)  # though both have six calls for every seed
-    assert guide.Selection(4, 4, 25).calls(3, 0) == guide.Selection(4, 4, 25).calls(8, 0) == 100
-    costs = [guide.Cost(6, 0, 9, 9, five.calls(6, 0)), guide.Cost(6, 1, 1, 1, five.calls(5, 1))]
+    assert guide.SelectionCalls(4, 4, 25).calls(3, 0) == guide.SelectionCalls(4, 4, 25).calls(8, 0) == 100
+    costs = [guide.CandidateCost(6, 0, 9, 9, five.calls(6, 0)), guide.CandidateCost(6, 1, 1, 1, five.calls(5, 1))]
     assert min(costs, key=lambda cost: cost.key) is costs[0]
 
 

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from probe_lab.metrics import Measured, compare_predictions, holm
 from probe_lab.metrics.bootstrap import mean_over
 from probe_lab.report.analysis.load import load_results
-from probe_lab.report.analysis.objectives import METRICS, Objective, Outcome, Pair, Study, study, verdict
+from probe_lab.report.analysis.objectives import METRICS, LossesCompared, LossResult, LossSetting, Study, study, verdict
 from probe_lab.report.analysis.results import RESAMPLES, Results
 from probe_lab.runs.table import write_results
 
@@ -180,10 +180,10 @@ def made(values: dict[str, tuple[float, float]], width: float = 0.02) -> Study:
         own = common + rng.normal(scale=width, size=100)
         ratio = mean_over(test + own - own.mean(), np.zeros(100, np.bool_))
         measured = dict.fromkeys(METRICS, Measured.of_ratios([ratio]))
-        outcomes[Objective(loss, "{}")] = Outcome(validation, measured, dict.fromkeys(METRICS, (test,)))
+        outcomes[LossSetting(loss, "{}")] = LossResult(validation, measured, dict.fromkeys(METRICS, (test,)))
     order = tuple(sorted(outcomes, key=lambda one: -outcomes[one].validation))
     references = {one.loss: one for one in order if one.loss in ("listwise", "mse")}
-    return Study(order, references, (Pair("tiny-sd", "shapes_reward", "step 5", 100, outcomes),), (), (1, 1))
+    return Study(order, references, (LossesCompared("tiny-sd", "shapes_reward", "step 5", 100, outcomes),), (), (1, 1))
 
 
 def test_of_many_losses_only_what_is_really_behind_is_told_apart() -> None:

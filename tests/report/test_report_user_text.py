@@ -24,7 +24,7 @@ from probe_lab.fonts import missing
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.layout.style import drawing, fitted, legend_label, save_figure
 from probe_lab.report.layout.table_forms import Table
-from probe_lab.report.sections.attention import Lit, Row, _draw
+from probe_lab.report.sections.attention import AttentionRow, Lit, _draw
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
 DOLLARS = (
@@ -37,7 +37,7 @@ DOLLARS = (
 
 
 def _attention(prompt: str, phrase: str = "all words") -> Figure:
-    return _draw([Row(prompt, 0.5, [PICTURE] * 2, [0.1, 0.2], [[Lit(phrase, torch.rand(4, 4))]] * 2)])
+    return _draw([AttentionRow(prompt, 0.5, [PICTURE] * 2, [0.1, 0.2], [[Lit(phrase, torch.rand(4, 4))]] * 2)])
 
 
 def _texts(figure: Figure) -> list[matplotlib.text.Text]:

@@ -24,12 +24,12 @@ from probe_lab.generation.generate import generate
 from probe_lab.generation.prompts import sample_seed
 from probe_lab.runs.files import METRICS, sealed
 from probe_lab.selection.budget import calls_of
-from probe_lab.selection.candidates import Candidate, Row, file_names
+from probe_lab.selection.candidates import Candidate, PromptCandidates, file_names
 from probe_lab.selection.contact_sheet import contact_sheet, labels_of, score_text, title_of
 from probe_lab.selection.outcome import _sameness, kept_table, lines_of, worth
 from probe_lab.selection.setup import setup_of
 from probe_lab.selection.trained_cells import at_other_steps, best_cell
-from probe_lab.selection.watch import Field, picture
+from probe_lab.selection.watch import RemainingCandidates, picture
 from probe_lab.selection.words import overrides_of, read_by, read_schedule
 
 PROMPT = "a red circle left of a blue square"
@@ -280,19 +280,23 @@ def test_short_forms() -> None:
 
 
 def test_names_of_images_differ() -> None:
-    rows = [Row(prompt, [Candidate(0, 5, {})]) for prompt in ("a cat!", "a cat?", "Ein Haus", "日本", "...")]
+    rows = [
+        PromptCandidates(prompt, [Candidate(0, 5, {})]) for prompt in ("a cat!", "a cat?", "Ein Haus", "日本", "...")
+    ]
     names = [name for row in file_names(rows) for name in row]
     assert names == ["a-cat-1-5.png", "a-cat-2-5.png", "ein-haus-5.png", "日本-5.png", "prompt-5.png"]
 
 
 def test_what_a_selection_was_worth() -> None:
-    def row(*scores: float) -> Row:
-        return Row("p", [Candidate(i, i, {}, 0 if not i else None, true={"one": s}) for i, s in enumerate(scores)])
+    def row(*scores: float) -> PromptCandidates:
+        return PromptCandidates(
+            "p", [Candidate(i, i, {}, 0 if not i else None, true={"one": s}) for i, s in enumerate(scores)]
+        )
 
     found = worth([row(0.5, 0.1, 0.9), row(1.0, 0.0, 0.5)], "one")
     assert found is not None
     assert found == pytest.approx({"kept": 0.75, "all": 0.5, "best": 0.95, "selection_gain": 0.25 / 0.45})
-    assert worth([Row("p", [Candidate(0, 0, {}, 0)])], "one") is None
+    assert worth([PromptCandidates("p", [Candidate(0, 0, {}, 0)])], "one") is None
 
 
 def test_the_sheet_shows_every_candidate() -> None:
@@ -301,7 +305,9 @@ def test_the_sheet_shows_every_candidate() -> None:
     kept = Candidate(0, 1, predicted, place=0, image=red, true={"a_one": 0.5})
     pruned = Candidate(1, 2, predicted, pruned=3, image=blue, preview=True)
     grey = Candidate(2, 3, predicted, pruned=3)
-    sheet = np.asarray(contact_sheet([Row("a prompt " * 30, [kept, pruned, grey])], ["a_one", "a_two"], "title"))
+    sheet = np.asarray(
+        contact_sheet([PromptCandidates("a prompt " * 30, [kept, pruned, grey])], ["a_one", "a_two"], "title")
+    )
     for colour in ([255, 0, 0], [0, 0, 255], [0xD9, 0xD9, 0xD9], [0x00, 0x79, 0x5B]):
         assert (sheet == colour).all(2).sum() > 500
     assert labels_of(["a_one", "a_two"]) == {"a_one": "one", "a_two": "two"}
@@ -317,21 +323,21 @@ def test_predictions_without_units_are_no_scores_anywhere() -> None:
     assert score_text(replace(kept, true={}), "a_one") == "-0.250 (order)"
     probes = [{"cell": "c", "unscaled": ["a_one"]}]
     content = {"probes": probes, "denoiser_calls": 1, "denoiser_calls_of_all": 2, "worth": {}}
-    title = title_of([Row("p", [kept])], content, ["a_one", "a_two"])
+    title = title_of([PromptCandidates("p", [kept])], content, ["a_one", "a_two"])
     assert "predicted order" in title
     assert "→" not in title
     assert "The predictions of a_one have no units, only their order counts" in title
-    table = kept_table([Row("p", [kept])], ["a_one", "a_two"])
+    table = kept_table([PromptCandidates("p", [kept])], ["a_one", "a_two"])
     assert table.columns[-1].header == "predicted order"
     lines = lines_of(content | {"seconds": {"select": 1.0, "all": 0.0}})
     assert any("The predictions of a_one have no units" in line for line in lines)
     scaled = replace(kept, unscaled=frozenset())
-    assert kept_table([Row("p", [scaled])], ["a_one"]).columns[-1].header == "predicted → true"
-    assert "no units" not in title_of([Row("p", [scaled])], content, ["a_one"])
+    assert kept_table([PromptCandidates("p", [scaled])], ["a_one"]).columns[-1].header == "predicted → true"
+    assert "no units" not in title_of([PromptCandidates("p", [scaled])], content, ["a_one"])
 
 
 def test_the_picture_of_a_terminal_shows_who_was_pruned() -> None:
-    field = Field(["a red circle"], 3, 10)
+    field = RemainingCandidates(["a red circle"], 3, 10)
     field.begin(0)
     field.advance(1)
     field.prune(1, [torch.tensor([2])])

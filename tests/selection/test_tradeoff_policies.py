@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe_lab.selection.budget import Plan, calls_of
+from probe_lab.selection.budget import CutPlan, calls_of
 from probe_lab.tradeoff.comparisons import _Rival
 from probe_lab.tradeoff.plans import scaled, single_ways
 from probe_lab.tradeoff.policies import Stage, best_of, draw_candidates, kept_scores
@@ -97,7 +97,7 @@ def test_a_plan_grows_with_the_candidates_within_its_budget(candidates: int, dat
     steps, step, small = 25, 5, 8
     places = data.draw(st.lists(st.integers(1, 20), min_size=2, max_size=3, unique=True).map(sorted))
     keeps = data.draw(st.sets(st.integers(2, small - 1), min_size=len(places) - 1, max_size=len(places) - 1))
-    plan: Plan = tuple(zip(places, [*sorted(keeps, reverse=True), 1], strict=True))
+    plan: CutPlan = tuple(zip(places, [*sorted(keeps, reverse=True), 1], strict=True))
     budget = calls_of(((step, 1),), small, steps)
     if calls_of(plan, small, steps) > budget:
         return
@@ -110,7 +110,7 @@ def test_a_plan_grows_with_the_candidates_within_its_budget(candidates: int, dat
 
 
 def test_a_plan_of_as_many_candidates_is_itself() -> None:
-    plan: Plan = ((2, 5), (5, 2), (8, 1))
+    plan: CutPlan = ((2, 5), (5, 2), (8, 1))
     assert scaled(plan, 8, 8, 25, 1000) == plan
     assert scaled(plan, 8, 80, 25, 10**6) == ((2, 50), (5, 20), (8, 1))
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from probe_lab.cache import Cache
 from probe_lab.errors import ProbeError
-from probe_lab.probes.applied_elsewhere import Job, predict_at, refusal
+from probe_lab.probes.applied_elsewhere import ProbeReading, predict_at, refusal
 from probe_lab.probes.checkpoint import load_probe
 from probe_lab.probes.probe import Probe
 from probe_lab.report.analysis.chosen import main_slice
@@ -22,12 +22,12 @@ from probe_lab.runs import DESCRIPTION, WEIGHTS
 MOST_IMAGES = 16_000
 """Images that go through a probe for one figure, all fields together: about five seconds on two cores."""
 
-Reads = tuple[tuple[str, str], ...]
+TapMapping = tuple[tuple[str, str], ...]
 """Pairs of a probe's tap and the tap of the cache that it is given."""
 
 
 @dataclass(frozen=True)
-class Field:
+class AppliedValue:
     """``value``, or the ``reason`` why there is none; ``home`` where it is the ordinary result."""
 
     value: Value | None = None
@@ -51,12 +51,12 @@ class World:
 
 
 @dataclass(frozen=True)
-class Request:
+class AppliedProbe:
     """One probe at one place: ``cell`` reads ``reads`` at ``step``."""
 
     cell: str
     step: int
-    reads: Reads
+    reads: TapMapping
 
 
 class Answers:
@@ -65,20 +65,20 @@ class Answers:
     ``share`` is the number of fields that ``MOST_IMAGES`` has to do for; ``sampled`` the prompts that this left.
     """
 
-    def __init__(self, source: World, target: World, requests: Sequence[Request], share: int = 0) -> None:
+    def __init__(self, source: World, target: World, requests: Sequence[AppliedProbe], share: int = 0) -> None:
         self._source, self._target = source, target
-        self._found: dict[Request, Field] = {}
+        self._found: dict[AppliedProbe, AppliedValue] = {}
         unseen = target.test if source is target else _unseen(source, target)
         away = [request for request in dict.fromkeys(requests) if source is not target or not self._home(request)]
         probes = {cell: _loaded(source, cell) for cell in dict.fromkeys(request.cell for request in away)}
-        jobs: dict[int, dict[Request, Job]] = {}
+        jobs: dict[int, dict[AppliedProbe, ProbeReading]] = {}
         for request in away:
             probe = probes[request.cell]
             reason = probe if isinstance(probe, str) else self._refusal(probe, request, unseen)
             if reason:
-                self._found[request] = Field(reason=reason)
+                self._found[request] = AppliedValue(reason=reason)
             elif isinstance(probe, Probe):
-                jobs.setdefault(request.step, {})[request] = Job(probe, dict(request.reads))
+                jobs.setdefault(request.step, {})[request] = ProbeReading(probe, dict(request.reads))
         test = spread_out(unseen, MOST_IMAGES // max(share, sum(map(len, jobs.values())), 1))
         prompts = unseen["prompt_id"].nunique()
         self.sampled = (test["prompt_id"].nunique() if jobs else prompts, prompts)
@@ -86,20 +86,22 @@ class Answers:
             predictions = predict_at(target.cache, step, list(wanted.values()), test["sample_id"].to_numpy())
             for (request, job), prediction in zip(wanted.items(), predictions, strict=True):
                 column = job.probe.spec.evaluators.index(source.evaluator)
-                self._found[request] = Field(within(test.assign(prediction=prediction[:, column])))
+                self._found[request] = AppliedValue(within(test.assign(prediction=prediction[:, column])))
 
-    def field(self, request: Request, home: bool) -> Field:
+    def field(self, request: AppliedProbe, home: bool) -> AppliedValue:
         """The ordinary result ``home``, as the cell's own predictions have it."""
         if home:
-            return Field(within(self._source.results.predictions(request.cell, self._source.evaluator)), home=True)
+            return AppliedValue(
+                within(self._source.results.predictions(request.cell, self._source.evaluator)), home=True
+            )
         return self._found[request]
 
-    def _home(self, request: Request) -> bool:
+    def _home(self, request: AppliedProbe) -> bool:
         taps = "+".join(tap for tap, _ in request.reads)
         itself = all(tap == other for tap, other in request.reads)
         return itself and self._source.cell(request.step, taps) == request.cell
 
-    def _refusal(self, probe: Probe, request: Request, test: pd.DataFrame) -> str:
+    def _refusal(self, probe: Probe, request: AppliedProbe, test: pd.DataFrame) -> str:
         if test.empty:
             return "all its test prompts were seen in training"
         if self._source.evaluator not in probe.spec.evaluators:
@@ -149,5 +151,5 @@ def cells_of(results: Results) -> dict[tuple[int, str], str]:
     return {(int(s), str(t)): str(c) for s, t, c in zip(cells["step"], cells["taps"], cells["cell"], strict=True)}
 
 
-def itself(taps: str) -> Reads:
+def itself(taps: str) -> TapMapping:
     return tuple((tap, tap) for tap in taps.split("+"))

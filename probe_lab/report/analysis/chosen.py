@@ -19,7 +19,7 @@ SELECTION_METRIC = "srcc_within"
 
 
 @dataclass(frozen=True)
-class Choice:
+class HeadlineChoice:
     """What the headline compares: the best probe at ``step`` and the baselines that exist there.
 
     Best means: highest within-prompt SRCC of ``evaluators[0]`` on the validation split, mean over training
@@ -32,7 +32,7 @@ class Choice:
     baselines: dict[str, Variant]
 
 
-def choose(results: Results, evaluators: Sequence[str], primary_step: int | None) -> Choice:
+def choose(results: Results, evaluators: Sequence[str], primary_step: int | None) -> HeadlineChoice:
     """Decide once, for all figures and tables.
 
     Raises ReportError for an evaluator without results, a step at which no probe was trained, or no probe
@@ -49,7 +49,7 @@ def choose(results: Results, evaluators: Sequence[str], primary_step: int | None
     best = best_on_validation(results, probes(results), step, names[0])
     assert best is not None  # _primary_step only returns steps of probes
     best_of = {name: best_on_validation(results, [name], step, names[0]) for name in baselines_of(results)}
-    return Choice(step, names, best, {name: variant for name, variant in best_of.items() if variant})
+    return HeadlineChoice(step, names, best, {name: variant for name, variant in best_of.items() if variant})
 
 
 def probes(results: Results) -> list[str]:

@@ -11,18 +11,18 @@ import numpy as np
 from scipy.stats import rankdata
 
 from probe_lab.metrics import Measured, MetricName, holm, measured_predictions
-from probe_lab.metrics.bootstrap import Spread, interval
+from probe_lab.metrics.bootstrap import Uncertainty, interval
 from probe_lab.metrics.measured import mean_measured
 from probe_lab.report.analysis.chosen import SELECTION_METRIC, extra_text, probes
 from probe_lab.report.analysis.intervals import as_value, draws, measured_value
 from probe_lab.report.analysis.origin import origin_names
-from probe_lab.report.analysis.results import CONFIDENCE, Results, Split, Value, Variant
+from probe_lab.report.analysis.results import CONFIDENCE, ReportedSplit, Results, Value, Variant
 from probe_lab.report.layout.style import loss_label, tap_label
 
 Metric = Literal["srcc_within", "selection_gain"]
 METRICS: tuple[Metric, ...] = ("srcc_within", "selection_gain")
 SELECTION: Metric = "srcc_within"
-_SPLITS: tuple[Split, ...] = ("val", "test")
+_SPLITS: tuple[ReportedSplit, ...] = ("val", "test")
 
 REFERENCES = {"listwise": "the ranking loss of Probe-Select", "mse": "the loss of Diffusion Probe"}
 """Losses of the literature that every other one is compared with, and whose they are."""
@@ -35,7 +35,7 @@ MOST = 24
 
 
 @dataclass(frozen=True)
-class Objective:
+class LossSetting:
     """A loss with the other swept keys that its cells differ in (JSON)."""
 
     loss: str
@@ -47,7 +47,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LossResult:
     """One loss on one backbone's images by one evaluator, training seeds averaged.
 
     ``values``: per metric on test prompts; ``single``: of every training seed.
@@ -59,25 +59,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class LossesCompared:
     """All losses on the same images by the same scores. ``place`` says which step and taps the probes read."""
 
     origin: str
     evaluator: str
     place: str
     prompts: int
-    outcomes: Mapping[Objective, Outcome]
+    outcomes: Mapping[LossSetting, LossResult]
 
-    def value(self, objective: Objective, metric: Metric) -> Value:
+    def value(self, objective: LossSetting, metric: Metric) -> Value:
         return measured_value(self.outcomes[objective].values[metric])
 
-    def minus(self, objective: Objective, other: Objective, metric: Metric) -> Value:
+    def minus(self, objective: LossSetting, other: LossSetting, metric: Metric) -> Value:
         """Their paired difference."""
         ours, theirs = (self.outcomes[one].values[metric] for one in (objective, other))
         return measured_value(ours.minus(theirs))
 
     @cached_property
-    def distinct(self) -> dict[tuple[Objective, Objective], float]:
+    def distinct(self) -> dict[tuple[LossSetting, LossSetting], float]:
         """p-value of the SRCC within prompts of every two losses being the same, by Holm over all that are asked here:
         each against every reference, and the best against each."""
         references = [one for one in self.outcomes if one.loss in REFERENCES]
@@ -89,16 +89,16 @@ class Pair:
         return found | {(other, one): p for (one, other), p in found.items()}
 
     @cached_property
-    def best(self) -> Objective:
+    def best(self) -> LossSetting:
         """The highest within-prompt SRCC on test prompts, which no recommendation looks at."""
         return max(self.outcomes, key=lambda objective: self.outcomes[objective].values[SELECTION].estimate)
 
-    def apart(self, objective: Objective) -> bool:
+    def apart(self, objective: LossSetting) -> bool:
         """Whether the best one is ahead, many comparisons considered."""
         return objective != self.best and self.distinct[self.best, objective] < ALPHA
 
     @cached_property
-    def ranks(self) -> dict[Objective, float]:
+    def ranks(self) -> dict[LossSetting, float]:
         """1 for the highest within-prompt SRCC on test prompts; equal ones share the mean of their ranks."""
         values = [-outcome.values[SELECTION].estimate for outcome in self.outcomes.values()]
         return dict(zip(self.outcomes, map(float, rankdata(values)), strict=True))
@@ -109,14 +109,14 @@ class Study:
     """``objectives`` in order of their validation, the recommended one first; ``references`` by their loss;
     ``left_out``: labels of those that are not in every pair, or too many; ``seeds``: fewest and most training seeds."""
 
-    objectives: tuple[Objective, ...]
-    references: Mapping[str, Objective]
-    pairs: tuple[Pair, ...]
+    objectives: tuple[LossSetting, ...]
+    references: Mapping[str, LossSetting]
+    pairs: tuple[LossesCompared, ...]
     left_out: tuple[str, ...]
     seeds: tuple[int, int]
 
     @property
-    def recommended(self) -> Objective:
+    def recommended(self) -> LossSetting:
         return self.objectives[0]
 
     @property
@@ -127,34 +127,34 @@ class Study:
     def evaluators(self) -> list[str]:
         return list(dict.fromkeys(pair.evaluator for pair in self.pairs))
 
-    def validation(self, objective: Objective) -> float:
+    def validation(self, objective: LossSetting) -> float:
         """Mean over all pairs of the within-prompt SRCC on validation prompts: what decides."""
         return float(np.mean([pair.outcomes[objective].validation for pair in self.pairs]))
 
-    def value(self, objective: Objective, metric: Metric) -> Value:
+    def value(self, objective: LossSetting, metric: Metric) -> Value:
         """Mean over all pairs on test prompts."""
         return self._mean({pair: pair.outcomes[objective].values[metric] for pair in self.pairs})
 
-    def minus(self, objective: Objective, other: Objective, metric: Metric) -> Value:
+    def minus(self, objective: LossSetting, other: LossSetting, metric: Metric) -> Value:
         """Mean over all pairs of the paired difference."""
         sides = {pair: [pair.outcomes[one].values[metric] for one in (objective, other)] for pair in self.pairs}
         return self._mean({pair: ours.minus(theirs) for pair, (ours, theirs) in sides.items()})
 
     @cached_property
-    def distinct(self) -> dict[Objective, float]:
+    def distinct(self) -> dict[LossSetting, float]:
         """p-value of the recommended loss being as good on average as each other one, by Holm over all of them."""
         others = [one for one in self.objectives if one != self.recommended]
         values = [self.minus(self.recommended, one, SELECTION).p for one in others]
         return dict(zip(others, holm(values).tolist(), strict=True))
 
-    def rank(self, objective: Objective) -> float:
+    def rank(self, objective: LossSetting) -> float:
         return float(np.mean([pair.ranks[objective] for pair in self.pairs]))
 
-    def apart(self, objective: Objective) -> int:
+    def apart(self, objective: LossSetting) -> int:
         """In how many pairs it is apart from the best."""
         return sum(pair.apart(objective) for pair in self.pairs)
 
-    def _mean(self, measured: Mapping[Pair, Measured]) -> Value:
+    def _mean(self, measured: Mapping[LossesCompared, Measured]) -> Value:
         of_origins = [[found for pair, found in measured.items() if pair.origin == name] for name in self.origins]
         return mean_over_origins(of_origins, sum(pair.prompts for pair in measured))
 
@@ -168,7 +168,7 @@ def mean_over_origins(of_origins: Sequence[Sequence[Measured]], prompts: int) ->
         mean, weight = mean_measured(of_origin), len(of_origin) / count
         spreads.append(mean.spread(draws(len(mean.influence)), CONFIDENCE).scaled(weight))
         estimate += mean.estimate * weight
-    return as_value(interval(estimate, reduce(Spread.and_of, spreads), CONFIDENCE, prompts, 0))
+    return as_value(interval(estimate, reduce(Uncertainty.and_of, spreads), CONFIDENCE, prompts, 0))
 
 
 def study(parts: Sequence[Results], evaluators: Sequence[str], step: int | None = None) -> Study | None:
@@ -199,7 +199,7 @@ def study(parts: Sequence[Results], evaluators: Sequence[str], step: int | None 
     order = sorted(common, key=lambda one: -np.mean([found[one] for found in validated.values()]))
     references = {one.loss: one for one in reversed(order) if one.loss in REFERENCES}
     shown = [one for i, one in enumerate(order) if i < MOST or one in references.values()]
-    pairs: list[Pair] = []
+    pairs: list[LossesCompared] = []
     for name, (results, place) in trained.items():
         its = {evaluator: found for (origin, evaluator), found in validated.items() if origin == name}
         pairs += _pairs(results, name, {one: place[one] for one in shown}, its)
@@ -255,17 +255,17 @@ def _list(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
-def _place(results: Results, evaluators: Sequence[str], step: int | None) -> dict[Objective, Variant]:
+def _place(results: Results, evaluators: Sequence[str], step: int | None) -> dict[LossSetting, Variant]:
     """The losses of the place with most of them, at the same other keys if all losses have such; empty where there are
     less than two."""
     models = probes(results)
-    places: dict[tuple[str, int, str], dict[Objective, Variant]] = {}
+    places: dict[tuple[str, int, str], dict[LossSetting, Variant]] = {}
     for variant in results.variants:
         if variant.model in models:
             key = (variant.model, variant.step, variant.taps)
-            places.setdefault(key, {})[Objective(variant.loss, variant.extra)] = variant
+            places.setdefault(key, {})[LossSetting(variant.loss, variant.extra)] = variant
 
-    def worth(place: dict[Objective, Variant]) -> tuple[int, bool, float]:
+    def worth(place: dict[LossSetting, Variant]) -> tuple[int, bool, float]:
         values = [results.estimate(one, evaluators[0], SELECTION_METRIC, "val") for one in place.values()]
         strongest = max((value for value in values if np.isfinite(value)), default=-np.inf)
         return len(_losses(place)), next(iter(place.values())).step == step, strongest
@@ -279,11 +279,11 @@ def _place(results: Results, evaluators: Sequence[str], step: int | None) -> dic
     return found if len(_losses(found)) > 1 else {}
 
 
-def _losses(place: Mapping[Objective, Variant]) -> set[str]:
+def _losses(place: Mapping[LossSetting, Variant]) -> set[str]:
     return {objective.loss for objective in place}
 
 
-def _validation(results: Results, place: Mapping[Objective, Variant], evaluator: str) -> dict[Objective, float]:
+def _validation(results: Results, place: Mapping[LossSetting, Variant], evaluator: str) -> dict[LossSetting, float]:
     """Empty where a loss has no number by this evaluator, on validation or on test prompts."""
     found = {}
     for one, variant in place.items():
@@ -298,9 +298,9 @@ def _validation(results: Results, place: Mapping[Objective, Variant], evaluator:
 def _pairs(
     results: Results,
     origin: str,
-    place: Mapping[Objective, Variant],
-    validation: Mapping[str, Mapping[Objective, float]],
-) -> list[Pair]:
+    place: Mapping[LossSetting, Variant],
+    validation: Mapping[str, Mapping[LossSetting, float]],
+) -> list[LossesCompared]:
     tables = {one: results.tables(variant) for one, variant in place.items()}  # once: a cell's evaluators are one file
     names: list[MetricName] = [*METRICS]
     variant = next(iter(place.values()))
@@ -310,17 +310,17 @@ def _pairs(
         values = measured_predictions(tables, names, evaluator=evaluator)
         single = _single(results, place, evaluator)
         outcomes = {
-            one: Outcome(validated[one], {metric: values[one][metric] for metric in METRICS}, single[one])
+            one: LossResult(validated[one], {metric: values[one][metric] for metric in METRICS}, single[one])
             for one in place
         }
         known = results.predictions(next(iter(results.seeds(variant).values())), evaluator)
-        found.append(Pair(origin, evaluator, where, known["prompt_id"].nunique(), outcomes))
+        found.append(LossesCompared(origin, evaluator, where, known["prompt_id"].nunique(), outcomes))
     return found
 
 
 def _single(
-    results: Results, place: Mapping[Objective, Variant], evaluator: str
-) -> dict[Objective, dict[Metric, tuple[float, ...]]]:
+    results: Results, place: Mapping[LossSetting, Variant], evaluator: str
+) -> dict[LossSetting, dict[Metric, tuple[float, ...]]]:
     rows = results.scores
     rows = rows[(rows["evaluator"] == evaluator) & (rows["split"] == "test") & rows["metric"].isin(METRICS)]
     known = dict(zip(zip(rows["cell"], rows["metric"], strict=True), rows["estimate"], strict=True))

@@ -22,7 +22,7 @@ from probe_lab.runs import PREDICTIONS, FinishedCell
 from probe_lab.runs.configs import Flat
 from probe_lab.runs.failures import Failure
 
-Split = Literal["val", "test"]
+ReportedSplit = Literal["val", "test"]
 
 VARIANT = ["model", "step", "taps", "loss", "extra"]
 """What identifies a cell apart from its training seed; ``extra`` is the JSON of other swept keys."""
@@ -95,7 +95,7 @@ class Results:
             found[variant][int(seed)] = str(cell)
         return {variant: found[variant] for variant in dict.fromkeys(variants_of(self.cells))}
 
-    def value(self, variant: Variant, evaluator: str, metric: str, split: Split = "test") -> Value | None:
+    def value(self, variant: Variant, evaluator: str, metric: str, split: ReportedSplit = "test") -> Value | None:
         """Mean over training seeds, or None when this variant was not scored so.
 
         The interval of several is over prompts and training seeds, from their predictions; that of one is its own, of
@@ -114,7 +114,7 @@ class Results:
     def _shuffles(self) -> dict[str, int]:
         return dict(zip(self.cells["cell"], self.cells["shuffles"].tolist(), strict=True))
 
-    def estimate(self, variant: Variant, evaluator: str, metric: str, split: Split = "test") -> float:
+    def estimate(self, variant: Variant, evaluator: str, metric: str, split: ReportedSplit = "test") -> float:
         """Of :meth:`value`, without the work for its interval; nan where it is None."""
         found = self._values.get((variant, evaluator, metric, split))
         return math.nan if found is None else found.estimate
@@ -127,7 +127,7 @@ class Results:
         """The ``probe.scalars`` that it reads beside its taps."""
         return self._scalars[variant]
 
-    def predictions(self, cell: str, evaluator: str, split: Split = "test") -> pd.DataFrame:
+    def predictions(self, cell: str, evaluator: str, split: ReportedSplit = "test") -> pd.DataFrame:
         """sample_id, prompt_id, seed, target, prediction of one cell by sample_id (index 0…). ReportError
         if damaged."""
         table = self._predictions(cell)

@@ -12,7 +12,7 @@ import pandas as pd
 from probe_lab.cache import Cache
 from probe_lab.errors import CacheError
 from probe_lab.probes.applied_elsewhere import kind_of
-from probe_lab.report.analysis.applied import Answers, Field, Request, World, cells_of, itself, within
+from probe_lab.report.analysis.applied import Answers, AppliedProbe, AppliedValue, World, cells_of, itself, within
 from probe_lab.report.analysis.chosen import probes
 from probe_lab.report.analysis.load import load_results
 from probe_lab.report.analysis.results import Value
@@ -31,13 +31,13 @@ class Matrix:
     title: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    fields: tuple[tuple[Field, ...], ...]
+    fields: tuple[tuple[AppliedValue, ...], ...]
 
-    def __iter__(self) -> Iterator[tuple[int, int, Field]]:
+    def __iter__(self) -> Iterator[tuple[int, int, AppliedValue]]:
         return ((i, j, found) for i, row in enumerate(self.fields) for j, found in enumerate(row))
 
     @property
-    def away(self) -> list[Field]:
+    def away(self) -> list[AppliedValue]:
         """What is no ordinary result."""
         return [found for _, _, found in self if not found.home]
 
@@ -100,7 +100,7 @@ def _evaluators(material: Material, found: Found) -> None:
     if cache:
         targets |= {name: pd.Series(cache.scores(name)) for name in known if name not in tables}
     fields = [
-        tuple(Field(_against(table, targets[other]), home=other == name) for other in known)
+        tuple(AppliedValue(_against(table, targets[other]), home=other == name) for other in known)
         for name, table in tables.items()
     ]
     labels = [evaluator_label(name) for name in known]
@@ -151,19 +151,19 @@ def _main_taps(world: World, material: Material) -> str:
     return max(counts, key=lambda taps: (counts[taps] > 1 and taps == best, counts[taps], taps))
 
 
-def _step_requests(world: World, material: Material) -> dict[tuple[str, str], Request]:
+def _step_requests(world: World, material: Material) -> dict[tuple[str, str], AppliedProbe]:
     taps = _main_taps(world, material)
     cells = {step: cell for (step, its), cell in cells_of(world.results).items() if its == taps}
     columns = thinned(sorted({*cells, *world.cache.manifest.captured_steps}), material.choice.step)
     return {
-        (str(row), str(column)): Request(cells[row], column, itself(taps))
+        (str(row), str(column)): AppliedProbe(cells[row], column, itself(taps))
         for row in columns
         if row in cells
         for column in columns
     }
 
 
-def _tap_requests(world: World, step: int) -> dict[tuple[str, str], Request]:
+def _tap_requests(world: World, step: int) -> dict[tuple[str, str], AppliedProbe]:
     """Every probe of a single tap at every tap that any of them could be given."""
     cells = {taps: cell for (at, taps), cell in cells_of(world.results).items() if at == step and "+" not in taps}
     shapes = world.cache.manifest.taps
@@ -174,7 +174,7 @@ def _tap_requests(world: World, step: int) -> dict[tuple[str, str], Request]:
         if tap not in rows and any((kind_of(tap), shapes[tap][0]) == (kind_of(row), shapes[row][0]) for row in rows)
     ]
     columns = [*rows, *others[: MOST_PLACES - len(rows)]]
-    return {(row, column): Request(cells[row], step, ((row, column),)) for row in rows for column in columns}
+    return {(row, column): AppliedProbe(cells[row], step, ((row, column),)) for row in rows for column in columns}
 
 
 def thinned(values: Sequence[int], kept: int) -> list[int]:
@@ -202,7 +202,7 @@ def _backbones(world: World, material: Material, found: Found) -> None:
     names = [each.name for each in worlds]
     names = names if len(set(names)) == len(names) else [each.results.folder.name for each in worlds]
     plan = [
-        (f"{name}: {tap_labels([taps])[taps]}", source, Request(cell, step, itself(taps)))
+        (f"{name}: {tap_labels([taps])[taps]}", source, AppliedProbe(cell, step, itself(taps)))
         for name, source in zip(names, worlds, strict=True)
         for taps, cell in _at_step(source, step)
     ]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from probe_lab.cache import Cache
 from probe_lab.data.splits import SPLITS, SplitFractions, splits_of
-from probe_lab.report.analysis.chosen import Choice
+from probe_lab.report.analysis.chosen import HeadlineChoice
 from probe_lab.report.analysis.results import Results
 from probe_lab.report.layout.table_forms import Table
 
@@ -24,7 +24,7 @@ class Material:
     """
 
     results: Results
-    choice: Choice
+    choice: HeadlineChoice
     cache: Cache | None
     others: Mapping[str, Path] = field(default_factory=dict)
 

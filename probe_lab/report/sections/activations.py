@@ -30,7 +30,7 @@ fields (a dead tap)."""
 
 
 @dataclass(frozen=True)
-class Basis:
+class ActivationColours:
     """Colours of activations: ``(x − mean) / std @ components``, then ``low`` … ``high`` to 0 … 1, per
     channel."""
 
@@ -74,7 +74,7 @@ def section(material: Material) -> Section:
     return Section("activations", _TITLE, text, (Drawing("activations", alt, figure, photographic=True),))
 
 
-def fit_basis(cache: Cache, tap: str, samples: list[int]) -> Basis:
+def fit_basis(cache: Cache, tap: str, samples: list[int]) -> ActivationColours:
     """Principal components of the channel vectors of these samples at all captured steps; signs are fixed."""
     keys = [f"{step}/{tap}" for step in cache.manifest.captured_steps]
     arrays = torch.stack([read_sample(cache, key, sample) for key in keys for sample in samples])
@@ -90,10 +90,12 @@ def fit_basis(cache: Cache, tap: str, samples: list[int]) -> Basis:
     projected = standard @ components
     low, high = np.percentile(projected.numpy(), [1, 99], axis=0)
     variance = float(values[-3:].sum() / values.sum().clamp_min(1e-12))
-    return Basis(mean, std, components, torch.from_numpy(low), torch.from_numpy(high), variance, len(samples))
+    return ActivationColours(
+        mean, std, components, torch.from_numpy(low), torch.from_numpy(high), variance, len(samples)
+    )
 
 
-def _draw(cache: Cache, tap: str, samples: list[int], basis: Basis) -> Figure:
+def _draw(cache: Cache, tap: str, samples: list[int], basis: ActivationColours) -> Figure:
     steps = cache.manifest.captured_steps
     columns = len(steps) + 1
     tile = min((PAGE - 0.2) / columns, 0.95)

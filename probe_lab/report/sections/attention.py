@@ -79,7 +79,7 @@ def section(material: Material) -> Section:
 
 
 @dataclass(frozen=True)
-class Row:
+class AttentionRow:
     """What one line of the figure shows, best seed first."""
 
     prompt: str
@@ -103,12 +103,12 @@ def _prompts(table: pd.DataFrame) -> dict[int, float]:
     return {prompt: found[prompt] for prompt in dict.fromkeys(at)}
 
 
-def _row(material: Material, key: str, rows: pd.DataFrame, prompt: str, correlation: float) -> Row:
+def _row(material: Material, key: str, rows: pd.DataFrame, prompt: str, correlation: float) -> AttentionRow:
     assert material.cache
     ordered = rows.sort_values("prediction", ascending=False, kind="stable").reset_index(drop=True)
     ends = ordered.iloc[[0, -1]]
     samples = [int(sample) for sample in ends["sample_id"]]
-    return Row(
+    return AttentionRow(
         prompt,
         correlation,
         [picture(material.cache, sample) for sample in samples],
@@ -132,7 +132,7 @@ def _lit(maps: Tensor, prompt: str) -> list[Lit]:
     return [Lit("all words", mean)] + [Lit(name, tokens[[i + 1 for i in at]].mean(dim=0)) for name, at in found]
 
 
-def _draw(rows: list[Row]) -> Figure:
+def _draw(rows: list[AttentionRow]) -> Figure:
     half = 1 + max(len(maps) for row in rows for maps in row.maps)
     widths = [1.0] * half + [0.12] + [1.0] * half
     tile = (PAGE - 0.35) / sum(widths)
@@ -170,7 +170,7 @@ def _draw(rows: list[Row]) -> Figure:
     return figure
 
 
-def _scales(row: Row) -> list[tuple[float, float]]:
+def _scales(row: AttentionRow) -> list[tuple[float, float]]:
     """(lowest, highest) of both seeds, per map."""
     pairs = zip(*row.maps, strict=True)
     return [(min(float(lit.map.min()) for lit in pair), max(float(lit.map.max()) for lit in pair)) for pair in pairs]

@@ -49,7 +49,7 @@ only: look whether that group's prompts resemble the training prompts."""
 
 
 @dataclass(frozen=True)
-class Scale:
+class ComplexityMeasure:
     """One measure of complexity: the label of each bin, and the bin of every test prompt (prompt_id -> number)."""
 
     name: str
@@ -102,7 +102,7 @@ def section(material: Material) -> Section:
     return Section("complexity", TITLE, text, (drawing,), tuple(skipped), (_table(material, scales, scores),))
 
 
-def _scales(prompts: pd.Series[str]) -> tuple[list[Scale], str, list[str]]:
+def _scales(prompts: pd.Series[str]) -> tuple[list[ComplexityMeasure], str, list[str]]:
     """The scales that tell these prompts apart, a sentence on prompts without objects, and what is missing."""
     objects = prompts.map(count_objects).dropna().astype(int)
     words = prompts.map(lambda text: len(text.split()))
@@ -130,18 +130,18 @@ def count_objects(prompt: str) -> int | None:
         return None
 
 
-def single_bins(name: str, counts: pd.Series[int]) -> Scale:
+def single_bins(name: str, counts: pd.Series[int]) -> ComplexityMeasure:
     """One bin for every number that occurs; numbers of too few prompts join their neighbour."""
     return _binned(name, counts, np.unique(counts))
 
 
-def equal_bins(name: str, counts: pd.Series[int]) -> Scale:
+def equal_bins(name: str, counts: pd.Series[int]) -> ComplexityMeasure:
     """At most ``BINS`` bins of about equally many prompts, cut between whole numbers."""
     quantiles = np.quantile(counts, np.arange(1, BINS) / BINS, method="inverted_cdf")
     return _binned(name, counts, np.unique(np.append(quantiles, counts.max())))
 
 
-def _binned(name: str, counts: pd.Series[int], tops: npt.NDArray[np.int64]) -> Scale:
+def _binned(name: str, counts: pd.Series[int], tops: npt.NDArray[np.int64]) -> ComplexityMeasure:
     """``tops`` are the bins' highest numbers; a bin below ``SMALLEST`` joins the next, the last the one before."""
     kept: list[int] = []
     for top in tops:
@@ -152,7 +152,7 @@ def _binned(name: str, counts: pd.Series[int], tops: npt.NDArray[np.int64]) -> S
     bins = pd.Series(np.searchsorted(kept, counts), index=counts.index)
     spans = [counts[bins == i] for i in range(len(kept))]
     labels = [str(s.min()) if s.min() == s.max() else f"{s.min()}–{s.max()}" for s in spans]
-    return Scale(name, tuple(labels), bins)
+    return ComplexityMeasure(name, tuple(labels), bins)
 
 
 def compared(material: Material) -> list[Variant]:
@@ -163,7 +163,7 @@ def compared(material: Material) -> list[Variant]:
 
 
 def by_scale(
-    results: Results, variant: Variant, evaluator: str, scales: Sequence[Scale]
+    results: Results, variant: Variant, evaluator: str, scales: Sequence[ComplexityMeasure]
 ) -> dict[WithinMetric, list[list[Score]]]:
     """The metrics of one variant on the test split, in every bin of every scale."""
     tables = [results.predictions(cell, evaluator) for cell in results.seeds(variant).values()]
@@ -185,7 +185,7 @@ def _score(seeds: Sequence[tuple[pd.Index, PromptRatio]], bins: pd.Series[int], 
 Scores = dict[tuple[str, Variant, WithinMetric], list[list[Score]]]
 
 
-def _draw(material: Material, evaluators: list[str], scales: list[Scale], scores: Scores) -> Figure:
+def _draw(material: Material, evaluators: list[str], scales: list[ComplexityMeasure], scores: Scores) -> Figure:
     columns = [(scale, metric) for scale in range(len(scales)) for metric in SHOWN]
     figure = Figure(figsize=(PAGE, 0.85 + 1.35 * len(evaluators)))
     axes = figure.subplots(len(evaluators), len(columns), squeeze=False, sharex="col", sharey="col")
@@ -229,7 +229,7 @@ def _panel(ax: Axes, material: Material, scores: dict[Variant, list[Score]]) -> 
     ax.tick_params(axis="x", colors=GREY, labelcolor="black")
 
 
-def _table(material: Material, scales: list[Scale], scores: Scores) -> Table:
+def _table(material: Material, scales: list[ComplexityMeasure], scores: Scores) -> Table:
     rows: list[tuple[Field, ...]] = []
     for (evaluator, variant, metric), found in scores.items():
         if metric != SHOWN[0]:
@@ -252,7 +252,7 @@ def _table(material: Material, scales: list[Scale], scores: Scores) -> Table:
     )
 
 
-def _alt(evaluators: list[str], scales: list[Scale], variants: list[Variant]) -> str:
+def _alt(evaluators: list[str], scales: list[ComplexityMeasure], variants: list[Variant]) -> str:
     names = ", ".join(evaluator_label(name) for name in evaluators)
     others = ", ".join(model_label(variant.model) for variant in variants[1:]) or "no baseline"
     by = " and ".join(scale.name for scale in scales)

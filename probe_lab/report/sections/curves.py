@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.report.analysis.chosen import (
-    Choice,
+    HeadlineChoice,
     baselines_of,
     best_on_validation,
     by_validation,
@@ -132,7 +132,7 @@ def _draw_baselines(ax: Axes, material: Material, evaluator: str, metric: str) -
     _label_right(ax, ends)
 
 
-def _points(results: Results, choice: Choice, model: str, evaluator: str, metric: str) -> dict[int, Value]:
+def _points(results: Results, choice: HeadlineChoice, model: str, evaluator: str, metric: str) -> dict[int, Value]:
     points = {}
     for step in steps_of(results, [model]):
         variant = best_on_validation(results, [model], step, choice.evaluators[0])

@@ -26,7 +26,7 @@ _FAMILIES: tuple[Callable[[Material], Section], ...] = (
 
 
 @dataclass(frozen=True)
-class Part:
+class OriginReport:
     """Everything that is shown of one origin; figures and tables have names of their own."""
 
     key: str
@@ -82,13 +82,13 @@ def statement(results: Results) -> str:
     )
 
 
-def parts(material: Material) -> list[Part]:
+def parts(material: Material) -> list[OriginReport]:
     """A part for each of the other origins: its best probe, figures and cells."""
     results = material.results
     return [_part(material, other, name) for name, other in zip(_names(results)[1:], results.elsewhere, strict=True)]
 
 
-def _part(material: Material, other: Results, name: str) -> Part:
+def _part(material: Material, other: Results, name: str) -> OriginReport:
     ending = slug(name)
     choice = material.choice
     evaluators = [evaluator for evaluator in choice.evaluators if evaluator in other.evaluators] or other.evaluators
@@ -106,7 +106,7 @@ def _part(material: Material, other: Results, name: str) -> Part:
         f"{len(other.cells)} cells, trained on the images of {name} (cache {other.origin.cache}). {lead} What needs "
         "images or arrays is drawn of the first set only."
     )
-    return Part(f"on_{ending}", _title(name), about, tuple(_renamed(section, ending) for section in sections))
+    return OriginReport(f"on_{ending}", _title(name), about, tuple(_renamed(section, ending) for section in sections))
 
 
 def _renamed(section: Section, ending: str) -> Section:

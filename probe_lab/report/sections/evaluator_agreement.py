@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from probe_lab.errors import CacheError
 from probe_lab.metrics import Agreement, Interval, Spread, agreements, spreads
-from probe_lab.metrics.agreement import Pair
+from probe_lab.metrics.agreement import EvaluatorPair
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.layout.material import Drawing, Material, Section
 from probe_lab.report.layout.style import METRICS, PAGE, evaluator_label, ink, number_text
@@ -45,7 +45,7 @@ class Scored:
     """The evaluators that have scores, and every two of them; ``images`` is how many could have been scored."""
 
     spreads: dict[str, Spread]
-    pairs: dict[Pair, Agreement]
+    pairs: dict[EvaluatorPair, Agreement]
     images: int
 
     @property

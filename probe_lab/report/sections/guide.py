@@ -56,7 +56,7 @@ may differ by more than two taps do."""
 
 
 @dataclass(frozen=True)
-class Cost:
+class CandidateCost:
     """What a candidate costs, in the order in which it counts; None where it is not known. ``calls`` of the denoiser
     and runs of ``evaluators`` are those for every seed, ``selection`` are the calls of choosing and finishing."""
 
@@ -72,7 +72,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectionCalls:
     """What the experiment's ``select`` begins and finishes: ``keep`` of ``candidates``, of ``steps`` each."""
 
     candidates: int
@@ -85,7 +85,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ReadingPlace:
     """A step with what is read there: ``behind`` is the best one's metric minus its own.
 
     ``as_good``: that may be 0, and the metric itself may not (with few prompts, everything is near everything).
@@ -93,7 +93,7 @@ class Candidate:
 
     variant: Variant
     reads: Reads
-    cost: Cost
+    cost: CandidateCost
     validation: Value
     behind: Value
 
@@ -111,9 +111,9 @@ class Guide:
     number first. ``seeds``: the fewest training seeds of a candidate.
     """
 
-    candidates: tuple[Candidate, ...]
-    best: Candidate
-    pick: Candidate | None
+    candidates: tuple[ReadingPlace, ...]
+    best: ReadingPlace
+    pick: ReadingPlace | None
     prompts: int
     p: float = math.nan
     seeds: int = 1
@@ -176,7 +176,7 @@ def _guide(material: Material, chosen: Sequence[Variant], values: Sequence[Float
     measured = [Measured.of_ratios([mean_over(row, nobody, "signed") for row in own]) for own in values]
     best = max(range(len(measured)), key=lambda i: measured[i].estimate)
     found = [
-        Candidate(
+        ReadingPlace(
             variant,
             reads_of(material.results, variant),
             cost_of(material, variant),
@@ -225,7 +225,7 @@ def per_prompt(results: Results, cell: str, evaluator: str) -> pd.Series[float]:
     return pd.Series(ratio.numerator, index=prompts)[~ratio.left_out]
 
 
-def cost_of(material: Material, variant: Variant) -> Cost:
+def cost_of(material: Material, variant: Variant) -> CandidateCost:
     """Calls up to its step and for its lookahead, evaluators of what it decodes, bytes of its arrays per image in the
     cache, trained parameters of its first training seed."""
     size, reads = None, reads_of(material.results, variant)
@@ -238,7 +238,7 @@ def cost_of(material: Material, variant: Variant) -> Cost:
     finished.require(WEIGHTS)
     trained = parameters(finished.folder / WEIGHTS)
     selection = selection_of(material)
-    return Cost(
+    return CandidateCost(
         variant.step + reads.looks_ahead,
         len(reads.scores),
         size,
@@ -247,7 +247,7 @@ def cost_of(material: Material, variant: Variant) -> Cost:
     )
 
 
-def selection_of(material: Material) -> Selection | None:
+def selection_of(material: Material) -> SelectionCalls | None:
     """By the configuration of the best probe's first cell; None where it does not say the steps of an image."""
     cell = next(iter(material.results.seeds(material.choice.best).values()))
     written, default = material.results.written(cell), Select()
@@ -256,7 +256,7 @@ def selection_of(material: Material) -> Selection | None:
         return None
     candidates = written.get("select.candidates", default.candidates)
     keep = written.get("select.keep", default.keep)
-    return Selection(*(int(str(count)) for count in (candidates, keep, steps)))
+    return SelectionCalls(*(int(str(count)) for count in (candidates, keep, steps)))
 
 
 def parameters(path: Path) -> int | None:
@@ -304,7 +304,7 @@ def _lead(material: Material, evaluator: str, found: Guide) -> str:
     return text + _stronger(material, evaluator, pick)
 
 
-def _stronger(material: Material, evaluator: str, pick: Candidate) -> str:
+def _stronger(material: Material, evaluator: str, pick: ReadingPlace) -> str:
     """A sentence on the baselines that validate better than the pick, at their own cost."""
     found = []
     for variant in material.choice.baselines.values():
@@ -313,7 +313,7 @@ def _stronger(material: Material, evaluator: str, pick: Candidate) -> str:
     return f" Baselines that validate better than it, at other costs: {', '.join(found)}." if found else ""
 
 
-def _missing(candidates: Sequence[Candidate]) -> str:
+def _missing(candidates: Sequence[ReadingPlace]) -> str:
     text = ""
     if any(candidate.cost.size is None for candidate in candidates):
         text += " The report was made without the cache: sizes of arrays are not known and do not count."
@@ -421,7 +421,7 @@ def _table(material: Material, evaluator: str, found: Guide) -> Table:
     )  # fmt: skip
 
 
-def _selection_text(selection: Selection | None) -> str:
+def _selection_text(selection: SelectionCalls | None) -> str:
     if selection is None:
         return "not known without the cache; by the step then"
     n, k, steps = selection.candidates, selection.keep, selection.steps
@@ -433,7 +433,7 @@ def _training(variant: Variant) -> str:
     return ", ".join(part for part in (loss_label(variant.loss), extra) if part)
 
 
-def _place(candidate: Candidate) -> str:
+def _place(candidate: ReadingPlace) -> str:
     return f"step {candidate.variant.step}, {candidate.reads.text()}"
 
 

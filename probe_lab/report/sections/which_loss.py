@@ -13,8 +13,8 @@ from probe_lab.report.analysis.objectives import (
     METRICS,
     REFERENCES,
     SELECTION,
-    Objective,
-    Pair,
+    LossesCompared,
+    LossSetting,
     Study,
     study,
     verdict,
@@ -107,7 +107,7 @@ def summary_table(found: Study) -> Table:
     )
 
 
-def pair_table(found: Study, pair: Pair) -> Table:
+def pair_table(found: Study, pair: LossesCompared) -> Table:
     """A row per loss on one backbone by one evaluator."""
     rows: list[tuple[Field, ...]] = [
         (
@@ -154,7 +154,7 @@ def pair_table(found: Study, pair: Pair) -> Table:
     )
 
 
-def _draw(found: Study, pair: Pair) -> Figure:
+def _draw(found: Study, pair: LossesCompared) -> Figure:
     count, references = len(found.objectives), found.references
     figure = Figure(figsize=(PAGE, 1.15 + 0.2 * count))
     axes = figure.subplots(1, 3 if references else 2, sharey=True)
@@ -181,7 +181,7 @@ def _draw(found: Study, pair: Pair) -> Figure:
     return figure
 
 
-def _differences(ax: Axes, found: Study, pair: Pair) -> None:
+def _differences(ax: Axes, found: Study, pair: LossesCompared) -> None:
     """A whisker for each reference; hollow where the two are not told apart."""
     for i, other in enumerate(found.references.values(), start=1):
         at = (i - (len(found.references) + 1) / 2) * 0.36
@@ -223,7 +223,7 @@ def _cover(found: Study) -> str:
     return _COVER if found.seeds[0] > 1 else _ONE
 
 
-def _apart(pair: Pair, one: Objective, other: Objective) -> str | None:
+def _apart(pair: LossesCompared, one: LossSetting, other: LossSetting) -> str | None:
     return None if one == other else "yes" if pair.distinct[one, other] < ALPHA else "no"
 
 
@@ -234,7 +234,7 @@ def _references(found: Study) -> str:
     return " ".join(told)
 
 
-def _alt(found: Study, pair: Pair) -> str:
+def _alt(found: Study, pair: LossesCompared) -> str:
     best = found.recommended
     return (
         f"Dots with intervals for {len(found.objectives)} losses on {pair.origin} by "
@@ -247,5 +247,5 @@ def _several(found: Study) -> bool:
     return len(found.origins) > 1
 
 
-def _slug(found: Study, pair: Pair) -> str:
+def _slug(found: Study, pair: LossesCompared) -> str:
     return f"{slug(pair.origin)}_{pair.evaluator}" if _several(found) else pair.evaluator
