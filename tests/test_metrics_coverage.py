@@ -10,7 +10,7 @@ from scipy import stats
 from benchmarks.coverage import WITHIN
 from benchmarks.coverage_worlds import KINDS, Kind, part_of, world
 from probe_lab.metrics import paired_mean
-from probe_lab.metrics.bootstrap import PromptRatio, mean_over, minus, resample
+from probe_lab.metrics.bootstrap import PromptRatio, Spread, mean_over, minus, resample
 from probe_lab.metrics.within import WITHIN_METRICS
 
 SIMULATIONS = 250
@@ -51,3 +51,27 @@ def test_means_of_skewed_scores_and_their_differences_hold_the_truth() -> None:
         differences += interval.lower <= 0 <= interval.upper
     for held in (means, differences):
         assert stats.binomtest(held, SIMULATIONS, 0.95).pvalue > 0.001
+
+
+@pytest.mark.parametrize("trainings", [3, 5, 9])
+@pytest.mark.parametrize("prompts", [20, 303])
+@pytest.mark.parametrize("level", [0.05, 0.1])
+def test_two_sources_of_error_hold_the_truth_whatever_their_shares(trainings: int, prompts: int, level: float) -> None:
+    """By quadrature: both variances are drawn at the mid-quantiles of their distributions, the error is normal."""
+    quantiles = (np.arange(60) + 0.5) / 60
+    degrees, training_degrees = prompts - 1, trainings - 1
+    first = stats.chi2.ppf(quantiles[::3], degrees) / degrees
+    second = stats.chi2.ppf(quantiles, training_degrees) / training_degrees
+    for share in (0.0, 0.02, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0):
+        spreads = [
+            Spread((1 - share) * a, degrees, trainings=share * b, training_degrees=training_degrees)
+            for a in first for b in second
+        ]  # fmt: skip
+        held = np.mean([1 - 2 * stats.norm.sf(spread.reach(level)) for spread in spreads])
+        assert abs(held - (1 - level)) < 0.016, (share, held)
+
+
+def test_the_level_of_a_distance_is_that_at_which_it_is_reached() -> None:
+    for spread in (Spread(1.0, 19.0, 1.3), Spread(1.0, 19.0, 1.3, 0.7, 2.0), Spread(0.2, 302.0, 1.0, 2.0, 2.0)):
+        for level in (0.6, 0.05, 1e-6):
+            assert spread.level(spread.reach(level)) == pytest.approx(level, rel=1e-6)

@@ -81,7 +81,7 @@ def measured(values: Array) -> metrics.Measured:
 
 
 def test_several_trainings_have_the_variance_of_a_two_way_layout() -> None:
-    """Independent: the mean squares of the analysis of variance; each of the two sources has its own critical value."""
+    """Independent: the mean squares of the analysis of variance, and both rules for adding two uncertain variances."""
     values = crossed(4, 50, 0.5, 0.7, seed=1)
     count, prompts = values.shape
     grand = values.mean()
@@ -93,10 +93,12 @@ def test_several_trainings_have_the_variance_of_a_two_way_layout() -> None:
     assert (spread.variance, spread.degrees) == (pytest.approx(of_columns / (count * prompts)), prompts - 1)
     assert spread.trainings == pytest.approx((of_rows - rest) / (count * prompts))
     assert spread.training_degrees == pytest.approx(count - 1)
-    reach = np.hypot(
-        stats.t.ppf(0.975, prompts - 1) * spread.tail * np.sqrt(of_columns / (count * prompts)),
-        stats.t.ppf(0.975, count - 1) * np.sqrt((of_rows - rest) / (count * prompts)),
-    )
+    sources = np.array([spread.tail**2 * of_columns, of_rows - rest]) / (count * prompts)
+    degrees = np.array([prompts - 1, count - 1])
+    pooled = sources.sum() ** 2 / (sources**2 / degrees).sum()
+    share = sources[1] / sources.sum()
+    apart, together = stats.t.ppf(0.975, degrees) ** 2 @ sources, stats.t.ppf(0.975, pooled) ** 2 * sources.sum()
+    reach = np.sqrt(share * apart + (1 - share) * together)
     found = measured(values).interval(resample(prompts, 1000, 0), 0.95)
     assert (found.lower, found.upper) == pytest.approx((grand - reach, grand + reach))
 

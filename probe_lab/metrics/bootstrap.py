@@ -99,16 +99,27 @@ class Uncertainty:
         return Uncertainty(variance, degrees, 1.0 + excess / variance if variance > 0 else 1.0, *trainings)
 
     def reach(self, level: float) -> float:
-        """The distance that is exceeded with a probability of ``level`` in (0, 1): √(Σ c² v) over the two sources,
-        each with its own critical value.
+        """Distance that |estimate − truth| exceeds with a probability of ``level`` in (0, 1).
 
-        A single variance with Satterthwaite's degrees of freedom for both would hold the truth 90 times of 100 where
-        three trainings make most of it: their variance is uncertain, and those that come out small seem well known.
+        Two ways are known to add sources whose variances v are uncertain. √(Σ c² v), with the critical value c of each
+        source (Cochran), is too wide where both weigh the same: three trainings hold the truth 98 times of 100 instead
+        of 95. Student's c for Satterthwaite's pooled degrees of freedom is too narrow, 92 of 100, where the trainings
+        make most of the variance: the few variances that come out small seem well known. Their squares are therefore
+        averaged, the first weighted by the share u of the trainings in the variance, which holds 94.6 to 96.2 of 100
+        for every share and 2 to 8 degrees of freedom (``tests/test_metrics_coverage.py``). With a single training it
+        is Student's t.
         """
-        return math.hypot(
-            _critical(level, self.degrees) * self.tail * math.sqrt(self.variance),
-            _critical(level, self.training_degrees) * math.sqrt(self.trainings),
+        prompts = self.tail**2 * self.variance
+        total, degrees = _pooled(prompts, self.degrees, self.trainings, self.training_degrees)
+        if total == 0:
+            return 0.0
+        share = self.trainings / total
+        apart = (
+            _critical(level, self.degrees) ** 2 * prompts
+            + _critical(level, self.training_degrees) ** 2 * self.trainings
         )
+        pooled = _critical(level, degrees) ** 2 * total
+        return math.sqrt(share * apart + (1.0 - share) * pooled)
 
     @property
     def total(self) -> float:
