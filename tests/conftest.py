@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))  # commands.py
+sys.path.insert(0, str(Path(__file__).parent))  # commands.py, interpreters.py
+
+import interpreters
 
 # Time is measured in benchmarks/, never in a test: the machine may be busy.
 settings.register_profile("probe_lab", deadline=None)
@@ -17,3 +19,5 @@ settings.load_profile("probe_lab")
 
 # A forked child has none of the OpenMP threads that this process may have started, and would wait for them for ever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+interpreters.warm_spawns()

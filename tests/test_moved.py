@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 
+import interpreters
 import pytest
 
 from probe_lab.moved import MOVED
@@ -30,7 +30,7 @@ def test_an_old_package_and_its_modules_are_not_loaded_twice() -> None:
         "import probe_lab.tradeoff.records, probe_lab.tradeoff.records\n"
         "assert probe_lab.tradeoff.records is probe_lab.tradeoff.records\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = interpreters.run(["-c", program])
     assert done.returncode == 0, done.stderr
 
 

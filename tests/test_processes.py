@@ -11,6 +11,7 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
+import interpreters
 import pytest
 
 from probe_lab.processes import (
@@ -65,7 +66,7 @@ print(start_context(on_cpu=True, threads=1).get_start_method())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
 def test_a_process_whose_autograd_has_threads_is_not_forked() -> None:
-    done = subprocess.run([sys.executable, "-c", _DEEP], capture_output=True, text=True, timeout=120, check=True)
+    done = interpreters.run(["-c", _DEEP])
     assert done.stdout.split() == ["fork", "spawn"]
 
 

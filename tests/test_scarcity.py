@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
+import interpreters
 import pytest
 from safetensors import SafetensorError
 
@@ -84,7 +84,7 @@ def test_a_command_under_a_limit_ends_in_one_line(tmp_path: Path, limit: int, va
         "sys.argv = ['probe-lab', 'compare', 'smoke']\n"
         "cli.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    done = interpreters.run(["-c", program], cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import interpreters
 import numpy as np
 import pytest
 import torch
@@ -191,9 +192,9 @@ with progress("generate", "images") as update:
 def test_a_generation_that_ends_while_it_plans_leaves_no_process(
     tmp_path: Path, cores: int, kind: str, sent: signal.Signals, code: int
 ) -> None:
-    command = [sys.executable, "-c", _PLANS, str(cores), f"cache.root={tmp_path}", *SMALL, "workers=2"]
+    command = ["-c", _PLANS, str(cores), f"cache.root={tmp_path}", *SMALL, "workers=2"]
     terminal = {**os.environ, "FORCE_COLOR": "1"}  # where the display of progress has a thread
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=terminal) as process:
+    with interpreters.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=terminal) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"{kind}\n"
         process.send_signal(sent)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import interpreters
 import numpy as np
 import pytest
 from PIL import Image
@@ -339,8 +340,8 @@ print("told", told[0])
 def test_a_killed_scoring_continues_where_it_was(tmp_path: Path) -> None:
     pictures = fill(tmp_path, [0, 1, 2])
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SLOW, str(Path(__file__).parent), str(tmp_path)]
-    process = subprocess.Popen([*command, "0.2"], stdout=subprocess.PIPE, env=environment)
+    command = ["-c", SLOW, str(Path(__file__).parent), str(tmp_path)]
+    process = interpreters.Popen([*command, "0.2"], stdout=subprocess.PIPE, env=environment)
     partial = tmp_path / "scores" / "slow.partial"
     until = time.monotonic() + 300
     while not partial.exists():
@@ -355,7 +356,7 @@ def test_a_killed_scoring_continues_where_it_was(tmp_path: Path) -> None:
     kept = int(np.isfinite(found[0]).sum())
     assert 0 < kept < COUNT
 
-    again = subprocess.run([*command, "0"], capture_output=True, text=True, env=environment, check=True)
+    again = interpreters.run([*command, "0"], env=environment)
     counts = [int(line.split()[1]) for line in again.stdout.splitlines() if line.startswith("seen")]
     assert sum(counts) == COUNT - kept
     assert again.stdout.splitlines()[-1] == f"told ({kept}, {COUNT})"

@@ -13,6 +13,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import interpreters
 import numpy as np
 import pandas as pd
 import psutil
@@ -47,8 +48,9 @@ Processes = Callable[[], list[psutil.Process]]
 @pytest.fixture(scope="module")
 def processes() -> Processes:
     """The children that these tests made, in the order of their start. Those of tests before are theirs; the tracker of
-    Python's own resources stays as long as Python."""
+    Python's own resources and the server of interpreters stay as long as Python."""
     resource_tracker.ensure_running()
+    interpreters.ensure_running()
     earlier = set(psutil.Process().children(recursive=True))
 
     def ours() -> list[psutil.Process]:

@@ -8,12 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import interpreters
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -244,13 +244,8 @@ def test_a_runs_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> No
 def test_an_interrupted_sweep_leaves_whole_cells_and_continues(tmp_path: Path, number: signal.Signals) -> None:
     experiment = make_experiment(tmp_path, SEEDS, workers=1)
     last = names_of(experiment)[3]
-    process = subprocess.Popen(
-        [sys.executable, _script(tmp_path, {3: "hang"})],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=_environment(),
-    )
+    script = _script(tmp_path, {3: "hang"})
+    process = interpreters.Popen([script], stderr=subprocess.PIPE, env=_environment())
     try:
         _wait(lambda: (tmp_path / "hanging").exists())
         with pytest.raises(SweepError, match="another sweep"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import interpreters
 import pytest
 from tracking_world import FINISHED, experiment_in, finish, play, runs_of, statuses
 
@@ -70,7 +70,7 @@ def test_a_killed_process_leaves_nothing_twice_or_running(
         uri=experiment.tracking.uri,
         experiment=experiment.name,
     )
-    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    killed = interpreters.run(["-c", program])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (parent,), children = runs_of(experiment)
     assert parent.info.status == "RUNNING"
@@ -104,7 +104,7 @@ def test_a_database_is_whole_or_not_there(tmp_path: Path) -> None:
         "Operations.create_index = lambda *args, **named: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"play(experiment_in(Path({str(tmp_path)!r}), {experiment.tracking.uri!r}))\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    killed = interpreters.run(["-c", program])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "mlflow.db").exists()
     assert list(tmp_path.glob("mlflow.db.*"))
@@ -145,7 +145,7 @@ def test_what_a_killed_process_left_half_written_in_the_runs_folder_goes(experim
     backlog = experiment.runs_folder / ".tracking" / "queue"
     backlog.mkdir(parents=True)
     for path in (backlog / "1-a.jsonl", backlog.parent / "logged.jsonl"):
-        killed = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True)
+        killed = interpreters.run(["-c", program, path])
         assert killed.returncode == -signal.SIGKILL
     assert len(list(backlog.parent.rglob(".tmp-*"))) == 2
     with alone_in(experiment.runs_folder):
@@ -170,10 +170,10 @@ def test_ctrl_c_in_a_real_process_ends_the_parent_as_killed(experiment: Experime
         "    print('ready', flush=True)\n"
         "    time.sleep(600)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = interpreters.Popen(["-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+        assert process.stdout.readline() == "ready\n"
         _until_there_is(experiment.runs_folder / ".tracking" / "logged.jsonl")
         process.send_signal(signal.SIGINT)
         process.wait(60)

@@ -6,10 +6,9 @@ import dataclasses
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import interpreters
 import pytest
 from sweep_world import make_experiment
 from tracking_world import FINISHED, SEEDS, experiment_in, finish, play, run_of, runs_of, statuses
@@ -264,7 +263,8 @@ def test_a_new_database_and_its_use_are_silent(tmp_path: Path) -> None:
         "from probe_lab.sweep import run_sweep\n"
         f"run_sweep(experiment_in(Path({str(tmp_path)!r}), {experiment.tracking.uri!r}))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = interpreters.run(["-c", program])
+    assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert [line for line in done.stderr.splitlines() if not line.startswith("tracking: ")] == []  # its progress
     assert statuses(experiment)[1] != {}
