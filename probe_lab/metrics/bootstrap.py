@@ -75,7 +75,8 @@ class Uncertainty:
     """How far an estimate may be from the truth, by two independent sources.
 
     Other prompts: a ``variance``, as good as one from ``degrees`` of freedom, and ``tail``, its critical value over
-    Student's. Other trainings: the variance ``trainings`` that they add, from ``training_degrees``.
+    Student's. Other trainings: the variance ``trainings``, from ``training_degrees``, in which is what trainings and
+    prompts do together.
     """
 
     variance: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def mlflow_server(folder: Path) -> Iterator[tuple[str, Path]]:
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes for its assistants
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env=environment)
         try:
             _wait_for(f"{address}/health", folder / "server.log")
             yield address, folder / "artifacts"
