@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,21 @@ AXES = {"probe.step": (2, 4, 5, 8)}
 
 def make_room(folder: Path) -> Path:
     """``folder`` with an ``experiments/`` of its own, of files that include no others."""
-    shipped = ROOT / "experiments"
-    for path in sorted(shipped.rglob("*.yaml")):
-        content = reduce(laid_over, (document.content for document in read_documents(path)), {})
-        own = folder / "experiments" / path.relative_to(shipped)
+    for path, text in _experiments().items():
+        own = folder / "experiments" / path
         own.parent.mkdir(parents=True, exist_ok=True)
-        own.write_text(yaml.safe_dump(_cut(content), sort_keys=False), encoding="utf-8")
+        own.write_text(text, encoding="utf-8")
     return folder
+
+
+@functools.cache
+def _experiments() -> dict[Path, str]:
+    """Text of the experiments, by their path under ``experiments``."""
+    shipped, texts = ROOT / "experiments", {}
+    for path in sorted(shipped.rglob("*.yaml")):
+        content = functools.reduce(laid_over, (document.content for document in read_documents(path)), {})
+        texts[path.relative_to(shipped)] = yaml.safe_dump(_cut(content), sort_keys=False)
+    return texts
 
 
 def copied(room: Path, folder: Path) -> Path:
