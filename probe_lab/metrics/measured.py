@@ -127,13 +127,11 @@ class Measured:
         spread = Uncertainty(mean_variance(self.influence, count), count - 1, tail)
         parts = [side.components(count) for side in self.sides]
         between, explained, terms = (sum(part[i] for part in parts) for i in range(3))
-        # Compared over both sides together: on each of them, trainings that hardly differ would add too much.
-        if not between > explained:
+        # Cut at 0 over both sides together: on each of them, it would be too high where trainings hardly differ.
+        excess = between - explained
+        if not excess > 0:
             return spread
-        # MS_training is what the few degrees of freedom are of; without MS_both, which it has already, the rest is the
-        # prompts'. Were their difference taken for the variance of trainings, 91 of 100 intervals would hold the truth.
-        rest = max(spread.variance - explained, 0.0)
-        return replace(spread, variance=rest, trainings=between, training_degrees=between**2 / terms)
+        return replace(spread, trainings=excess, training_degrees=between**2 / terms)
 
     def interval(self, draws: Floats, confidence: float) -> Interval:
         """The estimate with its interval and p-value."""
