@@ -95,15 +95,18 @@ def test_any_sample_can_be_generated_again_alone(cache: Cache) -> None:
         torch.testing.assert_close(maps, captured, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_images_are_the_same_whatever_the_batch_size(cache: Cache, tmp_path: Path, batch_size: int) -> None:
-    experiment = experiment_in(tmp_path, f"sampling.batch_size={batch_size}")
+@pytest.mark.parametrize(("batch_size", "prompts"), [(1, 2), (2, 2), (7, 6), (64, 6)])
+def test_images_are_the_same_whatever_the_batch_size(
+    cache: Cache, tmp_path: Path, batch_size: int, prompts: int
+) -> None:
+    experiment = experiment_in(tmp_path, f"sampling.batch_size={batch_size}", f"prompts.count={prompts}")
     run(experiment)
-    other = Cache(experiment.cache_folder)
-    for sample in range(len(cache.samples)):
+    other, images = Cache(experiment.cache_folder), prompts * 3
+    assert len(other.samples) == images
+    for sample in range(images):
         assert other.image(sample) == cache.image(sample)
     for key in cache.keys():
-        assert torch.equal(other.read_all(key), cache.read_all(key))
+        assert torch.equal(other.read_all(key), cache.read_all(key)[:images])
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
