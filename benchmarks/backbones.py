@@ -37,7 +37,7 @@ from probe_lab.backbones.families import BUILT_IN
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.config import Backbone, Sampling
 from probe_lab.shapes.captions import sample_captions
-from probe_lab.shapes.tokenizer import build_tokenizer
+from tools.tiny_models.tokenizer import build_tokenizer
 
 STEPS, STEP = 25, 5
 """Denoiser calls of a generation, and the one that is captured."""

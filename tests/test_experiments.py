@@ -19,11 +19,11 @@ from probe_lab.config import EXPERIMENTS, Experiment, load_experiment
 from probe_lab.config.schema import EXHIBITS
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
-from probe_lab.generation.paper_runs import row
 from probe_lab.losses import TERMS
 from probe_lab.report import build_report
 from probe_lab.report.sections.paper import PUBLISHED
 from probe_lab.sweep import cells, run_sweep
+from tools.paper_runs import row
 
 EXHIBITED = sorted(path for path in (EXPERIMENTS / "paper").glob("*.yaml") if path.stem in EXHIBITS)
 PAPER = sorted(set((EXPERIMENTS / "paper").glob("*.yaml")) - set(EXHIBITED))

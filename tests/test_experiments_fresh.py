@@ -12,7 +12,7 @@ from probe_lab.data import splits_of
 from probe_lab.data.canonical import meaning
 from probe_lab.generation.prompts import CAPTION_SEED, collect_prompts, prompt_table
 from probe_lab.shapes.captions import sample_captions
-from probe_lab.shapes.mistakes import held_out
+from tools.tiny_models.mistakes import held_out
 
 PILOTS = (0, 2000)
 """Seed and number of captions of the pilots of ``shapes_full``."""

@@ -150,7 +150,7 @@ def family_of(pipe: DiffusionPipeline) -> Family:
             return family
     known = ", ".join(pipeline for family in FAMILIES for pipeline in family.pipelines)
     raise CaptureError(
-        f"{name} has no entry in capture/backbones.py: known are {known}; docs/backbones.md says how to add a family"
+        f"{name} has no entry in backbones/families.py: known are {known}; docs/backbones.md says how to add a family"
     )
 
 

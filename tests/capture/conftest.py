@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from probe_lab.shapes.tokenizer import MAX_TOKENS, build_tokenizer
+from tools.tiny_models.tokenizer import MAX_TOKENS, build_tokenizer
 
 # So that tests find the helper modules that lie beside them.
 sys.path.insert(0, str(Path(__file__).parent))

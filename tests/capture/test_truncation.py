@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from probe_lab.backbones.truncation import token_limits, too_long, truncated, truncation_note
 from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Sampling
-from probe_lab.shapes.tokenizer import MAX_TOKENS, build_tokenizer
+from tools.tiny_models.tokenizer import MAX_TOKENS, build_tokenizer
 
 WORDS = [0, 1, MAX_TOKENS - 3, MAX_TOKENS - 2, MAX_TOKENS - 1, 3 * MAX_TOKENS]
 PROMPTS = [" ".join(["red"] * words) for words in WORDS]

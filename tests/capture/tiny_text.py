@@ -30,7 +30,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from probe_lab.shapes.tokenizer import MAX_TOKENS, WORDS, build_tokenizer
+from tools.tiny_models.tokenizer import MAX_TOKENS, WORDS, build_tokenizer
 
 WIDTH = 32
 """Width of every text encoder."""

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from probe_lab.shapes.tokenizer import MAX_TOKENS, build_tokenizer
+from tools.tiny_models.tokenizer import MAX_TOKENS, build_tokenizer
 
 PROMPTS = [
     "a red circle",

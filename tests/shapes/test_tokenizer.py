@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from probe_lab.shapes.captions import sample_captions
-from probe_lab.shapes.tokenizer import MAX_TOKENS, WORDS, build_tokenizer
+from tools.tiny_models.tokenizer import MAX_TOKENS, WORDS, build_tokenizer
 
 
 def test_every_word_of_the_world_is_one_token(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 from diffusers import DiffusionPipeline
 from transformers import CLIPTokenizer
 
-from probe_lab.shapes.tokenizer import build_tokenizer
 from tools.tiny_models import train, train_sd3
 from tools.tiny_models.recipe import Recipe, TextToImage, train_denoiser
+from tools.tiny_models.tokenizer import build_tokenizer
 from tools.tiny_models.train_sd import Denoiser
 from tools.tiny_models.train_sd3 import JointDenoiser
 from tools.tiny_models.train_vae import encode, train_vae

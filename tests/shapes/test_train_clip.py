@@ -17,14 +17,14 @@ from open_clip.model import CLIP
 from PIL import Image
 
 from probe_lab.shapes.captions import Object, Scene, parse_caption, sample_captions, sample_scene
-from probe_lab.shapes.mistakes import MISTAKES, describes, held_out, is_caption, make_mistake, wrong_caption
 from probe_lab.shapes.render import GROUND, Placed, draw, place
 from probe_lab.shapes.rewards import rewards
-from probe_lab.shapes.tokenizer import build_tokenizer
 from tools.tiny_models.clip_card import CLIP as SHIPPED
 from tools.tiny_models.clip_folder import model_config
 from tools.tiny_models.clip_measure import Judge, mistakes_caught, retrieved
 from tools.tiny_models.contrastive import Contrast, Pool, arrange, contrast_pool, draw_contrast
+from tools.tiny_models.mistakes import MISTAKES, describes, held_out, is_caption, make_mistake, wrong_caption
+from tools.tiny_models.tokenizer import build_tokenizer
 from tools.tiny_models.train_clip import (
     ClipRecipe,
     build,

@@ -11,9 +11,9 @@ import typer
 from probe_lab.backbones.families import WEIGHTS
 from probe_lab.cache import Cache
 from probe_lab.metrics import Interval
-from probe_lab.shapes.mistakes import HELD_OUT, Mistake
 from tools.tiny_models.clip_folder import CHECKPOINT
 from tools.tiny_models.clip_measure import Caught, Judge, agreement, mistakes_caught, retrieved
+from tools.tiny_models.mistakes import HELD_OUT, Mistake
 from tools.tiny_models.model_card import Recorded
 
 CLIP = WEIGHTS / "shapes-clip"

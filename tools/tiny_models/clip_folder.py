@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from probe_lab.shapes.render import SIZE
-from probe_lab.shapes.tokenizer import MAX_TOKENS
+from tools.tiny_models.tokenizer import MAX_TOKENS
 
 CONFIG, CHECKPOINT = "open_clip_config.json", "open_clip_model.safetensors"
 

@@ -24,8 +24,8 @@ from probe_lab.cache.picture import opened
 from probe_lab.evaluators import create, score_all
 from probe_lab.metrics import Interval, evaluate
 from probe_lab.shapes.captions import parse_caption, sample_captions
-from probe_lab.shapes.mistakes import HELD_OUT, HELD_OUT_SEED, MISTAKES, Mistake, wrong_caption
 from probe_lab.shapes.render import draw, place
+from tools.tiny_models.mistakes import HELD_OUT, HELD_OUT_SEED, MISTAKES, Mistake, wrong_caption
 
 SEED = 11
 """Of the pictures and mistakes that are measured."""

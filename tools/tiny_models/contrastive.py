@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_lab.shapes.captions import COLOURS, MAX_OBJECTS, SHAPES, Object, Scene, sample_scene
-from probe_lab.shapes.mistakes import any_mistake, describes, held_out, is_caption, make_mistake, wrong_caption
 from probe_lab.shapes.render import SIZE, Placed, draw, place
+from tools.tiny_models.mistakes import any_mistake, describes, held_out, is_caption, make_mistake, wrong_caption
 
 CROWDED = 80
 """Side of the picture in which five objects find a place quickly; it is shrunk to ``SIZE``."""

@@ -18,10 +18,10 @@ from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusion3Pipeline
 from transformers import CLIPTokenizer
 
 from probe_lab.backbones.families import WEIGHTS
-from probe_lab.shapes.tokenizer import build_tokenizer
 from tools.tiny_models import train_sd3
 from tools.tiny_models.model_card import Training, write_card
 from tools.tiny_models.recipe import Recipe, TextToImage, train_denoiser
+from tools.tiny_models.tokenizer import build_tokenizer
 from tools.tiny_models.train_sd import Denoiser
 from tools.tiny_models.train_sd3 import JointDenoiser
 from tools.tiny_models.train_vae import encode, train_vae

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
-from probe_lab.shapes.tokenizer import build_tokenizer
 from tools.tiny_models.clip_card import CLIP as FOLDER
 from tools.tiny_models.clip_card import ClipTraining
 from tools.tiny_models.clip_folder import MEAN, STD, model_config, write_folder
 from tools.tiny_models.contrastive import Pool, contrast_pool
+from tools.tiny_models.tokenizer import build_tokenizer
 from tools.tiny_models.train import progress
 
 NAME = "shapes-clip"

@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from probe_lab.shapes.tokenizer import text_config
 from tools.tiny_models.recipe import TextToImage
+from tools.tiny_models.tokenizer import text_config
 from tools.tiny_models.train_vae import LATENT_CHANNELS
 
 TEXT_WIDTH = 96

@@ -18,8 +18,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from probe_lab.shapes.tokenizer import text_config
 from tools.tiny_models.recipe import TextToImage
+from tools.tiny_models.tokenizer import text_config
 from tools.tiny_models.train_vae import LATENT_CHANNELS
 
 TEXT_WIDTH = 64

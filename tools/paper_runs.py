@@ -1,4 +1,4 @@
-"""What the papers' runs take: ``python -m probe_lab.generation.paper_runs > docs/paper_runs.md``."""
+"""What the papers' runs take: ``python -m tools.paper_runs > docs/paper_runs.md``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ tensors, text embeddings and images (PNG, taken to need 1.5 bytes per pixel).
 
 With the weights in a local folder (`backbone.path=...`) or in the hub's cache, `plan` loads them and measures instead.
 
-This page is written by `python -m probe_lab.generation.paper_runs > docs/paper_runs.md`.
+This page is written by `python -m tools.paper_runs > docs/paper_runs.md`.
 """
 
 
