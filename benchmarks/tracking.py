@@ -29,7 +29,7 @@ import pandas as pd
 from benchmarks.output import show
 from probe_lab.config import Experiment, load_experiment, with_changes
 from probe_lab.sweep import Cell, cells
-from probe_lab.tracking import CellRun, track
+from probe_lab.tracking import track
 
 CELL_SECONDS, CORES = 4.0, 2
 """What a cell of the quick-start grid takes, and of how many cores."""
@@ -81,9 +81,9 @@ def write_cell(cell: Cell, folder: Path) -> None:
 
 def logged(experiment: Experiment) -> Cost:
     """A sweep whose cells are all finished at once, in a process that has not logged anything yet."""
-    runs = [CellRun(cell.name, {key: str(value) for key, value in cell.axes.items()}) for cell in cells(experiment)]
+    plan = cells(experiment)
     wall, cpu = time.perf_counter(), time.process_time()
-    with track(experiment, experiment.runs_folder, runs):
+    with track(experiment, plan):
         pass
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 

@@ -15,6 +15,7 @@ from probe_lab.selection import ProbeSelect as ProbeSelect
 from probe_lab.sweep import run_sweep as run_sweep
 from probe_lab.verbs import generate_images as generate_images
 from probe_lab.verbs import score_images as score_images
+from probe_lab.verbs import track as track
 from probe_lab.verbs import train_probe as train_probe
 from probe_lab.verbs import write_report as write_report
 

@@ -46,6 +46,10 @@ class SelectError(ProbeLabError):
     """Candidates cannot be selected with this pipeline, probe or schedule."""
 
 
+class TrackingError(ProbeLabError):
+    """The tracking server, or file, cannot be brought up to date."""
+
+
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """A ready clause with the nearest allowed name: ``did you mean 'x'? (allowed: a, b, x)``."""
     names = sorted(allowed)

@@ -105,6 +105,11 @@ MOVED = {f"{old}.{name}": f"{new}.{name}" for new, (old, names) in _OTHER_ROOM.i
     "sweep.ray": "sweep.ray_engine",
     "sweep.results": "runs.table",
     "sweep.taps": "sweep.tap_patterns",
+    "tracking.backlog": "tracking.folder",
+    "tracking.entries": "tracking.folder",
+    "tracking.ledger": "tracking.receipt",
+    "tracking.sending": "tracking.sync",
+    "tracking.sweeps": "tracking.commands",
 }
 """Where a module of ``probe_lab`` was, and where it is; what only a checkout has, below ``tools``."""
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from probe_lab.cache import Cache
     from probe_lab.evaluators.scoring_run import ScoreSummary
     from probe_lab.generation.measured_plan import Plan
+    from probe_lab.sweep import Cell
+    from probe_lab.tracking import Tracked
 
 OnNote = Callable[[str], None]
 """Called with one line for people at a time."""
@@ -127,8 +129,27 @@ def write_report(
     from probe_lab.tracking import log_report
 
     page = _exhibit(experiment) if experiment.paper.exhibit else _report(experiment, beside, on_progress, on_note)
-    log_report(experiment, experiment.report_folder)
+    log_report(experiment, lambda: _plan(experiment))
     return page
+
+
+def track(experiment: Experiment) -> Tracked:
+    """Send to MLflow what it lacks of the experiment's finished cells, failures and report, and return how much it was.
+
+    A sweep and a report do this on their own; what a server that was away has missed, or lost since, it gets here.
+
+    Raises TrackingError, ReportError and KeyboardInterrupt as :func:`probe_lab.tracking.commands.sync_runs`.
+    """
+    from probe_lab.tracking import sync_runs
+
+    return sync_runs(experiment, lambda: _plan(experiment))
+
+
+def _plan(experiment: Experiment) -> Sequence[Cell]:
+    from probe_lab.sweep import cells
+    from probe_lab.sweep.alike import recognised
+
+    return recognised(cells(experiment), experiment.runs_folder)
 
 
 def _report(

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", "compare", "select", "demo"]
+VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", "track", "compare", "select", "demo"]
 
 
 def probe_lab(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ from probe_lab.cli.reporting import report
 from probe_lab.cli.scoring import list_evaluators, score
 from probe_lab.cli.selecting import select, tradeoff
 from probe_lab.cli.start import run
-from probe_lab.cli.training import compare, sweep, train
+from probe_lab.cli.training import compare, sweep, track, train
 
 app = typer.Typer(
     name="probe-lab",
@@ -37,6 +37,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "sweep": sweep,
     "report": report,
+    "track": track,
     "compare": compare,
     "select": select,
     "tradeoff": tradeoff,

@@ -51,6 +51,20 @@ def sweep(
         raise typer.Exit(1)
 
 
+def track(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """Send to MLflow what it lacks of the experiment's finished cells, failures and report.
+
+    A sweep and a report do so by themselves. This is for when the server was away, has lost its data, or is another
+    one. It may be run at any time, and sends nothing twice.
+
+    Example: probe-lab track quickstart tracking.uri=http://tracking.example.org:5000
+    """
+    from probe_lab.verbs import track
+
+    tracked = track(experiment_of(experiment, overrides))
+    out.print(tracked.text)
+
+
 def compare(
     experiments: Annotated[
         list[str], typer.Argument(metavar="EXPERIMENT... [KEY=VALUE]...", help="names, or folders such as runs/NAME")

@@ -29,7 +29,7 @@ from probe_lab.sweep.local import local_engine
 from probe_lab.sweep.standing import standing_of
 from probe_lab.sweep.sweep_bar import SweepProgress
 from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, ProbeTrainer
-from probe_lab.tracking import CellRun, Tracker, track
+from probe_lab.tracking import Tracker, track
 
 if TYPE_CHECKING:
     from probe_lab.previews.decoding import Previewer
@@ -42,7 +42,8 @@ _LOCK = ".lock"
 class SweepSummary:
     """Names of cells: trained now, finished before (here, or ``adopted`` from another experiment), failed; those of
     ``done`` that were ``stopped`` early by halving, and ``reduced`` to smaller batches as memory ran out; ``pending``
-    are those that a dry run would train. Of ``edge`` a ridge penalty was chosen at the end of its grid."""
+    are those that a dry run would train. Of ``edge`` a ridge penalty was chosen at the end of its grid. ``tracked`` is
+    where people see the runs: a link, or a command."""
 
     done: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class SweepSummary:
     reduced: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     edge: tuple[str, ...] = ()
+    tracked: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -77,7 +79,8 @@ class SweepSummary:
                 f"{len(self.edge)} ridge regressions of the trained ones chose the last penalty of their grid and "
                 f"might do better beyond it ({', '.join(self.edge)})"
             )
-        return "\n".join((*(f"failed {f.cell}: {f.error}" for f in self.failed), "; ".join(counts)))
+        tracked = [f"in MLflow: {self.tracked}"] if self.tracked else []
+        return "\n".join((*(f"failed {f.cell}: {f.error}" for f in self.failed), "; ".join(counts), *tracked))
 
 
 def run_sweep(
@@ -118,7 +121,7 @@ def run_sweep(
         trainer.check(pending)
     with _alone_in(folder):
         adopt(taken, folder)
-        outcomes = _run(experiment, plan, pending, trainer, standing.outdated)
+        outcomes, tracked = _run(experiment, plan, pending, trainer, standing.outdated)
     done = tuple(outcome.cell for outcome in outcomes if not outcome.error)
     trained = Runs(folder).read(folder / name for name in done)
     return SweepSummary(
@@ -129,6 +132,7 @@ def run_sweep(
         stopped=tuple(cell.name for cell in trained if cell.halved),
         reduced=tuple(cell.name for cell in trained if cell.reduced),
         edge=tuple(cell.name for cell in trained if any(choice["edge"] for choice in cell.content.get("ridge", ()))),
+        tracked=tracked,
     )
 
 
@@ -138,20 +142,21 @@ def _run(
     pending: Sequence[Cell],
     trainer: CellTrainer,
     outdated: Collection[str],
-) -> list[Outcome]:
-    """Train ``pending``, and write the results of all finished cells but the ``outdated`` ones whatever happens."""
+) -> tuple[list[Outcome], str]:
+    """Train ``pending``, and write the results of all finished cells but the ``outdated`` ones whatever happens; what
+    became of each, and where the runs are tracked."""
     folder = experiment.runs_folder
     outcomes: list[Outcome] = []
     finished = len(plan) - len(pending)
     try:
-        # The engine first: while there is no other thread, its workers can be forked.
-        with (
-            terminated_as_interrupt(),
-            _engine(experiment, plan, pending, trainer) as found,
-            track(experiment, folder, [_cell_run(cell) for cell in plan], {cell.name for cell in pending}) as tracker,
-        ):
-            for outcome in _tracked(experiment, pending, finished, found, tracker):
-                outcomes.append(outcome)
+        with terminated_as_interrupt(), track(experiment, plan, {cell.name for cell in pending}) as tracker:
+            try:
+                with _engine(experiment, plan, pending, trainer) as trained:
+                    tracker.start()  # after the engine: while there is no other thread, its workers can be forked
+                    for outcome in _tracked(experiment, pending, finished, trained, tracker):
+                        outcomes.append(outcome)
+            finally:
+                _write(experiment, plan, pending, outcomes, outdated)
             if pending and not finished and all(outcome.error for outcome in outcomes):
                 raise SweepError(
                     f"all {len(plan)} cells failed, the first with: {outcomes[0].error} "
@@ -161,9 +166,7 @@ def _run(
         finished += sum(not outcome.error for outcome in outcomes)
         print(f"\n{finished} of {len(plan)} cells are finished and kept in {folder}", file=sys.stderr)
         raise
-    finally:
-        _write(experiment, plan, pending, outcomes, outdated)
-    return outcomes
+    return outcomes, tracker.place
 
 
 def _engine(
@@ -192,16 +195,11 @@ def _tracked(
     if not pending:
         return
     folder, evaluator = experiment.runs_folder, pending[0].experiment.probe_evaluators[0]
-    by_name = {cell.name: cell for cell in pending}
     with SweepProgress(len(pending), skipped=skipped, label=f"{evaluator} val {_HEADLINE}") as shown:
         for outcome in outcomes:
-            run = _cell_run(by_name[outcome.cell])
-            if outcome.error:
-                shown.advance(outcome, None)
-                tracker.log_failure(run, outcome.error)
-            else:
-                shown.advance(outcome, _headline(folder / outcome.cell, evaluator))
-                tracker.log_cell(run)
+            shown.advance(outcome, None if outcome.error else _headline(folder / outcome.cell, evaluator))
+            if not outcome.error:
+                tracker.cell_finished()
             yield outcome
 
 
@@ -212,24 +210,6 @@ def _headline(cell_folder: Path, evaluator: str) -> tuple[float, float, float] |
     if math.isnan(estimate):
         return None
     return estimate, cell.number(measure, "lower"), cell.number(measure, "upper")
-
-
-def _cell_run(cell: Cell) -> CellRun:
-    probe = cell.experiment.probe
-    tags = {
-        **{
-            key: "+".join(map(str, value)) if isinstance(value, list) else str(value)
-            for key, value in cell.axes.items()
-        },
-        "backbone": cell.experiment.backbone.label,
-        "cache": cell.experiment.cache_folder.name,
-        "model": probe.model,
-        "step": str(probe.step),
-        "taps": "+".join(probe.taps),
-        "loss": probe.loss,
-        "seed": str(cell.experiment.trainer.seed),
-    }
-    return CellRun(cell.name, tags)
 
 
 def _write(

@@ -1,5 +1,6 @@
-from probe_lab.tracking.entries import CellRun as CellRun
-from probe_lab.tracking.sweeps import Tracker as Tracker
-from probe_lab.tracking.sweeps import log_report as log_report
-from probe_lab.tracking.sweeps import track as track
-from probe_lab.tracking.sweeps import tracking_uri as tracking_uri
+from probe_lab.tracking.commands import Tracked as Tracked
+from probe_lab.tracking.commands import Tracker as Tracker
+from probe_lab.tracking.commands import log_report as log_report
+from probe_lab.tracking.commands import sync_runs as sync_runs
+from probe_lab.tracking.commands import track as track
+from probe_lab.tracking.commands import tracking_uri as tracking_uri

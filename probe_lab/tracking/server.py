@@ -1,11 +1,13 @@
-"""Whether a tracking server answers, asked in seconds and without MLflow."""
+"""A tracking server without MLflow: whether it answers, asked in seconds, and where people see its runs."""
 
 from __future__ import annotations
 
+import shlex
 import ssl
 import urllib.error
 import urllib.request
 from http.client import HTTPException
+from urllib.parse import quote, urlsplit
 
 ANSWERS_WITHIN = 3.0
 """Seconds after which a server that says nothing is taken for one that is not there."""
@@ -39,3 +41,17 @@ def is_web(uri: str) -> bool:
 def answers(uri: str) -> bool:
     """Whether there is no trouble."""
     return not trouble(uri)
+
+
+def place_of(uri: str, experiment: str, parent: str) -> str:
+    """How to look at the runs below ``parent``: an address, or for a file the command that serves it. Empty where it
+    would show a password, or only the platform of a vendor knows it."""
+    if is_web(uri):
+        parts = urlsplit(uri)
+        host = parts.netloc.rpartition("@")[2]
+        wanted = quote(f"tags.`mlflow.parentRunId` = '{parent}'", safe="")
+        path = parts.path.rstrip("/")
+        return f"{parts.scheme}://{host}{path}/#/experiments/{quote(experiment)}/runs?searchFilter={wanted}"
+    if "@" in uri or uri.startswith("databricks"):
+        return ""
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"

@@ -3,23 +3,25 @@
 Other runs folders may log the same experiment into the same store: what is looked up, ended or deleted has the tag of
 its owner, and runs of other owners, or of none, are left alone.
 
-Every call may raise whatever MLflow, its database or its server raises. A store that raised is left alone, and the
-next one, which finds the ledger open, asks for every cell before it makes a run: so no cell has two.
+Every call may raise whatever MLflow, its database or its server raises. A store that raised is left alone; the next one
+asks again for all runs that there are, so no cell gets two.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from probe_lab.config import Experiment
 from probe_lab.tracking.database import make_database
-from probe_lab.tracking.entries import Status
-from probe_lab.tracking.ledger import Ledger, Logged, database_of, owner_of
+from probe_lab.tracking.folder import Status
+from probe_lab.tracking.receipt import database_of
 from probe_lab.tracking.server import answers
 from probe_lab.tracking.values import TAG_LENGTH, CellValues
 
@@ -33,12 +35,14 @@ ROLE = "probe_lab.role"
 """Tag of every run: "sweep" for the parent, "cell" for the others."""
 OWNER = "probe_lab.owner"
 """Tag of every run: the runs folder that it is of."""
-REPORT_FILES = ("index.html", "figures/*", "tables/*")
+REPORT = "probe_lab.report"
+"""Tag of the parent: the digest of the report's files that are attached to it."""
 _PARENT = "mlflow.parentRunId"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE")
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 _SHORTER = (500, 250)
 """Characters of a parameter or tag that stores of earlier versions take."""
+_PAGE = 500
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -55,154 +59,185 @@ class RefusedError(Exception):
     """The store does not take these values, now or later."""
 
 
-class Store:
-    """The parent run of an experiment and the runs below it."""
+@dataclass(frozen=True)
+class CellRun:
+    """The run of a cell in the store: how it stands, what it is called, and the digest of the files that it shows."""
 
-    def __init__(self, uri: str, experiment: Experiment, ledger: Ledger) -> None:
-        """Find or make the experiment and its parent run, and end what a killed sweep left running."""
-        self._uri, self._ledger = uri, ledger
-        self._owner = owner_of(ledger.runs)
+    run: str
+    status: str
+    name: str
+    digest: str
+
+    def shows(self, digest: str) -> bool:
+        return self.status == "FINISHED" and self.digest == digest
+
+
+class Store:
+    """The parent run of an experiment and the runs below it; ``cells`` are those that the store has."""
+
+    def __init__(self, uri: str, experiment: Experiment, owner: str, parent: str = "") -> None:
+        """Find or make the experiment and its parent run, which may be ``parent``, and end what a killed command left
+        running."""
+        self._uri, self._owner = uri, owner
         self._client = _client(uri)
         self._files, self._refusal = True, ""
-        found = self._client.get_experiment_by_name(experiment.name)
-        self._experiment = str(found.experiment_id) if found is not None else self._new_experiment(experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(self._experiment)
-        known = found is not None and bool(ledger.parent) and self._is_ours(ledger.parent)
-        self._in_doubt = found is not None and not (known and ledger.closed)
-        if self._in_doubt:
-            self._end_running()
-        self.parent = ledger.parent if known else ""
-        if not self.parent and found is not None:
-            self.parent = next((run.info.run_id for run in self._search(f"tags.`{ROLE}` = 'sweep'", 1)), "")
-        self._runs = not self.parent
-        tags = {"experiment": experiment.to_yaml()[:TAG_LENGTH], OWNER: self._owner}
-        if not self.parent:
-            own = {ROLE: "sweep", OWNER: self._owner}
-            run = self._client.create_run(self._experiment, tags=own, run_name=f"sweep {experiment.name}")
-            self.parent = run.info.run_id
-            tags["mlflow.note.content"] = f"All cells of the experiment {experiment.name}."
-        self._tag(self.parent, tags)
-        self._ended = cast(Status | None, ledger.closed or None)
-        ledger.open(self.parent)
+        self.experiment = self._find_experiment(experiment)
+        runs = self._owned()
+        if parent and all(run.info.run_id != parent for run in runs) and self._adopt(parent):
+            runs = self._owned()
+        found = sorted((run for run in runs if _is_parent(run)), key=lambda run: run.info.run_id != parent)
+        run = found[0] if found else self._new_parent(experiment)
+        self.parent: str = run.info.run_id
+        self.status: str = run.info.status
+        self._tags, self._metrics = dict(run.data.tags), dict(run.data.metrics)
+        self.cells = self._cells_of(run for run in runs if not _is_parent(run))
+        self.show({"experiment": experiment.to_yaml()}, {})
 
-    def resume(self) -> None:
-        """The parent runs (again)."""
-        if not self._runs:
-            self._client.update_run(self.parent, "RUNNING")
-            self._ledger.open(self.parent)
-        self._runs, self._ended = True, None
-
-    def leave(self) -> None:
-        """The last call: the ledger says that all is logged, and a parent that was made only to add to it has ended."""
-        if self._runs:
-            self.end("KILLED")
-        elif self._ended:
-            self._ledger.close(self._ended)
-
-    def log_cell(self, name: str, tags: Mapping[str, str], values: CellValues) -> None:
-        """Log a finished cell, unless its run shows these values already. An earlier run of it is deleted.
+    def send_cell(self, cell: str, name: str, digest: str, values: CellValues) -> None:
+        """Log a finished cell, in place of an earlier run of it.
 
         What of it the store refuses is cut or left out with a warning. RefusedError where it takes no metric at all:
         then the run has FAILED.
         """
-        known = self._known(name)
-        if known is not None and known.shows(values.digest):
-            self._ledger.add(name, known)
-            return
-        self._delete(known)
-        run = self._child(name, {**values.tags, **tags, DIGEST: values.digest}, values.start)
+        self._delete(cell)
+        run = self._child(cell, name, {**values.tags, DIGEST: digest}, values.start)
         if not self._log_values(run, values):
-            self._tag(run, {ERROR: self._refusal[:TAG_LENGTH]})
-            self._finish(name, run, Logged(run, "FAILED", values.digest))
+            self._tag(run, {ERROR: self._refusal})
+            self._end(cell, CellRun(run, "FAILED", name, digest))
             raise RefusedError(self._refusal)
-        self._finish(name, run, Logged(run, "FINISHED", values.digest), values.end)
+        self._end(cell, CellRun(run, "FINISHED", name, digest), values.end)
 
-    def log_failure(self, name: str, tags: Mapping[str, str], error: str) -> None:
-        """Log a cell that could not be trained as a FAILED run with its error as a tag, unless it has a finished
-        run."""
-        known = self._known(name)
-        if known is None or known.status != "FINISHED":
-            self._delete(known)
-            run = self._child(name, {**tags, ERROR: error[:TAG_LENGTH]})
-            self._finish(name, run, Logged(run, "FAILED"))
+    def send_failure(self, cell: str, name: str, digest: str, tags: Mapping[str, str]) -> None:
+        """Log a cell that could not be trained as a FAILED run, in place of an earlier one."""
+        self._delete(cell)
+        run = self._child(cell, name, {**tags, DIGEST: digest})
+        self._end(cell, CellRun(run, "FAILED", name, digest))
 
-    def log_report(self, folder: Path) -> Iterator[None]:
-        """Attach a report's files to the parent, below ``report/``; yields after each. Whatever else lies in a folder
-        that is called a report is not sent anywhere."""
-        for path in sorted(path for name in REPORT_FILES for path in folder.glob(name) if path.is_file()):
-            below = Path("report", path.parent.relative_to(folder)).as_posix()
-            self._attach(self.parent, [path], below)
+    def rename(self, cell: str, name: str) -> None:
+        """Give the run of a cell another name."""
+        known = self.cells[cell]
+        self._client.update_run(known.run, name=name)
+        self.cells[cell] = CellRun(known.run, known.status, name, known.digest)
+
+    def send_report(self, folder: Path, paths: Sequence[Path], digest: str) -> Iterator[None]:
+        """Attach files of a report in ``folder`` to the parent, below ``report/``, unless those with this digest are;
+        yields after each."""
+        if self._tags.get(REPORT) == digest:
+            return
+        for path in paths:
+            self._attach(self.parent, [path], Path("report", path.parent.relative_to(folder)).as_posix())
             yield
+        self.show({REPORT: digest}, {})
 
-    def end(self, status: Status) -> None:
-        """Close the parent run."""
-        states = [logged.status for logged in self._ledger.cells.values()]
-        counts = {f"cells.{state.lower()}": str(states.count(state)) for state in ("FINISHED", "FAILED")}
-        self._tag(self.parent, counts)
-        self._client.set_terminated(self.parent, status)
-        self._runs, self._ended = False, status
+    def show(self, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Set what differs of the parent's tags, and of its metrics, which are nan once they are not among these."""
+        from mlflow.entities import Metric
 
-    def _new_experiment(self, experiment: Experiment) -> str:
-        """Artifacts of an SQLite file lie beside it."""
-        database = database_of(self._uri)
-        location = (database.parent.resolve() / "mlruns" / experiment.name).as_uri() if database else None
-        return str(self._client.create_experiment(experiment.name, artifact_location=location))
+        cut = {key: value[:TAG_LENGTH] for key, value in tags.items()}
+        self._tag(self.parent, {key: value for key, value in cut.items() if self._tags.get(key) != value})
+        self._tags |= cut
+        if metrics:
+            gone = {name: math.nan for name in self._metrics if name not in metrics and not name.startswith("system/")}
+            changed = [
+                Metric(name, value, time.time_ns() // 1_000_000, 0)
+                for name, value in {**metrics, **gone}.items()
+                if not _same(self._metrics.get(name), value)
+            ]
+            self._log(self.parent, "metrics", changed)
+            self._metrics |= {**metrics, **gone}
 
-    def _is_ours(self, run: str) -> bool:
-        """Whether the run that the ledger names is still there, and no other folder's."""
+    def set_status(self, status: Status) -> None:
+        """End the parent, or let it run again."""
+        if status == self.status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(self.parent, status)
+        else:
+            self._client.set_terminated(self.parent, status)
+        self.status = status
+
+    def _find_experiment(self, experiment: Experiment) -> str:
+        """Its id. Artifacts of an SQLite file lie beside it."""
+        found = self._client.get_experiment_by_name(experiment.name)
+        if found is None:
+            database = database_of(self._uri)
+            location = (database.parent.resolve() / "mlruns" / experiment.name).as_uri() if database else None
+            return str(self._client.create_experiment(experiment.name, artifact_location=location))
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _new_parent(self, experiment: Experiment) -> Any:
+        tags = {ROLE: "sweep", OWNER: self._owner}
+        return self._client.create_run(self.experiment, tags=tags, run_name=f"sweep {experiment.name}")
+
+    def _owned(self) -> list[Any]:
+        """All runs of the owner, the newest first."""
+        return list(self._search(f"tags.`{OWNER}` = '{self._owner}'"))
+
+    def _adopt(self, parent: str) -> bool:
+        """Whether this run is still there and of a version whose runs had no owner: it and its children get one."""
         try:
-            found = self._client.get_run(run)
-            return found.info.lifecycle_stage == "active" and found.data.tags.get(OWNER, self._owner) == self._owner
+            run = self._client.get_run(parent)
         except Exception as error:
             if getattr(error, "error_code", "") in _ABSENT:
                 return False
             raise
+        if run.info.lifecycle_stage != "active" or OWNER in run.data.tags:
+            return False
+        for child in (*self._search(f"tags.`{_PARENT}` = '{parent}'"), run):
+            if OWNER not in child.data.tags:
+                self._tag(child.info.run_id, {OWNER: self._owner})
+        return True
 
-    def _end_running(self) -> None:
-        for run in list(self._search("attributes.status = 'RUNNING'")):
-            if CELL in run.data.tags:
-                self._client.set_terminated(run.info.run_id, "KILLED")
+    def _cells_of(self, runs: Iterable[Any]) -> dict[str, CellRun]:
+        """The runs of cells. Of several of one cell the newest counts, and the others are deleted; what a killed
+        command left running is ended."""
+        cells: dict[str, CellRun] = {}
+        for run in runs:
+            cell = run.data.tags.get(CELL)
+            if cell in cells:
+                self._client.delete_run(run.info.run_id)
+            elif cell:
+                status = run.info.status
+                if status == "RUNNING":
+                    status = "KILLED"
+                    self._client.set_terminated(run.info.run_id, status)
+                cells[cell] = CellRun(run.info.run_id, status, run.info.run_name, run.data.tags.get(DIGEST, ""))
+        return cells
 
-    def _known(self, cell: str) -> Logged | None:
-        """The run of a cell: the ledger's, or the store's newest, where others are deleted."""
-        if cell in self._ledger.cells or not self._in_doubt:
-            return self._ledger.cells.get(cell)
-        runs = list(self._search(f"tags.`{CELL}` = '{cell}'"))
-        for run in runs[1:]:
-            self._client.delete_run(run.info.run_id)
-        found = (Logged(run.info.run_id, run.info.status, run.data.tags.get(DIGEST, "")) for run in runs)
-        return next(found, None)
-
-    def _search(self, condition: str, most: int = 1000) -> Iterator[Any]:
-        """The owner's runs of the experiment for which this holds, the newest first."""
+    def _search(self, condition: str) -> Iterator[Any]:
+        """The runs of the experiment for which this holds, the newest first."""
         token = None
-        condition = f"{condition} and tags.`{OWNER}` = '{self._owner}'"
         while True:
             order = ["attributes.start_time DESC"]
-            page = self._client.search_runs([self._experiment], condition, 1, most, order, token)
+            page = self._client.search_runs([self.experiment], condition, 1, _PAGE, order, token)
             yield from page
             token = page.token
             if not token:
                 return
 
-    def _child(self, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
-        own = {ROLE: "cell", CELL: name, OWNER: self._owner, _PARENT: self.parent}
-        run = self._client.create_run(self._experiment, start_time=start, tags=own, run_name=name).info.run_id
-        self._tag(run, {key: value[:TAG_LENGTH] for key, value in tags.items() if key not in own})
+    def _child(self, cell: str, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
+        """A new run, with all of its tags that every store takes: nobody sees it without."""
+        tags = {**tags, ROLE: "cell", CELL: cell, OWNER: self._owner, _PARENT: self.parent}
+        long = {key: value for key, value in tags.items() if len(value) > min(_SHORTER)}
+        short = {key: value for key, value in tags.items() if key not in long}
+        run = self._client.create_run(self.experiment, start_time=start, tags=short, run_name=name).info.run_id
+        self._tag(run, long)
         return str(run)
 
-    def _delete(self, known: Logged | None) -> None:
-        if known is not None:
+    def _delete(self, cell: str) -> None:
+        """Delete the run of a cell, if it has one."""
+        if cell in self.cells:
             try:
-                self._client.delete_run(known.run)
+                self._client.delete_run(self.cells.pop(cell).run)
             except Exception as error:
                 if getattr(error, "error_code", "") not in (*_REFUSALS, *_ABSENT):  # somebody did
                     raise
 
-    def _finish(self, name: str, run: str, logged: Logged, end: int | None = None) -> None:
-        self._client.set_terminated(run, logged.status, end)
-        self._ledger.add(name, logged)
+    def _end(self, cell: str, known: CellRun, end: int | None = None) -> None:
+        self._client.set_terminated(known.run, known.status, end)
+        self.cells[cell] = known
 
     def _log_values(self, run: str, values: CellValues) -> bool:
         """Whether the store took any of the metrics."""
@@ -255,7 +290,7 @@ class Store:
     def _tag(self, run: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._log(run, "tags", [RunTag(key, value) for key, value in tags.items()])
+        self._log(run, "tags", [RunTag(key, value[:TAG_LENGTH]) for key, value in tags.items()])
 
 
 def _client(uri: str) -> MlflowClient:
@@ -272,18 +307,12 @@ def _client(uri: str) -> MlflowClient:
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
-class Machine:
-    """Load and memory of this machine, sampled into a run by MLflow's own monitor until it is stopped."""
+def _is_parent(run: Any) -> bool:
+    return bool(run.data.tags.get(ROLE) == "sweep")
 
-    def __init__(self, uri: str, run: str) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        self._monitor = SystemMetricsMonitor(run, resume_logging=True, tracking_uri=uri)
-        self._monitor.start()
-
-    def stop(self) -> None:
-        with suppress(Exception):  # a store that is gone takes nothing more
-            self._monitor.finish()
+def _same(shown: float | None, value: float) -> bool:
+    return shown == value or (shown is not None and math.isnan(shown) and math.isnan(value))
 
 
 def one_line(error: BaseException) -> str:

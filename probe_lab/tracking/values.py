@@ -11,16 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from probe_lab.config.yaml_text import read_yaml
-from probe_lab.runs import CONFIG, METRICS, PREDICTIONS, FinishedCell
+from probe_lab.runs import CONFIG, METRICS, PREDICTIONS, FinishedCell, Measure
+from probe_lab.runs.configs import Flat, joined
 from probe_lab.runs.files import finished_at
-from probe_lab.tracking.ledger import digest_of
 
 _FILES = (CONFIG, METRICS, PREDICTIONS)
 _FILE_BYTES = 5_000_000
 PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 5000, 250
 """What MLflow's stores take at most, in characters of values and of names."""
 _DIGEST_LENGTH = 12
+_PLACES = {
+    "model": "probe.model",
+    "step": "probe.step",
+    "taps": "probe.taps",
+    "loss": "probe.loss",
+    "seed": "trainer.seed",
+}
+"""Short tags of a cell, and the keys that they show."""
 
 
 @dataclass(frozen=True)
@@ -32,37 +39,37 @@ class CellValues:
     metrics: tuple[tuple[str, float, int], ...]
     tags: Mapping[str, str]
     files: tuple[Path, ...]
-    digest: str
     start: int
     end: int
 
 
-def read_cell(folder: Path) -> CellValues:
-    """The values of a finished cell. ReportError, OSError, ValueError, KeyError or TypeError when its files are damaged
-    or another cell's."""
-    cell = FinishedCell.read(folder)
+def read_values(cell: FinishedCell, axes: Mapping[str, Any] | None = None) -> CellValues:
+    """The values of a finished cell, whose swept keys have the values ``axes``. ReportError, OSError, ValueError,
+    KeyError or TypeError when its files are damaged or another cell's."""
     cell.require(*_FILES)
-    config = read_yaml(cell.config_text) or {}
-    end = (finished_at(folder) or 0) // 1_000_000
-    files = (folder / name for name in _FILES)
+    end = (finished_at(cell.folder) or 0) // 1_000_000
+    files = (cell.folder / name for name in _FILES)
+    metrics = (*_history(cell), *((name, value, 0) for name, value in final_metrics(cell).items()))
     return CellValues(
-        params={allowed(key): str(value)[:PARAM_LENGTH] for key, value in _flat(config)},
-        metrics=_beside_folders((allowed(name), value, step) for name, value, step in _metrics(cell)),
-        tags={**place_tags(config), **_stopped(cell.content)},
+        params={
+            allowed(key): str(list(value) if isinstance(value, tuple) else value)[:PARAM_LENGTH]
+            for key, value in cell.written.items()
+            if key.partition(".")[0] != "sweep"
+        },
+        metrics=_beside_folders((allowed(name), value, step) for name, value, step in metrics),
+        tags={**tags_of(cell.config, axes or {}), **_stopped(cell.content)},
         files=tuple(file for file in files if file.exists() and file.stat().st_size <= _FILE_BYTES),
-        digest=digest_of(folder),
         start=end - int(cell.seconds * 1000),
         end=end,
     )
 
 
-def place_tags(config: Mapping[str, Any]) -> dict[str, str]:
-    """Tags for what a cell reads: its backbone and its cache."""
-    if not {"backbone", "cache"} <= set(config):
-        return {}
-    backbone, cache = config["backbone"], config["cache"]
-    label = backbone["name"] or f"{backbone['family']}:{backbone['path']}"
-    return {"backbone": label, "cache": cache["name"] or config["name"]}
+def tags_of(config: Flat, axes: Mapping[str, Any]) -> dict[str, str]:
+    """Tags of a cell: every swept key, and in few words what it is and what it reads."""
+    label = config["backbone.name"] or f"{config['backbone.family']}:{config['backbone.path']}"
+    own = {"backbone": label, "cache": config["cache.name"]} | {key: config[where] for key, where in _PLACES.items()}
+    values = {**axes, **own}
+    return {key: str(joined(tuple(value) if isinstance(value, list) else value)) for key, value in values.items()}
 
 
 def _stopped(content: Mapping[str, Any]) -> dict[str, str]:
@@ -88,31 +95,27 @@ def _beside_folders(metrics: Iterable[tuple[str, float, int]]) -> tuple[tuple[st
     return tuple((f"{name}_" if name in folders else name, value, step) for name, value, step in metrics)
 
 
-def _metrics(cell: FinishedCell) -> Iterator[tuple[str, float, int]]:
-    """The history per epoch, then final metrics ("val/..." on the validation split)."""
+def _history(cell: FinishedCell) -> Iterator[tuple[str, float, int]]:
+    """What was measured after each epoch."""
     for row in cell.history:
         for key, value in row.items():
             if key != "epoch" and _is_number(value):
                 yield key, float(value), int(row["epoch"])
+
+
+def final_metrics(cell: FinishedCell) -> dict[str, float]:
+    """Estimates and the ends of their intervals ("val/..." on the validation split), and the seconds of the
+    training."""
+    values: dict[str, float] = {}
     for entry in cell.content["metrics"]:
-        name = f"{entry['evaluator']}/{entry['metric']}"
-        if entry["split"] != "test":
-            name = f"{entry['split']}/{name}"
+        name = Measure(entry["split"], entry["evaluator"], entry["metric"]).column
         for key, suffix in {"estimate": "", "lower": "_lower", "upper": "_upper"}.items():
             if _is_number(entry.get(key)):
-                yield name + suffix, float(entry[key]), 0
+                values[name + suffix] = float(entry[key])
     if _is_number(cell.content.get("seconds")):
-        yield "seconds", cell.seconds, 0
+        values["seconds"] = cell.seconds
+    return values
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a config, without the sweep (each cell states its own point)."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif prefix + key != "sweep":
-            yield prefix + key, value

@@ -18,7 +18,7 @@ from probe_lab.config import load_experiment
 from probe_lab.errors import ProbeLabError, ReportError
 from probe_lab.probes import Probe, ProbeSpec, load_probe, save_probe
 from probe_lab.report.analysis.load import load_results
-from probe_lab.runs import Runs
+from probe_lab.runs import FinishedCell, Runs
 from probe_lab.runs.files import (
     CONFIG,
     DESCRIPTION,
@@ -34,7 +34,7 @@ from probe_lab.runs.files import (
 from probe_lab.runs.table import RESULTS, result_rows, write_results
 from probe_lab.runs.writing import write_cell
 from probe_lab.selection.trained_cells import trained_with
-from probe_lab.tracking.values import read_cell
+from probe_lab.tracking.values import read_values
 from probe_lab.training.cell_files import predictions_table
 
 ONE, OTHER = "step05-linear-x0-mse-seed0-1a2b3c4d", "step05-linear-latent-mse-seed0-5e6f7a8b"
@@ -104,7 +104,7 @@ def _select(runs: Path) -> object:
 
 
 def _tracking(runs: Path) -> object:
-    values = read_cell(runs / ONE)
+    values = read_values(FinishedCell.read(runs / ONE))
     return values.params, values.metrics, values.tags
 
 

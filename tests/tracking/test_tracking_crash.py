@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import interpreters
@@ -14,9 +15,8 @@ from tracking_world import FINISHED, experiment_in, finish, play, runs_of, statu
 
 from probe_lab.cache.files import machine
 from probe_lab.config import Experiment
-from probe_lab.tracking.backlog import alone_in
 from probe_lab.tracking.database import make_database
-from probe_lab.tracking.ledger import owner_of
+from probe_lab.tracking.folder import alone_in, owner_of
 from probe_lab.tracking.store import OWNER
 
 PROGRAM = """
@@ -24,8 +24,9 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tracking_world import experiment_in, play
-from probe_lab.tracking.ledger import Ledger
+from probe_lab.tracking.receipt import Receipt
 from probe_lab.tracking.store import Store
+from probe_lab.tracking.sync import Sync
 
 count = {count}
 def dying(owner, name, before):
@@ -46,17 +47,18 @@ play(experiment_in(Path({root!r}), {uri!r}, {experiment!r}))
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "before", "count"),
+    ("owner", "name", "before", "count", "status"),
     [
-        ("Store", "_child", False, 0),
-        ("Store", "_attach", False, 0),
-        ("Ledger", "add", True, 0),
-        ("Store", "end", True, 1),
+        ("Store", "_child", False, 0, "RUNNING"),
+        ("Store", "_attach", False, 0, "RUNNING"),
+        ("Store", "_end", True, 0, "RUNNING"),
+        ("Sync", "_ended", True, 1, "RUNNING"),
+        ("Receipt", "write", True, 1, "FINISHED"),
     ],
-    ids=["after create", "after files", "before the ledger", "before the end"],
+    ids=["after create", "after files", "before the end of a run", "before the end", "before the receipt"],
 )
 def test_a_killed_process_leaves_nothing_twice_or_running(
-    experiment: Experiment, owner: str, name: str, before: bool, count: int
+    experiment: Experiment, owner: str, name: str, before: bool, count: int, status: str
 ) -> None:
     finish(experiment, 0, 1, 2)
     root = Path(experiment.runs).parent
@@ -73,7 +75,7 @@ def test_a_killed_process_leaves_nothing_twice_or_running(
     killed = interpreters.run(["-c", program])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (parent,), children = runs_of(experiment)
-    assert parent.info.status == "RUNNING"
+    assert parent.info.status == status
     assert children
     play(experiment)
     assert statuses(experiment) == (["FINISHED"], FINISHED)
@@ -142,14 +144,14 @@ def test_what_a_killed_process_left_half_written_in_the_runs_folder_goes(experim
         "files.os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
         "files.write_whole(Path(sys.argv[1]), b'x')\n"
     )
-    backlog = experiment.runs_folder / ".tracking" / "queue"
-    backlog.mkdir(parents=True)
-    for path in (backlog / "1-a.jsonl", backlog.parent / "logged.jsonl"):
-        killed = interpreters.run(["-c", program, path])
+    folder = experiment.runs_folder / ".tracking"
+    folder.mkdir(parents=True)
+    for name in ("sweep", "sent.json"):
+        killed = interpreters.run(["-c", program, folder / name])
         assert killed.returncode == -signal.SIGKILL
-    assert len(list(backlog.parent.rglob(".tmp-*"))) == 2
+    assert len(list(folder.rglob(".tmp-*"))) == 2
     with alone_in(experiment.runs_folder):
-        assert not list(backlog.parent.rglob(".tmp-*"))
+        assert not list(folder.rglob(".tmp-*"))
 
 
 def test_ctrl_c_in_a_real_process_ends_the_parent_as_killed(experiment: Experiment) -> None:
@@ -158,15 +160,16 @@ def test_ctrl_c_in_a_real_process_ends_the_parent_as_killed(experiment: Experime
         "import signal, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where the tests run in the background
         "from pathlib import Path\n"
-        "from tracking_world import experiment_in, finish, run_of\n"
+        "from tracking_world import experiment_in, finish\n"
         "from probe_lab.sweep import cells\n"
         "from probe_lab.tracking import track\n"
         f"experiment = experiment_in(Path({str(Path(experiment.runs).parent)!r}), {experiment.tracking.uri!r}, "
         f"{experiment.name!r})\n"
-        "runs = [run_of(cell) for cell in cells(experiment)]\n"
-        "with track(experiment, experiment.runs_folder, runs) as tracker:\n"
+        "plan = cells(experiment)\n"
+        "with track(experiment, plan, [cell.name for cell in plan]) as tracker:\n"
+        "    tracker.start()\n"
         "    finish(experiment, 0)\n"
-        "    tracker.log_cell(runs[0])\n"
+        "    tracker.cell_finished()\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -174,7 +177,7 @@ def test_ctrl_c_in_a_real_process_ends_the_parent_as_killed(experiment: Experime
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        _until_there_is(experiment.runs_folder / ".tracking" / "logged.jsonl")
+        _until(lambda: statuses(experiment) == (["RUNNING"], {"0": "FINISHED"}))
         process.send_signal(signal.SIGINT)
         process.wait(60)
         process.stdout.close()
@@ -185,8 +188,8 @@ def test_ctrl_c_in_a_real_process_ends_the_parent_as_killed(experiment: Experime
     assert statuses(experiment) == (["FINISHED"], FINISHED)
 
 
-def _until_there_is(path: Path) -> None:
+def _until(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
-    while not path.exists():
+    while not holds():
         assert time.monotonic() < end
         time.sleep(0.1)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
 import interpreters
 import pytest
-from sweep_world import make_experiment
-from tracking_world import FINISHED, SEEDS, experiment_in, finish, play, run_of, runs_of, statuses
+from sweep_world import make_experiment, write_cell
+from tracking_world import FINISHED, SEEDS, experiment_in, finish, play, runs_of, statuses, write_report
 
 from probe_lab.config import Experiment
+from probe_lab.runs import FinishedCell
 from probe_lab.sweep import cells, run_sweep
 from probe_lab.tracking import log_report, store, track, tracking_uri
-from probe_lab.tracking.ledger import Ledger, owner_of
+from probe_lab.tracking.folder import owner_of
+from probe_lab.tracking.receipt import Receipt
 from probe_lab.tracking.store import OWNER
-from probe_lab.tracking.values import read_cell
+from probe_lab.tracking.values import read_values
 
 
 def test_a_sweep_is_a_parent_run_with_a_child_per_cell(experiment: Experiment, database: Path) -> None:
@@ -31,7 +34,8 @@ def test_a_sweep_is_a_parent_run_with_a_child_per_cell(experiment: Experiment, d
     assert parent.data.tags["cells.finished"] == "3"
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     by_cell = {run.data.tags["cell"]: run for run in children}
-    assert set(by_cell) == {cell.name for cell in cells(experiment)} == {run.info.run_name for run in children}
+    assert set(by_cell) == {cell.name for cell in cells(experiment)}
+    assert {run.info.run_name for run in children} == {"seed 0", "seed 1", "seed 2"}
     (cell,) = (cell for cell in cells(experiment) if cell.experiment.trainer.seed == 2)
     run = by_cell[cell.name]
     assert run.info.status == "FINISHED"
@@ -108,8 +112,8 @@ def test_a_rerun_adds_nothing_and_does_not_even_open_mlflow(
     (parent,), children = runs_of(experiment)
     assert len(children) == 3
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    # Without the ledger MLflow is asked, and answers the same.
-    (experiment.runs_folder / ".tracking" / "logged.jsonl").unlink()
+    # Without the receipt MLflow is asked, and answers the same.
+    (experiment.runs_folder / ".tracking" / "sent.json").unlink()
     play(experiment)
     (again,), more = runs_of(experiment)
     assert again.info.run_id == parent.info.run_id
@@ -135,9 +139,9 @@ def test_two_runs_folders_leave_each_other_alone_in_one_store(experiment: Experi
     theirs = {run.info.run_id: run.info.status for run in (*parents, *everything)}
     assert theirs[parent.info.run_id] == "RUNNING"
     assert [theirs[run.info.run_id] for run in children] == ["RUNNING", "FINISHED", "FINISHED"]
-    # Without its ledger each folder still finds its own, and ends what it left running.
+    # Without its receipt each folder still finds its own, and ends what it left running.
     for one in (experiment, other):
-        (one.runs_folder / ".tracking" / "logged.jsonl").unlink()
+        (one.runs_folder / ".tracking" / "sent.json").unlink()
         play(one)
     parents, again = runs_of(experiment)
     assert {run.info.status for run in (*parents, *again)} == {"FINISHED"}
@@ -146,7 +150,7 @@ def test_two_runs_folders_leave_each_other_alone_in_one_store(experiment: Experi
         assert sum(run.data.tags["mlflow.parentRunId"] == one.info.run_id for run in again) == 3
 
 
-def test_runs_without_an_owner_are_left_alone_unless_the_ledger_names_them(experiment: Experiment) -> None:
+def test_runs_without_an_owner_are_left_alone_unless_the_receipt_names_them(experiment: Experiment) -> None:
     import mlflow
 
     play(experiment)
@@ -158,13 +162,68 @@ def test_runs_without_an_owner_are_left_alone_unless_the_ledger_names_them(exper
     path.write_text(path.read_text().replace('"estimate": 0.1', '"estimate": 0.7'))
     play(experiment)
     assert statuses(experiment) == (["FINISHED"], FINISHED)
-    (experiment.runs_folder / ".tracking" / "logged.jsonl").unlink()
-    before = {run.info.run_id for run in runs_of(experiment)[1] if OWNER not in run.data.tags}
+    (again,), children = runs_of(experiment)
+    assert again.info.run_id == parents[0].info.run_id
+    assert all(OWNER in run.data.tags for run in children)
+    # Without the receipt nobody names them.
+    for run in (again, *children):
+        client.delete_tag(run.info.run_id, OWNER)
+    (experiment.runs_folder / ".tracking" / "sent.json").unlink()
     play(experiment)
-    after = {run.info.run_id for run in runs_of(experiment)[1]}
-    assert len(before) == 2
+    parents, everything = runs_of(experiment)
+    before, after = ({run.info.run_id for run in runs} for runs in (children, everything))
+    assert len(parents) == 2
     assert before < after
-    assert len(after) == 5
+    assert len(after) == 6
+
+
+def test_the_parent_shows_the_cells_and_the_best_on_validation(experiment: Experiment) -> None:
+    import mlflow
+
+    play(experiment, {0: "ValueError: bad"})
+    (parent,), _ = runs_of(experiment)
+    _, other, best = sorted(cells(experiment), key=lambda cell: cell.experiment.trainer.seed)
+    assert parent.data.tags["best_cell"] == best.name
+    assert parent.data.metrics["val/shapes_reward/srcc_within"] == pytest.approx(0.2)
+    assert parent.data.metrics["shapes_reward/srcc_within_upper"] == pytest.approx(0.3)
+    note = parent.data.tags["mlflow.note.content"].splitlines()
+    assert note[0].startswith(f"2 cells of {experiment.name} are finished, 1 failed.")
+    assert [line.split(" | ")[0] for line in note[4:]] == ["| seed 2", "| seed 1"]
+    assert note[4] == "| seed 2 | 0.200 [0.100, 0.300] | 0.200 [0.100, 0.300] |"
+    # Best on the test prompts alone does not count, and what the best one lacks is no number.
+    path = experiment.runs_folder / best.name / "metrics.json"
+    content = json.loads(path.read_text())
+    for entry in content["metrics"]:
+        entry["estimate"] = {"val": 0.05, "test": 0.9}[entry["split"]]
+    del content["seconds"]
+    path.write_text(json.dumps(content))
+    play(experiment, {0: "ValueError: bad"})
+    (parent,), _ = runs_of(experiment)
+    assert parent.data.tags["best_cell"] == other.name
+    assert parent.data.metrics["shapes_reward/srcc_within"] == pytest.approx(0.1)
+    path = experiment.runs_folder / other.name / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": None}))
+    play(experiment)
+    (parent,), _ = runs_of(experiment)
+    assert math.isnan(parent.data.metrics["seconds"])
+    points = mlflow.MlflowClient(tracking_uri(experiment)).get_metric_history(parent.info.run_id, "seconds")
+    assert len(points) == 2
+
+
+def test_runs_get_longer_names_as_a_sweep_grows(experiment: Experiment, tmp_path: Path) -> None:
+    play(experiment)
+    _, before = runs_of(experiment)
+    seeds = {"trainer.seed": [0, 1, 2]}
+    grown = experiment_in(tmp_path, experiment.tracking.uri, experiment.name, {**seeds, "probe.step": [1, 5]})
+    (cell, *_) = (cell for cell in cells(grown) if cell.experiment.probe.step == 1)
+    (grown.runs_folder / cell.name).mkdir()
+    write_cell(cell, grown.runs_folder / cell.name, 0.5)
+    with track(grown, cells(grown)):
+        pass
+    _, after = runs_of(experiment)
+    assert {run.info.run_id for run in before} < {run.info.run_id for run in after}
+    names = {"step 1 · seed 0", "step 5 · seed 0", "step 5 · seed 1", "step 5 · seed 2"}
+    assert {run.info.run_name for run in after} == names
 
 
 def test_a_cell_that_was_trained_again_replaces_its_run(experiment: Experiment) -> None:
@@ -245,7 +304,7 @@ def test_an_empty_address_switches_tracking_off(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(store, "_client", lambda uri: pytest.fail("MLflow was opened"))
     experiment = experiment_in(tmp_path, "")
     play(experiment)
-    log_report(experiment, tmp_path)
+    log_report(experiment, lambda: cells(experiment))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     experiment = experiment_in(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     play(experiment)
@@ -270,15 +329,13 @@ def test_a_new_database_and_its_use_are_silent(tmp_path: Path) -> None:
     assert statuses(experiment)[1] != {}
 
 
-def test_a_report_is_attached_to_the_sweep(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_report_is_attached_to_the_sweep(experiment: Experiment) -> None:
     import mlflow
 
     play(experiment)
-    report = tmp_path / "report"
-    (report / "figures").mkdir(parents=True)
-    (report / "index.html").write_text("<html>")
-    (report / "figures" / "step.png").write_bytes(b"png")
-    log_report(experiment, report)
+    report = write_report(experiment)
+    (report / "secrets.txt").write_text("not of a report")
+    log_report(experiment, lambda: cells(experiment))
     (parent,), children = runs_of(experiment)
     assert parent.info.status == "FINISHED"
     assert len(children) == 3
@@ -288,7 +345,7 @@ def test_a_report_is_attached_to_the_sweep(experiment: Experiment, tmp_path: Pat
     assert [item.path for item in client.list_artifacts(parent.info.run_id, "report/figures")] == [
         "report/figures/step.png"
     ]
-    assert Ledger.read(experiment.runs_folder, experiment.tracking.uri).complete(c.name for c in cells(experiment))
+    assert Receipt.read(experiment.runs_folder, experiment.tracking.uri).is_complete(experiment.runs_folder)
 
 
 def test_the_machine_is_sampled_into_the_parent_when_asked(
@@ -297,8 +354,9 @@ def test_the_machine_is_sampled_into_the_parent_when_asked(
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     tracking = {"uri": experiment.tracking.uri, "system_metrics": True}
     asked = make_experiment(tmp_path, SEEDS, name=experiment.name, tracking=tracking)
-    plan = cells(asked)
-    with track(asked, asked.runs_folder, [run_of(cell) for cell in plan]):
+    finish(asked, 0)
+    with track(asked, cells(asked)) as tracker:
+        tracker.start()
         for _ in range(200):
             (parent,) = runs_of(asked)[0] or [None]
             if parent is not None and any(name.startswith("system/") for name in parent.data.metrics):
@@ -309,14 +367,14 @@ def test_the_machine_is_sampled_into_the_parent_when_asked(
 
 
 def test_a_cell_that_is_trained_again_is_logged_though_all_were_logged_before(experiment: Experiment) -> None:
-    """The ledger says that nothing is to be added, and the sweep has not yet replaced the old files."""
+    """The receipt says that nothing is to be added, and the sweep has not yet replaced the old files."""
     play(experiment)
-    cell, plan = cells(experiment)[1], [run_of(cell) for cell in cells(experiment)]
+    cell = cells(experiment)[1]
     path = experiment.runs_folder / cell.name / "metrics.json"
-    with track(experiment, experiment.runs_folder, plan, {cell.name}) as tracker:
+    with track(experiment, cells(experiment), {cell.name}) as tracker:
         assert tracker.active
         path.write_text(path.read_text().replace('"estimate": 0.1', '"estimate": 0.7'))
-        tracker.log_cell(run_of(cell))
+        tracker.cell_finished()
     assert statuses(experiment) == (["FINISHED"], FINISHED)
     run = {run.data.tags["cell"]: run for run in runs_of(experiment)[1]}[cell.name]
     assert run.data.metrics["shapes_reward/srcc"] == pytest.approx(0.7)
@@ -345,12 +403,12 @@ def test_a_copy_without_anything_to_train_gets_runs_of_its_own(experiment: Exper
     ours = {run.info.run_id for runs in runs_of(experiment) for run in runs}
     shutil.copytree(experiment.runs, tmp_path / "copied")
     copy = dataclasses.replace(experiment, runs=str(tmp_path / "copied"))
-    with track(copy, copy.runs_folder, [run_of(cell) for cell in cells(copy)]) as tracker:
+    with track(copy, cells(copy)) as tracker:
         assert tracker.active
     parents, children = runs_of(experiment)
     assert ours < {run.info.run_id for run in (*parents, *children)}
     assert len(children) == 6
-    with track(copy, copy.runs_folder, [run_of(cell) for cell in cells(copy)]) as tracker:
+    with track(copy, cells(copy)) as tracker:
         assert not tracker.active
 
 
@@ -396,6 +454,6 @@ def test_no_metric_is_the_folder_of_another(tmp_path: Path) -> None:
     entry = next(entry for entry in content["metrics"] if (entry["split"], entry["metric"]) == ("test", "srcc"))
     content["metrics"] += [{**entry, "evaluator": name} for name in ("seconds", "val_srcc_within")]
     path.write_text(json.dumps(content))
-    names = {name for name, _, _ in read_cell(path.parent).metrics}
+    names = {name for name, _, _ in read_values(FinishedCell.read(path.parent)).metrics}
     assert {"seconds_", "seconds/srcc", "val_srcc_within_", "val_srcc_within/srcc"} <= names
     assert not {name for name in names for other in names if other.startswith(f"{name}/")}

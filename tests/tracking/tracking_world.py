@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from probe_lab.config import Experiment
-from probe_lab.sweep import Cell, cells
-from probe_lab.tracking import CellRun, track, tracking_uri
+from probe_lab.runs import is_finished
+from probe_lab.runs.failures import Failure, write_failures
+from probe_lab.sweep import cells
+from probe_lab.tracking import Tracker, track, tracking_uri
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sweep"))
 
@@ -33,30 +35,36 @@ def finish(experiment: Experiment, *seeds: int) -> None:
             write_cell(cell, folder, cell.experiment.trainer.seed / 10)
 
 
-def run_of(cell: Cell) -> CellRun:
-    probe = cell.experiment.probe
-    return CellRun(
-        cell.name, {"seed": str(cell.experiment.trainer.seed), "model": probe.model, "step": str(probe.step)}
-    )
-
-
-def play(experiment: Experiment, behaviour: Mapping[int, BaseException | str] | None = None) -> None:
+def play(experiment: Experiment, behaviour: Mapping[int, BaseException | str] | None = None) -> Tracker:
     """A sweep: a cell's seed says if it fails (a string), if an exception comes, or else if it is finished."""
     plan, folder = cells(experiment), experiment.runs_folder
     folder.mkdir(parents=True, exist_ok=True)
-    with track(experiment, folder, [run_of(cell) for cell in plan]) as tracker:
-        for cell in plan:
-            seed = cell.experiment.trainer.seed
-            what = (behaviour or {}).get(seed, "")
-            if isinstance(what, BaseException):
-                raise what
-            if (folder / cell.name / "metrics.json").exists():
-                continue
-            if what:
-                tracker.log_failure(run_of(cell), what)
-            else:
-                finish(experiment, seed)
-                tracker.log_cell(run_of(cell))
+    pending = [cell for cell in plan if not is_finished(folder / cell.name)]
+    failures: list[Failure] = []
+    with track(experiment, plan, {cell.name for cell in pending}) as tracker:
+        tracker.start()
+        try:
+            for cell in pending:
+                what = (behaviour or {}).get(seed := cell.experiment.trainer.seed, "")
+                if isinstance(what, BaseException):
+                    raise what
+                if what:
+                    failures.append(Failure(cell.name, what))
+                else:
+                    finish(experiment, seed)
+                    tracker.cell_finished()
+        finally:
+            write_failures(folder, failures)
+    return tracker
+
+
+def write_report(experiment: Experiment) -> Path:
+    """The folder of a report with a page and a figure."""
+    folder = experiment.report_folder
+    (folder / "figures").mkdir(parents=True)
+    (folder / "index.html").write_text("<html>")
+    (folder / "figures" / "step.png").write_bytes(b"png")
+    return folder
 
 
 def runs_of(experiment: Experiment, uri: str = "") -> tuple[list[Any], list[Any]]:
