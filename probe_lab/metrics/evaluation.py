@@ -17,9 +17,6 @@ from probe_lab.metrics.within import WITHIN_METRICS, WithinMetric
 GlobalMetric = Literal["srcc", "ktc", "pcc", "auc"]
 MetricName = GlobalMetric | WithinMetric
 METRICS: tuple[MetricName, ...] = (*get_args(GlobalMetric), *WITHIN_METRICS)
-
-Reduce = Callable[[PromptTable], PromptRatio]
-
 _SCALES: Mapping[str, Scale] = {"auc": "auc"}
 
 
