@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import PLACELESS
 from probe_lab.data.scalar_table import scalar_table
 from probe_lab.data.text_lookup import TextTable
+from probe_lab.probes.encoder import resized
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
-from probe_lab.probes.spec import ATTENTION, ProbeSpec, TensorShape
+from probe_lab.probes.spec import ATTENTION, ProbeSpec
 
 CHUNK_BYTES = 256 * 2**20
 """Arrays in memory at a time, whatever the size of the test split."""
@@ -114,7 +114,7 @@ def _inputs(
     job: ProbeReading, arrays: Mapping[str, Tensor], step: int, prompts: Tensor, text: Mapping[str, TextTable]
 ) -> Inputs:
     spec = job.probe.spec
-    features = {tap: _resized(arrays[other].float(), spec.taps[tap]) for tap, other in job.reads.items()}
+    features = {tap: resized(arrays[other].float(), spec.taps[tap][1:]) for tap, other in job.reads.items()}
     steps = torch.full((len(prompts),), step, dtype=torch.int64)
     if not _reads_text(spec):
         return Inputs(features, steps)
@@ -125,15 +125,6 @@ def _inputs(
 def _reads_text(spec: ProbeSpec) -> bool:
     """Aligned probes were trained with the text's token mask beside their arrays."""
     return spec.needs_text or spec.aligned
-
-
-def _resized(values: Tensor, shape: TensorShape) -> Tensor:
-    size = shape[1:]
-    if tuple(values.shape[2:]) == size:
-        return values
-    if values.shape[2] >= size[0] and values.shape[3] >= size[1]:
-        return F.adaptive_avg_pool2d(values, size)
-    return F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 
 def _chunks(cache: Cache, taps: Sequence[str], samples: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

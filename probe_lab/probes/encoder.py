@@ -85,7 +85,7 @@ class CNNEncoder(nn.Module):
             mask = mask[:, :length]
             tokens = None if tokens is None else tokens[:, :length].float()
         if self.token_maps is not None:
-            maps = [_resized(inputs.features[tap][:, :length].float(), self.grid) for tap in taps]
+            maps = [resized(inputs.features[tap][:, :length].float(), self.grid) for tap in taps]
             text = None if tokens is None else inputs.spread(self.token_maps.project(tokens))
             seen, painted = self.token_maps(torch.stack(maps, dim=2), text, mask)
             embedding = embedding + self.from_tokens(seen)
@@ -151,10 +151,11 @@ def _stem(shape: TensorShape, grid: tuple[int, int], width: int) -> nn.Module:
 def _toward(values: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize ``[B, C, H, W]`` to the grid, or to twice the grid where it is finer."""
     factor = 2 if _finer(tuple(values.shape), grid) else 1
-    return _resized(values, (factor * grid[0], factor * grid[1]))
+    return resized(values, (factor * grid[0], factor * grid[1]))
 
 
-def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[B, C, H, W]`` to ``[B, C, *size]``: averaged over areas when it shrinks, bilinearly when it grows."""
     if tuple(values.shape[2:]) == size:
         return values
     if values.shape[2] >= size[0] and values.shape[3] >= size[1]:
