@@ -7,6 +7,8 @@ from probe_lab.config import load_experiment as load_experiment
 from probe_lab.errors import ProbeLabError as ProbeLabError
 from probe_lab.evaluators import Evaluator as Evaluator
 from probe_lab.evaluators import register as register_evaluator  # noqa: F401
+from probe_lab.losses import Loss as Loss
+from probe_lab.losses import register_loss as register_loss
 from probe_lab.probes import ProbeKind as ProbeKind
 from probe_lab.probes import load_probe as load_probe
 from probe_lab.probes.kinds import register_probe as register_probe

@@ -114,6 +114,8 @@ def registry_of(key: str) -> Registry[Any]:
 NAMED = {
     "probe.model": "probe_lab.probes.kinds:MODELS",
     "evaluators": "probe_lab.evaluators.base:EVALUATORS",
+    "prompts.source": "probe_lab.generation.sources:SOURCES",
+    "report_sections": "probe_lab.report.layout.section_maker:SECTIONS",
 }
 """Keys of an experiment that name entries, and where their registries are."""
 

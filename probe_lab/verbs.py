@@ -167,6 +167,7 @@ def _report(
         title=experiment.name,
         evaluators=experiment.probe_evaluators,
         scored=experiment.evaluators,
+        sections=experiment.report_sections,
         primary_step=experiment.probe.step,
         others={labels[folder]: folder for folder in folders},
         on_progress=on_progress,

@@ -65,6 +65,8 @@ def check(experiment: Experiment) -> None:
         if ":" in evaluator:  # others may be scores that were imported
             require_named("evaluators", evaluator.partition("@")[0])
     require_named(_MODEL, probe.model)
+    for section in experiment.report_sections:
+        require_named("report_sections", section)
 
 
 def check_axis_names(experiment: Experiment) -> None:
@@ -138,14 +140,8 @@ def _check_devices(experiment: Experiment) -> None:
 
 
 def _check_prompts(prompts: Prompts) -> None:
-    if prompts.source == "shapes" and prompts.path:
-        raise ConfigError(
-            f"'prompts.path' is '{prompts.path}' and prompts.source=shapes reads none: "
-            "set prompts.source=file or hub, or empty it (prompts.path=)"
-        )
-    if prompts.source != "shapes" and not prompts.path:
-        wanted = "a file of prompts" if prompts.source == "file" else "the id of a dataset, owner/name"
-        raise ConfigError(f"'prompts.path' is empty: prompts.source={prompts.source} needs {wanted}")
+    require_named("prompts.source", prompts.source)
+    registry_of("prompts.source").get(prompts.source).check(prompts)
 
 
 def _check_tradeoff(experiment: Experiment) -> None:

@@ -328,6 +328,9 @@ class Schema:
     workers: int = key(2, "Processes that generate, score and train at a time.", positive(4_096), in_result=False)
     runs: str = key("runs", "Folder of results.", in_result=False)
     reports: str = key("reports", "Folder of reports.", in_result=False)
+    report_sections: list[str] = key(
+        [], "Further sections of the report, of your own.", allowed="names of `module:attribute`", in_result=False
+    )
     plugins: list[str] = key(
         [],
         "Python files to import first, so that `module:attribute` finds them. Paths are relative to the file of the "

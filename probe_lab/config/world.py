@@ -32,8 +32,8 @@ class Backbone:
 class Prompts:
     """Where prompts come from, and how many seeds each one gets."""
 
-    source: Literal["shapes", "file", "hub"] = key(
-        "shapes", "Where prompts come from. Captions of the shapes world, a file, or a dataset of the hub."
+    source: str = key(
+        "shapes", "Where prompts come from. Captions of the shapes world, a file, a dataset of the hub, or your own."
     )
     path: str = key("", "File of prompts, whose suffix tells the format, or with `source: hub` the id of a dataset.")
     column: str = key("prompt", "Column of a table, or key of a record, that holds the prompt.")

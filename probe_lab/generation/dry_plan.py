@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,6 +14,7 @@ from probe_lab.errors import CaptureError, ConfigError
 from probe_lab.generation.generate import plan_generation
 from probe_lab.generation.measured_plan import ELEMENT_BYTES, Plan
 from probe_lab.generation.prompts import read_prompts
+from probe_lab.generation.sources import SOURCES
 from probe_lab.taps import Tap
 
 TFLOPS = 400.0
@@ -94,6 +94,7 @@ def shapes_of(model: Weightless, experiment: Experiment, taps: Sequence[Tap | st
 
 def _prompts(experiment: Experiment) -> int:
     prompts = experiment.prompts
-    if prompts.source == "file" and Path(prompts.path).expanduser().exists():
+    source = SOURCES.get(prompts.source)
+    if source.is_here(prompts) and not source.is_endless:
         return len(read_prompts(prompts, experiment.seed))
     return prompts.count

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from probe_lab.backbones.architectures import absent
@@ -11,14 +9,14 @@ from probe_lab.config import Experiment
 from probe_lab.data.splits import SPLITS, SplitFractions, splits_of
 from probe_lab.data.twins import Twins, twins_of
 from probe_lab.generation.prompts import PromptSet, collect_prompts, prompt_table
+from probe_lab.generation.sources import SOURCES
 
 
 def prompts_at_hand(experiment: Experiment) -> PromptSet | None:
     """The experiment's prompts; None where only a plan of published weights is wanted and they are elsewhere too."""
     prompts = experiment.prompts
-    if absent(experiment.backbone) is not None and prompts.source != "shapes":
-        here = prompts.source == "file" and Path(prompts.path).expanduser().exists()
-        return collect_prompts(prompts, experiment.seed) if here else None
+    if absent(experiment.backbone) is not None and not SOURCES.get(prompts.source).is_here(prompts):
+        return None
     return collect_prompts(prompts, experiment.seed)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +18,10 @@ from probe_lab.data.canonical import canonical, meaning
 from probe_lab.data.splits import splits_of
 from probe_lab.errors import ConfigError
 from probe_lab.generation.prompt_choice import PromptSet, choose_prompts
-from probe_lab.generation.prompt_hub import hub_files
 from probe_lab.generation.prompt_sources import SUFFIXES, file_captions
-from probe_lab.generation.prompt_tables import parquet_captions
 from probe_lab.generation.prompt_text import Caption
+from probe_lab.generation.sources import CAPTION_SEED, SOURCES
 from probe_lab.shapes.captions import sample_captions
-
-CAPTION_SEED = 1_000_000
-"""Experiments draw their captions from other seeds than the tiny backbones' training pictures."""
-
-HUB_SPLIT = "train"
-"""That of a hub dataset, where ``prompts.split`` is empty."""
 
 __all__ = ["PromptSet", "choose_prompts", "collect_prompts", "read_prompts", "sample_seed", "sample_table"]
 
@@ -50,28 +43,32 @@ def read_prompts(prompts: Prompts, seed: int) -> list[str]:
 def _collected(prompts: Prompts, seed: int, within: tuple[str, ...]) -> PromptSet:
     """``within`` are the experiments whose ``prompts.exclude`` led here."""
     excluded = {meaning(prompt) for entry in prompts.exclude for prompt in _named_by(entry, prompts, within)}
-    if prompts.source == "shapes":
-        return _drawn(prompts.count, seed, excluded)
-    chosen = choose_prompts(_captions(prompts), prompts.count, seed if prompts.shuffle else None, excluded)
+    source = SOURCES.get(prompts.source)
+    captions = source.captions(prompts, seed)
+    if source.is_endless:
+        return _first(captions, prompts.count, excluded)
+    chosen = choose_prompts(captions, prompts.count, seed if prompts.shuffle else None, excluded)
     if not chosen.prompts:
+        place = f"prompts.path '{prompts.path}'" if prompts.path else f"prompts.source={prompts.source}"
         raise ConfigError(
-            f"prompts.path '{prompts.path}' holds no prompt{' that is not excluded' if chosen.excluded else ''}: write "
+            f"{place} holds no prompt{' that is not excluded' if chosen.excluded else ''}: write "
             "one per line of a text, row of a table or annotation of a COCO file"
         )
     return chosen
 
 
-def _drawn(count: int, seed: int, excluded: set[str]) -> PromptSet:
-    captions: list[str] = []
+def _first(captions: Iterable[Caption], count: int, excluded: set[str]) -> PromptSet:
+    """The first ``count`` captions of an endless source, whose captions differ, that say nothing of ``excluded``."""
+    prompts: list[str] = []
     passed_over = 0
-    for caption in sample_captions(CAPTION_SEED + seed):
-        if len(captions) == count:
+    for caption in captions:
+        if len(prompts) == count:
             break
-        if excluded and meaning(caption) in excluded:
+        if excluded and meaning(caption.text) in excluded:
             passed_over += 1
         else:
-            captions.append(caption)
-    return PromptSet(tuple(captions), excluded=passed_over)
+            prompts.append(caption.text)
+    return PromptSet(tuple(prompts), excluded=passed_over)
 
 
 def _named_by(entry: str, prompts: Prompts, within: tuple[str, ...]) -> Iterator[str]:
@@ -106,13 +103,6 @@ def _seed_and_count(entry: str) -> tuple[int, int]:
             "the experiment seed 0"
         )
     return int(numbers[0]), int(numbers[1])
-
-
-def _captions(prompts: Prompts) -> list[Caption]:
-    if prompts.source == "hub":
-        files = hub_files(prompts.path, prompts.split or HUB_SPLIT, prompts.revision)
-        return [caption for file in files for caption in parquet_captions(file, prompts.column, prompts.per_image)]
-    return file_captions(Path(prompts.path).expanduser(), prompts)
 
 
 def sample_seed(prompt: str, index: int, seed: int) -> int:

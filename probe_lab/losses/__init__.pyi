@@ -19,4 +19,5 @@ from probe_lab.losses.terms import annealed as annealed
 from probe_lab.losses.terms import in_order as in_order
 from probe_lab.losses.terms import loss_text as loss_text
 from probe_lab.losses.terms import parse_loss as parse_loss
+from probe_lab.losses.terms import register_loss as register_loss
 from probe_lab.losses.terms import rising as rising

@@ -85,6 +85,17 @@ TERMS: tuple[Term, ...] = tuple(_OURS)
 LOSSES = Registry("loss term", Loss, "losses", _OURS)
 
 
+def register_loss(name: str, loss: Loss) -> None:
+    """Let experiments of this process name ``loss`` as a term of ``probe.loss``.
+
+    Workers that start afresh do not know the name: for them, name the loss as ``module:attribute`` instead.
+
+    Raises:
+        ConfigError: another loss has the name, or the name has a colon.
+    """
+    LOSSES.register(name, loss)
+
+
 def annealed(epoch: int, epochs: int, *, temperature_max: float, margin_max: float) -> Annealed:
     """Schedule of Probe-Select: τ = τ_max · max(1 − e/E, 0.1) and α = α_max · (1 − e/E).
 

@@ -16,6 +16,7 @@ from probe_lab.report.layout.left_out import LeftOut
 from probe_lab.report.layout.material import Material, Section
 from probe_lab.report.layout.page import Block, page, paragraph, section_block, table_html
 from probe_lab.report.layout.replacing import replacing
+from probe_lab.report.layout.section_maker import drawn_by
 from probe_lab.report.layout.style import drawing, evaluator_label, number_text
 from probe_lab.report.layout.table_forms import Table
 from probe_lab.report.sections import (
@@ -67,6 +68,7 @@ def build_report(
     primary_step: int | None = None,
     others: Mapping[str, Path] | None = None,
     scored: Sequence[str] = (),
+    sections: Sequence[str] = (),
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Path:
@@ -81,7 +83,7 @@ def build_report(
     Where cells were trained on several caches, the report is of those of ``cache`` (None: of the one with most cells),
     the others have a part each. An existing report in ``out`` is replaced once the new one is complete: a failure
     leaves it as it was. ``on_note`` is told at the end what had to be left out and why, a sentence each: all that
-    needs the cache, or one of its files that is gone or damaged.
+    needs the cache, or one of its files that is gone or damaged. ``sections`` name further ones, which follow ours.
 
     Raises ReportError when there are no results or they are of another version, when ``cache`` is not the
     one that the probes were trained on, or when ``out`` holds something else or cannot be written.
@@ -95,9 +97,11 @@ def build_report(
     best = next(iter(results.seeds(choice.best).values()))
     if opened is not None and not elsewhere.same_samples(results, opened, best):
         raise elsewhere.of_another_cache(results, opened)
+    families = (*FAMILIES, *map(drawn_by, sections))
     with replacing(out) as folder, drawing():
         names = tuple(scored) or choice.evaluators
-        _write(material, folder, title, others or {}, names, left_out, on_progress or (lambda done, total: None))
+        tell = on_progress or (lambda done, total: None)
+        _write(material, folder, title, families, others or {}, names, left_out, tell)
     if on_note is not None:
         for line in left_out.lines():
             on_note(line)
@@ -118,19 +122,20 @@ def _write(
     material: Material,
     folder: Path,
     title: str,
+    families: Sequence[Callable[[Material], Section]],
     others: Mapping[str, Path],
     scored: Sequence[str],
     left_out: LeftOut,
     on_progress: OnProgress,
 ) -> None:
-    total = len(FAMILIES) + 2
+    total = len(families) + 2
     (folder / "figures").mkdir()
     (folder / "tables").mkdir()
     on_progress(0, total)
     # How the probe was chosen is the caption of every file, but the page says it once.
     headline = _tables(headline_tables(material), folder, captions=1)
     blocks = [Block("headline", "Best probe and baselines", headline)]
-    for i, section in enumerate(FAMILIES, start=1):
+    for i, section in enumerate(families, start=1):
         on_progress(i, total)
         blocks.append(_drawn(left_out.section(section, material), folder, left_out))
     blocks += [_part(part, folder, left_out) for part in elsewhere.parts(material)]

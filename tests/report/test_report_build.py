@@ -249,6 +249,41 @@ def test_a_failure_leaves_the_old_report(simulated: Any, tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
+SECTIONS = """
+from matplotlib.figure import Figure
+from probe_lab.report import Drawing, Section, Table
+
+def given(material):
+    table = Table("given", "A table", "", ("evaluator",), tuple((name,) for name in material.choice.evaluators))
+    return Section("given", "A <section>", "Why.", (Drawing("given", "What it shows.", Figure()),), tables=(table,))
+
+def broken(material):
+    return material.nothing
+
+def nothing(material):
+    return None
+"""
+
+
+def test_sections_of_ones_own_follow_ours(simulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "given_sections.py").write_text(SECTIONS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(build, "FAMILIES", (build.guide.section,))
+    out = tmp_path / "report"
+    page = _write(simulated, out, sections=["given_sections:given"])
+    assert page.ids.index("guide") < page.ids.index("given")
+    assert "A <section>" in page.words
+    assert (out / "figures" / "given.pdf").is_file()
+    assert (out / "tables" / "given.csv").read_text().split() == ["evaluator", *EVALUATORS]
+    for name, message in {
+        "broken": "the section 'given_sections:broken' of 'report_sections' failed: AttributeError: 'Material' object",
+        "nothing": "the section 'given_sections:nothing' gave a NoneType: return a Section",
+    }.items():
+        with pytest.raises(ReportError, match=message):
+            _write(simulated, out, sections=[f"given_sections:{name}"])
+    assert (out / "figures" / "given.pdf").is_file()
+
+
 def test_a_report_is_replaced_whole(simulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FAMILIES", ())
     out = tmp_path / "r"
