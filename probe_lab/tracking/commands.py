@@ -123,7 +123,7 @@ def sync_runs(experiment: Experiment, plan: Callable[[], Sequence[PlannedCell]])
         )
     if not read_failures(runs):
         Runs(runs).finished()
-    sync = Sync(experiment, uri, plan)
+    sync = Sync(experiment, uri, plan, asks=True)
     background = Background(sync)
     with terminated_as_interrupt():
         background.close(_DAY)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,11 @@ _SQLITE = "sqlite:///"
 @dataclass(frozen=True)
 class Receipt:
     """At ``uri`` stood, below the run ``parent`` of MLflow's experiment ``experiment``, all ``cells`` of the runs
-    folder ``owner`` with the digests of their files, and the report with that of its own. Empty where there is none."""
+    folder ``owner`` with the digests of their files, and the report with that of its own. Empty where there is none.
+
+    ``runs`` are all runs of cells: id, status, name and digest. They are ``whole`` unless a command has begun to change
+    them and did not come to its end: then the store has to be asked.
+    """
 
     owner: str = ""
     uri: str = ""
@@ -33,6 +37,8 @@ class Receipt:
     parent: str = ""
     report: str = ""
     cells: Mapping[str, str] = field(default_factory=dict)
+    runs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    whole: bool = True
 
     @staticmethod
     def read(runs: Path, uri: str) -> Receipt:
@@ -51,7 +57,7 @@ class Receipt:
     def is_complete(self, runs: Path) -> bool:
         """Whether the store was sent all finished cells as they are now, the last sweep ended well, and an SQLite file
         still holds them. A server is taken at its word."""
-        if not self.parent or read_status(runs) not in ("FINISHED", None):
+        if not self.parent or not self.whole or read_status(runs) not in ("FINISHED", None):
             return False
         if any(self.cells.get(name) != digest_of(runs / name) for name in finished_names(runs)):
             return False

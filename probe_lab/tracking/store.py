@@ -75,22 +75,28 @@ class CellRun:
 class Store:
     """The parent run of an experiment and the runs below it; ``cells`` are those that the store has."""
 
-    def __init__(self, uri: str, experiment: Experiment, owner: str, parent: str = "") -> None:
-        """Find or make the experiment and its parent run, which may be ``parent``, and end what a killed command left
-        running."""
+    def __init__(
+        self,
+        uri: str,
+        experiment: Experiment,
+        owner: str,
+        parent: str = "",
+        known: Mapping[str, CellRun] | None = None,
+    ) -> None:
+        """Find or make the experiment and its parent run, which may be ``parent``, and the runs below it, which are
+        ``known`` or else looked up; then what a killed command left running is ended."""
         self._uri, self._owner = uri, owner
         self._client = _client(uri)
         self._files, self._refusal = True, ""
         self.experiment = self._find_experiment(experiment)
-        runs = self._owned()
-        if parent and all(run.info.run_id != parent for run in runs) and self._adopt(parent):
-            runs = self._owned()
-        found = sorted((run for run in runs if _is_parent(run)), key=lambda run: run.info.run_id != parent)
-        run = found[0] if found else self._new_parent(experiment)
+        run = self._get(parent) if parent and known is not None else None
+        if run is not None and run.data.tags.get(OWNER) == owner:
+            self.cells = dict(known or {})
+        else:
+            run = self._look_up(experiment, parent)
         self.parent: str = run.info.run_id
         self.status: str = run.info.status
         self._tags, self._metrics = dict(run.data.tags), dict(run.data.metrics)
-        self.cells = self._cells_of(run for run in runs if not _is_parent(run))
         self.show({"experiment": experiment.to_yaml()}, {})
 
     def send_cell(self, cell: str, name: str, digest: str, values: CellValues) -> None:
@@ -167,9 +173,27 @@ class Store:
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _new_parent(self, experiment: Experiment) -> Any:
+    def _look_up(self, experiment: Experiment, parent: str) -> Any:
+        """The parent run, which is made where there is none; sets ``cells``."""
+        runs = self._owned()
+        if parent and all(run.info.run_id != parent for run in runs) and self._adopt(parent):
+            runs = self._owned()
+        self.cells = self._cells_of(run for run in runs if not _is_parent(run))
+        found = sorted((run for run in runs if _is_parent(run)), key=lambda run: run.info.run_id != parent)
+        if found:
+            return found[0]
         tags = {ROLE: "sweep", OWNER: self._owner}
         return self._client.create_run(self.experiment, tags=tags, run_name=f"sweep {experiment.name}")
+
+    def _get(self, run: str) -> Any:
+        """A run, None where it is gone."""
+        try:
+            found = self._client.get_run(run)
+        except Exception as error:
+            if getattr(error, "error_code", "") in _ABSENT:
+                return None
+            raise
+        return found if found.info.lifecycle_stage == "active" else None
 
     def _owned(self) -> list[Any]:
         """All runs of the owner, the newest first."""
@@ -177,13 +201,8 @@ class Store:
 
     def _adopt(self, parent: str) -> bool:
         """Whether this run is still there and of a version whose runs had no owner: it and its children get one."""
-        try:
-            run = self._client.get_run(parent)
-        except Exception as error:
-            if getattr(error, "error_code", "") in _ABSENT:
-                return False
-            raise
-        if run.info.lifecycle_stage != "active" or OWNER in run.data.tags:
+        run = self._get(parent)
+        if run is None or OWNER in run.data.tags:
             return False
         for child in (*self._search(f"tags.`{_PARENT}` = '{parent}'"), run):
             if OWNER not in child.data.tags:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import astuple, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -50,7 +51,8 @@ class Sync:
 
     ``plan`` gives the cells of the experiment's sweep; those named ``pending`` are being trained meanwhile, and what
     lies in their folders at first is of before. A pass may end at any point: the next one, of this command or another,
-    goes on from what the store has by then.
+    goes on from what the store has by then. What that is the last receipt says, unless it is not whole, or this one
+    ``asks`` the store all the same: thousands of runs take it seconds.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class Sync:
         uri: str,
         plan: Callable[[], Sequence[PlannedCell]],
         pending: Collection[str] | None = None,
+        *,
+        asks: bool = False,
     ) -> None:
         self.experiment, self.uri, self.runs = experiment, uri, experiment.runs_folder
-        self.sent = 0
+        self.sent, self._asks = 0, asks
         self._sweeping, self._plan_of = pending is not None, plan
         self._store: Store | None = None
         self._cells = Runs(self.runs)
@@ -77,8 +81,12 @@ class Sync:
         if self._store is None:
             if not self._configs:
                 self._configs = {name: config_of(cell.experiment) for name, cell in self._plan.items()}
-            parent = Receipt.read(self.runs, self.uri).parent
-            self._store = Store(self.uri, self.experiment, owner_of(self.runs), parent)
+            receipt, known = Receipt.read(self.runs, self.uri), None
+            if receipt.parent and receipt.whole:
+                if not self._asks:
+                    known = {cell: CellRun(*run) for cell, run in receipt.runs.items()}
+                replace(receipt, whole=False).write(self.runs)
+            self._store = Store(self.uri, self.experiment, owner_of(self.runs), receipt.parent, known)
             self._in_store = self._store.cells
         return self._store
 
@@ -121,7 +129,8 @@ class Sync:
                 return False
         store.set_status(self._ended(store.status))
         sent = {name: run.digest for name, run in store.cells.items() if run.shows(self._digests.get(name, ""))}
-        Receipt(owner_of(self.runs), self.uri, store.experiment, store.parent, report, sent).write(self.runs)
+        runs = {name: astuple(run) for name, run in store.cells.items()}
+        Receipt(owner_of(self.runs), self.uri, store.experiment, store.parent, report, sent, runs).write(self.runs)
         return True
 
     @property
