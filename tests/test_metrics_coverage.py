@@ -10,7 +10,7 @@ from scipy import stats
 from benchmarks.coverage import WITHIN
 from benchmarks.coverage_worlds import KINDS, Kind, part_of, world
 from probe_lab.metrics import paired_mean
-from probe_lab.metrics.bootstrap import PromptRatio, Spread, mean_over, minus, resample
+from probe_lab.metrics.bootstrap import PromptRatio, Uncertainty, mean_over, minus, resample
 from probe_lab.metrics.within import WITHIN_METRICS
 
 SIMULATIONS = 250
@@ -64,7 +64,7 @@ def test_two_sources_of_error_hold_the_truth_whatever_their_shares(trainings: in
     second = stats.chi2.ppf(quantiles, training_degrees) / training_degrees
     for share in (0.0, 0.02, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0):
         spreads = [
-            Spread((1 - share) * a, degrees, trainings=share * b, training_degrees=training_degrees)
+            Uncertainty((1 - share) * a, degrees, trainings=share * b, training_degrees=training_degrees)
             for a in first for b in second
         ]  # fmt: skip
         held = np.mean([1 - 2 * stats.norm.sf(spread.reach(level)) for spread in spreads])
@@ -72,6 +72,20 @@ def test_two_sources_of_error_hold_the_truth_whatever_their_shares(trainings: in
 
 
 def test_the_level_of_a_distance_is_that_at_which_it_is_reached() -> None:
-    for spread in (Spread(1.0, 19.0, 1.3), Spread(1.0, 19.0, 1.3, 0.7, 2.0), Spread(0.2, 302.0, 1.0, 2.0, 2.0)):
+    for spread in (
+        Uncertainty(1.0, 19.0, 1.3),
+        Uncertainty(1.0, 19.0, 1.3, 0.7, 2.0),
+        Uncertainty(0.2, 302.0, 1.0, 2.0, 2.0),
+    ):
         for level in (0.6, 0.05, 1e-6):
             assert spread.level(spread.reach(level)) == pytest.approx(level, rel=1e-6)
+
+
+def test_a_sum_of_independent_statistics_is_nearer_to_normal_than_each() -> None:
+    """Skewness² of a sum of two like gamma variables is half of that of each, and so is what their tails have more."""
+    alone = Uncertainty(1.0, 19.0, 1.4)
+    assert alone.and_of(alone).tail == pytest.approx(1.2)
+    assert alone.and_of(Uncertainty(0.0, 19.0)).tail == pytest.approx(1.4)
+    shape = 3.0
+    skewness = stats.gamma(shape).stats(moments="s"), stats.gamma(2 * shape).stats(moments="s")
+    assert skewness[1] ** 2 == pytest.approx(skewness[0] ** 2 / 2)

@@ -91,12 +91,13 @@ class Uncertainty:
     def and_of(self, other: Uncertainty) -> Uncertainty:
         """That of the sum of two independent statistics.
 
-        Each source has Satterthwaite's degrees of freedom, and the heavier tail counts by its share of the variance.
+        Each source has Satterthwaite's degrees of freedom. What a tail has over Student's is of the order of skewness²
+        and kurtosis, which in a sum count by the square of the share of the variance.
         """
         variance, degrees = _pooled(self.variance, self.degrees, other.variance, other.degrees)
         trainings = _pooled(self.trainings, self.training_degrees, other.trainings, other.training_degrees)
-        excess = (self.tail - 1.0) * self.variance + (other.tail - 1.0) * other.variance
-        return Uncertainty(variance, degrees, 1.0 + excess / variance if variance > 0 else 1.0, *trainings)
+        excess = (self.tail - 1.0) * self.variance**2 + (other.tail - 1.0) * other.variance**2
+        return Uncertainty(variance, degrees, 1.0 + excess / variance**2 if variance > 0 else 1.0, *trainings)
 
     def reach(self, level: float) -> float:
         """Distance that |estimate − truth| exceeds with a probability of ``level`` in (0, 1).
