@@ -116,6 +116,7 @@ NAMED = {
     "evaluators": "probe_lab.evaluators.base:EVALUATORS",
     "prompts.source": "probe_lab.generation.sources:SOURCES",
     "report_sections": "probe_lab.report.layout.section_maker:SECTIONS",
+    "engine.name": "probe_lab.engines.engine_table:ENGINES",
 }
 """Keys of an experiment that name entries, and where their registries are."""
 

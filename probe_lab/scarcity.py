@@ -6,6 +6,8 @@ import errno
 import re
 from collections.abc import Iterator
 
+from probe_lab.errors import ProbeLabError
+
 _MEMORY = (
     "memory ran out{where}: lower workers, sampling.batch_size or data.batch_prompts, set data.residency=stream, "
     "or give the process more memory"
@@ -56,6 +58,14 @@ def scarcity(error: BaseException) -> str:
             name = getattr(cause, "filename", None)
             return _SENTENCES[number].format(where=f" ({name})" if isinstance(name, str) else "")
     return ""
+
+
+def one_line(error: BaseException) -> str:
+    """What ran out, or the first line of an error's message, after its class unless it is one of ours."""
+    if not isinstance(error, ProbeLabError) and (lacking := scarcity(error)):
+        return lacking
+    text = (str(error).strip().splitlines() or [""])[0]
+    return text if isinstance(error, ProbeLabError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -118,10 +118,26 @@ def test_a_script_that_its_workers_read_again_is_told_so(tmp_path: Path) -> None
     assert result.stdout.splitlines() == ["done", "with exit code 0"]
 
 
+SCORES = """
+from probe_lab.config import Engine
+from probe_lab.engines import WorkerSpec, deaths_as, local, open_pool
+from probe_lab.errors import ScoreError
+from probe_lab.processes import spawn_context
+
+local.start_context = lambda **how: spawn_context()  # a forked worker does not read the script
+
+class Absolute:
+    def __init__(self, site):
+        self.do = abs
+
+spec = WorkerSpec(Absolute, 2, called="a scoring process")
+with deaths_as(ScoreError), open_pool(Engine(), spec) as pool:
+    print(list(pool.results({None: [1, -2]})))
+"""
+
+
 def test_scoring_by_such_a_script_ends_with_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(
-        "from probe_lab.evaluators.local_pool import scored_apart\nlist(scored_apart(2, abs, [(1,), (-2,)]))\n"
-    )
+    (tmp_path / "script.py").write_text(SCORES)
     result = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
     lines = [line for line in result.stderr.splitlines() if "Error" in line and not line.startswith(" ")]
     assert lines[-1].startswith("probe_lab.errors.ScoreError: a scoring process ended because it read the script")

@@ -13,8 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from probe_lab import cli
-from probe_lab.scarcity import scarcity
-from probe_lab.sweep.worker import one_line
+from probe_lab.scarcity import one_line, scarcity
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from probe_lab.config.schema import Backend as Backend
 from probe_lab.config.schema import Conditional as Conditional
 from probe_lab.config.schema import Data as Data
 from probe_lab.config.schema import Engine as Engine
-from probe_lab.config.schema import EngineName as EngineName
 from probe_lab.config.schema import EvaluatorModel as EvaluatorModel
 from probe_lab.config.schema import Experiment as Experiment
 from probe_lab.config.schema import Grid as Grid

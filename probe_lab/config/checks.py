@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from probe_lab.cache.layout import valid_name
 from probe_lab.config.limits import require_ranges
 from probe_lab.config.repeats import check_repeats
@@ -13,7 +15,7 @@ from probe_lab.losses import parse_loss
 from probe_lab.names import problem_of
 from probe_lab.registry import registry_of
 
-_MODEL = "probe.model"
+_MODEL, _ENGINE = "probe.model", "engine.name"
 
 
 def check(experiment: Experiment) -> None:
@@ -31,8 +33,7 @@ def check(experiment: Experiment) -> None:
         if side % 8:
             raise ConfigError(f"'{key}' is {side}: diffusers pipelines draw sides that 8 divides")
     _check_devices(experiment)
-    if experiment.engine.address and experiment.engine.name != "ray":
-        raise ConfigError(f"'engine.address' is '{experiment.engine.address}' and only engine.name=ray has one")
+    require_named(_ENGINE, experiment.engine.name).check(experiment)
     if not experiment.evaluators:
         raise ConfigError("'evaluators' is empty: name at least one, shapes_reward for instance")
     for evaluator in probe.evaluators:
@@ -78,10 +79,10 @@ def check_axis_names(experiment: Experiment) -> None:
             require_named(_MODEL, str(model))
 
 
-def require_named(key: str, name: str) -> None:
-    """ConfigError where a key names nothing that its registry has or can import."""
+def require_named(key: str, name: str) -> Any:
+    """The entry that a key names. ConfigError where its registry has none and can import none."""
     try:
-        registry_of(key).get(name)
+        return registry_of(key).get(name)
     except ConfigError as error:
         raise ConfigError(f"'{key}' is not valid: {error}") from error
 
@@ -126,16 +127,11 @@ def _check_steps(probe: ProbeConfig) -> None:
 
 
 def _check_devices(experiment: Experiment) -> None:
-    trainer, engine = experiment.trainer, experiment.engine
+    trainer = experiment.trainer
     if experiment.data.batch_prompts % trainer.devices:
         raise ConfigError(
             f"'data.batch_prompts' is {experiment.data.batch_prompts} and 'trainer.devices' {trainer.devices}: every "
             "device takes the same share of a batch, so make it a multiple"
-        )
-    if engine.name == "ray" and trainer.accelerator == "gpu" and trainer.devices > max(engine.gpus, 1):
-        raise ConfigError(
-            f"'trainer.devices' is {trainer.devices} and a Ray worker reserves 'engine.gpus' {engine.gpus:g}: "
-            f"set engine.gpus={trainer.devices}"
         )
 
 

@@ -17,7 +17,6 @@ from probe_lab.data.splits import SplitFractions
 from probe_lab.losses import TERMS
 
 Backend = Literal["native", "reference"]
-EngineName = Literal["local", "ray"]
 Head = Literal["plain", "text"]
 Negatives = Literal["prompts", "all"]
 
@@ -248,7 +247,7 @@ class TradeoffConfig:
 class Engine:
     """Where sweep, generate and score run."""
 
-    name: EngineName = key("local", "What runs the work. Processes of this machine, or Ray, which also spans machines.")
+    name: str = key("local", "What runs the work. Processes of this machine, or `ray`, which also spans machines.")
     address: str = key("", "Address of a running Ray cluster. `auto`: the one of this machine; empty starts one here.")
     cpus: float = key(1.0, "Cores that one Ray worker reserves.", positive(10_000))
     gpus: float = key(0.0, "GPUs that one Ray worker reserves; a share is allowed.", up_to(10_000))

@@ -1,21 +1,5 @@
-"""Where work runs beyond this process: Ray clusters, and pools of workers on them."""
+"""Where work runs: workers are given tasks, in processes of this machine or on a Ray cluster."""
 
-from probe_lab.engines.cluster import Cluster, ray_cluster, require_gpus
-from probe_lab.engines.pool import Ended, Event, Lost, Pool, Said, Worker, WorkerDied
-from probe_lab.engines.shared import SharedFile, same_file, token_in
+from probe_lab.lazy import lazy_names
 
-__all__ = [
-    "Cluster",
-    "Ended",
-    "Event",
-    "Lost",
-    "Pool",
-    "Said",
-    "SharedFile",
-    "Worker",
-    "WorkerDied",
-    "ray_cluster",
-    "require_gpus",
-    "same_file",
-    "token_in",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

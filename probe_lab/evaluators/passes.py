@@ -1,11 +1,9 @@
-"""One pass over images: here, model after model over a chunk of them; or in several processes, without models."""
+"""One pass over images: model after model over a chunk of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +11,8 @@ from numpy.typing import NDArray
 from probe_lab.cache import Cache
 from probe_lab.config import Scoring
 from probe_lab.data.resident import available_memory
-from probe_lab.evaluators.base import Evaluator, create, families, prepared
-from probe_lab.evaluators.decode import Chunk, chunks, decoded, raw_images
-from probe_lab.evaluators.local_pool import scored_apart
+from probe_lab.evaluators.base import Evaluator, families
+from probe_lab.evaluators.decode import Chunk, chunks
 
 CHUNK_BYTES = 2**28
 """Of prepared pictures at a time. Two chunks exist at once: one is scored and the next one prepared."""
@@ -36,15 +33,16 @@ class Part:
 
 
 def score_here(
-    cache: Cache, evaluators: Sequence[Evaluator], ids: NDArray[np.int64], scoring: Scoring
-) -> Iterator[Part]:
+    cache: Cache, evaluators: Sequence[Evaluator], ids: NDArray[np.int64], scoring: Scoring, beside: int = 1
+) -> Generator[Part]:
     """Scores of samples in this process: each image is decoded once, and one model is in memory at a time.
 
-    Models stay only if ``scoring.resident``. ScoreError for what an evaluator cannot score.
+    Models stay only if ``scoring.resident``; ``beside`` processes of this machine, this one included, share the memory
+    for pictures. ScoreError for what an evaluator cannot score.
     """
     together = families(evaluators)
     takes_turns = sum(members[0].has_model for members in together) > 1 and not scoring.resident
-    limit = min(SWAP_BYTES, available_memory() // SWAP_SHARE) if takes_turns else CHUNK_BYTES
+    limit = min(SWAP_BYTES, available_memory() // SWAP_SHARE) if takes_turns else CHUNK_BYTES // beside
     try:
         with chunks(cache, evaluators, ids, limit) as stream:
             for chunk in stream:
@@ -57,20 +55,6 @@ def score_here(
     finally:
         if not scoring.resident:
             release(evaluators)
-
-
-def score_apart(
-    cache: Cache, names: Sequence[str], ids: NDArray[np.int64], scoring: Scoring, workers: int
-) -> Iterator[Part]:
-    """The same from ``workers`` processes, each with shards of its own and evaluators of its own: for exact ones.
-
-    ScoreError too when a process dies.
-    """
-    of_shard = dict(list(cache.samples.iloc[ids].groupby("shard")["sample_id"]))
-    jobs = [(cache, names, each.to_numpy(), scoring) for each in of_shard.values()]
-    with closing(scored_apart(workers, _score_shard, jobs)) as found:
-        for _, part in found:
-            yield part
 
 
 def _score_chunk(chunk: Chunk, members: Sequence[Evaluator], size: int) -> Iterator[Part]:
@@ -87,22 +71,3 @@ def release(evaluators: Sequence[Evaluator]) -> None:
     """All of them: the first of a family has its model, but each may have a head of its own."""
     for each in evaluators:
         each.release()
-
-
-def _score_shard(cache: Cache, names: Sequence[str], ids: NDArray[np.int64], scoring: Scoring) -> Part:
-    """One job of a worker."""
-    evaluators = [create(name, scoring) for name in names]
-    whole = Part(scores={name: np.zeros(0, np.float32) for name in names})
-    stream = raw_images(cache, ids)
-    while batch := list(islice(stream, scoring.batch_size)):
-        images = [decoded(data, cache.manifest.pixels) for _, _, data in batch]
-        chunk = Chunk()
-        for raw, image in zip(batch, images, strict=True):
-            chunk.add(raw, None if image is None else prepared(evaluators, image))
-        whole.unreadable.extend(chunk.unreadable)
-        whole.ids.extend(chunk.ids)
-        for members in families(evaluators):
-            for part in _score_chunk(chunk, members, scoring.batch_size):
-                for name, values in part.scores.items():
-                    whole.scores[name] = np.concatenate([whole.scores[name], values])
-    return whole

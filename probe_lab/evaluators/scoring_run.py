@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
 from probe_lab.cache.faults import faults_text, require_pictures
 from probe_lab.cache.layout import scores_path, stems
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.config import Engine, Scoring
+from probe_lab.engines import engine_of
 from probe_lab.errors import ConfigError, ScoreError, nearest
-from probe_lab.evaluators.base import Evaluator, available, card, create, is_known
-from probe_lab.evaluators.passes import Part, score_apart, score_here
+from probe_lab.evaluators.base import available, card, create, is_known
+from probe_lab.evaluators.passes import Part, score_here
 from probe_lab.evaluators.score_ledger import ScoreLedger
+from probe_lab.evaluators.score_worker import Pass, scoring_pool
 from probe_lab.progress import OnProgress
 
 SAVE_EVERY = 2.0
@@ -73,10 +75,10 @@ def score_cache(
     ``overwrite``; an interrupted call is continued by the same one. Scores of another checkpoint are kept under
     another name, see ``ScoreLedger``. Names that were imported, or kept, are left as they are.
 
-    Evaluators with a model run in this process, one model in memory at a time unless ``scoring.resident``. If none has
-    one, ``workers`` > 1 spawns that many processes, which score whole shards. With the ``engine`` ray all of them run
-    in up to ``workers`` actors, shard by shard, and a lost actor's shard is scored again. A broken image has no score
-    and is logged as a warning. ``on_progress(done, total)`` counts images, those of before included.
+    On this machine, evaluators with a model run in this process, one model in memory at a time unless
+    ``scoring.resident``; if none has one, ``workers`` > 1 processes score whole shards. On another ``engine`` all of
+    them run in up to ``workers`` workers, shard by shard. A broken image has no score and is logged as a warning.
+    ``on_progress(done, total)`` counts images, those of before included.
 
     Raises:
         ConfigError: an unknown evaluator, an entry of ``scoring.models`` for one, or a Ray cluster that is not there
@@ -95,8 +97,9 @@ def score_cache(
     ledgers = [ScoreLedger(cache, each, overwrite=overwrite) for each in asked]
     scored = tuple(each.name for each in ledgers if len(each.pending))
     try:
-        parts = _parts(cache, ledgers, scoring, workers, engine or Engine())
-        _score(cache, ledgers, parts, on_progress or (lambda done, total: None))
+        # The engine first: while there is no other thread, its workers can be forked.
+        with _scored(cache, ledgers, scoring, workers, engine or Engine()) as parts:
+            _enter_all(cache, ledgers, parts, on_progress or (lambda done, total: None))
     finally:
         for ledger in ledgers:
             ledger.save()
@@ -150,26 +153,24 @@ def _require_images(cache: Cache) -> None:
     require_pictures(cache)
 
 
-def _score(cache: Cache, ledgers: Sequence[ScoreLedger], found: Generator[Part], on_progress: OnProgress) -> None:
-    """Enter what is found, and save from time to time."""
+def _enter_all(cache: Cache, ledgers: Sequence[ScoreLedger], parts: Iterator[Part], on_progress: OnProgress) -> None:
+    """Enter what comes, and save from time to time."""
     total = len(cache.picture_samples)
     by_name = {each.name: each for each in ledgers}
     done = total * len(ledgers) - sum(len(each.pending) for each in ledgers)
     on_progress(done // len(ledgers), total)
     warned: set[int] = set()
     saved = time.monotonic()
-    # Closed at once: after an error, nobody prepares further images.
-    with closing(found) as parts:
-        for part in parts:
-            for sample in sorted(set(part.unreadable) - warned):
-                _log.warning("the image of sample %d cannot be decoded: it gets no score", sample)
-                warned.add(sample)
-            done += _enter(part, by_name)
-            on_progress(done // len(ledgers), total)
-            if time.monotonic() - saved > SAVE_EVERY:
-                for ledger in ledgers:
-                    ledger.save()
-                saved = time.monotonic()
+    for part in parts:
+        for sample in sorted(set(part.unreadable) - warned):
+            _log.warning("the image of sample %d cannot be decoded: it gets no score", sample)
+            warned.add(sample)
+        done += _enter(part, by_name)
+        on_progress(done // len(ledgers), total)
+        if time.monotonic() - saved > SAVE_EVERY:
+            for ledger in ledgers:
+                ledger.save()
+            saved = time.monotonic()
 
 
 def _enter(part: Part, ledgers: Mapping[str, ScoreLedger]) -> int:
@@ -180,23 +181,29 @@ def _enter(part: Part, ledgers: Mapping[str, ScoreLedger]) -> int:
     return len(part.scores) * (len(part.ids) + len(part.unreadable))
 
 
-def _parts(
+@contextmanager
+def _scored(
     cache: Cache, ledgers: Sequence[ScoreLedger], scoring: Scoring, workers: int, engine: Engine
-) -> Generator[Part]:
-    """One pass for each set of evaluators that lack the same samples: usually one, and no image is decoded twice."""
-    if engine.name == "ray":
-        from probe_lab.evaluators.ray_scoring import score_on_ray
+) -> Iterator[Iterator[Part]]:
+    """One pass for each set of evaluators that lack the same samples: usually one, and no image is decoded twice.
 
-        yield from score_on_ray(cache, list(_passes(ledgers)), scoring, workers, engine)
-        return
+    On an engine that shares this machine, passes with a model, or for one worker alone, are done here.
+    """
+    here: list[Pass] = []
+    elsewhere: list[Pass] = []
     for members, ids in _passes(ledgers):
-        if workers > 1 and not any(each.has_model for each in members):
-            yield from score_apart(cache, [each.name for each in members], ids, scoring, workers)
-        else:
-            yield from score_here(cache, members, ids, scoring)
+        alone = workers < 2 or any(evaluator.has_model for evaluator in members)
+        (here if alone and engine_of(engine).shares_machine else elsewhere).append((members, ids))
+    with ExitStack() as stack:
+        parts: Iterator[Part] = iter(())
+        if elsewhere:
+            parts = stack.enter_context(scoring_pool(cache, elsewhere, scoring, workers, engine))
+        # Closed at once: after an error, nobody prepares further images.
+        passes = [stack.enter_context(closing(score_here(cache, members, ids, scoring))) for members, ids in here]
+        yield chain(parts, *passes)
 
 
-def _passes(ledgers: Sequence[ScoreLedger]) -> Iterator[tuple[list[Evaluator], NDArray[np.int64]]]:
+def _passes(ledgers: Sequence[ScoreLedger]) -> Iterator[Pass]:
     lacks = np.zeros((len(ledgers), len(ledgers[0].scores)), dtype=bool)
     for row, ledger in zip(lacks, ledgers, strict=True):
         row[ledger.pending] = True

@@ -1,9 +1,11 @@
-"""Prompts to images and tensors: plan, then fill the cache with one process or several."""
+"""Prompts to images and tensors: plan, then fill the cache with one worker or several."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -13,10 +15,13 @@ from probe_lab.cache import Cache, CacheWriter, Manifest, require_same
 from probe_lab.cache.faults import faults_note, require_pictures
 from probe_lab.capture.text_embeddings import ENCODER
 from probe_lab.config import Experiment
+from probe_lab.engines import Lost, Pool, Said, deaths_as, open_pool
+from probe_lab.engines.local import shared_threads
+from probe_lab.errors import CaptureError
 from probe_lab.generation.fill import manifest_of
+from probe_lab.generation.generation_worker import PlanTask, generation_workers, workers_of
 from probe_lab.generation.measured_plan import Plan, make_plan
 from probe_lab.generation.prompts import sample_table
-from probe_lab.generation.workers import Crew, Filler, Job, LocalFiller, devices_of, on_device, shared_cores
 from probe_lab.processes import terminated_as_interrupt
 from probe_lab.progress import OnProgress
 
@@ -31,15 +36,15 @@ def generate(
     """Fill the experiment's cache; what complete shards hold is not generated again.
 
     ``announce`` is given the plan before the first image; ``on_progress(images done, images in all)`` follows.
-    With ``workers`` > 1 as many processes (one per card at most) share the shards and the cores; with ``engine.name``
-    ray they are actors of its cluster, and what a lost one generated is generated again. On the CPU, the cache does not
+    With ``workers`` > 1 as many workers of the engine share the shards: processes of this machine share its cores, one
+    per card at most, and what a lost actor of a cluster generated is generated again. On the CPU, the cache does not
     depend on how many, nor on where.
 
     Raises:
         CacheError: another experiment's cache lies there, the disk cannot hold the plan, a tensor overflows, or, at
             the end, no image is a picture.
         CaptureError: a tap or a step that the backbone or the schedule lacks, or a worker died.
-        ConfigError: a Ray cluster that is not there, or on which no worker finds a place.
+        ConfigError: an engine that is not there, or on which no worker finds a place.
         KeyboardInterrupt: after Ctrl-C or SIGTERM; the other processes are stopped, complete shards are kept.
     """
     samples = sample_table(experiment)
@@ -48,15 +53,10 @@ def generate(
         _tell_faults(experiment)
         return
     _refuse_another(experiment, samples)
-    shards = samples["shard"].nunique()
-    with terminated_as_interrupt():
-        if experiment.engine.name == "local":
-            _generate_here(experiment, samples, shards, on_progress, announce)
-        else:
-            from probe_lab.generation.ray_filler import ray_filler
-
-            with ray_filler(experiment, shards) as filler:
-                _generate(experiment, samples, filler, on_progress, announce)
+    spec = generation_workers(experiment, samples["shard"].nunique())
+    again = deaths_as(CaptureError, "; the same command continues")
+    with terminated_as_interrupt(), again, open_pool(experiment.engine, spec) as pool:
+        _generate(experiment, samples, pool, on_progress, announce)
     _tell_faults(experiment)
 
 
@@ -68,29 +68,14 @@ def _tell_faults(experiment: Experiment) -> None:
         _log.warning(note)
 
 
-def _generate_here(
-    experiment: Experiment,
-    samples: pd.DataFrame,
-    shards: int,
-    on_progress: OnProgress,
-    announce: Callable[[Plan], None],
-) -> None:
-    devices = devices_of(experiment, shards)
-    # The further processes start first: they load their models while this one makes the plan.
-    with shared_cores(len(devices)), Crew(experiment, devices[1:]) as crew:
-        first = on_device(experiment, devices[0])
-        pipe = load_pipeline(first.backbone, first.sampling)
-        _generate(first, samples, LocalFiller(first, pipe, crew), on_progress, announce)
-
-
 def _generate(
     experiment: Experiment,
     samples: pd.DataFrame,
-    filler: Filler,
+    pool: Pool[Any],
     on_progress: OnProgress,
     announce: Callable[[Plan], None],
 ) -> None:
-    plan = filler.plan(samples)
+    plan: Plan = pool.one(PlanTask(samples, pool.size))
     announce(plan)
     if not (experiment.cache_folder / "manifest.json").exists():
         plan.require_space(experiment.cache_folder)  # before anything is written
@@ -100,7 +85,7 @@ def _generate(
     for shard, objection in writer.spoilt().items():
         _log.warning("shard %d is generated again: %s", shard, objection)
     plan.require_space(experiment.cache_folder, len(pending) / samples["shard"].nunique())
-    filler.fill_text(writer)
+    pool.one("text")
 
     done = len(samples) - sum(len(writer.samples_of(shard)) for shard in pending)
 
@@ -110,14 +95,28 @@ def _generate(
         on_progress(done, len(samples))
 
     advance(0)
-    filler.fill(writer, Job(plan.shapes, samples, pending), advance)
+    for images in _images(pool, pending):
+        advance(images)
+
+
+def _images(pool: Pool[Any], shards: Sequence[int]) -> Iterator[int]:
+    """Images done, batch by batch of any worker, below 0 for those that were lost; the first error is raised."""
+    reported = Counter[int]()
+    for event in pool.run({None: shards}):
+        if isinstance(event, Said):
+            reported[event.task] += event.value
+            yield event.value
+        elif isinstance(event, Lost):
+            yield -reported.pop(event.task, 0)
+        elif event.error is not None:
+            raise event.error
 
 
 def plan_generation(experiment: Experiment) -> Plan:
     """What ``generate`` would take, without touching the cache."""
     samples = sample_table(experiment)
-    workers = len(devices_of(experiment, samples["shard"].nunique()))
-    with shared_cores(workers):
+    workers = workers_of(experiment, samples["shard"].nunique())
+    with shared_threads(workers):
         pipe = load_pipeline(experiment.backbone, experiment.sampling)
         return make_plan(experiment, pipe, samples, workers)
 

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import pickle
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,10 +15,11 @@ from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import AskedPreviews, PreviewOf
-from probe_lab.config import Experiment
+from probe_lab.config import Engine, Experiment
+from probe_lab.engines import Site, WorkerSpec, deaths_as, open_pool
 from probe_lab.errors import ScoreError
-from probe_lab.evaluators.local_pool import scored_apart
 from probe_lab.evaluators.score_ledger import ScoreLedger
+from probe_lab.evaluators.score_worker import AGAIN
 from probe_lab.evaluators.scoring_run import SAVE_EVERY
 from probe_lab.previews.decoding import Previewer, preview_evaluator, preview_scorer
 from probe_lab.progress import OnProgress
@@ -99,19 +98,25 @@ def _score(
 ) -> None:
     total = len(cache.picture_samples) * len(ledgers)
     done = total - sum(len(ledger.pending) for ledger in ledgers.values())
-    on_progress(done, total)
     work = list(_work(cache, ledgers))
-    if not work:
-        return
-    alone = not experiment.sampling.on_cpu or any(ledger.evaluator.has_model for ledger in ledgers.values())
+    has_model = any(ledger.evaluator.has_model for ledger in ledgers.values())
+    alone = not experiment.sampling.on_cpu or has_model or min(experiment.workers, len(work)) < 2
+    spec = WorkerSpec(
+        partial(PreviewWorker, experiment, cache),
+        1 if alone else min(experiment.workers, len(work)),
+        takes_part=alone,
+        called="a scoring process",
+        if_killed=" (killed, or out of memory)",
+    )
     saved = time.monotonic()
-    # Closed here: processes go on to the end of their work where nobody tells them that Ctrl-C has ended this one.
-    with closing(_here(experiment, cache, work) if alone else _apart(experiment, cache, work)) as found:
-        for part, scores in found:
+    # The workers first: while there is no other thread, that of a display for instance, they can be forked.
+    with deaths_as(ScoreError, AGAIN), open_pool(Engine(), spec) as pool:
+        on_progress(done, total)
+        for part, scores in pool.results({None: work}):
             _require_finite(part, scores)
-            for name, values in zip(part.evaluators, scores.T.numpy(), strict=True):
+            for name, values in zip(part.evaluators, scores.T, strict=True):
                 ledgers[part.of, name].add(part.ids.tolist(), values)
-            done += scores.numel()
+            done += scores.size
             on_progress(done, total)
             if time.monotonic() - saved > SAVE_EVERY:
                 for ledger in ledgers.values():
@@ -119,9 +124,9 @@ def _score(
                 saved = time.monotonic()
 
 
-def _require_finite(part: _Work, scores: Tensor) -> None:
+def _require_finite(part: _Work, scores: NDArray[np.float32]) -> None:
     """ScoreError for latents that decode to no picture."""
-    broken = part.ids[~torch.isfinite(scores).all(1).numpy()]
+    broken = part.ids[~np.isfinite(scores).all(1)]
     if len(broken):
         raise ScoreError(
             f"the {part.of.word} of sample {broken[0]} at step {part.of.step} decodes to NaN or infinity "
@@ -143,33 +148,16 @@ def _work(cache: Cache, ledgers: Mapping[_Column, ScoreLedger]) -> Iterator[_Wor
                 yield _Work(of, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
 
 
-def _here(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Generator[tuple[_Work, Tensor]]:
-    preview = preview_scorer(experiment)
-    for part in work:
-        yield part, _scored(preview, cache, part)
+class PreviewWorker:
+    """Decodes and scores latents with a decoder of its own."""
 
+    def __init__(self, experiment: Experiment, cache: Cache, site: Site) -> None:
+        self._preview, self._cache = preview_scorer(experiment), cache
 
-def _apart(experiment: Experiment, cache: Cache, work: Sequence[_Work]) -> Generator[tuple[_Work, Tensor]]:
-    workers = min(experiment.workers, len(work))
-    if workers == 1:
-        yield from _here(experiment, cache, work)
-        return
-    told = pickle.dumps(experiment)
-    with closing(scored_apart(workers, _job, [(told, cache, part) for part in work])) as found:
-        for position, scores in found:
-            yield work[position], torch.from_numpy(scores)
-
-
-def _job(experiment: bytes, cache: Cache, part: _Work) -> NDArray[np.float32]:
-    """A numpy array: a tensor would travel as a file descriptor."""
-    found: NDArray[np.float32] = _scored(_loaded(experiment), cache, part).numpy()
-    return found
-
-
-@lru_cache(maxsize=1)
-def _loaded(experiment: bytes) -> Previewer:
-    """Loaded once in a process, whatever jobs it gets."""
-    return preview_scorer(pickle.loads(experiment))
+    def do(self, task: _Work) -> NDArray[np.float32]:
+        """A numpy array: a tensor would travel as a file descriptor."""
+        scores: NDArray[np.float32] = _scored(self._preview, self._cache, task).numpy()
+        return scores
 
 
 def _scored(preview: Previewer, cache: Cache, part: _Work) -> Tensor:

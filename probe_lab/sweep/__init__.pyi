@@ -8,7 +8,6 @@ from probe_lab.runs.table import read_results as read_results
 from probe_lab.sweep.grid import Cell as Cell
 from probe_lab.sweep.grid import cells as cells
 from probe_lab.sweep.grid import single_cell as single_cell
-from probe_lab.sweep.local import local_engine as local_engine
 from probe_lab.sweep.run import SweepSummary as SweepSummary
 from probe_lab.sweep.run import run_sweep as run_sweep
 from probe_lab.sweep.worker import CellTrainer as CellTrainer

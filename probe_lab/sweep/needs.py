@@ -12,6 +12,7 @@ from probe_lab.cache import Cache, Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import BACKBONE, Experiment, ProbeConfig
 from probe_lab.data.scalar_table import scalar_table
+from probe_lab.engines import engine_of
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.probes.kinds import ATTENTION, kind_of, reads_text
 from probe_lab.sweep.advice import Advice
@@ -86,9 +87,9 @@ def _require_devices(cells: Sequence[Cell]) -> None:
     """The devices of another engine are on machines that are not known yet."""
     from probe_lab.training.distributed import require_devices
 
-    settings = [cell.experiment.trainer for cell in cells if cell.experiment.engine.name == "local"]
-    for trainer in settings:
-        require_devices(trainer)
+    for cell in cells:
+        if engine_of(cell.experiment.engine).shares_machine:
+            require_devices(cell.experiment.trainer)
 
 
 def require_arrays(cells: Sequence[Cell]) -> None:

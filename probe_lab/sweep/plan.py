@@ -13,8 +13,8 @@ from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Experiment
 from probe_lab.errors import ProbeLabError
 from probe_lab.sweep.alike import recognised
+from probe_lab.sweep.cell_pool import at_once_of
 from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
-from probe_lab.sweep.local import at_once_of
 from probe_lab.sweep.needs import require_all, require_arrays
 from probe_lab.sweep.rate import rate_of
 from probe_lab.sweep.standing import Standing, standing_of
@@ -86,7 +86,7 @@ def plan_sweep(experiment: Experiment) -> SweepPlan:
         groups.append(Group(caches[place], tuple(arrays), size, tuple(cells), seconds))
     distinct = {(str(group.cache), key) for group in groups for key in group.arrays}
     pending = [cell for cell in layout.cells if states[cell.name] == "pending"]
-    workers = _at_once(experiment, pending)
+    workers = max(1, at_once_of(pending, experiment.engine, experiment.workers))
     return SweepPlan(
         cells=layout.cells,
         states=states,
@@ -105,12 +105,6 @@ def _state(name: str, standing: Standing) -> State:
     if name in standing.kept:
         return "stopped" if standing.kept[name].halved else "finished"
     return "elsewhere" if name in standing.taken else "pending"
-
-
-def _at_once(experiment: Experiment, pending: Sequence[Cell]) -> int:
-    if experiment.engine.name == "local":
-        return max(1, at_once_of(pending, experiment.workers))
-    return max(1, min(experiment.workers, len(pending)))
 
 
 def _missing(cells: Sequence[Cell]) -> str:

@@ -23,9 +23,9 @@ from probe_lab.runs.failures import FAILURES, Failure, cannot_write, read_failur
 from probe_lab.runs.table import RESULTS, collect, write_results
 from probe_lab.sweep.adopt import adopt
 from probe_lab.sweep.alike import recognised
+from probe_lab.sweep.cell_pool import cell_outcomes
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
-from probe_lab.sweep.local import local_engine
 from probe_lab.sweep.standing import standing_of
 from probe_lab.sweep.sweep_bar import SweepProgress
 from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, ProbeTrainer
@@ -177,11 +177,7 @@ def _engine(
         return contextlib.nullcontext(iter(()))
     folder, workers = experiment.runs_folder, experiment.workers
     rungs = rungs_of(experiment.halving, plan, folder, but={cell.name for cell in pending})
-    if experiment.engine.name == "ray":
-        from probe_lab.sweep.ray_engine import ray_engine
-
-        return ray_engine(pending, folder, engine=experiment.engine, workers=workers, trainer=trainer, rungs=rungs)
-    return local_engine(pending, folder, workers=workers, trainer=trainer, rungs=rungs)
+    return cell_outcomes(pending, folder, engine=experiment.engine, workers=workers, trainer=trainer, rungs=rungs)
 
 
 def _failure(outcome: Outcome) -> Failure:

@@ -1,4 +1,4 @@
-"""What one worker process does: load the arrays of a group once, train its cells one after the other."""
+"""What one worker of a sweep does: load the arrays of a group once, train its cells one after the other."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from probe_lab.config import Experiment
+from probe_lab.engines import Site
 from probe_lab.probes.kinds import kind_of
-from probe_lab.processes import begin_worker
 from probe_lab.runs import METRICS, is_finished
+from probe_lab.scarcity import one_line
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.needs import require_all
 
@@ -113,13 +113,6 @@ class ProbeTrainer:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The worker has started, or says why it could not."""
-
-    error: str = ""
-
-
-@dataclass(frozen=True)
 class Outcome:
     """How training one cell ended. ``error`` is empty when it is done; ``trace`` is the traceback of a
     failure."""
@@ -130,75 +123,30 @@ class Outcome:
     trace: str = ""
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A cell in training asks whether to go on, and waits for True or False."""
-
-    cell: str
-    epoch: int
-    value: float
-
-
-def work(
-    pipe: connection.Connection, trainer: CellTrainer, folder: Path, workers: int, threads: int, halving: bool
-) -> None:
-    """Train the cells that arrive on the pipe until None arrives; answer each with its ``Outcome``."""
-
-    def go_on(cell: str, epoch: int, value: float) -> bool:
-        pipe.send(Rung(cell, epoch, value))
-        answer: bool = pipe.recv()
-        return answer
-
-    try:
-        begin_worker(pipe)
-        import torch
-
-        torch.set_num_threads(threads)
-    except Exception as failure:  # no memory, or no thread
-        pipe.send(Ready(one_line(failure)))
-        return
-    worker = CellWorker(trainer, folder, workers, go_on if halving else None)
-    try:
-        pipe.send(Ready())
-        while (cell := _next_cell(pipe)) is not None:
-            pipe.send(worker.outcome(cell))
-    finally:  # a thread may keep a process that has nothing left to do
-        pipe.close()
-
-
-def _next_cell(pipe: connection.Connection) -> Cell | None:
-    try:
-        cell: Cell | None = pipe.recv()
-    except EOFError:  # the parent ended without a word
-        return None
-    return cell
-
-
 class CellWorker:
-    """Trains cells one after the other; those with the same arrays share one copy. ``beside`` workers are on this
-    machine."""
+    """Trains cells one after the other; those with the same arrays share one copy."""
 
-    def __init__(self, trainer: CellTrainer, folder: Path, beside: int, go_on: GoOn | None) -> None:
-        self._trainer, self._folder, self._beside, self._go_on = trainer, folder, beside, go_on
+    def __init__(self, trainer: CellTrainer, folder: Path, site: Site) -> None:
+        self._trainer, self._folder, self._site = trainer, folder, site
         self._loaded: tuple[Path, tuple[str, ...]] | None = None
         self._shared: Any = None
 
-    def outcome(self, cell: Cell) -> Outcome:
-        """Of the training of one cell, whatever goes wrong in it."""
+    def do(self, task: Cell) -> Outcome:
+        """The outcome of training one cell, whatever goes wrong in it."""
         started = time.monotonic()
         error = trace = ""
         try:
-            self._load(cell)
-            self._train(cell)
+            self._load(task)
+            self._train(task)
         except Exception as failure:  # whatever it is, the other cells go on
             error, trace = one_line(failure), traceback.format_exc()
-        return Outcome(cell.name, time.monotonic() - started, error, trace)
+        return Outcome(task.name, time.monotonic() - started, error, trace)
 
     def _load(self, cell: Cell) -> None:
         wanted = (cell.experiment.cache_folder, cell.arrays)
         if wanted != self._loaded:
             self._loaded = self._shared = None  # freed before the next group is loaded
-            self._shared = self._trainer.load(cell, self._beside)
+            self._shared = self._trainer.load(cell, self._site.beside)
             self._loaded = wanted
 
     def _train(self, cell: Cell) -> None:
@@ -208,21 +156,10 @@ class CellWorker:
         aside, final = attempt / cell.name, self._folder / cell.name
         aside.mkdir(parents=True)
         try:
-            self._trainer.train(cell, aside, self._shared, self._go_on)
+            self._trainer.train(cell, aside, self._shared, self._site.ask)
             if not is_finished(aside):
                 raise RuntimeError(f"training {cell.name} wrote no {METRICS}")
             shutil.rmtree(final, ignore_errors=True)  # without metrics, stopped by halving, or of a cache that changed
             os.replace(aside, final)
         finally:
             shutil.rmtree(attempt, ignore_errors=True)
-
-
-def one_line(error: BaseException) -> str:
-    """What ran out, or the first line of an error's message, after its class unless it is one of ours."""
-    from probe_lab.errors import ProbeLabError
-    from probe_lab.scarcity import scarcity
-
-    if not isinstance(error, ProbeLabError) and (lacking := scarcity(error)):
-        return lacking
-    text = (str(error).strip().splitlines() or [""])[0]
-    return text if isinstance(error, ProbeLabError) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, CaptureError, ConfigError, ScoreError
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation import generate as generate_module
+from probe_lab.generation import generation_worker
 from probe_lab.generation.generate import generate, plan_generation
+from probe_lab.generation.generation_worker import workers_of
 from probe_lab.generation.measured_plan import Plan, plan_table
 from probe_lab.generation.prompts import read_prompts, sample_table
-from probe_lab.generation.workers import Crew, _free, devices_of, shared_cores
 
 SMALL = [
     "prompts.count=6",
@@ -135,7 +136,10 @@ def test_after_a_killed_process_the_same_command_fills_the_same_cache(tmp_path: 
     killed: list[int] = []
 
     def kill_one(done: int, total: int) -> None:
-        if done >= 2 and not killed:
+        if done >= 2 and not killed:  # the first process waits here within a shard: the other one fills two
+            until = time.monotonic() + 120
+            while not list(experiment.cache_folder.glob("shards/*.json")) and time.monotonic() < until:
+                time.sleep(0.01)
             child = multiprocessing.active_children()[0]
             assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
@@ -153,16 +157,19 @@ def test_after_a_killed_process_the_same_command_fills_the_same_cache(tmp_path: 
     assert files_of(experiment.cache_folder) == files_of(alone.cache_folder)
 
 
-def test_a_process_that_is_killed_while_it_takes_a_shard_holds_nobody_up(tmp_path: Path) -> None:
-    experiment = experiment_in(tmp_path, "workers=2", "cache.shard_size=3", "sampling.batch_size=1")
-    with shared_cores(2), Crew(experiment, devices_of(experiment, 6)[1:]) as crew:
-        holder = threading.Thread(target=crew._taken.get_lock().acquire)  # as the killed process would have
-        holder.start()
-        holder.join()
-        multiprocessing.active_children()[0].kill()
-        with pytest.raises(CaptureError, match=r"ended by signal 9 \(SIGKILL\)"):
-            list(_free([0, 1], crew._taken, crew._require_alive))
+def test_a_process_that_is_killed_before_it_has_a_shard_holds_nobody_up(cache: Cache, tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, "workers=2")
+    killed: list[int | None] = []
+
+    def announce(plan: Plan) -> None:
+        (child,) = multiprocessing.active_children()
+        child.kill()
+        killed.append(child.pid)
+
+    generate(experiment, lambda done, total: None, announce)
+    assert killed
     assert multiprocessing.active_children() == []
+    assert files_of(experiment.cache_folder) == files_of(cache.folder)
 
 
 _PLANS = """
@@ -207,17 +214,17 @@ def test_a_generation_that_ends_while_it_plans_leaves_no_process(
 
 
 def test_every_card_gets_one_process_and_the_cpu_as_many_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def devices(device: str, workers: int, shards: int = 9) -> list[str]:
-        return devices_of(experiment_in(Path("unused"), f"sampling.device={device}", f"workers={workers}"), shards)
+    def working(device: str, workers: int, shards: int = 9) -> int:
+        return workers_of(experiment_in(Path("unused"), f"sampling.device={device}", f"workers={workers}"), shards)
 
-    assert devices("cpu", 3) == ["cpu"] * 3
-    assert devices("cpu", 3, shards=2) == ["cpu"] * 2
-    assert devices("cuda:1", 3) == ["cuda:1"]
+    assert working("cpu", 3) == 3
+    assert working("cpu", 3, shards=2) == 2
+    assert working("cuda:1", 3) == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert devices("cuda", 8) == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
-    assert devices("cuda", 2) == ["cuda:0", "cuda:1"]
+    assert working("cuda", 8) == 4
+    assert working("cuda", 2) == 2
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert devices("cuda", 2) == ["cuda"]  # and loading says that it is not there
+    assert working("cuda", 2) == 1  # and loading says that it is not there
 
 
 def test_without_images_the_tensors_are_the_same(cache: Cache, tmp_path: Path) -> None:
@@ -285,7 +292,8 @@ def test_a_finished_generation_loads_no_model(cache: Cache, monkeypatch: pytest.
     def refuse(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(generate_module, "load_pipeline", refuse)
+    for module in (generate_module, generation_worker):
+        monkeypatch.setattr(module, "load_pipeline", refuse)
     assert run(experiment_in(cache.folder.parent)) == [18]
 
 
@@ -314,7 +322,7 @@ def test_a_finished_generation_loads_no_model(cache: Cache, monkeypatch: pytest.
 def test_another_experiment_is_refused_by_the_keys_that_differ(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, changes: list[str], keys: list[str]
 ) -> None:
-    monkeypatch.setattr(generate_module, "load_pipeline", None)  # it is told before a model is loaded
+    monkeypatch.setattr(generation_worker, "load_pipeline", None)  # it is told before a model is loaded
     with pytest.raises(CacheError) as caught:
         run(experiment_in(cache.folder.parent, *changes))
     for key in keys:

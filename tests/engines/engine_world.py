@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import ray
 import torch
 from sweep_world import FakeTrainer
 
+from probe_lab.engines import Site
 from probe_lab.errors import DataError
 from probe_lab.sweep import Cell
 from probe_lab.sweep.worker import GoOn
@@ -24,8 +25,9 @@ class Scripted:
     after y" waits until a worker has begun y."""
 
     folder: Path
+    site: Site
 
-    def do(self, task: str) -> Iterator[object]:
+    def do(self, task: str) -> Generator[object, None, str | None]:
         with open(self.folder / "log", "a") as log:
             log.write(f"{os.getpid()} {task}\n")
         if task == "about":
@@ -48,6 +50,7 @@ class Scripted:
         if task == "break":
             raise KeyError("a bug")
         yield "second"
+        return "second" if task == "easy" else None
 
     def _wait_for(self, task: str) -> None:
         until = time.monotonic() + 120

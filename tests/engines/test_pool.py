@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 from engine_world import Scripted, scripts
 
-from probe_lab.engines import Cluster, Ended, Event, Lost, Pool, Said, SharedFile, WorkerDied, same_file, token_in
+from probe_lab.engines import (
+    Cluster,
+    Ended,
+    Event,
+    Lost,
+    Said,
+    SharedFile,
+    WorkerDied,
+    WorkerSpec,
+    same_file,
+    token_in,
+)
+from probe_lab.engines.ray_pool import RayPool
 from probe_lab.errors import ConfigError, DataError
 
 
+def pool_of(cluster: Cluster, folder: Path, size: int = 1, shared: Sequence[SharedFile] = ()) -> RayPool:
+    return RayPool(cluster, WorkerSpec(partial(Scripted, folder), size), shared)
+
+
 def run(cluster: Cluster, folder: Path, groups: dict[str, list[str]], size: int = 1) -> list[Event]:
-    with Pool(cluster, partial(Scripted, folder), size, []) as pool:
+    with pool_of(cluster, folder, size) as pool:
         return list(pool.run(groups))
 
 
@@ -41,7 +58,7 @@ def test_what_a_dead_worker_was_doing_is_done_again_and_errors_are_not(cluster: 
 
 
 def test_a_task_that_kills_three_workers_fails(cluster: Cluster, tmp_path: Path) -> None:
-    with Pool(cluster, partial(Scripted, tmp_path), 1, []) as pool:
+    with pool_of(cluster, tmp_path) as pool:
         assert pool.one("easy") == "second"
         with pytest.raises(WorkerDied, match=r"^3 Ray workers died at it, the last because its process died$"):
             pool.one("die")
@@ -63,7 +80,7 @@ def test_a_node_that_does_not_see_a_folder_is_refused(cluster: Cluster, tmp_path
     missing = SharedFile(tmp_path / "runs", tmp_path / "runs" / "token", "1")
     message = rf"does not see the folder {tmp_path}/runs: .* that all nodes share"
     with (
-        Pool(cluster, partial(Scripted, tmp_path), 1, [missing]) as pool,
+        pool_of(cluster, tmp_path, shared=[missing]) as pool,
         pytest.raises(ConfigError, match=message),
     ):
         pool.one("easy")

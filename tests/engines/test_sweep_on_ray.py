@@ -11,8 +11,8 @@ from sweep_world import ACTIVATION, ATTENTION, FakeTrainer, make_experiment, tra
 from probe_lab.config import Engine, Halving
 from probe_lab.engines import Cluster
 from probe_lab.sweep import Cell, Outcome, cells, is_finished
+from probe_lab.sweep.cell_pool import cell_outcomes
 from probe_lab.sweep.halving import Rungs
-from probe_lab.sweep.ray_engine import Judge, ray_engine
 
 ENGINE = Engine(name="ray", cpus=0.5)
 
@@ -20,7 +20,7 @@ ENGINE = Engine(name="ray", cpus=0.5)
 def train(plan: list[Cell], folder: Path, trainer: FakeTrainer, workers: int, rungs: Rungs | None = None) -> dict:
     folder.mkdir(parents=True)
     found: dict[str, Outcome] = {}
-    with ray_engine(plan, folder, engine=ENGINE, workers=workers, trainer=trainer, rungs=rungs) as outcomes:
+    with cell_outcomes(plan, folder, engine=ENGINE, workers=workers, trainer=trainer, rungs=rungs) as outcomes:
         for outcome in outcomes:
             assert outcome.cell not in found
             found[outcome.cell] = outcome
@@ -65,7 +65,7 @@ def test_cells_of_all_actors_are_judged_together(cluster: Cluster, tmp_path: Pat
 
 def test_a_cell_that_is_trained_again_is_not_judged_twice(tmp_path: Path) -> None:
     plan = cells(make_experiment(tmp_path, {"trainer.seed": [0, 1, 2, 3]}))
-    judge, (a, b, c, d) = Judge(Rungs(Halving(first=1, factor=2), plan)), [cell.name for cell in plan]
+    judge, (a, b, c, d) = Rungs(Halving(first=1, factor=2), plan), [cell.name for cell in plan]
     assert judge.goes_on(a, 1, 1.0)
     assert not judge.goes_on(b, 1, 0.9)
     assert [judge.goes_on(c, 1, 0.1) for _ in range(4)] == [False] * 4

@@ -22,7 +22,7 @@ from probe_lab.engines import ray_cluster
 from probe_lab.errors import ConfigError
 from probe_lab.generation.generate import generate
 from probe_lab.sweep import Outcome, cells, is_finished
-from probe_lab.sweep.ray_engine import ray_engine
+from probe_lab.sweep.cell_pool import cell_outcomes
 
 PATIENCE = 300.0
 """Seconds: the machine may be busy."""
@@ -82,7 +82,7 @@ def test_a_sweep_gets_all_results_though_a_node_is_killed(two_nodes: RayCluster,
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with ray_engine(plan, folder, engine=engine, workers=2, trainer=trainer) as outcomes:
+    with cell_outcomes(plan, folder, engine=engine, workers=2, trainer=trainer) as outcomes:
         found = [Outcome(each.cell, 0.0, each.error) for each in outcomes]
     killer.join()
     assert sorted(found, key=str) == sorted((Outcome(cell.name, 0.0) for cell in plan), key=str)

@@ -16,8 +16,8 @@ from probe_lab.engines import Cluster
 from probe_lab.errors import CacheError, ConfigError
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
-from probe_lab.sweep import ProbeTrainer, cells, local_engine
-from probe_lab.sweep.ray_engine import ray_engine
+from probe_lab.sweep import ProbeTrainer, cells
+from probe_lab.sweep.cell_pool import cell_outcomes
 
 RAY = Engine(name="ray", cpus=0.5)
 EVALUATORS = ["shapes_reward", "shapes_clip_score", "shapes_binding"]
@@ -114,9 +114,9 @@ def test_predictions_are_the_same(local: Experiment, cluster: Cluster) -> None:
     folders = [local.runs_folder / "here", local.runs_folder / "there"]
     for folder in folders:
         folder.mkdir(parents=True)
-    with local_engine(plan, folders[0], workers=2, trainer=ProbeTrainer()) as outcomes:
+    with cell_outcomes(plan, folders[0], engine=Engine(), workers=2, trainer=ProbeTrainer()) as outcomes:
         assert [outcome.error for outcome in outcomes] == [""] * len(plan)
-    with ray_engine(plan, folders[1], engine=RAY, workers=2, trainer=ProbeTrainer()) as outcomes:
+    with cell_outcomes(plan, folders[1], engine=RAY, workers=2, trainer=ProbeTrainer()) as outcomes:
         assert [outcome.error for outcome in outcomes] == [""] * len(plan)
     for cell in plan:
         here, there = (pd.read_parquet(folder / cell.name / "predictions.parquet") for folder in folders)

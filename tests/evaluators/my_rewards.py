@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,3 +27,11 @@ class Warmth(Evaluator):
     def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         pixels = [np.asarray(image.convert("RGB"), np.float32) / 255 for image in images]
         return torch.tensor([float((p[..., 0] - p[..., 2]).mean()) for p in pixels])
+
+
+class Deadly(Warmth):
+    """Kills its process at a picture."""
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().score(images, prompts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -113,6 +114,42 @@ def test_an_evaluator_of_ones_own_scores_in_spawned_processes(tmp_path: Path) ->
     assert base.card("my_rewards:Warmth").measures == "Red minus blue, in -1..1"
     with pytest.raises(ConfigError, match=r"'my_rewards' has no 'Warmht': did you mean 'Warmth'"):
         score_cache(tmp_path, ["my_rewards:Warmht"])
+
+
+def test_a_scoring_process_that_is_killed_ends_the_scoring_in_one_sentence(tmp_path: Path) -> None:
+    fill(tmp_path, [0, 1, 2])
+    told = r"^a scoring process ended by signal 9 \(SIGKILL\) \(killed, or out of memory\): run the same command again$"
+    with pytest.raises(ScoreError, match=told):
+        score_cache(tmp_path, ["my_rewards:Deadly"], workers=2)
+    assert multiprocessing.active_children() == []
+    assert Cache(tmp_path).evaluators() == []
+
+
+FORKED = """
+import multiprocessing, sys
+from pathlib import Path
+from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.progress import progress
+
+def watched(done, total):
+    update(done, total)
+    kinds.update(type(child).__name__ for child in multiprocessing.active_children())
+
+kinds = set()
+with progress("score", "images") as update:
+    score_cache(Path(sys.argv[1]), ["shapes_reward"], workers=2, on_progress=watched)
+print(*kinds)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
+def test_scoring_processes_of_one_thread_are_forked(tmp_path: Path) -> None:
+    fill(tmp_path, [0, 1, 2])
+    terminal = os.environ | {"OMP_NUM_THREADS": "1", "FORCE_COLOR": "1"}  # where the display of progress has a thread
+    command = [sys.executable, "-c", FORKED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=terminal, check=True)
+    assert done.stdout == "ForkProcess\n"
+    assert np.isfinite(Cache(tmp_path).scores("shapes_reward")).all()
 
 
 def test_current_scores_are_kept_and_stale_ones_replaced(tmp_path: Path, mean: Mean) -> None:

@@ -13,11 +13,12 @@ from omegaconf import OmegaConf
 
 from probe_lab.config import Experiment, with_changes
 from probe_lab.config.load import build_experiment
+from probe_lab.engines import local
 from probe_lab.errors import ConfigError, ProbeError, SweepError
 from probe_lab.probes import Inputs, load_probe
 from probe_lab.processes import spawn_context
 from probe_lab.report import build_report
-from probe_lab.sweep import cells, compare, local, run_sweep
+from probe_lab.sweep import cells, compare, run_sweep
 from probe_lab.sweep.plan import plan_sweep
 
 OWN = ["my_probes:Median", "my_probes:Edges", "my_probes:Mine"]

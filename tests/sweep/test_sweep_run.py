@@ -29,12 +29,13 @@ from sweep_world import (
 )
 
 from probe_lab.config import Experiment
+from probe_lab.engines import local
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.runs import Runs
 from probe_lab.runs.failures import read_failures
 from probe_lab.runs.files import sealed
 from probe_lab.runs.table import RESULTS, read_table, require_cells, write_results
-from probe_lab.sweep import Cell, Outcome, SweepSummary, cells, collect, local, read_results, run, run_sweep
+from probe_lab.sweep import Cell, Outcome, SweepSummary, cells, collect, read_results, run, run_sweep
 
 SEEDS = {"trainer.seed": [0, 1, 2, 3]}
 
@@ -364,7 +365,7 @@ def test_failures_that_an_interrupted_rerun_did_not_come_to_are_kept(
 
         return contextlib.nullcontext(outcomes())
 
-    monkeypatch.setattr(run, "local_engine", interrupted)
+    monkeypatch.setattr(run, "cell_outcomes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(experiment, trainer=FakeTrainer(tmp_path / "log", {}))
     left = {failure.cell: failure.error for failure in read_failures(experiment.runs_folder)}
