@@ -156,7 +156,8 @@ def _close(background: Background, sync: Sync, seconds: float) -> None:
     finally:
         if not background.done:
             why = background.reason or "there was no time for them"
+            command = f"`probe-lab track {sync.experiment.name}`"
             _log.warning(
-                "%d cells wait in %s for the next sweep, report or `probe-lab track %s` to send them to %s: %s",
-                sync.waiting(), sync.runs, sync.experiment.name, sync.uri, why,
+                "%d cells wait in %s for the next sweep, report or %s to send them to %s: %s",
+                sync.waiting(), sync.runs, command, sync.uri, why,
             )  # fmt: skip
