@@ -136,8 +136,7 @@ def _check_devices(experiment: Experiment) -> None:
 
 
 def _check_prompts(prompts: Prompts) -> None:
-    require_named("prompts.source", prompts.source)
-    registry_of("prompts.source").get(prompts.source).check(prompts)
+    require_named("prompts.source", prompts.source).check(prompts)
 
 
 def _check_tradeoff(experiment: Experiment) -> None:

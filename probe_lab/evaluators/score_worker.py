@@ -25,6 +25,8 @@ Pass = tuple[Sequence[Evaluator], NDArray[np.int64]]
 """Evaluators, and the samples that they have to score."""
 AGAIN = ": run the same command again"
 """After the death of a worker."""
+scoring_workers = partial(WorkerSpec, called="a scoring process", if_killed=" (killed, or out of memory)")
+"""The ``WorkerSpec`` of workers that score, whatever they score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +52,11 @@ def scoring_pool(
     """
     tasks = _tasks(cache, passes, scoring)
     has_model = any(evaluator.has_model for members, _ in passes for evaluator in members)
-    spec = WorkerSpec(
+    spec = scoring_workers(
         partial(ScoreWorker, cache.folder, scoring),
         min(workers, sum(map(len, tasks.values()))),
         devices=frozenset({("scoring.device", scoring.device)} if has_model else ()),
         reads=[manifest_path(cache.folder)],
-        called="a scoring process",
-        if_killed=" (killed, or out of memory)",
     )
     with deaths_as(ScoreError, AGAIN), open_pool(engine, spec) as pool:
         yield _parts(pool, tasks)

@@ -20,8 +20,7 @@ from probe_lab.errors import ConfigError
 from probe_lab.generation.prompt_choice import PromptSet, choose_prompts
 from probe_lab.generation.prompt_sources import SUFFIXES, file_captions
 from probe_lab.generation.prompt_text import Caption
-from probe_lab.generation.sources import CAPTION_SEED, SOURCES
-from probe_lab.shapes.captions import sample_captions
+from probe_lab.generation.sources import SOURCES
 
 __all__ = ["PromptSet", "choose_prompts", "collect_prompts", "read_prompts", "sample_seed", "sample_table"]
 
@@ -76,7 +75,8 @@ def _named_by(entry: str, prompts: Prompts, within: tuple[str, ...]) -> Iterator
     experiment."""
     path = Path(entry).expanduser()
     if entry.startswith("shapes:"):
-        yield from itertools.islice(sample_captions(CAPTION_SEED + (drawn := _seed_and_count(entry))[0]), drawn[1])
+        seed, count = _seed_and_count(entry)
+        yield from (caption.text for caption in itertools.islice(SOURCES.get("shapes").captions(prompts, seed), count))
     elif (path / SAMPLES).is_file():
         yield from load_samples(path / SAMPLES)["prompt"].unique()
     elif path.suffix.lower() in SUFFIXES:

@@ -16,10 +16,10 @@ from torch import Tensor
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import AskedPreviews, PreviewOf
 from probe_lab.config import Engine, Experiment
-from probe_lab.engines import Site, WorkerSpec, deaths_as, open_pool
+from probe_lab.engines import Site, deaths_as, open_pool
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.score_ledger import ScoreLedger
-from probe_lab.evaluators.score_worker import AGAIN
+from probe_lab.evaluators.score_worker import AGAIN, scoring_workers
 from probe_lab.evaluators.scoring_run import SAVE_EVERY
 from probe_lab.previews.decoding import Previewer, preview_evaluator, preview_scorer
 from probe_lab.progress import OnProgress
@@ -101,12 +101,10 @@ def _score(
     work = list(_work(cache, ledgers))
     has_model = any(ledger.evaluator.has_model for ledger in ledgers.values())
     alone = not experiment.sampling.on_cpu or has_model or min(experiment.workers, len(work)) < 2
-    spec = WorkerSpec(
+    spec = scoring_workers(
         partial(PreviewWorker, experiment, cache),
         1 if alone else min(experiment.workers, len(work)),
         takes_part=alone,
-        called="a scoring process",
-        if_killed=" (killed, or out of memory)",
     )
     saved = time.monotonic()
     # The workers first: while there is no other thread, that of a display for instance, they can be forked.

@@ -121,9 +121,9 @@ class Store:
 
     def rename(self, cell: str, name: str) -> None:
         """Give the run of a cell another name."""
-        known = self.cells[cell]
-        self._client.update_run(known.run, name=name)
-        self.cells[cell] = CellRun(known.run, known.status, name, known.digest)
+        shown = self.cells[cell]
+        self._client.update_run(shown.run, name=name)
+        self.cells[cell] = CellRun(shown.run, shown.status, name, shown.digest)
 
     def send_report(self, folder: Path, paths: Sequence[Path], digest: str) -> Iterator[None]:
         """Attach files of a report in ``folder`` to the parent, below ``report/``, unless those with this digest are;
@@ -164,14 +164,14 @@ class Store:
 
     def _find_experiment(self, experiment: Experiment) -> str:
         """Its id. Artifacts of an SQLite file lie beside it."""
-        found = self._client.get_experiment_by_name(experiment.name)
-        if found is None:
+        existing = self._client.get_experiment_by_name(experiment.name)
+        if existing is None:
             database = database_of(self._uri)
             location = (database.parent.resolve() / "mlruns" / experiment.name).as_uri() if database else None
             return str(self._client.create_experiment(experiment.name, artifact_location=location))
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if existing.lifecycle_stage == "deleted":
+            self._client.restore_experiment(existing.experiment_id)
+        return str(existing.experiment_id)
 
     def _look_up(self, experiment: Experiment, parent: str) -> Any:
         """The parent run, which is made where there is none; sets ``cells``."""
@@ -179,9 +179,9 @@ class Store:
         if parent and all(run.info.run_id != parent for run in runs) and self._adopt(parent):
             runs = self._owned()
         self.cells = self._cells_of(run for run in runs if not _is_parent(run))
-        found = sorted((run for run in runs if _is_parent(run)), key=lambda run: run.info.run_id != parent)
-        if found:
-            return found[0]
+        parents = sorted((run for run in runs if _is_parent(run)), key=lambda run: run.info.run_id != parent)
+        if parents:
+            return parents[0]
         tags = {ROLE: "sweep", OWNER: self._owner}
         return self._client.create_run(self.experiment, tags=tags, run_name=f"sweep {experiment.name}")
 
@@ -254,9 +254,9 @@ class Store:
                 if getattr(error, "error_code", "") not in (*_REFUSALS, *_ABSENT):  # somebody did
                     raise
 
-    def _end(self, cell: str, known: CellRun, end: int | None = None) -> None:
-        self._client.set_terminated(known.run, known.status, end)
-        self.cells[cell] = known
+    def _end(self, cell: str, ended: CellRun, end: int | None = None) -> None:
+        self._client.set_terminated(ended.run, ended.status, end)
+        self.cells[cell] = ended
 
     def _log_values(self, run: str, values: CellValues) -> bool:
         """Whether the store took any of the metrics."""

@@ -168,8 +168,8 @@ class Sync:
                 self._leave_out(name, error)
         if not self._names or len(self._configs) > planned:
             self._names = run_names(self._configs)
-        known = self._in_store
-        return [name for name in self._rows if name not in known or not known[name].shows(self._digests[name])]
+        sent = self._in_store
+        return [name for name in self._rows if name not in sent or not sent[name].shows(self._digests[name])]
 
     def _leave_out(self, name: str, error: Exception) -> None:
         _log.warning("%s is not tracked, its files cannot be read: %s", self.runs / name, error)
@@ -203,8 +203,8 @@ class Sync:
 
     def _send_failure(self, store: Store, failure: Failure) -> None:
         """Unless the store shows it already, or an earlier training of the cell that went well."""
-        known, digest = store.cells.get(failure.cell), _digest_of_failure(failure)
-        if known is None or (known.status != "FINISHED" and known.digest != digest):
+        shown, digest = store.cells.get(failure.cell), _digest_of_failure(failure)
+        if shown is None or (shown.status != "FINISHED" and shown.digest != digest):
             tags = tags_of(self._configs[failure.cell], self._plan[failure.cell].axes)
             store.send_failure(failure.cell, self._names[failure.cell], digest, {**tags, ERROR: failure.error})
             self.sent += 1
