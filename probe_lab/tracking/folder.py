@@ -75,10 +75,29 @@ def owner_of(runs: Path) -> str:
     """
     folder = runs / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    place = _Place.of(folder)
-    owner = _stored_owner(folder, place) or uuid.uuid4().hex
-    write_whole(folder / _OWNER, json.dumps({"owner": owner, **asdict(place)}).encode())
+    place, path = _Place.of(folder), folder / _OWNER
+    is_new = not path.exists()
+    stored = _stored_owner(folder, place)
+    owner = stored or uuid.uuid4().hex
+    content = json.dumps({"owner": owner, **asdict(place)}).encode()
+    if is_new and not stored and not _created(path, content):
+        owner = _stored_owner(folder, place) or owner  # another command was first
+        content = json.dumps({"owner": owner, **asdict(place)}).encode()
+    write_whole(path, content)
     return owner
+
+
+def _created(path: Path, content: bytes) -> bool:
+    """Write a file whole where there is none. False where there is one, or the file system has no links."""
+    draft = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    write_whole(draft, content)
+    try:
+        os.link(draft, path)
+    except OSError:
+        return False
+    finally:
+        draft.unlink()
+    return True
 
 
 def known_owner(runs: Path) -> str:

@@ -221,3 +221,21 @@ def test_a_note_is_a_table_that_fits_and_shows_what_users_wrote() -> None:
 )
 def test_where_runs_are_seen(uri: str, place: str) -> None:
     assert place_of(uri, "7", "p") == place
+
+
+def test_commands_that_begin_at_once_give_a_folder_one_owner(tmp_path: Path) -> None:
+    for attempt in range(20):
+        folder, together, owners = tmp_path / str(attempt), threading.Barrier(4), []
+
+        def begin(folder: Path = folder, together: threading.Barrier = together, owners: list[str] = owners) -> None:
+            together.wait()
+            owners.append(owner_of(folder))
+
+        threads = [threading.Thread(target=begin) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(owners) == 4
+        assert set(owners) == {known_owner(folder)}
+        assert not list(folder.rglob(".tmp-*"))
