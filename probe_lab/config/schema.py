@@ -78,6 +78,11 @@ class Data:
         in_result=False,
     )
     num_workers: int = key(0, "Processes that read shards ahead. 0: none.", up_to(4_096), in_result=False)
+    train_prompts: int = key(
+        0,
+        "Prompts of the training split that a probe is trained on. 0: all; of one training seed, fewer are among more.",
+        up_to(10**8),
+    )
     split: SplitFractions = section_field(SplitFractions)
 
 

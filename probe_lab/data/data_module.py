@@ -16,7 +16,7 @@ from torch.utils.data import ChainDataset, DataLoader, IterableDataset
 from probe_lab.cache import Cache
 from probe_lab.config.repeats import require_once
 from probe_lab.data.batch import Batch
-from probe_lab.data.groups import prompt_groups
+from probe_lab.data.groups import prompt_groups, some_of
 from probe_lab.data.loader import EpochProgress, Layout, StreamLoader, TrainLoader
 from probe_lab.data.resident import ResidentArrays, ResidentSource, fits_in_memory, load_resident
 from probe_lab.data.scalar_table import scalar_table
@@ -51,6 +51,9 @@ class ProbeDataModule(LightningDataModule):
     `oversample` > 0 repeats training groups of low mean score (first evaluator) in place of high ones, see
     `order.repeats`; a group that is drawn twice may be twice in a batch.
 
+    `train_prompts` > 0 trains on so many prompts of the training split, see `groups.some_of`. What an image's AUC asks,
+    whether its score is above the median of the training split, is still asked of the whole split.
+
     `scalars` are read beside the arrays, see `scalars.LATENTS`.
 
     With several `steps` a training batch holds prompts at different ones, each with all its seeds at the same, see
@@ -59,7 +62,8 @@ class ProbeDataModule(LightningDataModule):
 
     `rank` and `world_size` are those of torch.distributed unless given. `resident` shares loaded arrays.
     Resident arrays are read in this process, without workers. ConfigError for impossible values; DataError
-    for a step or tap that the cache lacks and for a split that should have prompts and has none; ScoreError
+    for a step or tap that the cache lacks, for a split that should have prompts and has none, and for one of fewer
+    than `train_prompts`; ScoreError
     for an evaluator or scalar without scores; CacheError for a text encoder that the cache lacks.
     """
 
@@ -75,6 +79,7 @@ class ProbeDataModule(LightningDataModule):
         residency: Residency = "auto",
         seed: int = 0,
         oversample: float = 0.0,
+        train_prompts: int = 0,
         text_encoder: str | None = None,
         scalars: Sequence[str] = (),
         steps: Sequence[int] = (),
@@ -104,6 +109,9 @@ class ProbeDataModule(LightningDataModule):
         for split in SPLITS:
             if fractions.of(split) > 0:
                 self._check_not_empty(split)
+        self._all_scores = self._groups["train"].targets
+        if train_prompts:
+            self._limit(train_prompts)
         if resident is not None:
             resident.check(cache, self._all_keys)
         self._resident = resident
@@ -156,7 +164,7 @@ class ProbeDataModule(LightningDataModule):
         return [StreamLoader(stream, num_workers=self._workers()) for stream in streams]
 
     def statistics(self) -> Statistics:
-        """Over the whole training split at all steps, on every rank; read once, then remembered."""
+        """Over all that is trained on, at all steps, on every rank; read once, then remembered."""
         if self._statistics is None:
             self._check_not_empty("train")
             groups = self._groups["train"]
@@ -164,7 +172,7 @@ class ProbeDataModule(LightningDataModule):
                 BatchStream(groups, self._open((step,)), steps=(step,), batch_prompts=self._batch_prompts)
                 for step in self.steps
             )
-            self._statistics = compute_statistics(everything, self.taps, groups.targets)
+            self._statistics = compute_statistics(everything, self.taps, groups.targets, self._all_scores)
         return self._statistics
 
     def scalars_of(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,6 +280,15 @@ class ProbeDataModule(LightningDataModule):
             "devices": self._ranks()[1],
             "training samples": len(self._groups["train"].sample_id),
         }
+
+    def _limit(self, prompts: int) -> None:
+        everything = self._groups["train"]
+        if prompts > len(everything):
+            raise DataError(
+                f"data.train_prompts={prompts} is more than the {len(everything)} scored prompts of the training split of "
+                f"the cache {self.cache.manifest.name!r}: give fewer, or 0 for all"
+            )
+        self._groups["train"] = some_of(everything, prompts, self.seed)
 
     def _check_not_empty(self, split: Split) -> None:
         if len(self._groups[split]) == 0:

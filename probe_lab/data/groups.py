@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,3 +71,22 @@ def prompt_groups(cache: Cache, evaluators: Sequence[str], fractions: SplitFract
             left_out=int(of_split.sum() - len(chosen)),
         )
     return found
+
+
+def some_of(groups: Groups, prompts: int, seed: int) -> Groups:
+    """So many of the groups, in cache order. Of one seed, fewer are always among more: which they are depends on the
+    hash of (seed, prompt id) alone."""
+    order = [hashlib.sha256(f"{seed}/{prompt}".encode()).digest() for prompt in groups.prompt_id.tolist()]
+    chosen = np.sort(np.array(sorted(range(len(groups)), key=order.__getitem__)[:prompts], dtype=np.int64))
+    sizes = np.diff(groups.start)
+    kept = np.repeat(np.isin(np.arange(len(groups)), chosen), sizes)
+    return Groups(
+        prompt_id=groups.prompt_id[chosen],
+        shard=groups.shard[chosen],
+        start=np.append(0, np.cumsum(sizes[chosen])),
+        sample_id=groups.sample_id[kept],
+        row=groups.row[kept],
+        resident_row=groups.resident_row[kept],
+        targets=groups.targets[kept],
+        left_out=groups.left_out,
+    )

@@ -15,7 +15,8 @@ from probe_lab.data.batch import Batch
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of the training split, float32. Features: tap -> [C], over samples and places; targets: [E].
+    """Of what is trained on, float32. Features: tap -> [C], over samples and places; targets: [E]; the median is that of
+    the whole training split.
 
     Standard deviations are of the population (divided by n). A channel or target that never changes (the
     attention map of a padding token) has 1, so that dividing by it is safe.
@@ -28,8 +29,14 @@ class Statistics:
     target_median: Tensor
 
 
-def compute_statistics(batches: Iterable[Batch], taps: Sequence[str], targets: npt.NDArray[np.float32]) -> Statistics:
-    """One pass in float64 over batches with every training sample once, and their scores [S, E]."""
+def compute_statistics(
+    batches: Iterable[Batch],
+    taps: Sequence[str],
+    targets: npt.NDArray[np.float32],
+    whole: npt.NDArray[np.float32],
+) -> Statistics:
+    """One pass in float64 over batches with every training sample once, and their scores [S, E]; ``whole`` are those of
+    the whole training split."""
     count = dict.fromkeys(taps, 0)
     mean: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}  # sums of squared distances from the mean
@@ -52,7 +59,7 @@ def compute_statistics(batches: Iterable[Batch], taps: Sequence[str], targets: n
         feature_std={tap: _safe((squares[tap] / count[tap]).sqrt().float()) for tap in taps},
         target_mean=torch.from_numpy(scores.mean(axis=0)).float(),
         target_std=_safe(torch.from_numpy(scores.std(axis=0)).float()),
-        target_median=torch.from_numpy(np.median(scores, axis=0)).float(),
+        target_median=torch.from_numpy(np.median(whole.astype(np.float64), axis=0)).float(),
     )
 
 

@@ -163,6 +163,11 @@ class FinishedCell:
         return f"{smaller['batch_prompts']} prompts per batch" if smaller else ""
 
     @property
+    def train_prompts(self) -> int:
+        """How many prompts it was trained on; 0 in older cells, which do not say."""
+        return int(self.content.get("train_prompts") or 0)
+
+    @property
     def shuffles(self) -> int:
         """How often it was trained, each time on other shuffled labels; 1 for a cell of true labels."""
         return int(self.content.get("shuffles") or 1)

@@ -58,6 +58,8 @@ def _is_same(cell: Cell, own: Flat, finished: FinishedCell) -> bool:
     not read."""
     probe = cell.experiment.probe
     unread, other = unread_keys(probe.model, probe.loss), finished.config
+    if cell.experiment.data.train_prompts:
+        unread -= {"trainer.seed"}
     return (
         all(own[key] == other[key] for key in ("probe.loss", "trainer.seed") if key not in unread)
         and tuple(cell.experiment.probe_evaluators) == finished.evaluators

@@ -22,18 +22,23 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
     - What reads no tap sees nothing of any step, so it has the step of the experiment itself (the first captured one,
       if that was not captured); what cannot rank always learns with ``mse``.
     - Of a kind that is not trained by gradient, the probe and trainer keys beside model, step, taps and evaluators are
-      those of the experiment itself, except those that it names (``ProbeKind.keys``), whatever the loss.
+      those of the experiment itself, except those that it names (``ProbeKind.keys``), whatever the loss; with
+      ``data.train_prompts`` the training seed stays.
     - Scalars, several ``steps``, which are sorted, and shuffles are those of kinds that read them; only a probe that is
       trained on steps has a ``head`` that reads text.
     - What no term of the loss reads (``Loss.reads``) is that of the experiment itself: ``mse`` has no temperature.
-    - What reads no text has the text encoder of the experiment itself.
+    - What reads no text has the text encoder of the experiment itself; what decodes is trained on no prompts.
     - Terms of a loss are in the order of ``losses.TERMS``.
     """
     own, kind = experiment.probe, kind_of(point.probe.model)
+    if kind.decodes:
+        point = dataclasses.replace(point, data=dataclasses.replace(point.data, train_prompts=0))
     probe, trainer = point.probe, point.trainer
     if not kind.by_gradient:
         named = {key: getattr(probe, key) for key in ("model", "step", "evaluators", "taps", "scalars")}
         probe, trainer = dataclasses.replace(own, **named), experiment.trainer
+        if point.data.train_prompts:  # whose choice is the seed's
+            trainer = dataclasses.replace(trainer, seed=point.trainer.seed)
     step, loss = probe.step, probe.loss
     if not kind.reads:
         captured = point.capture.steps
@@ -74,8 +79,8 @@ def _read_by_loss(probe: ProbeConfig, own: ProbeConfig) -> ProbeConfig:
 
 @functools.cache
 def unread_keys(model: str, loss: str) -> frozenset[str]:
-    """The keys of ``probe``, ``trainer`` and ``text`` that change no result of a model with a loss: those that
-    ``normalised`` takes back where they are set."""
+    """The keys of ``probe``, ``trainer``, ``text`` and ``data.train_prompts`` that change no result of a model with a
+    loss: those that ``normalised`` takes back where they are set."""
     default = Experiment()
     plain = dataclasses.replace(default, probe=dataclasses.replace(default.probe, model=model, loss=loss))
     unread = []
@@ -94,6 +99,7 @@ _SETTABLE = [
     *(("probe", entry.name) for entry in dataclasses.fields(ProbeConfig) if entry.name not in _NAMED),
     *(("trainer", entry.name) for entry in dataclasses.fields(Trainer)),
     ("text", "encoder"),
+    ("data", "train_prompts"),
 ]
 _OTHER_WORDS = {"loss": ("mse", "listwise"), "head": ("text",), "text": ("none",), "nce_negatives": ("all",)}
 

@@ -116,8 +116,11 @@ def _missing(cells: Sequence[Cell]) -> str:
 
 
 def _samples(cell: Cell, manifests: Mapping[str, Manifest]) -> int:
+    """Of the cache; of a cell with ``data.train_prompts``, those of a cache with so many prompts to train on."""
     manifest, prompts = manifests.get(str(cell.experiment.cache_folder)), cell.experiment.prompts
-    return prompts.count * prompts.seeds if manifest is None else manifest.count
+    samples = prompts.count * prompts.seeds if manifest is None else manifest.count
+    data, seeds = cell.experiment.data, prompts.seeds if manifest is None else manifest.seeds
+    return min(samples, round(data.train_prompts * seeds / data.split.train)) if data.train_prompts else samples
 
 
 def _bytes(manifest: Manifest, arrays: Collection[str]) -> int:

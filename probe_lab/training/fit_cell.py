@@ -89,6 +89,7 @@ def train_cell(
         "residency": fitted.residency or data.residency,
         "inputs": inputs,
         "splits": RULE,
+        "train_prompts": data.sizes["train"],
         "metrics": over_shuffles([metric_entries(shuffle, thresholds) for shuffle in (table, *others)]),
         "thresholds": thresholds,
         "history": fitted.history,

@@ -56,6 +56,7 @@ def data_of(
         residency=experiment.data.residency,
         seed=experiment.trainer.seed,
         oversample=probe.oversample,
+        train_prompts=experiment.data.train_prompts,
         text_encoder=experiment.text.encoder if reads_text(probe) else None,
         scalars=probe.scalars,
         steps=probe.steps,

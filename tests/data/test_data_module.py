@@ -79,6 +79,41 @@ def test_a_split_that_ranks_cannot_share_evenly_is_refused(world: World, changes
         getattr(data, f"{split}_dataloader")()
 
 
+def _trained_on(data: ProbeDataModule) -> set[int]:
+    return {prompt for batch in data.train_dataloader() for prompt in batch.group.tolist()}
+
+
+@pytest.mark.parametrize("residency", ["stream", "memory"])
+def test_fewer_training_prompts_are_among_more_with_all_their_seeds(world: World, residency: str) -> None:
+    sizes = (1, 4, 9)
+    parts = [module(world, train_prompts=size, residency=residency) for size in sizes]
+    chosen = [_trained_on(data) for data in parts]
+    assert [len(prompts) for prompts in chosen] == [data.sizes["train"] for data in parts] == list(sizes)
+    assert chosen[0] < chosen[1] < chosen[2] < _trained_on(module(world))
+    assert chosen[1] != _trained_on(module(world, train_prompts=4, seed=1))
+    for batch in parts[1].train_dataloader():
+        rows = world.arrays[f"{STEP}/x0"][batch.sample_id].float()
+        assert torch.equal(batch.features["x0"], rows)
+        assert torch.equal(batch.targets[:, 0], torch.from_numpy(world.scores["quality"])[batch.sample_id])
+    samples = world.cache.samples
+    expected = samples["sample_id"][samples["prompt_id"].isin(chosen[1])].tolist()
+    assert sorted(i for batch in parts[1].train_dataloader() for i in batch.sample_id.tolist()) == expected
+
+
+def test_features_are_standardised_by_what_is_trained_on_and_auc_asks_the_whole_split(world: World) -> None:
+    some, everything = module(world, train_prompts=4).statistics(), module(world).statistics()
+    assert not torch.equal(some.target_mean, everything.target_mean)
+    assert not torch.equal(some.feature_mean["x0"], everything.feature_mean["x0"])
+    assert torch.equal(some.target_median, everything.target_median)
+
+
+def test_more_training_prompts_than_there_are_is_refused(world: World) -> None:
+    count = module(world).sizes["train"]
+    assert module(world, train_prompts=count).sizes["train"] == count
+    with pytest.raises(DataError, match=f"train_prompts={count + 1} is more than the {count} scored prompts"):
+        module(world, train_prompts=count + 1)
+
+
 def test_text_is_that_of_the_prompt(world: World) -> None:
     for residency in ("stream", "memory"):
         for batch in module(world, text_encoder="clip", residency=residency).train_dataloader():

@@ -55,6 +55,7 @@ def test_only_the_losses_that_read_a_key_are_trained_again(tmp_path: Path) -> No
         {"probe": PROBE | {"taps": ["up_blocks.1/activation"]}},
         {"probe": PROBE | {"evaluators": ["shapes_reward"]}},
         {"probe": PROBE, "data": {"batch_prompts": 3}},
+        {"probe": PROBE, "data": {"train_prompts": 3}},
     ],
 )
 def test_what_a_ridge_reads_trains_it_again(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -71,3 +72,15 @@ def test_keys_that_a_model_reads() -> None:
     assert "probe.temperature" not in unread_keys("noisy_latent", "listwise")
     assert "probe.loss" in unread_keys("prompt_only", "listwise")
     assert "trainer.max_epochs" not in unread_keys("prompt_only", "listwise")
+    assert "data.train_prompts" in unread_keys("x0_preview", "mse")
+    assert "data.train_prompts" not in unread_keys("linear", "mse")
+
+
+def test_the_training_seed_decides_which_prompts_a_ridge_is_trained_on(tmp_path: Path) -> None:
+    def trained(sizes: list[int], seed: int) -> list[str]:
+        sweep = {"probe.model": ["linear"], "data.train_prompts": sizes}
+        return _trained(tmp_path, sweep, probe=PROBE, trainer={"seed": seed})
+
+    assert trained([0, 3], 0) == ["linear"] * 2
+    assert trained([0, 3], 1) == ["linear"]
+    assert trained([0, 3], 1) == []
