@@ -28,6 +28,7 @@ from probe_lab.report.sections import (
     elsewhere,
     guide,
     heatmap,
+    learning,
     losses,
     reliability,
     scatter,
@@ -38,12 +39,13 @@ from probe_lab.report.sections import (
 )
 from probe_lab.report.sections import evaluator_agreement as agreement
 from probe_lab.report.sections.cell_listing import cells_table, environment_table, failures_table
-from probe_lab.report.sections.headline import headline_tables
+from probe_lab.report.sections.headline import headline_tables, to_win
 from probe_lab.report.sections.paper import paper_tables
 
 FAMILIES: tuple[Callable[[Material], Section], ...] = (
     guide.section,
     curves.section,
+    learning.section,
     heatmap.section,
     which_loss.section,
     losses.section,
@@ -223,7 +225,7 @@ def _lead(material: Material) -> str:
     cells = f"{count:,}".replace(",", "\u00a0")
     failed = f"; {len(results.failures)} failed" if results.failures else ""
     return (
-        f"At step {choice.step} the best probe ({variant_text(choice.best, step=False)}){number}. "
+        f"{to_win(material)}At step {choice.step} the best probe ({variant_text(choice.best, step=False)}){number}. "
         f"{cells} cells were trained{failed}. {_halved(halved)}All numbers are of the test split unless said "
         f"otherwise. {elsewhere.statement(results)}"
     ).strip()

@@ -47,6 +47,7 @@ class World:
         "prompt_only", "attention_entropy", "linear", "noisy_latent", "x0_preview", "shuffled_labels"
     )  # fmt: skip
     oversample: tuple[float, ...] = ()
+    train_prompts: tuple[int, ...] = ()
     resamples: int = 60
 
     def samples(self) -> pd.DataFrame:
@@ -111,6 +112,10 @@ def _cells(world: World) -> Iterator[Cell]:
         for seed in range(world.training_seeds):
             extra: dict[str, object] = {"probe.oversample": value}
             yield Cell("cnn", 5, (ATTENTION,), "listwise", seed, 0.6, 0.6, extra)
+    for size in world.train_prompts:
+        for seed in range(world.training_seeds):
+            for model, skill in (("cnn", 0.1 * size**0.4), ("linear", 0.3)):
+                yield Cell(model, 5, (ATTENTION,), "listwise", seed, skill, 0.6, {"data.train_prompts": size})
     taps = {"linear": (ATTENTION,), "attention_entropy": (ATTENTION,), "noisy_latent": ("latent",)}
     skills = {"linear": 0.3, "attention_entropy": 0.06, "noisy_latent": 0.05, "x0_preview": 0.35}
     for model in world.baselines:
@@ -179,6 +184,7 @@ def write_runs(folder: Path, world: World) -> Path:
             "taps": list(cell.taps),
             "config_hash": "0",
             "seconds": 3.5,
+            "train_prompts": cell.extra.get("data.train_prompts", 36),
             "metrics": metrics,
         }
         (home / "metrics.json").write_text(json.dumps(content))

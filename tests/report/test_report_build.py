@@ -103,6 +103,7 @@ def test_page_explains_every_figure_and_states_how_the_best_was_chosen(report: P
     # The cells of this world have no weights, and too few captions that the shapes world could have drawn.
     missing = [part.split(":")[0] for part in page.text.split("Not shown: ")[1:]]
     assert missing == [
+        "No model was trained on several numbers of captions",
         "Ways of selecting were not measured",
         "Number of objects",
         "Steps of up 1.0 attn",
@@ -221,6 +222,19 @@ def test_the_first_sentence_has_real_minus_signs(
         table.assign(prediction=-table["prediction"]).to_parquet(path, index=False)
     page = _write(simulated, tmp_path / "r", runs=runs_copy)
     assert re.search(r"with SRCC −0\.\d\d \[−0\.\d\d, −0\.\d\d\] by shapes reward", page.text)
+
+
+def test_the_first_sentence_says_what_a_choice_of_seeds_can_win(simulated: Any, report: Path) -> None:
+    table = pd.read_parquet(next(simulated.runs.glob("cnn-5*-0")) / "predictions.parquet")
+    table = table[(table["split"] == "test") & (table["evaluator"] == "shapes_reward")]
+    groups = table.groupby("prompt_id")["target"]
+    within = groups.var().mean()
+    between = groups.mean().var() - within / simulated.world.seeds
+    best = (groups.max() - groups.mean()).mean()
+    lead = (report / "index.html").read_text().partition('<p class="lead">')[2]
+    share = 100 * within / (within + between)
+    assert re.match(rf"{share:.0f} % \[\d\d, \d\d\] of the variance of shapes reward", lead)
+    assert f"the best of {simulated.world.seeds} is {best:.3f} [" in lead
 
 
 def test_failures_are_listed(simulated: Any, runs_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ import math
 
 from probe_lab.cache.faults import faults_text
 from probe_lab.errors import DataError
-from probe_lab.metrics import compare_predictions, holm
+from probe_lab.metrics import compare_predictions, holm, seed_share
 from probe_lab.probes.kinds import recorded
 from probe_lab.report.analysis.chosen import baselines_of, variant_text
 from probe_lab.report.analysis.intervals import as_value
 from probe_lab.report.analysis.results import RESAMPLES, Results, Value, Variant
 from probe_lab.report.layout.material import Material
-from probe_lab.report.layout.style import METRICS, evaluator_label, model_label
+from probe_lab.report.layout.style import METRICS, evaluator_label, model_label, number_text
 from probe_lab.report.layout.table_forms import Field, Table
 
 HEADLINE_METRICS = ("srcc_within", "srcc", "selection_gain", "top1")
@@ -23,6 +23,27 @@ P_VALUE = "p (Holm)"
 def headline_tables(material: Material) -> list[Table]:
     """One table per evaluator."""
     return [_table(material, evaluator) for evaluator in material.choice.evaluators]
+
+
+def to_win(material: Material) -> str:
+    """The first sentence of a report: how much of a score's variance the choice of a seed can be about, and what the
+    best seed wins. "" where the best probe predicts no image of the first evaluator."""
+    results, evaluator = material.results, material.choice.evaluators[0]
+    table = results.predictions(next(iter(results.seeds(material.choice.best).values())), evaluator)
+    if table.empty:
+        return ""
+    found = seed_share(table["target"], table["prompt_id"], resamples=RESAMPLES)
+    share, best = found.share, found.best
+    if math.isnan(share.estimate):
+        return ""
+    percent, lowest, highest = (number_text(100 * value, 0) for value in (share.estimate, share.lower, share.upper))
+    seeds = int(table.groupby("prompt_id").size().median())
+    return (
+        f"{percent} % [{lowest}, {highest}] of the variance of {evaluator_label(evaluator)} over the test images lies "
+        f"between the seeds of a prompt, which is all that a choice of seeds can be about: the best of {seeds} is "
+        f"{number_text(best.estimate, 3)} [{number_text(best.lower, 3)}, {number_text(best.upper, 3)}] above their "
+        "mean, and nothing that chooses among them can win more. "
+    )
 
 
 def _table(material: Material, evaluator: str) -> Table:
