@@ -23,18 +23,32 @@ TOKEN_MASK = "token_mask"
 LOOKAHEAD = "lookahead"
 PLACELESS = ("latent", "x0", LOOKAHEAD)
 """Arrays without a module path: their keys are ``<step>/x0``."""
-PREVIEW_WORDS = {"x0": "preview", LOOKAHEAD: "lookahead"}
-"""Those of them that are decoded and scored, and what their scores are called: ``preview:<evaluator>``."""
+DECODED = ("x0", LOOKAHEAD)
+"""Those of them that are decoded and scored."""
+TINY = "tiny"
+"""The preview of the predicted x₀ that a tiny autoencoder decodes, instead of the backbone's own."""
+PREVIEW_WORDS = {"x0": "preview", LOOKAHEAD: "lookahead", TINY: "tiny_preview"}
+"""The previews, and what their scores are called: ``preview:<evaluator>``."""
 PREVIEWED = tuple(PREVIEW_WORDS)
 """The scores of the first lie in ``previews/<step>`` itself."""
 FOLDERS = ("shards", "images", "text", "scores")
 
 
+def decoded_array(preview: str) -> str:
+    """The array that a preview, an entry of ``PREVIEWED``, is decoded from."""
+    return "x0" if preview == TINY else preview
+
+
 class PreviewOf(NamedTuple):
-    """The pictures that one latent of one step decodes to, for all samples."""
+    """The pictures that one latent of one step decodes to, for all samples: ``x0``, ``lookahead``, or ``tiny``."""
 
     step: int
     latent: str = PREVIEWED[0]
+
+    @property
+    def array(self) -> str:
+        """The key of what is decoded."""
+        return f"{self.step}/{decoded_array(self.latent)}"
 
     @property
     def word(self) -> str:

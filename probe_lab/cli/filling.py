@@ -29,9 +29,12 @@ def plan(
     from probe_lab.generation.dry_plan import planned
     from probe_lab.generation.measured_plan import plan_table
     from probe_lab.generation.prompt_notes import notes_of, prompts_at_hand
+    from probe_lab.previews.price import preview_note
 
     config = experiment_of(experiment, overrides)
     out.print(plan_table(planned(config, tflops)))
+    if note := preview_note(config):
+        out.print(note)
     chosen = prompts_at_hand(config)
     if chosen is not None:
         for line in filter(None, (*notes_of(chosen, config), unscorable_note(config, chosen.prompts))):

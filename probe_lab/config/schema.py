@@ -52,6 +52,11 @@ class Scoring:
     device: str = key("cpu", "Where evaluators run, `cuda` for instance.")
     dtype: Precision = key("float32", "Number format that evaluators compute in.")
     batch_size: int = key(64, "Images that are scored at a time.", positive(65_536))
+    preview_decoder: str = key(
+        "",
+        "Tiny autoencoder that decodes the previews of `tiny_preview`. A folder, or an id of the hub, "
+        "`madebyollin/taesdxl` for instance.",
+    )
     resident: bool = key(False, "Keep all models in memory instead of one at a time.")
     models: dict[str, EvaluatorModel] = key({}, "What differs for one evaluator, by its name in `evaluators`.")
 
@@ -125,7 +130,8 @@ class ProbeConfig:
     scalars: list[str] = key(
         [],
         "Scores that `cnn` and `linear` read beside the taps. `preview:<evaluator>` is its score of the picture that "
-        "the predicted x₀ of the step decodes to, `lookahead:<evaluator>` of the tap `lookahead`.",
+        "the predicted x₀ of the step decodes to, `lookahead:<evaluator>` of the tap `lookahead`, "
+        "`tiny_preview:<evaluator>` of the x₀ as `scoring.preview_decoder` decodes it.",
     )
     steps: list[int] = key(
         [],

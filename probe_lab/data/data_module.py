@@ -285,8 +285,8 @@ class ProbeDataModule(LightningDataModule):
         everything = self._groups["train"]
         if prompts > len(everything):
             raise DataError(
-                f"data.train_prompts={prompts} is more than the {len(everything)} scored prompts of the training split of "
-                f"the cache {self.cache.manifest.name!r}: give fewer, or 0 for all"
+                f"data.train_prompts={prompts} is more than the {len(everything)} scored prompts of the training split "
+                f"of the cache {self.cache.manifest.name!r}: give fewer, or 0 for all"
             )
         self._groups["train"] = some_of(everything, prompts, self.seed)
 

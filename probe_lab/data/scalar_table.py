@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.data.scalars import PREVIEW, Scalar
+from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ScoreError
 
 
@@ -31,9 +31,10 @@ def scalar_table(cache: Cache, step: int, scalars: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=1))
 
 
-def stored_previews(cache: Cache, step: int, evaluators: Sequence[str]) -> Tensor | None:
-    """Scores of the previews of all samples, [samples, E], or None where some have to be decoded."""
+def stored_previews(cache: Cache, step: int, evaluators: Sequence[str], preview: str = "x0") -> Tensor | None:
+    """Scores of the previews of all samples, [samples, E], or None where some have to be decoded; ``preview`` as
+    ``Scalar.latent``."""
     try:
-        return scalar_table(cache, step, [PREVIEW + evaluator for evaluator in evaluators])
+        return scalar_table(cache, step, [str(Scalar(preview, evaluator)) for evaluator in evaluators])
     except ScoreError:
         return None

@@ -15,8 +15,8 @@ from probe_lab.data.batch import Batch
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of what is trained on, float32. Features: tap -> [C], over samples and places; targets: [E]; the median is that of
-    the whole training split.
+    """Of what is trained on, float32. Features: tap -> [C], over samples and places; targets: [E]; the median is that
+    of the whole training split.
 
     Standard deviations are of the population (divided by n). A channel or target that never changes (the
     attention map of a padding token) has 1, so that dividing by it is safe.

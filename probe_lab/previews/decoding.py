@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import AutoencoderTiny, DiffusionPipeline, ModelMixin
 from PIL.Image import Image
 from torch import Tensor
 
@@ -17,9 +18,17 @@ from probe_lab.capture.no_pictures import finite_rows
 from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators import Evaluator, create, is_known, score_all
+from probe_lab.previews.tiny_decoder import load_tiny, tiny_pixels
 
-Previewer = Callable[[Tensor, list[str], Sequence[str]], Tensor]
-"""(x0 [n, C, h, w], prompts, evaluators) -> scores, float32 [n, evaluators]; NaN where x0 decodes to no picture."""
+
+class Previewer(Protocol):
+    """Decodes and scores clean latents."""
+
+    def __call__(self, x0: Tensor, prompts: list[str], evaluators: Sequence[str], *, tiny: bool = False) -> Tensor:
+        """Of x0 [n, C, h, w] the scores, float32 [n, evaluators]; NaN where x0 decodes to no picture. ``tiny``: decoded
+        by ``scoring.preview_decoder``."""
+
+
 _LATENTS_AT_ONCE = 2**16
 """Places of latents that are decoded together: four pictures of 1024 × 1024, at most 64 small ones."""
 
@@ -42,12 +51,20 @@ def previewer(
     """The same with a pipeline that is there. ``evaluators`` are made now, where they are named only, others when they
     are first needed; all stay.
 
-    ScoreError as in ``preview_evaluator``.
+    ``scoring.preview_decoder`` is loaded when it is first needed, onto the device of the backbone's autoencoder and in
+    its number format.
+
+    ScoreError as in ``preview_evaluator``, and of the returned function as in ``tiny_pixels``; ConfigError as in
+    ``load_tiny``.
     """
     ready = [preview_evaluator(each, scoring) if isinstance(each, str) else each for each in evaluators]
     made = {each.name: each for each in ready}
 
-    def score(x0: Tensor, prompts: list[str], evaluators: Sequence[str]) -> Tensor:
+    @functools.cache
+    def tiny_model() -> AutoencoderTiny:
+        return load_tiny((scoring or Scoring()).preview_decoder, pipe.vae.dtype).to(pipe._execution_device)
+
+    def score(x0: Tensor, prompts: list[str], evaluators: Sequence[str], *, tiny: bool = False) -> Tensor:
         for name in evaluators:
             if name not in made:
                 made[name] = preview_evaluator(name, scoring)
@@ -55,7 +72,8 @@ def previewer(
         size = min(64, max(1, _LATENTS_AT_ONCE // (x0.shape[-2] * x0.shape[-1])))
         parts: list[Tensor] = []
         for start in range(0, len(x0), size):
-            pixels = decoded_pixels(pipe, x0[start : start + size])
+            latents = x0[start : start + size]
+            pixels = tiny_pixels(tiny_model(), latents) if tiny else decoded_pixels(pipe, latents)
             scores = score_all(judges, as_images(pipe, pixels), prompts[start : start + size])
             columns = torch.stack([scores[name] for name in evaluators], 1)
             parts.append(torch.where(finite_rows(pixels)[:, None], columns, torch.nan))

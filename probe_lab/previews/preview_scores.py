@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.cache.layout import AskedPreviews, PreviewOf
+from probe_lab.cache.layout import TINY, AskedPreviews, PreviewOf
 from probe_lab.config import Engine, Experiment
 from probe_lab.engines import Site, deaths_as, open_pool
 from probe_lab.errors import ScoreError
@@ -22,6 +22,7 @@ from probe_lab.evaluators.score_ledger import ScoreLedger
 from probe_lab.evaluators.score_worker import AGAIN, scoring_workers
 from probe_lab.evaluators.scoring_run import SAVE_EVERY
 from probe_lab.previews.decoding import Previewer, preview_evaluator, preview_scorer
+from probe_lab.previews.tiny_decoder import tiny_identity
 from probe_lab.progress import OnProgress
 
 MADE_BY = "1"
@@ -48,7 +49,7 @@ def score_previews(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> list[str]:
-    """Write ``previews/<step>/<evaluator>.parquet``, or ``previews/<step>/lookahead/<evaluator>.parquet``, for every
+    """Write ``previews/<step>/<evaluator>.parquet``, or that in ``previews/<step>/lookahead`` or ``tiny``, for every
     step and latent and its evaluators, each whole or not at all.
 
     That latent of every sample of the complete shards is decoded once, and all of its evaluators see the picture. What
@@ -61,24 +62,25 @@ def score_previews(
 
     Raises:
         CacheError: there is no such cache, or no such latent of a step in it.
-        ConfigError, ScoreError: an evaluator that is not there, or whose scores were imported; a score that is not
-            finite; or a process that died.
+        ConfigError, ScoreError: an evaluator or a tiny autoencoder that is not there, an evaluator whose scores were
+            imported; a score that is not finite; or a process that died.
     """
     cache = Cache(experiment.cache_folder)
+    decoders = {of.latent: _decoder(experiment, cache, of.latent) for of in asked}
     ledgers = {
         (of, name): ScoreLedger(
             cache,
             preview_evaluator(name, experiment.scoring),
             overwrite=overwrite,
             of=of,
-            made_by={"preview": MADE_BY, "decoder": f"{cache.manifest.backbone} {experiment.sampling.dtype}"},
+            made_by={"preview": MADE_BY, "decoder": decoders[of.latent]},
         )
         for of, names in asked.items()
         for name in dict.fromkeys(names)
     }
     pending = {column for column, ledger in ledgers.items() if len(ledger.pending)}
     for of, _ in pending:
-        cache.read(f"{of.step}/{of.latent}", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
+        cache.read(of.array, cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
     try:
         _score(experiment, cache, ledgers, on_progress or (lambda done, total: None))
     finally:
@@ -91,6 +93,15 @@ def score_previews(
         told = [f"{what}: {', '.join(which)}" for what, which in (("scored", made), ("scored before", before)) if which]
         lines.append(f"{of.word}s at step {of.step}: {'; '.join(told)}")
     return [*lines, *(note for ledger in ledgers.values() for note in ledger.notes)]
+
+
+def _decoder(experiment: Experiment, cache: Cache, preview: str) -> str:
+    dtype = experiment.sampling.dtype
+    return (
+        tiny_identity(experiment.scoring.preview_decoder, dtype)
+        if preview == TINY
+        else (f"{cache.manifest.backbone} {dtype}")
+    )
 
 
 def _score(
@@ -162,5 +173,6 @@ def _scored(preview: Previewer, cache: Cache, part: _Work) -> Tensor:
     rows = cache.samples.iloc[part.ids]
     places = rows["row"].to_numpy()
     first, last = int(places.min()), int(places.max())
-    clean = cache.read(f"{part.of.step}/{part.of.latent}", int(rows["shard"].iloc[0]), slice(first, last + 1))
-    return preview(clean[torch.from_numpy(places - first)].float(), rows["prompt"].tolist(), part.evaluators).float()
+    clean = cache.read(part.of.array, int(rows["shard"].iloc[0]), slice(first, last + 1))
+    latents, prompts = clean[torch.from_numpy(places - first)].float(), rows["prompt"].tolist()
+    return preview(latents, prompts, part.evaluators, tiny=part.of.latent == TINY).float()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from probe_lab.cache.layout import TINY
 from probe_lab.losses import Term, parse_loss
 from probe_lab.registry import Registry, imported
 
@@ -43,7 +44,7 @@ class ProbeKind:
         reads_scalars: whether it reads ``probe.scalars``.
         keys: further keys that change its result, where ``fit`` is not ``BY_GRADIENT``: ``probe.within_prompt``.
         shuffled: whether it is trained on shuffled labels, ``probe.shuffles`` times.
-        decodes: whether it asks the evaluators to score decoded latents.
+        decodes: whether it asks the evaluators to score decoded latents, and ``preview`` which, as ``Scalar.latent``.
         is_baseline: whether it is something that probes are compared with.
         seconds: a rough guess per sample and epoch (per sample, where there are none) of one core, before any was
             trained.
@@ -62,6 +63,7 @@ class ProbeKind:
     keys: tuple[str, ...] = ()
     shuffled: bool = False
     decodes: bool = False
+    preview: str = "x0"
     is_baseline: bool = True
     seconds: float = 4e-4
     prominence: int = 0
@@ -119,6 +121,15 @@ _CNN = ProbeKind(
     reads_scalars=True,
     is_baseline=False,
 )
+_DECODED = ProbeKind(
+    "decoded x0 prediction",
+    fit="probe_lab.training.baselines:by_preview",
+    reads=("x0",),
+    decodes=True,
+    seconds=3e-3,
+    prominence=5,
+    estimates=True,
+)
 _CONTROL = replace(_CNN, like="cnn", reads_scalars=False, is_baseline=True)
 
 MODELS = Registry(
@@ -157,14 +168,9 @@ MODELS = Registry(
             estimates=True,
         ),
         "noisy_latent": replace(_CONTROL, label="noisy latent", reads=("latent",), prominence=3),
-        "x0_preview": ProbeKind(
-            "decoded x0 prediction",
-            fit="probe_lab.training.baselines:by_preview",
-            reads=("x0",),
-            decodes=True,
-            seconds=3e-3,
-            prominence=5,
-            estimates=True,
+        "x0_preview": _DECODED,
+        "tiny_preview": replace(
+            _DECODED, label="x0 prediction, tiny decoder", preview=TINY, seconds=1e-3, prominence=0
         ),
         "shuffled_labels": replace(_CONTROL, label="shuffled labels", shuffled=True, prominence=1),
     },

@@ -63,9 +63,9 @@ def identity(experiment: Experiment) -> dict[str, Any]:
     """Everything that determines the result of a cell, as JSON holds it.
 
     Left out: what the schema declares as no part of a result (where files lie, what runs are called, the capture list,
-    since the cell states what it reads, and what only changes speed); of ``scoring`` all but dtype and the models of
-    the evaluators that the cell predicts or reads, and of its text encoder; and what is not set, of ``scoring``,
-    ``text`` and all keys that are not of ``_FIRST``.
+    since the cell states what it reads, and what only changes speed); of ``scoring`` all but dtype, the decoder of tiny
+    previews, the models of the evaluators that the cell predicts or reads, and of its text encoder; and what is not
+    set, of ``scoring``, ``text`` and all keys that are not of ``_FIRST``.
     """
     content = {key: value for key, value in plain(experiment).items() if key not in (*IRRELEVANT, *_OF_EVALUATORS)}
     for name, keys in ONLY_SPEED.items():
@@ -119,6 +119,8 @@ def _of_evaluators(experiment: Experiment) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if models or scoring.dtype != Scoring().dtype:
         found["scoring"] = {"dtype": scoring.dtype, "models": models}
+    if scoring.preview_decoder:
+        found.setdefault("scoring", {})["preview_decoder"] = scoring.preview_decoder
     if encoder != BACKBONE:
         found["text"] = {"encoder": encoder}
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from probe_lab.backbones.family import Family
 from probe_lab.backbones.token_grid import Arguments
 from probe_lab.cache.faults import Fault
-from probe_lab.cache.layout import LOOKAHEAD
+from probe_lab.cache.layout import LOOKAHEAD, TINY
 from probe_lab.capture.call import PipelineCall
 from probe_lab.capture.capture import Capture
 from probe_lab.capture.no_pictures import decodes_watched, finite_rows
@@ -233,8 +233,9 @@ class Running:
         columns: dict[Scalar, Tensor] = {}
         for latent in dict.fromkeys(each.latent for each in asked):
             here = [each for each in asked if each.latent == latent]
+            names = [each.evaluator for each in here]
             with torch.autocast(self._pipe.device.type, enabled=False):  # as when previews were scored for training
-                scores = self._preview(found[latent], texts, [each.evaluator for each in here])
+                scores = self._preview(found[here[0].array], texts, names, tiny=latent == TINY)
             columns |= zip(here, scores.unbind(1), strict=True)
         return torch.stack([columns[each] for each in asked], 1)
 
@@ -247,7 +248,7 @@ class Running:
 def _read(probe: Probe) -> list[str]:
     """The taps that a probe needs: its own, and what previews are decoded from. Looking ahead costs a denoiser call,
     so that is done later, for the candidates that are left."""
-    read = [*probe.spec.taps, *(each.latent for each in probe.spec.previews)]
+    read = [*probe.spec.taps, *(each.array for each in probe.spec.previews)]
     return [tap for tap in dict.fromkeys(read) if tap != LOOKAHEAD]
 
 

@@ -151,7 +151,7 @@ def _with_latents(experiment: Experiment) -> Experiment:
 
 def decoded(probe: ProbeConfig) -> set[str]:
     """The latents, such as ``x0``, whose previews the probe reads scores of."""
-    return {each.latent for each in probe.previews}
+    return {each.array for each in probe.previews}
 
 
 def _require_in(manifest: Manifest, folder: Path, cells: Sequence[Cell]) -> None:

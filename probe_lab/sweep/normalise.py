@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from operator import attrgetter
 
+from probe_lab.cache.layout import TINY
 from probe_lab.config import Experiment, ProbeConfig, with_values
 from probe_lab.config.schema import Trainer
 from probe_lab.losses import LOSSES, TERMS, in_order, parse_loss
@@ -27,7 +28,8 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
     - Scalars, several ``steps``, which are sorted, and shuffles are those of kinds that read them; only a probe that is
       trained on steps has a ``head`` that reads text.
     - What no term of the loss reads (``Loss.reads``) is that of the experiment itself: ``mse`` has no temperature.
-    - What reads no text has the text encoder of the experiment itself; what decodes is trained on no prompts.
+    - What reads no text has the text encoder of the experiment itself; what decodes is trained on no prompts; what
+      reads no tiny preview names no decoder of such.
     - Terms of a loss are in the order of ``losses.TERMS``.
     """
     own, kind = experiment.probe, kind_of(point.probe.model)
@@ -56,9 +58,12 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
         shuffles=probe.shuffles if kind.shuffled else own.shuffles,
     )
     probe = _read_by_loss(probe, own)
+    scoring = point.scoring
+    if scoring.preview_decoder and kind.preview != TINY and not any(each.latent == TINY for each in probe.previews):
+        scoring = dataclasses.replace(scoring, preview_decoder="")
     text = point.text if reads_text(probe) else experiment.text
     kept = {key: attrgetter(key)(point) for key in kind.keys}
-    return with_values(dataclasses.replace(point, probe=probe, trainer=trainer, text=text), kept)
+    return with_values(dataclasses.replace(point, probe=probe, trainer=trainer, text=text, scoring=scoring), kept)
 
 
 def answers_of_loss(model: str, names_model: bool) -> bool:

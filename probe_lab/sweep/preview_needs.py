@@ -62,8 +62,8 @@ def asked_previews(experiment: Experiment) -> AskedPreviews:
 
 
 def baseline_previews(experiment: Experiment, *, but: AskedPreviews) -> AskedPreviews:
-    """What ``x0_preview`` cells read of the experiment's cache, and would else decode while a sweep waits, ``but`` for
-    what is made already.
+    """What ``x0_preview`` and ``tiny_preview`` cells read of the experiment's cache, and would else decode while a
+    sweep waits, ``but`` for what is made already.
 
     Cells that cannot be trained are passed over, which training says: the cache holds no ``x0`` of their step, or
     scores of theirs were imported, and who gave them sees no other pictures. ConfigError and SweepError as in
@@ -78,9 +78,11 @@ def baseline_previews(experiment: Experiment, *, but: AskedPreviews) -> AskedPre
     found: list[tuple[int, Scalar]] = []
     for own in (cell.experiment for cell in cells(experiment)):
         step, names = own.probe.step, own.probe_evaluators
-        here = kind_of(own.probe.model).decodes and own.cache_folder == folder and f"{step}/x0" in held
+        kind = kind_of(own.probe.model)
+        here = kind.decodes and own.cache_folder == folder and f"{step}/x0" in held
         if here and not any(is_given(folder, name, own.scoring) for name in names):
-            found += [(step, Scalar("x0", name)) for name in names if name not in but.get(PreviewOf(step), ())]
+            there = but.get(PreviewOf(step, kind.preview), ())
+            found += [(step, Scalar(kind.preview, name)) for name in names if name not in there]
     return _by_place(found)
 
 

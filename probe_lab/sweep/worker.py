@@ -84,8 +84,9 @@ class ProbeTrainer:
         from probe_lab.training.out_of_memory import Reduction, within_memory
 
         cache, experiment = Cache(cell.experiment.cache_folder), cell.experiment
-        decodes = kind_of(experiment.probe.model).decodes and (
-            stored_previews(cache, experiment.probe.step, experiment.probe_evaluators) is None
+        kind, probe = kind_of(experiment.probe.model), experiment.probe
+        decodes = kind.decodes and (
+            stored_previews(cache, probe.step, experiment.probe_evaluators, kind.preview) is None
         )
         preview = self._preview(experiment) if decodes else None
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from probe_lab.cache import Cache
 from probe_lab.cache.faults import faults_note
-from probe_lab.cache.layout import LOOKAHEAD, PREVIEWED, AskedPreviews, PreviewOf
+from probe_lab.cache.layout import DECODED, LOOKAHEAD, AskedPreviews, PreviewOf
 from probe_lab.config import Experiment
 from probe_lab.errors import SelectError
 from probe_lab.evaluators.scoring_run import score_cache
@@ -62,7 +62,7 @@ class Probes:
     def asked_previews(self, evaluator: str, *, single: bool = False) -> AskedPreviews:
         """What previewing ways decode at the step of the single cut, and what the probes read at theirs; ``single``:
         only the probe of that cut."""
-        asked = {PreviewOf(self.step, latent): {evaluator} for latent in PREVIEWED}
+        asked = {PreviewOf(self.step, latent): {evaluator} for latent in DECODED}
         for spec in [self.spec] if single else self.specs.values():
             for each in spec.previews:
                 asked.setdefault(PreviewOf(spec.step, each.latent), set()).add(each.evaluator)
@@ -128,7 +128,7 @@ def known_of(
     """Of the candidates of the test ``prompts``, generated and scored in caches that an interrupted call continues."""
     step = probes.step
     taps = [tap for spec in probes.specs.values() for tap in spec.taps]
-    world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, *PREVIEWED])
+    world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, *DECODED])
     cache = _previewed(world, probes.asked_previews(evaluator), evaluator, watching, announce)
     fewer = {}
     for steps in step_counts(experiment):
@@ -160,7 +160,7 @@ def thinning_of(
     if experiment.tradeoff.thin:
         return Thinning(experiment.tradeoff.thin)
     prompts = prompts_of(experiment, "val")
-    world = for_validation(experiment, prompts, probes.step, [*probes.spec.taps, *PREVIEWED])
+    world = for_validation(experiment, prompts, probes.step, [*probes.spec.taps, *DECODED])
     cache = _previewed(world, probes.asked_previews(evaluator, single=True), evaluator, watching, announce)
     return choose_thinning(
         by_prompt(cache, cache.scores(evaluator)),

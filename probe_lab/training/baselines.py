@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from probe_lab.cache.layout import TINY
 from probe_lab.data import Batch, ProbeDataModule
 from probe_lab.data.scalar_table import stored_previews
 from probe_lab.errors import ProbeError
@@ -55,20 +56,26 @@ def tuned_ridge(spec: ProbeSpec, data: ProbeDataModule, *, within_prompt: bool =
 
 
 def by_preview(fitting: Fitting) -> Predictor:
-    """``x0_preview``: the evaluators' scores of the decoded x₀ prediction, those in the cache, or else of ``preview``.
+    """``x0_preview`` and ``tiny_preview``: the evaluators' scores of the decoded x₀ prediction, those in the cache, or
+    else of ``preview``.
 
     Raises:
         ProbeError: they are not in the cache and no ``preview`` was given, so nothing can decode.
     """
-    cache, preview, evaluators = fitting.cache, fitting.preview, fitting.evaluators
-    stored = stored_previews(cache, fitting.experiment.probe.step, evaluators)
+    cache, preview, evaluators, latent = fitting.cache, fitting.preview, fitting.evaluators, fitting.kind.preview
+    stored = stored_previews(cache, fitting.experiment.probe.step, evaluators, latent)
     if stored is not None:
         return lambda batch: stored[batch.sample_id.cpu()]
     if preview is None:
-        raise ProbeError("x0_preview decodes latents and was given no preview: pass one to train_cell")
+        raise ProbeError(
+            f"{fitting.experiment.probe.model} decodes latents and was given no preview: pass one to train_cell"
+        )
     prompts = cache.samples["prompt"]
 
     def predict(batch: Batch) -> Tensor:
-        return preview(batch.features["x0"], prompts.iloc[batch.sample_id.tolist()].tolist(), evaluators)
+        texts = prompts.iloc[batch.sample_id.tolist()].tolist()
+        if latent == TINY:
+            return preview(batch.features["x0"], texts, evaluators, tiny=True)
+        return preview(batch.features["x0"], texts, evaluators)
 
     return predict

@@ -18,8 +18,9 @@ from probe_lab.probes.prompt_ridge import Penalties
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, Stop
 
-Preview = Callable[[Tensor, list[str], Sequence[str]], Tensor]
-"""(x0 [n, C, h, w], prompts, evaluators) -> raw scores [n, E] of the decoded preview."""
+Preview = Callable[..., Tensor]
+"""(x0 [n, C, h, w], prompts, evaluators) -> raw scores [n, E] of the decoded preview; with ``tiny=True`` where the kind
+previews by the tiny decoder."""
 
 
 class Predictor(Protocol):

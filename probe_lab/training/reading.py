@@ -79,9 +79,9 @@ def _read(experiment: Experiment, cache: Cache) -> list[str]:
 def inputs_of(experiment: Experiment, cache: Cache) -> InputChecksums:
     """What a cell will be trained on beside its arrays; of a kind that decodes also previews, where it need not."""
     probe, evaluators = experiment.probe, experiment.probe_evaluators
-    previews = probe.previews
-    if kind_of(probe.model).decodes and stored_previews(cache, probe.step, evaluators) is not None:
-        previews = [Scalar("x0", evaluator) for evaluator in evaluators]
+    previews, kind = probe.previews, kind_of(probe.model)
+    if kind.decodes and stored_previews(cache, probe.step, evaluators, kind.preview) is not None:
+        previews = [Scalar(kind.preview, evaluator) for evaluator in evaluators]
     encoder = experiment.text.encoder if reads_text(probe) else None
     return read_inputs(cache, evaluators, probe.step, previews, encoder)
 

@@ -35,7 +35,10 @@ class Reads:
     def text(self, taps: str = "") -> str:
         """One line for people: "up 1.0 attn + shapes reward of the lookahead"; ``taps`` as the taps shall be called."""
         called = taps or tap_labels([self.taps])[self.taps]
-        scores = (f"{evaluator_label(score.evaluator)} of the {PREVIEW_WORDS[score.latent]}" for score in self.scores)
+        scores = (
+            f"{evaluator_label(score.evaluator)} of the {PREVIEW_WORDS[score.latent].replace('_', ' ')}"
+            for score in self.scores
+        )
         return " + ".join((called, *scores))
 
 
