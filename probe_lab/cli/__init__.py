@@ -12,6 +12,7 @@ import typer
 
 from probe_lab import __version__
 from probe_lab.cli.arguments import out
+from probe_lab.cli.deciding import breakeven, power
 from probe_lab.cli.demo import demo
 from probe_lab.cli.explaining import config
 from probe_lab.cli.filling import cache_info, cache_verify, generate, plan, taps
@@ -41,6 +42,8 @@ _VERBS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "select": select,
     "tradeoff": tradeoff,
+    "power": power,
+    "breakeven": breakeven,
     "demo": demo,
     "config": config,
 }

@@ -172,7 +172,10 @@ def write_runs(folder: Path, world: World) -> Path:
         home = folder / cell.name
         home.mkdir(parents=True)
         pd.concat(parts).to_parquet(home / "predictions.parquet", index=False)
-        (home / "config.yaml").write_text(f"name: simulated\nprobe:\n  step: {cell.step}\n  loss: {cell.loss}\n")
+        size = cell.extra.get("data.train_prompts")
+        data = f"data:\n  train_prompts: {size}\n" if size else ""
+        text = f"name: simulated\n{data}probe:\n  step: {cell.step}\n  loss: {cell.loss}\n"
+        (home / "config.yaml").write_text(text)
         described = {
             "cell": cell.name,
             "model": cell.model,
@@ -326,6 +329,19 @@ def write_two_backbones(folder: Path) -> Simulated:
 def two_backbones(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
     """Do not write to it."""
     return write_two_backbones(tmp_path_factory.mktemp("two"))
+
+
+LEARNED = World(
+    steps=(5,), taps=(ATTENTION,), losses=("listwise",), evaluators=("shapes_reward",),
+    baselines=("linear", "prompt_only"), train_prompts=(4, 12),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """Of several numbers of training captions, without a cache. Do not write to it."""
+    folder = tmp_path_factory.mktemp("learned")
+    return Simulated(write_runs(folder / "quick", LEARNED), folder / "none", LEARNED)
 
 
 @pytest.fixture

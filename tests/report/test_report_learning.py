@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ATTENTION, World, write_runs
 
 from probe_lab.report.analysis.chosen import choose
 from probe_lab.report.analysis.load import load_results
@@ -16,19 +14,16 @@ from probe_lab.report.layout.style import drawing
 from probe_lab.report.sections import learning
 
 EVALUATOR = "shapes_reward"
-WORLD = World(
-    steps=(5,), taps=(ATTENTION,), losses=("listwise",), baselines=("linear", "prompt_only"), evaluators=(EVALUATOR,)
-)
 
 
-def material_of(folder: Path, **changes: object) -> Material:
-    results = load_results(write_runs(folder / "quick", dataclasses.replace(WORLD, **changes)))  # type: ignore[arg-type]
+def material_of(simulated: Any) -> Material:
+    results = load_results(simulated.runs)
     return Material(results, choose(results, [EVALUATOR], None), None)
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    return material_of(tmp_path_factory.mktemp("learning"), train_prompts=(4, 12))
+def material(learned: Any) -> Material:
+    return material_of(learned)
 
 
 def test_a_line_joins_what_differs_in_nothing_but_the_captions(material: Material) -> None:
@@ -40,7 +35,7 @@ def test_a_line_joins_what_differs_in_nothing_but_the_captions(material: Materia
             assert {material.results.trained[cell].train_prompts for cell in cells} == {size}
 
 
-def test_numbers_are_over_prompts_and_training_seeds(material: Material) -> None:
+def test_numbers_are_over_prompts_and_training_seeds(material: Material, learned: Any) -> None:
     with drawing():
         section = learning.section(material)
     curve = learning.learning_curves(material.results, EVALUATOR)["cnn"]
@@ -50,7 +45,7 @@ def test_numbers_are_over_prompts_and_training_seeds(material: Material) -> None
     for (_, size, srcc, gain, seeds), variant in zip(rows, curve.values(), strict=True):
         assert (srcc, gain) == tuple(material.results.value(variant, EVALUATOR, m) for m in learning.METRICS_SHOWN)
         assert isinstance(srcc, Value), size
-        assert seeds == WORLD.training_seeds
+        assert seeds == learned.world.training_seeds
     (figure,) = [drawn.figure for drawn in section.drawings]
     for ax, column in zip(figure.axes, (2, 3), strict=True):
         (line,) = [line for line in ax.get_lines() if line.get_label() == "probe (CNN)"]
@@ -59,7 +54,7 @@ def test_numbers_are_over_prompts_and_training_seeds(material: Material) -> None
         assert line.get_ydata().tolist() == [row[column].estimate for row in rows]  # type: ignore[union-attr]
 
 
-def test_without_several_numbers_of_captions_there_is_no_curve(tmp_path: Path) -> None:
-    section = learning.section(material_of(tmp_path))
+def test_without_several_numbers_of_captions_there_is_no_curve(simulated: Any) -> None:
+    section = learning.section(material_of(simulated))
     assert not section.drawings
     assert "data.train_prompts" in section.skipped[0]
