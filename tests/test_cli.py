@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", "track", "compare", "select", "demo"]
-VERBS += ["power", "breakeven"]
+VERBS += ["init", "power", "breakeven"]
 
 
 def probe_lab(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import typer
 
 from probe_lab import __version__
 from probe_lab.cli.arguments import out
-from probe_lab.cli.deciding import breakeven, power
+from probe_lab.cli.deciding import breakeven, init, power
 from probe_lab.cli.demo import demo
 from probe_lab.cli.explaining import config
 from probe_lab.cli.filling import cache_info, cache_verify, generate, plan, taps
@@ -30,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _VERBS: dict[str, Callable[..., None]] = {
+    "init": init,
     "plan": plan,
     "taps": taps,
     "generate": generate,

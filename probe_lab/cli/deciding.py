@@ -1,12 +1,27 @@
-"""The verbs that help to decide, before much is computed: how large an experiment has to be, and which way pays."""
+"""The verbs that help to begin: an experiment to start from, how large it has to be, and which way will pay."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, out
+
+
+def init(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="sdxl, sd3, flux, qwen-image, …, or tiny-sd")],
+    output: Annotated[Path | None, typer.Option(help="file to write; default: my_<family>.yaml here")] = None,
+) -> None:
+    """Write a first experiment for a family of models, with a comment on every part. Nothing is overwritten.
+
+    Example: probe-lab init sdxl --output experiments/mine.yaml
+    """
+    from probe_lab.generation.starting_file import write_start
+
+    path = write_start(family, output)
+    out.print(f"{path}: read it, change what is yours, then `probe-lab plan {path}`")
 
 
 def power(
