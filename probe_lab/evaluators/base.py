@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+import torch
 from PIL.Image import Image
 from torch import Tensor
 
@@ -61,6 +62,17 @@ class Evaluator(ABC):
         """
         images = cast(Sequence[Image], inputs)  # whoever prepares something else overrides this
         return {member.name: member.score(images, prompts) for member in members}
+
+    def score_captions(
+        self, members: Sequence[Evaluator], inputs: Sequence[Prepared], captions: Sequence[Sequence[str]]
+    ) -> dict[str, Tensor]:
+        """Scores of each picture under several captions, float32 [n, C] by name of ``members``.
+
+        ``captions[i]`` are those of ``inputs[i]``, C for each; the rest is as in ``score_family``. Override to do what
+        depends on the picture alone once.
+        """
+        columns = [self.score_family(members, inputs, list(column)) for column in zip(*captions, strict=True)]
+        return {member.name: torch.stack([column[member.name] for column in columns], 1) for member in members}
 
     def release(self) -> None:  # noqa: B027  most have no model
         """Give back the memory of the model, if one is loaded; the next score loads it again."""
@@ -193,3 +205,14 @@ def score_all(evaluators: Sequence[Evaluator], images: Sequence[Image], prompts:
         first = members[0]
         scores |= first.score_family(members, [each[first.preprocessing] for each in inputs], prompts)
     return {evaluator.name: scores[evaluator.name] for evaluator in evaluators}
+
+
+def score_all_captions(
+    evaluators: Sequence[Evaluator], inputs: Sequence[Mapping[str, Prepared]], captions: Sequence[Sequence[str]]
+) -> Tensor:
+    """Scores float32 [n, evaluators, C] of pictures as ``prepared`` made them, each under its C captions."""
+    scores: dict[str, Tensor] = {}
+    for members in families(evaluators):
+        first = members[0]
+        scores |= first.score_captions(members, [each[first.preprocessing] for each in inputs], captions)
+    return torch.stack([scores[evaluator.name] for evaluator in evaluators], 1).float()

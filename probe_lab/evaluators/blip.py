@@ -99,9 +99,14 @@ class Blip(ModelEvaluator):
         words = self.blip.text_encoder(ids, attention_mask=mask).last_hidden_state[:, 0]
         return normalize(self.blip.text_proj(words).float(), dim=-1)[: len(prompts)]
 
-    def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        picture = self.blip.vision_model(pixel_values=pixels).last_hidden_state
-        return {member.name: cast(Blip, member).measure(self.blip, picture, text) for member in members}
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """The vision tower's output [b, 1 + patches, width]."""
+        return cast(Tensor, self.blip.vision_model(pixel_values=pixels).last_hidden_state)
+
+    def score_encoded(
+        self, members: Sequence[Evaluator], pictures: Tensor, text: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
+        return {member.name: cast(Blip, member).measure(self.blip, pictures, text) for member in members}
 
     def metadata(self) -> dict[str, str]:
         return super().metadata() | {"vocabulary_sha256": self.vocabulary.sha256}

@@ -90,8 +90,14 @@ class ClipEvaluator(ModelEvaluator):
         tokens = Tokens(tokens.ids[:count], tokens.length[:count], tokens.truncated[:count])
         return embedding[:count], states[:count], tokens
 
-    def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        batch = Encoded(self.tower.pictures(pixels), text, self.tower.scale)
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """L2-normalised embeddings float32 [b, D]."""
+        return self.tower.pictures(pixels)
+
+    def score_encoded(
+        self, members: Sequence[Evaluator], pictures: Tensor, text: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
+        batch = Encoded(pictures, text, self.tower.scale)
         return {each.name: each.rate(batch) for each in cast(Sequence[ClipEvaluator], members)}
 
     @torch.inference_mode()

@@ -63,10 +63,13 @@ class ImageRewardNetwork(nn.Module):
         self.text_proj = nn.Linear(text.hidden_size, shared)
         self.mlp = head(text.hidden_size)
 
-    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Rewards [b] before they are normalised, of ``pixels`` [b, 3, 224, 224] and tokens int64 [b, L]."""
-        picture = self.vision_model(pixel_values=pixels).last_hidden_state
-        read = self.text_encoder(ids, attention_mask=mask, encoder_hidden_states=picture, is_decoder=False)
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """The vision tower's output [b, 1 + patches, width] of ``pixels`` [b, 3, 224, 224]."""
+        return cast(Tensor, self.vision_model(pixel_values=pixels).last_hidden_state)
+
+    def forward(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Rewards [b] before they are normalised, of ``pictures`` as above and tokens int64 [b, L]."""
+        read = self.text_encoder(ids, attention_mask=mask, encoder_hidden_states=pictures, is_decoder=False)
         return cast(Tensor, self.mlp(read.last_hidden_state[:, 0].float())).squeeze(-1)
 
 
@@ -114,8 +117,14 @@ class ImageReward(ModelEvaluator):
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         return original.tokens(self.tokenizer, prompts, self.device)
 
-    def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        rewards = self.model(pixels, *text)
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """The vision tower's output [b, 1 + patches, width]."""
+        return cast(ImageRewardNetwork, self.model).pictures(pixels)
+
+    def score_encoded(
+        self, members: Sequence[Evaluator], pictures: Tensor, text: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
+        rewards = self.model(pictures, *text)
         return {member.name: (rewards - MEAN) / STD for member in members}
 
     def metadata(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 
 import torch
@@ -76,11 +77,17 @@ class ModelEvaluator(Evaluator):
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
-        """Whatever ``score_batch`` needs of distinct prompts: tensors with one row each, on the device."""
+        """Whatever ``score_encoded`` needs of distinct prompts: tensors with one row each, on the device."""
 
     @abstractmethod
-    def score_batch(self, members: Sequence[Evaluator], pixels: Tensor, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Scores [b] by name, of ``pixels`` [b, 3, H, W] on the device, in the model's dtype; a row of text each.
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """What the picture alone decides of a score: of ``pixels`` [b, 3, H, W] on the device, in the model's dtype."""
+
+    @abstractmethod
+    def score_encoded(
+        self, members: Sequence[Evaluator], pictures: Tensor, text: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
+        """Scores [b] by name, of what ``encode_pictures`` gave; a row of text each.
 
         ``text`` is empty when no member reads prompts.
         """
@@ -110,24 +117,40 @@ class ModelEvaluator(Evaluator):
         """float32 [n] on the CPU; any PIL mode and size. ScoreError for a checkpoint of another model."""
         return self.score_family([self], [self.prepare(image) for image in images], prompts)[self.name]
 
-    @torch.inference_mode()
     def score_family(
         self, members: Sequence[Evaluator], inputs: Sequence[Prepared], prompts: Sequence[str]
     ) -> dict[str, Tensor]:
         """Images are encoded once for all members, and each distinct prompt once."""
+        scores = self.score_captions(members, inputs, [(prompt,) for prompt in prompts])
+        return {name: columns[:, 0] for name, columns in scores.items()}
+
+    @torch.inference_mode()
+    def score_captions(
+        self, members: Sequence[Evaluator], inputs: Sequence[Prepared], captions: Sequence[Sequence[str]]
+    ) -> dict[str, Tensor]:
+        """Images are encoded once for all members and captions, and each distinct caption once.
+
+        Where no member reads them, an image is scored once and its score stands under every caption.
+        """
+        count = len(captions[0]) if captions else 1
         if not inputs:
-            return {each.name: torch.zeros(0) for each in members}
-        row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-        rows = torch.tensor([row[prompt] for prompt, _ in zip(prompts, inputs, strict=True)], device=self.device)
+            return {each.name: torch.zeros(0, count) for each in members}
+        row = {caption: index for index, caption in enumerate(dict.fromkeys(chain.from_iterable(captions)))}
+        rows = torch.tensor([[row[caption] for caption in own] for own in captions], device=self.device)
         read = any(cast(ModelEvaluator, each).reads_prompts for each in members)
         text = self.encode_prompts(list(row)) if read else ()
         parts: list[dict[str, Tensor]] = []
         size = self.settings.scoring.batch_size
         for start in range(0, len(inputs), size):
             pixels = torch.stack([cast(Tensor, each) for each in inputs[start : start + size]])
-            of_batch = tuple(tensor[rows[start : start + size]] for tensor in text)
-            parts.append(self.score_batch(members, pixels.to(self.device, self.dtype), of_batch))
-        return {each.name: torch.cat([part[each.name] for part in parts]).float().cpu() for each in members}
+            pictures = self.encode_pictures(pixels.to(self.device, self.dtype))
+            columns = [
+                self.score_encoded(members, pictures, tuple(tensor[column] for tensor in text))
+                for column in rows[start : start + size, : count if read else 1].unbind(1)
+            ]
+            parts.append({each.name: torch.stack([column[each.name] for column in columns], 1) for each in members})
+        scores = {each.name: torch.cat([part[each.name] for part in parts]).float().cpu() for each in members}
+        return {name: columns.expand(-1, count) for name, columns in scores.items()}
 
     def metadata(self) -> dict[str, str]:
         return super().metadata() | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators.base import Evaluator, Prepared, Settings
 from probe_lab.shapes.captions import Scene, parse_caption
-from probe_lab.shapes.rewards import REWARDS, rewards
+from probe_lab.shapes.rewards import REWARDS, scene_rewards
 
 _REWARD_OF = {reward if reward.startswith("shapes_") else f"shapes_{reward}": reward for reward in REWARDS}
 
@@ -40,13 +41,23 @@ class ShapesEvaluator(Evaluator):
     def score_family(
         self, members: Sequence[Evaluator], inputs: Sequence[Prepared], prompts: Sequence[str]
     ) -> dict[str, Tensor]:
-        """All rewards come from one segmentation of each image."""
+        scores = self.score_captions(members, inputs, [(prompt,) for prompt in prompts])
+        return {name: columns[:, 0] for name, columns in scores.items()}
+
+    def score_captions(
+        self, members: Sequence[Evaluator], inputs: Sequence[Prepared], captions: Sequence[Sequence[str]]
+    ) -> dict[str, Tensor]:
+        """All rewards under all captions come from one segmentation of each image."""
+        scenes = {caption: _scene(caption) for caption in dict.fromkeys(chain.from_iterable(captions))}
         found = [
-            rewards(np.asarray(image.convert("RGB")), _scene(prompt))
-            for image, prompt in zip(cast(Sequence[Image], inputs), prompts, strict=True)
+            scene_rewards(np.asarray(image.convert("RGB")), [scenes[caption] for caption in own])
+            for image, own in zip(cast(Sequence[Image], inputs), captions, strict=True)
         ]
+        shape = (len(found), len(captions[0]) if captions else 1)
         return {
-            member.name: torch.tensor([getattr(each, member.reward) for each in found], dtype=torch.float32)
+            member.name: torch.tensor(
+                [[getattr(each, member.reward) for each in of_image] for of_image in found], dtype=torch.float32
+            ).reshape(shape)
             for member in cast(Sequence[ShapesEvaluator], members)
         }
 

@@ -22,6 +22,7 @@ nature, so all but fidelity are means over three opacity levels at which the pic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import combinations, permutations
@@ -66,17 +67,21 @@ REWARDS: tuple[str, ...] = tuple(field.name for field in fields(Rewards))
 
 def rewards(image: NDArray[np.uint8], scene: Scene) -> Rewards:
     """Score ``image`` (uint8 [H, W, 3] RGB, any size; sizes of objects are pixels) against ``scene``."""
+    return scene_rewards(image, [scene])[0]
+
+
+def scene_rewards(image: NDArray[np.uint8], scenes: Sequence[Scene]) -> list[Rewards]:
+    """As ``rewards``, against each of ``scenes``: the picture is segmented once."""
     pixels = read_pixels(image)
     cuts = [segment(pixels, level) for level in LEVELS]
-    scores = np.mean([blob_rewards(cut.blobs, scene, image.shape[:2]) for cut in cuts], axis=0)
-    presence, binding, layout = (float(score) for score in scores)
-    parts = {
-        "presence": presence,
-        "binding": binding,
-        "layout": layout,
-        "fidelity": _fidelity(surface(pixels, cuts[0])),
-    }
-    return Rewards(**parts, shapes_reward=sum(WEIGHTS[name] * score for name, score in parts.items()))
+    fidelity = _fidelity(surface(pixels, cuts[0]))
+    scored = []
+    for scene in scenes:
+        scores = np.mean([blob_rewards(cut.blobs, scene, image.shape[:2]) for cut in cuts], axis=0)
+        presence, binding, layout = (float(score) for score in scores)
+        parts = {"presence": presence, "binding": binding, "layout": layout, "fidelity": fidelity}
+        scored.append(Rewards(**parts, shapes_reward=sum(WEIGHTS[name] * score for name, score in parts.items())))
+    return scored
 
 
 def blob_rewards(blobs: Blobs, scene: Scene, size: tuple[int, ...]) -> tuple[float, float, float]:

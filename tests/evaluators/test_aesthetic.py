@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 sys.path.insert(0, str(Path(__file__).parent))
+from captions_world import scored_and_alone
 from scored_world import fill
 
 from probe_lab.cache import Cache
@@ -187,3 +188,17 @@ def test_release(transformers_clip: Path, head: Path, pictures: list[Image.Image
     assert evaluator._model is None
     assert evaluator._head is None
     assert torch.equal(evaluator.score(pictures[:1], [""]), before)
+
+
+def test_captions_of_clips_are_scored_as_pairs_and_leave_the_aesthetic_score_alone(
+    transformers_clip: Path, head: Path, pictures: list[Image.Image], prompts: list[str]
+) -> None:
+    model = EvaluatorModel(checkpoint=str(transformers_clip))
+    scoring = Scoring(batch_size=2, models={"clip_score": model, "pick_score": model})
+    clips = [create(name, scoring) for name in scoring.models]
+    together, alone = scored_and_alone([*clips, aesthetic(head, transformers_clip)], pictures, prompts)
+    assert (together - alone).abs().max() <= 1e-5 * 90  # pick_score's scale is exp(4.5) = 90
+    assert (together[:, :2].std(2) > 1e-3).all()
+    ratings, by_itself = scored_and_alone([aesthetic(head, transformers_clip)], pictures, prompts)
+    assert (ratings == ratings[:, :, :1]).all()
+    torch.testing.assert_close(ratings, by_itself, atol=1e-6, rtol=1e-5)

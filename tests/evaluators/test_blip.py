@@ -25,6 +25,7 @@ from probe_lab.evaluators.blip import Blip
 sys.path.insert(0, str(Path(__file__).parent))
 import blip_maths as maths
 import blip_world as world
+from captions_world import scored_and_alone
 
 SIDE = 64
 SIZES = world.Sizes(patch=16, image=SIDE, shared=24)
@@ -193,3 +194,10 @@ def test_keys_of_training_alone_are_left_out_and_no_others(salesforce: Salesforc
     for file, told in {"more": r"1 unexpected \(temperature_m\)", "fewer": r"1 missing \(text_proj.bias\)"}.items():
         with pytest.raises(ScoreError, match=told):
             evaluators(tmp_path / f"{file}.pth", salesforce.base)[0].score([Image.new("RGB", (9, 9))], ["a cat"])
+
+
+def test_captions_are_scored_as_pairs_and_a_picture_is_seen_once(salesforce: Salesforce) -> None:
+    found = evaluators(salesforce.file, salesforce.base, batch_size=4)
+    together, alone = scored_and_alone(found, list(world.pictures().values()), world.PROMPTS)
+    for place in range(len(found)):
+        assert worst(together[:, place], alone[:, place]) < CLOSE

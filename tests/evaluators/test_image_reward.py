@@ -28,6 +28,7 @@ from probe_lab.evaluators.image_reward import transform
 sys.path.insert(0, str(Path(__file__).parent))
 import blip_maths as maths
 import blip_world as world
+from captions_world import scored_and_alone
 
 JUDGE = Path(__file__).parents[1] / "judges" / "image_reward_judge.py"
 
@@ -313,3 +314,9 @@ def test_full_size(tmp_path: Path) -> None:
     print(f"full size: {worst(found, wanted):.1e} in a batch, {worst(alone, wanted):.1e} alone, std {wanted.std():.3g}")
     assert worst(found, wanted) < CLOSE
     assert worst(alone, wanted) < CLOSE
+
+
+def test_captions_are_scored_as_pairs_and_a_picture_is_seen_once(released: Released) -> None:
+    pictures = list(world.pictures().values())
+    together, alone = scored_and_alone([released.evaluator(batch_size=4)], pictures, world.PROMPTS)
+    assert worst(together, alone) < CLOSE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,15 @@ from PIL import Image
 import probe_lab.evaluators.shapes as shapes_family
 from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import Evaluator, available, base, create, register, score_all
-from probe_lab.shapes.captions import parse_caption, sample_scene
+from probe_lab.evaluators.base import prepared, score_all_captions
+from probe_lab.shapes import rewards as rewards_module
+from probe_lab.shapes.captions import Scene, parse_caption, sample_scene
 from probe_lab.shapes.render import render
-from probe_lab.shapes.rewards import REWARDS, rewards
+from probe_lab.shapes.rewards import REWARDS, Rewards, rewards, scene_rewards
+from probe_lab.shapes.segment import surface
+
+sys.path.insert(0, str(Path(__file__).parent))
+from captions_world import scored_and_alone
 
 NAMES = ("shapes_binding", "shapes_fidelity", "shapes_layout", "shapes_presence", "shapes_reward")
 DOCS = Path(__file__).parents[2] / "docs" / "evaluators.md"
@@ -59,11 +67,11 @@ def test_joint_scores_are_the_single_ones_with_one_segmentation_per_image(
     alone = {each.name: each.score(images, prompts) for each in evaluators}
     calls: list[str] = []
 
-    def counted(image: np.ndarray, scene: shapes_family.Scene) -> shapes_family.Rewards:
-        calls.append(scene.caption)
-        return rewards(image, scene)
+    def counted(image: np.ndarray, scenes: list[Scene]) -> list[Rewards]:
+        calls.extend(scene.caption for scene in scenes)
+        return scene_rewards(image, scenes)
 
-    monkeypatch.setattr(shapes_family, "rewards", counted)
+    monkeypatch.setattr(shapes_family, "scene_rewards", counted)
     together = score_all(evaluators, images, prompts)
     assert list(together) == list(NAMES)
     assert all(torch.equal(together[name], alone[name]) for name in NAMES)
@@ -118,3 +126,31 @@ def test_the_documented_example_works(examples: tuple[list[Image.Image], list[st
     assert scores["warmth"].dtype == torch.float32
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     assert evaluators[0].score([red, blue], ["", ""]).tolist() == [1.0, -1.0]
+
+
+def test_captions_are_scored_as_pairs_to_the_bit_with_one_segmentation_per_image(
+    examples: tuple[list[Image.Image], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluators = [create(name) for name in NAMES]
+    together, alone = scored_and_alone(evaluators, *examples)
+    assert torch.equal(together, alone)
+    images, prompts = examples
+    surfaces: list[object] = []
+    monkeypatch.setattr(rewards_module, "surface", lambda *each: surfaces.append(each) or surface(*each))
+    score_all_captions(evaluators, [prepared(evaluators, images[0])], [prompts])
+    assert len(surfaces) == 1
+
+
+class Loud(Evaluator):
+    """The length of the prompt; nothing is overridden but ``score``."""
+
+    name, family, version, preprocessing = "loud", "loud", "1", "none"
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([float(len(prompt)) for prompt in prompts])
+
+
+def test_an_evaluator_of_ones_own_scores_captions_by_its_score(examples: tuple[list[Image.Image], list[str]]) -> None:
+    together, alone = scored_and_alone([Loud()], *examples)
+    assert torch.equal(together, alone)
+    assert together[0].unique().numel() > 1
