@@ -63,9 +63,9 @@ def score_images(
 ) -> ScoreSummary:
     """Score the cached images with the experiment's evaluators, and return what became of each.
 
-    Prompts are encoded too where ``text.encoder`` is an evaluator, and the previews that its probes read are scored.
-    ``overwrite`` scores again what has scores; ``watching`` shows the progress of each part, such as
-    :func:`probe_lab.progress.progress`; ``on_note`` is told what was written where.
+    Prompts are encoded too where ``text.encoder`` is an evaluator, the previews that its probes read are scored, and
+    ``labels`` are made. ``overwrite`` scores again what has scores; ``watching`` shows the progress of each part, such
+    as :func:`probe_lab.progress.progress`; ``on_note`` is told what was written where.
 
     Raises ConfigError, ScoreError and CacheError as :func:`probe_lab.evaluators.scoring_run.score_cache` does.
     """
@@ -74,6 +74,7 @@ def score_images(
     from probe_lab.evaluators.encode import encode_texts
     from probe_lab.evaluators.scorable import require_scorable
     from probe_lab.evaluators.scoring_run import check_names, score_cache
+    from probe_lab.labels.label_run import make_labels
     from probe_lab.sweep.preview_needs import make_previews
 
     folder, encoder = experiment.cache_folder, experiment.text.encoder
@@ -94,6 +95,8 @@ def score_images(
         )
     on_note(f"{summary.text} ({folder / 'scores'})")
     for line in make_previews(experiment, overwrite=overwrite, watching=watching):
+        on_note(line)
+    for line in make_labels(experiment, overwrite=overwrite, watching=watching):
         on_note(line)
     return summary
 

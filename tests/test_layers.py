@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweep",),
     ("training", "tracking"),
     ("probes",),
+    ("labels",),
     ("previews",),
     ("generation",),
     ("capture",),

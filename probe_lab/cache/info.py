@@ -48,6 +48,7 @@ def describe(folder: Path | str) -> dict[str, object]:
             str(step) if latent == PREVIEWED[0] else f"{step}/{latent}": ", ".join(cache.previewed(step, latent))
             for step, latent in scored_previews(cache.folder)
         },
+        "labels": _labels(cache),
         "text_encoders": cache.text_encoders(),
         "code_version": manifest.code_version,
         "cache_id": cache.identity.id if cache.identity.carried else _NO_ID,
@@ -59,7 +60,7 @@ def info_table(folder: Path | str) -> Table:
     facts = describe(folder)
     table = Table(title=Text(str(folder)), title_justify="left", show_header=False)
     for name, value in facts.items():
-        if name == "taps" or (name == "faults" and not value):
+        if name == "taps" or (name in ("faults", "labels") and not value):
             continue
         if isinstance(value, dict):
             shown = [(key, _size(size) if name == "bytes_per_key" else str(size)) for key, size in value.items()]
@@ -75,6 +76,16 @@ def info_table(folder: Path | str) -> Table:
 def _size(value: object) -> str:
     assert isinstance(value, int)
     return f"{value / 1e6:,.1f} MB"
+
+
+def _labels(cache: Cache) -> dict[str, str]:
+    """The altered captions, and the evaluators that scored each step's previews, or the images, under them."""
+    labels = cache.labels
+    if not labels.exist:
+        return {}
+    prompts = len(labels.captions) // labels.width
+    captions = f"{labels.width - 1} altered of each of {prompts} prompts ({labels.settings.get('alter', 'unknown')})"
+    return {"captions": captions} | {str(of): ", ".join(names) for of, names in labels.scored.items()}
 
 
 def _scored(cache: Cache, evaluator: str) -> int:

@@ -36,20 +36,23 @@ from probe_lab.cache.scores import CHANGED, IMPORTED, duplicate_rows, has_change
 from probe_lab.cache.tables import table_metadata
 from probe_lab.cache.tensors import load_tensors
 from probe_lab.cache.text_table import text_problems
+from probe_lab.cache.verify_labels import label_problems
 from probe_lab.cache.verify_shards import shard_problems
 from probe_lab.errors import CacheError, ScoreError
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """sample_ids of each shard in row order, how many prompts and samples, and the encoders whose text belongs to the
-    cache; from a table whose rows are in order. ``identity``: None where they are not the manifest's."""
+    """sample_ids of each shard in row order, how many prompts and samples, the encoders whose text belongs to the
+    cache, and the prompt of each sample; from a table whose rows are in order. ``identity``: None where they are not
+    the manifest's."""
 
     shards: dict[int, list[int]]
     prompts: int
     count: int
     identity: Identity | None
     texts: tuple[str, ...]
+    prompt_of: list[int]
 
 
 def verify(folder: Path | str) -> list[Problem]:
@@ -76,6 +79,9 @@ def verify(folder: Path | str) -> list[Problem]:
     for of in (None, *scored_previews(folder)):
         for evaluator in stems(scores_folder(folder, of), ".parquet"):
             problems += _score_problems(folder, evaluator, of, samples, complete, faulty)
+    if samples:
+        wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())} - faulty
+        problems += label_problems(folder, samples.identity, samples.prompt_of, wanted)
     problems += [problem(folder, path, "is no file of a cache: move it elsewhere") for path in _strangers(folder)]
     for path, abandoned in leftovers(folder):
         if abandoned:
@@ -105,7 +111,8 @@ def _samples(folder: Path, manifest: Manifest, problems: list[Problem]) -> _Samp
     # Beside samples that are another cache's, every other file would seem to be.
     identity = None if found else own
     texts = tuple(filter(None, metadata.get(TEXTS, "").split(",")))
-    return _Samples(shards, int(frame["prompt_id"].nunique()), len(frame), identity, texts)
+    prompt_of = frame["prompt_id"].tolist()
+    return _Samples(shards, len(set(prompt_of)), len(frame), identity, texts, prompt_of)
 
 
 def _faulty(folder: Path, samples: _Samples, complete: list[int]) -> set[int]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from probe_lab.cache.faults import FAULTS, Fault
 from probe_lab.errors import CacheError
@@ -31,6 +31,10 @@ PREVIEW_WORDS = {"x0": "preview", LOOKAHEAD: "lookahead", TINY: "tiny_preview"}
 """The previews, and what their scores are called: ``preview:<evaluator>``."""
 PREVIEWED = tuple(PREVIEW_WORDS)
 """The scores of the first lie in ``previews/<step>`` itself."""
+LABELS = "labels"
+LabelsOf = int | Literal["images"]
+"""Which pictures labels are of: what the x0 of a step decodes to, or the finished images."""
+FINISHED: Literal["images"] = "images"
 FOLDERS = ("shards", "images", "text", "scores")
 
 
@@ -170,8 +174,27 @@ def images_path(folder: Path, shard: int) -> Path:
     return folder / "images" / f"{shard:05d}.parquet"
 
 
-def text_path(folder: Path, encoder: str) -> Path:
-    return folder / "text" / f"{encoder}.safetensors"
+def text_path(folder: Path, encoder: str, *, of_labels: bool = False) -> Path:
+    """Of the text of the prompts, or of that of all captions of ``labels``."""
+    place = folder / LABELS if of_labels else folder
+    return place / "text" / f"{encoder}.safetensors"
+
+
+def captions_path(folder: Path) -> Path:
+    return folder / LABELS / "captions.parquet"
+
+
+def labels_path(folder: Path, evaluator: str, of: LabelsOf, *, partial: bool = False) -> Path:
+    """``partial``: what an interrupted labelling has so far."""
+    return folder / LABELS / str(of) / f"{evaluator}{'.partial' if partial else '.safetensors'}"
+
+
+def labelled(folder: Path) -> dict[LabelsOf, list[str]]:
+    """The pictures that have labels, with the evaluators that gave them."""
+    steps = sorted(int(path.name) for path in (folder / LABELS).glob("*") if is_number(path.name))
+    places: list[LabelsOf] = [*steps, FINISHED]
+    found = {of: stems(folder / LABELS / str(of), ".safetensors") for of in places}
+    return {of: names for of, names in found.items() if names}
 
 
 def scores_folder(folder: Path, of: PreviewOf | None = None) -> Path:

@@ -32,6 +32,7 @@ from probe_lab.cache.manifest import IMAGES
 from probe_lab.cache.opened import open_cache
 from probe_lab.cache.scores import read_score_metadata, read_scores
 from probe_lab.cache.shards import AGAIN, Unread, load_sidecar, require_images
+from probe_lab.cache.stored_labels import StoredLabels
 from probe_lab.cache.tensors import OpenFile, TensorEntry
 from probe_lab.cache.text_table import read_text, text_objection
 from probe_lab.errors import CacheError, nearest
@@ -251,6 +252,11 @@ class Cache:
 
     def text_encoders(self) -> list[str]:
         return stems(self.folder / "text", ".safetensors")
+
+    @property
+    def labels(self) -> StoredLabels:
+        """Altered captions of the training prompts, and scores under them, as far as `probe-lab score` made any."""
+        return StoredLabels(self.folder, self.identity)
 
     def evaluators(self) -> list[str]:
         """Names of the evaluators that have scores here, also where some samples have none."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from probe_lab.cache.files import StagedFile, disk_errors, make_folder
 from probe_lab.cache.identity import Identity, callers
 from probe_lab.cache.layout import text_path, valid_name
 from probe_lab.cache.opened import open_cache
-from probe_lab.cache.tensors import OpenFile, content_sha256, first_not_finite, load_tensors, write_tensors
+from probe_lab.cache.tensor_files import tensor_file_objection, write_tensor_file
+from probe_lab.cache.tensors import OpenFile, first_not_finite, load_tensors
 from probe_lab.errors import CacheError
 
 AGAIN = "delete it, and `probe-lab generate` (for text.encoder `probe-lab score`) writes it again"
@@ -25,8 +25,9 @@ def write_text(
     *,
     prompts: int,
     metadata: Mapping[str, str] | None = None,
+    of_labels: bool = False,
 ) -> None:
-    """Store the file whole or not at all, row p for prompt_id p of ``prompts``.
+    """Store the file whole or not at all, row p for prompt_id p of ``prompts``, or for row p of the captions.
 
     "embedding" [P, D], "tokens" [P, L, D], "token_mask" [P, L], "truncated" [P] (whether the text encoder
     cut the prompt). Dtypes are kept; ``metadata`` goes into the file beside its checksum and the identity of the cache.
@@ -40,29 +41,27 @@ def write_text(
     for name, tensor in stored.items():
         if tensor.dim() == 0 or len(tensor) != prompts:
             raise CacheError(
-                f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and the cache has {prompts} prompts"
+                f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and there are {prompts} texts"
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CacheError(f"text {encoder}/{name} is not finite for prompt_id {first_not_finite(tensor)}")
-    path = text_path(folder, encoder)
-    marks = open_cache(folder).identity.marks(path.relative_to(folder).as_posix())
-    make_folder(path.parent)
-    with disk_errors(path), StagedFile(path) as staged:
-        write_tensors(staged, stored, {**(metadata or {}), "sha256": content_sha256(stored), **marks})
-        staged.seal()
-        staged.commit()
+    write_tensor_file(
+        folder, text_path(folder, encoder, of_labels=of_labels), stored, metadata or {}, open_cache(folder).identity
+    )
 
 
-def text_metadata(folder: Path, encoder: str, identity: Identity) -> dict[str, str] | None:
+def text_metadata(folder: Path, encoder: str, identity: Identity, *, of_labels: bool = False) -> dict[str, str] | None:
     """What ``write_text`` was told of the encoder, or None: there is no such file, or it is damaged or another's."""
-    if text_objection(folder, encoder, identity):
+    if text_objection(folder, encoder, identity, of_labels=of_labels):
         return None
-    return callers(OpenFile(str(text_path(folder, encoder))).header.metadata)
+    return callers(OpenFile(str(text_path(folder, encoder, of_labels=of_labels))).header.metadata)
 
 
-def read_text(folder: Path, encoder: str, identity: Identity, prompts: int) -> dict[str, Tensor]:
+def read_text(
+    folder: Path, encoder: str, identity: Identity, prompts: int, *, of_labels: bool = False
+) -> dict[str, Tensor]:
     """The arrays of a text encoder. CacheError when they are missing, changed, or of another cache or encoder."""
-    path = text_path(folder, encoder)
+    path = text_path(folder, encoder, of_labels=of_labels)
     tensors, metadata = load_tensors(str(path))
     for wrong in text_problems(tensors, metadata, path.relative_to(folder).as_posix(), identity, prompts):
         raise CacheError(f"{path} is not what belongs there: {wrong}")
@@ -77,18 +76,16 @@ def text_problems(
     prompts: int | None,
 ) -> Iterator[str]:
     """What is wrong with the text at ``place``; an identity or a number of prompts that is None is not compared."""
-    if identity and (objection := identity.objection(metadata, place)):
+    if objection := tensor_file_objection(tensors, metadata, place, identity):
         yield f"{objection}: {AGAIN}"
-    if content_sha256(tensors) != metadata.get("sha256"):
-        yield f"it changed since it was written (sha256 differs): {AGAIN}"
     for name, tensor in tensors.items():
         if prompts is not None and tensor.shape[:1] != (prompts,):
             yield f"{name} has the shape {tuple(tensor.shape)} for {prompts} prompts: {AGAIN}"
 
 
-def text_objection(folder: Path, encoder: str, identity: Identity) -> str:
+def text_objection(folder: Path, encoder: str, identity: Identity, *, of_labels: bool = False) -> str:
     """Why the text of an encoder is not this cache's, told from the head of its file; "" where nothing says so."""
-    path = text_path(folder, encoder)
+    path = text_path(folder, encoder, of_labels=of_labels)
     try:
         metadata = OpenFile(str(path)).header.metadata
     except CacheError as error:

@@ -28,8 +28,8 @@ def score(
 ) -> None:
     """Score the cached images with the experiment's evaluators, or import scores. The same command resumes.
 
-    Prompts are encoded too, where `text.encoder` is an evaluator, and the previews that `probe.scalars` name, or cells
-    of the model `x0_preview` need, are scored.
+    Prompts are encoded too, where `text.encoder` is an evaluator, the previews that `probe.scalars` name, or cells
+    of the model `x0_preview` need, are scored, and `labels` are made.
 
     Example: probe-lab score quickstart evaluators=[shapes_reward,shapes_layout]
 

@@ -7,6 +7,8 @@ from probe_lab.config.choice import Choice as Choice
 from probe_lab.config.choice import Operand as Operand
 from probe_lab.config.choice import Operand as Value  # noqa: F401  the name of before
 from probe_lab.config.keys import known_keys as known_keys
+from probe_lab.config.labels import Alter as Alter
+from probe_lab.config.labels import LabelsConfig as LabelsConfig
 from probe_lab.config.load import EXPERIMENTS as EXPERIMENTS
 from probe_lab.config.load import SHIPPED as SHIPPED
 from probe_lab.config.load import build_experiment as build_experiment

@@ -27,6 +27,7 @@ def check(experiment: Experiment) -> None:
         _require_step("capture.steps", step, sampling.steps)
     for step in probe.steps:
         _require_step("probe.steps", step, sampling.steps)
+    _check_labels(experiment)
     if probe.step != ProbeConfig().step:  # nobody wrote the default, and `generate` does without
         require_probe_step(experiment)
     for key, side in {"sampling.height": sampling.height, "sampling.width": sampling.width}.items():
@@ -123,6 +124,21 @@ def _check_steps(probe: ProbeConfig) -> None:
         raise ConfigError(
             f"{shown} and 'probe.scalars' [{', '.join(probe.scalars)}]: a probe of several steps reads no scalars, "
             "so empty one of the two"
+        )
+
+
+def _check_labels(experiment: Experiment) -> None:
+    labels = experiment.labels
+    for step in labels.steps:
+        _require_step("labels.steps", step, experiment.sampling.steps)
+    if labels.captions and not (labels.steps or labels.images):
+        raise ConfigError(
+            f"'labels.captions' is {labels.captions}, and no pictures are named to score under them: name steps in "
+            "labels.steps, or set labels.images=true"
+        )
+    if labels.captions and labels.images and not experiment.capture.images:
+        raise ConfigError(
+            "'labels.images' is true and 'capture.images' false: without finished images, name labels.steps instead"
         )
 
 

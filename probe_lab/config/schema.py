@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from probe_lab.config.declare import SEED, SHARE, Limits, key, positive, section_field, up_to
 from probe_lab.config.environment import Written, as_written
+from probe_lab.config.labels import LabelsConfig
 from probe_lab.config.world import STEPS, Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
 from probe_lab.data.scalars import Scalar
 from probe_lab.data.splits import SplitFractions
@@ -324,6 +325,7 @@ class Schema:
         allowed="at least one",
     )
     scoring: Scoring = section_field(Scoring)
+    labels: LabelsConfig = section_field(LabelsConfig, in_result=False)
     text: Text = section_field(Text)
     data: Data = section_field(Data)
     probe: ProbeConfig = section_field(ProbeConfig)

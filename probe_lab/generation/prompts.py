@@ -22,7 +22,15 @@ from probe_lab.generation.prompt_sources import SUFFIXES, file_captions
 from probe_lab.generation.prompt_text import Caption
 from probe_lab.generation.sources import SOURCES
 
-__all__ = ["PromptSet", "choose_prompts", "collect_prompts", "read_prompts", "sample_seed", "sample_table"]
+__all__ = [
+    "PromptSet",
+    "choose_prompts",
+    "collect_prompts",
+    "excluded_meanings",
+    "read_prompts",
+    "sample_seed",
+    "sample_table",
+]
 
 
 def collect_prompts(prompts: Prompts, seed: int) -> PromptSet:
@@ -41,7 +49,7 @@ def read_prompts(prompts: Prompts, seed: int) -> list[str]:
 
 def _collected(prompts: Prompts, seed: int, within: tuple[str, ...]) -> PromptSet:
     """``within`` are the experiments whose ``prompts.exclude`` led here."""
-    excluded = {meaning(prompt) for entry in prompts.exclude for prompt in _named_by(entry, prompts, within)}
+    excluded = excluded_meanings(prompts, within)
     source = SOURCES.get(prompts.source)
     captions = source.captions(prompts, seed)
     if source.is_endless:
@@ -54,6 +62,11 @@ def _collected(prompts: Prompts, seed: int, within: tuple[str, ...]) -> PromptSe
             "one per line of a text, row of a table or annotation of a COCO file"
         )
     return chosen
+
+
+def excluded_meanings(prompts: Prompts, within: tuple[str, ...] = ()) -> set[str]:
+    """What the prompts say that ``prompts.exclude`` names. ConfigError where an entry names nothing."""
+    return {meaning(prompt) for entry in prompts.exclude for prompt in _named_by(entry, prompts, within)}
 
 
 def _first(captions: Iterable[Caption], count: int, excluded: set[str]) -> PromptSet:

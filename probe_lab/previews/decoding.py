@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -69,12 +69,10 @@ def previewer(
             if name not in made:
                 made[name] = preview_evaluator(name, scoring)
         judges = [made[name] for name in evaluators]
-        size = min(64, max(1, _LATENTS_AT_ONCE // (x0.shape[-2] * x0.shape[-1])))
         parts: list[Tensor] = []
-        for start in range(0, len(x0), size):
-            latents = x0[start : start + size]
-            pixels = tiny_pixels(tiny_model(), latents) if tiny else decoded_pixels(pipe, latents)
-            scores = score_all(judges, as_images(pipe, pixels), prompts[start : start + size])
+        for rows in decoded_together(x0):
+            pixels = tiny_pixels(tiny_model(), x0[rows]) if tiny else decoded_pixels(pipe, x0[rows])
+            scores = score_all(judges, as_images(pipe, pixels), prompts[rows])
             columns = torch.stack([scores[name] for name in evaluators], 1)
             parts.append(torch.where(finite_rows(pixels)[:, None], columns, torch.nan))
         return torch.cat(parts)
@@ -90,6 +88,12 @@ def preview_evaluator(name: str, scoring: Scoring | None = None) -> Evaluator:
             f"preview:{name} out, or name evaluators that can run"
         )
     return create(name, scoring)
+
+
+def decoded_together(x0: Tensor) -> Iterator[slice]:
+    """The rows of clean latents [n, C, h, w], as many at a time as fit in memory."""
+    size = min(64, max(1, _LATENTS_AT_ONCE // (x0.shape[-2] * x0.shape[-1])))
+    yield from (slice(start, start + size) for start in range(0, len(x0), size))
 
 
 def pictures(pipe: DiffusionPipeline, x0: Tensor) -> list[Image]:

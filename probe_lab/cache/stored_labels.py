@@ -1,0 +1,92 @@
+"""``Cache.labels``: altered captions of the training prompts, their text, and the scores under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch import Tensor
+
+from probe_lab.cache.identity import Identity
+from probe_lab.cache.label_files import AGAIN, CAPTIONS, Captions, LabelScores, read_captions, read_labels
+from probe_lab.cache.layout import LabelsOf, captions_path, labelled, text_path
+from probe_lab.cache.text_table import read_text, text_metadata
+from probe_lab.errors import CacheError
+
+
+class StoredLabels:
+    """The labels of one cache; each file is read when it is asked for. Most caches have none: see ``exist``."""
+
+    def __init__(self, folder: Path, identity: Identity) -> None:
+        self._folder, self._identity = folder, identity
+
+    @property
+    def exist(self) -> bool:
+        """Whether there are captions, and so perhaps labels."""
+        return captions_path(self._folder).exists()
+
+    @cached_property
+    def _captions(self) -> Captions:
+        return read_captions(self._folder, self._identity)
+
+    @property
+    def captions(self) -> pd.DataFrame:
+        """One row per caption, ordered by ``prompt_id`` and ``caption`` (0: the prompt's own); ``prompt`` is its text
+        and ``edit`` how it was altered ("" for the own one). Every training prompt has ``width`` rows.
+
+        CacheError when the cache has no labels, or they are damaged or another's.
+        """
+        return self._captions.table
+
+    @property
+    def width(self) -> int:
+        """Captions of each prompt, its own included. Errors as in ``captions``."""
+        return self._captions.width
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """How the captions were made: ``alter``, ``seed``, ``split`` and so on. Errors as in ``captions``."""
+        return self._captions.settings
+
+    def text(self, encoder: str) -> dict[str, Tensor]:
+        """As ``Cache.text``, row r for row r of ``captions``.
+
+        CacheError when it is missing, damaged, another's, or of other captions.
+        """
+        captions = self._captions
+        metadata = text_metadata(self._folder, encoder, self._identity, of_labels=True)
+        if metadata is None or metadata.get(CAPTIONS) != captions.sha256:
+            path = text_path(self._folder, encoder, of_labels=True)
+            raise CacheError(
+                f"{path} does not hold the text of the captions beside it: {AGAIN}, and text.encoder={encoder}"
+            )
+        return read_text(self._folder, encoder, self._identity, len(captions.table), of_labels=True)
+
+    @property
+    def scored(self) -> dict[LabelsOf, list[str]]:
+        """The evaluators that gave labels, for each step and, last, for "images"."""
+        return labelled(self._folder)
+
+    def scores(self, evaluator: str, of: LabelsOf) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """sample_id int64 [n] and scores float32 [n, ``width``] of what the x0 of a step decodes to, or of "images".
+
+        Column c is the score under caption c of the sample's prompt. Only samples of training prompts are there, in
+        their order, without those whose image is broken or no picture (``Cache.faults``).
+
+        ScoreError when there are none (with the command), or they are damaged, another's, or of other captions.
+        CacheError as in ``captions``.
+        """
+        labels = self._labels(evaluator, of)
+        return labels.ids, labels.scores
+
+    def score_metadata(self, evaluator: str, of: LabelsOf) -> Mapping[str, str]:
+        """The evaluator's version, checkpoint and preprocessing, and what decoded the pictures. Errors as in
+        ``scores``."""
+        return self._labels(evaluator, of).metadata
+
+    def _labels(self, evaluator: str, of: LabelsOf) -> LabelScores:
+        return read_labels(self._folder, evaluator, of, self._identity, self._captions)

@@ -1,0 +1,43 @@
+"""Small files of tensors in a cache, beside its shards: written whole, with their checksum and whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from probe_lab.cache.files import StagedFile, disk_errors, make_folder
+from probe_lab.cache.identity import Identity
+from probe_lab.cache.tensors import content_sha256, write_tensors
+
+_CHECKSUM = "sha256"
+
+
+def write_tensor_file(
+    folder: Path, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], identity: Identity
+) -> None:
+    """Store contiguous CPU tensors at ``path`` in the cache ``folder``, whole or not at all.
+
+    CacheError when it cannot be written.
+    """
+    marks = identity.marks(path.relative_to(folder).as_posix())
+    make_folder(path.parent)
+    with disk_errors(path), StagedFile(path) as staged:
+        write_tensors(staged, tensors, {**metadata, _CHECKSUM: content_sha256(tensors), **marks})
+        staged.seal()
+        staged.commit()
+
+
+def tensor_file_objection(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], place: str, identity: Identity | None
+) -> str:
+    """Why these tensors are not the ones that were written at ``place`` of the cache; "" where nothing says so.
+
+    An ``identity`` that is None is not compared.
+    """
+    if identity and (objection := identity.objection(metadata, place)):
+        return objection
+    if content_sha256(tensors) != metadata.get(_CHECKSUM):
+        return "it changed since it was written (sha256 differs)"
+    return ""

@@ -1,0 +1,172 @@
+"""Make the labels that an experiment asks for: captions, their text, and scores of training pictures under them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe_lab.cache import Cache
+from probe_lab.cache.label_files import Captions
+from probe_lab.cache.layout import FINISHED, LABELS, LabelsOf
+from probe_lab.config import Engine, Experiment
+from probe_lab.engines import deaths_as, open_pool
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators import Evaluator, create
+from probe_lab.evaluators.score_worker import AGAIN, scoring_workers
+from probe_lab.evaluators.scoring_run import SAVE_EVERY, is_given
+from probe_lab.labels.caption_table import encode_captions, stored_captions
+from probe_lab.labels.label_ledger import LabelLedger
+from probe_lab.labels.label_worker import LabelTask, LabelWorker
+from probe_lab.previews.preview_scores import MADE_BY
+from probe_lab.progress import OnProgress, Watching
+
+Ledgers = Mapping[tuple[LabelsOf, str], LabelLedger]
+"""By the pictures and the evaluator."""
+_AT_ONCE = 64
+"""Samples of one task, about: those of a prompt stay together, since they share its captions."""
+
+
+def make_labels(experiment: Experiment, *, overwrite: bool, watching: Watching) -> Iterator[str]:
+    """Make what ``experiment.labels`` asks for and is not there yet, and tell what was done, a line each.
+
+    Only training prompts are labelled. Captions and text are whole or not at all. Scores are kept as they come: an
+    interrupted call is continued by the same one. What was made by another evaluator (version, checkpoint,
+    preprocessing), decoder or alteration is made again, with ``overwrite`` all. Evaluators whose scores were imported
+    are passed over.
+
+    Raises:
+        CacheError: there is no such cache, or it lacks the ``x0`` of a step.
+        ConfigError: captions that cannot be made, see ``stored_captions``.
+        ScoreError: an evaluator cannot score a caption, gives a score that is not finite, or a process died.
+        CaptureError: the backbone cannot be loaded.
+    """
+    if not experiment.labels.captions:
+        return
+    cache = Cache(experiment.cache_folder)
+    given = [name for name in experiment.evaluators if is_given(cache.folder, name, experiment.scoring)]
+    evaluators = [create(name, experiment.scoring) for name in experiment.evaluators if name not in given]
+    for step in experiment.labels.steps:
+        cache.read(f"{step}/x0", cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
+    captions, made = stored_captions(experiment, cache)
+    _require_scorable(evaluators, captions)
+    prompts = len(captions.table) // captions.width
+    yield (
+        f"labels: {captions.width - 1} altered captions of each of {prompts} training prompts "
+        f"({captions.settings['alter']}), {'made' if made else 'made before'} ({cache.folder / LABELS})"
+    )
+    if encode_captions(experiment, cache, captions, overwrite=overwrite):
+        yield f"text of the captions: {cache.folder / LABELS / 'text'}/{experiment.text.encoder}.safetensors"
+    with watching("labels", "pictures") as update:
+        yield from score_labels(experiment, cache, captions, evaluators, overwrite=overwrite, on_progress=update)
+    if given:
+        yield f"no labels of {', '.join(given)}: those scores were imported, and who gave them sees no other captions"
+
+
+def score_labels(
+    experiment: Experiment,
+    cache: Cache,
+    captions: Captions,
+    evaluators: Sequence[Evaluator],
+    *,
+    overwrite: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
+) -> list[str]:
+    """Write ``labels/<step>/<evaluator>.safetensors`` and ``labels/images/<evaluator>.safetensors``.
+
+    ``on_progress(done, total)`` counts pictures that an evaluator has scored under all of their captions. Returns a
+    line per step, and for the images. Errors as in ``make_labels``.
+    """
+    labels = experiment.labels
+    pictures: list[LabelsOf] = [*sorted(labels.steps), *([FINISHED] if labels.images else [])]
+    samples = cache.picture_samples
+    ids = samples["sample_id"][samples["prompt_id"].isin(captions.table["prompt_id"])].to_numpy()
+    decoder = {"preview": MADE_BY, "decoder": f"{cache.manifest.backbone} {experiment.sampling.dtype}"}
+    ledgers = {
+        (of, evaluator.name): LabelLedger(
+            cache, captions, evaluator, of, ids, made_by={} if of == FINISHED else decoder, overwrite=overwrite
+        )
+        for of in pictures
+        for evaluator in evaluators
+    }
+    pending = {place for place, ledger in ledgers.items() if len(ledger.pending)}
+    try:
+        _fill(experiment, cache, ledgers, on_progress)
+    finally:
+        for ledger in ledgers.values():
+            ledger.save()
+    return [_line(of, [each.name for each in evaluators], pending) for of in pictures]
+
+
+def _fill(experiment: Experiment, cache: Cache, ledgers: Ledgers, on_progress: OnProgress) -> None:
+    total = sum(len(ledger.ids) for ledger in ledgers.values())
+    done = total - sum(len(ledger.pending) for ledger in ledgers.values())
+    tasks = list(_tasks(cache, ledgers))
+    has_model = any(ledger.evaluator.has_model for ledger in ledgers.values())
+    alone = not experiment.sampling.on_cpu or has_model or min(experiment.workers, len(tasks)) < 2
+    spec = scoring_workers(
+        partial(LabelWorker, experiment, cache),
+        1 if alone else min(experiment.workers, len(tasks)),
+        takes_part=alone,
+    )
+    saved = time.monotonic()
+    # The workers first: while there is no other thread, that of a display for instance, they can be forked.
+    with deaths_as(ScoreError, AGAIN), open_pool(Engine(), spec) as pool:
+        on_progress(done, total)
+        for task, labelled in pool.results({None: tasks}):
+            for name, scores in zip(task.evaluators, labelled.scores.swapaxes(0, 1), strict=True):
+                ledgers[task.of, name].add(task.ids, scores, labelled.unreadable)
+            done += len(task.ids) * len(task.evaluators)
+            on_progress(done, total)
+            if time.monotonic() - saved > SAVE_EVERY:
+                for ledger in ledgers.values():
+                    ledger.save()
+                saved = time.monotonic()
+
+
+def _tasks(cache: Cache, ledgers: Ledgers) -> Iterator[LabelTask]:
+    """What is not labelled, the samples that the same evaluators lack together."""
+    shards, prompts = cache.samples["shard"].to_numpy(), cache.samples["prompt_id"].to_numpy()
+    for of in dict.fromkeys(of for of, _ in ledgers):
+        lacks: dict[int, tuple[str, ...]] = {}
+        for (each, name), ledger in ledgers.items():
+            if each == of:
+                lacks |= {sample: (*lacks.get(sample, ()), name) for sample in ledger.pending.tolist()}
+        sets: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for sample in sorted(lacks):
+            sets.setdefault((int(shards[sample]), lacks[sample]), []).append(sample)
+        for (_, names), samples in sets.items():
+            for ids in _whole_prompts(np.asarray(samples, dtype=np.int64), prompts):
+                yield LabelTask(of, names, ids)
+
+
+def _whole_prompts(ids: NDArray[np.int64], prompts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """``ids`` in parts of about ``_AT_ONCE``; none begins within a prompt, which ``prompts`` gives by sample."""
+    ends = [*(np.flatnonzero(np.diff(prompts[ids])) + 1).tolist(), len(ids)]
+    first = 0
+    for end, following in pairwise([*ends, len(ids) + _AT_ONCE]):
+        if following - first > _AT_ONCE:
+            yield ids[first:end]
+            first = end
+
+
+def _require_scorable(evaluators: Sequence[Evaluator], captions: Captions) -> None:
+    """ScoreError for the first evaluator that cannot score one of the captions, whatever the picture is."""
+    for evaluator in evaluators:
+        refused = evaluator.unscorable(captions.table["prompt"].unique().tolist())
+        if refused:
+            raise ScoreError(
+                f"the evaluator {evaluator.name} cannot score {len(refused)} of the altered captions, '{refused[0]}' "
+                "for one: choose another labels.alter, or take it out of 'evaluators'"
+            )
+
+
+def _line(of: LabelsOf, names: Sequence[str], pending: set[tuple[LabelsOf, str]]) -> str:
+    made = [name for name in names if (of, name) in pending]
+    before = [name for name in names if (of, name) not in pending]
+    parts = [f"{what}: {', '.join(which)}" for what, which in (("scored", made), ("scored before", before)) if which]
+    return f"labels of {'the images' if of == FINISHED else f'previews at step {of}'}: {'; '.join(parts)}"
