@@ -6,6 +6,8 @@ figure share one world, and are swept and rendered by the commands that they are
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,14 +22,16 @@ from probe_lab.config.schema import EXHIBITS
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
 from probe_lab.losses import TERMS
+from probe_lab.metrics.power import assumed, power_of
 from probe_lab.report import build_report
 from probe_lab.report.sections.paper import PUBLISHED
-from probe_lab.sweep import cells, run_sweep
+from probe_lab.sweep import Cell, cells, run_sweep
 from tools.paper_runs import row
 
 EXHIBITED = sorted(path for path in (EXPERIMENTS / "paper").glob("*.yaml") if path.stem in EXHIBITS)
-PAPER = sorted(set((EXPERIMENTS / "paper").glob("*.yaml")) - set(EXHIBITED))
-FILES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(PAPER) - set(EXHIBITED))
+PREREGISTERED = sorted((EXPERIMENTS / "paper").glob("preregistered_*.yaml"))
+PAPER = sorted(set((EXPERIMENTS / "paper").glob("*.yaml")) - set(EXHIBITED) - set(PREREGISTERED))
+FILES = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(PAPER) - set(EXHIBITED) - set(PREREGISTERED))
 PAGE = Path("docs/paper_runs.md")
 
 
@@ -204,7 +208,36 @@ def test_an_experiment_of_a_paper_reads_what_the_paper_reads(path: Path) -> None
         assert set(experiment.evaluators) == published["probe_select"]["spearman_t02"][0].keys() - {"model"}
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PREREGISTERED, ids=lambda path: path.stem)
+def test_a_preregistered_experiment_is_what_its_header_says(path: Path) -> None:
+    experiment, header = load_experiment(path), path.read_text(encoding="utf-8").partition("\nname:")[0]
+    models = Counter(cell.experiment.probe.model for cell in cells(experiment))
+    assert {"prompt_only", "linear", "x0_preview", "tiny_preview", "shuffled_labels"} <= models.keys()
+    probe, released = (
+        [cell for cell in cells(experiment) if cell.experiment.probe.loss == loss and _is_main(cell, experiment)]
+        for loss in ("listwise", "listwise+infonce+pearson")
+    )
+    for trained in (probe, released):
+        assert [cell.experiment.trainer.seed for cell in trained] == [0, 1, 2, 3]
+    assert {"x0"} < set(experiment.probe.taps) <= set(experiment.capture.taps)
+    tests = round(experiment.data.split.test * experiment.prompts.count)
+    assert experiment.tradeoff.prompts == tests
+    assert max(experiment.tradeoff.candidates) == experiment.prompts.seeds == 8
+    stated = re.search(r"difference of\s+#?\s*(0\.\d+) in gain with (\d+) % power", header)
+    assert stated is not None
+    power = power_of(assumed("selection_gain", 8), float(stated[1]), tests, trainings=4)
+    assert f"{power:.0%}" == f"{stated[2]}%"
+    line = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if f"`{path.stem}`" in line)
+    hours = float(line.strip("| ").rpartition("|")[2])
+    assert f"{hours:g} GPU-hours" in header
+
+
+def _is_main(cell: Cell, experiment: Experiment) -> bool:
+    own = cell.experiment
+    return (own.probe.model, own.probe.step, own.data.train_prompts) == ("cnn", experiment.probe.step, 0)
+
+
+@pytest.mark.parametrize("path", [*PAPER, *PREREGISTERED], ids=lambda path: path.stem)
 def test_the_page_of_the_papers_runs_shows_what_plan_computes(path: Path) -> None:
     written = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if f"`{path.stem}`" in line)
     name, model, *figures = row(path.stem)

@@ -6,18 +6,18 @@ import math
 
 from probe_lab.backbones.architectures import architectures
 from probe_lab.config import SHIPPED, load_experiment
+from probe_lab.config.schema import EXHIBITS
 from probe_lab.generation.dry_plan import TFLOPS, dry_plan
 
-EXPERIMENTS = sorted(
-    path for path in (SHIPPED / "paper").glob("*.yaml") if path.name.startswith(("diffusion_probe", "probe_select"))
-)
+EXPERIMENTS = sorted(path for path in (SHIPPED / "paper").glob("*.yaml") if path.stem not in EXHIBITS)
 """Those on the papers' own models; the others, named after a table or figure, run on the shapes world."""
 
 HEAD = """# The papers' runs
 
 What `generate` takes for each experiment of `experiments/paper`: *Diffusion Probe*, Table 1 (15 000 + 5 000 captions,
 one image each, attention of ten blocks at steps 1, 5, 10 and 15) and *Probe-Select*, Table 1 (5 000 captions with five
-seeds each, the activation of one block at 20 % of the steps). One of them, tap by tap:
+seeds each, the activation of one block at 20 % of the steps). `preregistered_*` are our own, whose headers are their
+analysis plans. One of them, tap by tap:
 
 ```
 probe-lab plan paper/diffusion_probe_sdxl
