@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import yaml
 from diffusers import DiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from probe_lab.backbones.families import located
 from probe_lab.backbones.family import Family
@@ -23,6 +24,7 @@ from probe_lab.backbones.pipelines import require_length
 from probe_lab.config import Backbone, Sampling
 from probe_lab.errors import CaptureError
 
+_META = torch.device("meta")
 PUBLISHED = Path(__file__).with_suffix(".yaml")
 
 
@@ -86,7 +88,8 @@ def _is_downloaded(hub_id: str, family: Family) -> bool:
 
 
 class Weightless:
-    """A pipeline of an architecture whose weights and text are fake tensors: they have shapes and take no memory.
+    """A pipeline of an architecture whose weights and text are tensors of the device meta: they have shapes and take no
+    memory.
 
     What runs on them is the stock code, so that all it gives has the shapes of the real model's.
     """
@@ -94,9 +97,7 @@ class Weightless:
     def __init__(self, architecture: Architecture, family: Family) -> None:
         self._architecture = architecture
         self._family = family
-        # Positions and timesteps are real: pipelines compute with their values.
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        with self._mode:
+        with _META:
             self.denoiser = getattr(diffusers, architecture.denoiser)(**architecture.config)
         self.denoiser.eval().requires_grad_(False)
         scheduler = getattr(diffusers, architecture.scheduler)(**architecture.scheduler_config)
@@ -118,29 +119,74 @@ class Weightless:
         options = self._family.call_options(sampling, [""])
         for text in ("prompt", "negative_prompt"):
             options.pop(text, None)
-        self.pipe(**options | self._text(sampling) | {"num_inference_steps": 1, "output_type": "latent"})
+        with _NumbersAreLost():
+            self.pipe(**options | self._text(sampling) | {"num_inference_steps": 1, "output_type": "latent"})
 
     def _text(self, sampling: Sampling) -> dict[str, Tensor]:
         """Text embeddings under the names by which the pipeline takes them."""
         tokens = self._architecture.text_tokens(sampling)
-        with self._mode:
-            given = {"prompt_embeds": torch.empty(1, tokens, self._architecture.text_width)}
-            if self._architecture.pooled:
-                given["pooled_prompt_embeds"] = torch.empty(1, self._architecture.pooled)
+        given = {"prompt_embeds": torch.empty(1, tokens, self._architecture.text_width, device=_META)}
+        if self._architecture.pooled:
+            given["pooled_prompt_embeds"] = torch.empty(1, self._architecture.pooled, device=_META)
         given["prompt_embeds_mask"] = torch.ones(1, tokens, dtype=torch.bool)
         taken = inspect.signature(self.pipe.__call__).parameters
         both = given | {f"negative_{name}": tensor for name, tensor in given.items()}
         return {name: tensor for name, tensor in both.items() if name in taken}
 
 
+class _NumbersAreLost(TorchFunctionMode):
+    """What is computed from tensors with numbers and tensors without has none, and is not brought back to a device that
+    would have them. So positions and timesteps meet the weights, once the pipeline has computed with their values."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        have = {tensor.is_meta for tensor in _tensors((*args, *named.values()))}
+        if True not in have:
+            return function(*args, **named)
+        name = function.__name__
+        if name == "cpu":
+            return args[0]
+        if False in have:
+            args, named = tree_map_only(Tensor, lambda tensor: tensor.to(_META), (args, named))
+        if name == "linear":
+            args, named = args[:2], {}  # the bias, which changes no shape, would be half of its time
+        if name == "to":
+            args, named = tree_map_only((torch.device, str), lambda device: _META, (args, named))
+        return _shapes_alone(name, args) if name in _MOST else function(*args, **named)
+
+
+_MOST = ("layer_norm", "gelu", "silu", "add", "mul")
+"""Most of a denoiser's operations, each of which takes PyTorch a millisecond without numbers too."""
+
+
+def _shapes_alone(name: str, args: tuple[Any, ...]) -> Tensor:
+    """What an operation of ``_MOST`` gives."""
+    if name not in ("add", "mul"):
+        return torch.empty_like(args[0])
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in _tensors(args)))
+    return torch.empty(shape, dtype=torch.result_type(*args[:2]), device=_META)
+
+
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """Those of a call, which may be in lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 def _assembled(pipeline: type[DiffusionPipeline], parts: Mapping[str, object]) -> DiffusionPipeline:
-    """A silent pipeline of those parts, without text encoders and autoencoder."""
+    """A silent pipeline of those parts, without text encoders and autoencoder, whose own tensors have numbers."""
     named = inspect.signature(pipeline.__init__).parameters
     given: dict[str, object] = {
         name: None for name, one in named.items() if name != "self" and one.default is inspect.Parameter.empty
     }
     if "requires_safety_checker" in named:
         given["requires_safety_checker"] = False
-    pipe = pipeline(**given | dict(parts))
+    device = torch.device("cpu")
+    pipe = type(pipeline.__name__, (pipeline,), {"device": device, "_execution_device": device})(**given | dict(parts))
     pipe.set_progress_bar_config(disable=True)
     return pipe
