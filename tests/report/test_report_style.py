@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
+import zlib
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+from fontTools import subset
+from fontTools.ttLib import TTFont
 from matplotlib.figure import Figure
 
 from probe_lab.report.layout.style import (
@@ -89,3 +94,17 @@ def test_saved_figures_are_reproducible_and_leave_no_settings(tmp_path: Path) ->
     assert saved[0] == saved[1]
     assert saved[0][0].startswith(b"%PDF")
     assert dict(mpl.rcParams) == before
+
+
+def test_fonts_of_a_pdf_have_their_glyphs_and_no_tables_of_shaping(tmp_path: Path) -> None:
+    load = subset.load_font
+    with drawing():
+        figure = Figure(figsize=(2, 2))
+        figure.text(0.1, 0.5, "fig")
+        pdf, _ = save_figure(figure, tmp_path, "f", photographic=False)
+    assert subset.load_font is load
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf.read_bytes(), re.DOTALL)
+    contents = [zlib.decompress(stream) for stream in streams]
+    (font,) = [TTFont(io.BytesIO(content)) for content in contents if content.startswith(b"\0\1\0\0")]
+    assert {"f", "i", "g"} <= set(font.getGlyphOrder())
+    assert not {"GSUB", "GPOS", "GDEF", "MATH"} & {*font.keys()}
