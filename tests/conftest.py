@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+# Read when PyTorch is imported. Some tests have more threads than the machine has cores; they would wait in a loop.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from hypothesis import settings
 
