@@ -35,6 +35,8 @@ SMALL = [
     "prompts.count=6",
     "prompts.seeds=3",
     "sampling.steps=4",
+    "sampling.height=32",
+    "sampling.width=32",
     "capture.steps=[2,3]",
     "cache.shard_size=9",
     "sampling.batch_size=9",
@@ -85,8 +87,8 @@ def test_any_sample_can_be_generated_again_alone(cache: Cache) -> None:
                 generator=torch.Generator().manual_seed(int(row["seed"])),
                 num_inference_steps=4,
                 guidance_scale=experiment.sampling.guidance,
-                height=64,
-                width=64,
+                height=32,
+                width=32,
             ).images[0]
         stored = np.asarray(Image.open(io.BytesIO(cache.image(sample))), np.int16)
         # One row alone runs through other matrix kernels: a rounding of the last bit may fall the other way.
@@ -131,7 +133,8 @@ def test_several_processes_fill_the_same_cache(cache: Cache, tmp_path: Path, cor
 
 def test_after_a_killed_process_the_same_command_fills_the_same_cache(tmp_path: Path) -> None:
     # Two shards for each of two processes, and three batches in each shard.
-    changes = ["prompts.count=4", "cache.shard_size=3", "sampling.batch_size=1", "sampling.steps=3"]
+    changes = ["prompts.count=4", "cache.shard_size=3", "sampling.batch_size=1"]
+    changes += ["sampling.steps=2", "capture.steps=[2]"]
     experiment = experiment_in(tmp_path / "two", *changes, "workers=2")
     killed: list[int] = []
 
@@ -303,7 +306,7 @@ def test_a_finished_generation_loads_no_model(cache: Cache, monkeypatch: pytest.
         (["sampling.guidance=5.0"], ["sampling.guidance (cache: 2.0, experiment: 5.0)"]),
         (["sampling.steps=5"], ["sampling.steps (cache: 4, experiment: 5)"]),
         (["sampling.scheduler=euler"], ["sampling.scheduler (cache: ddim, experiment: euler)"]),
-        (["sampling.height=96"], ["sampling.height (cache: 64, experiment: 96)"]),
+        (["sampling.height=96"], ["sampling.height (cache: 32, experiment: 96)"]),
         (["sampling.dtype=bfloat16"], ["sampling.dtype (cache: float32, experiment: bfloat16)"]),
         (["sampling.vae_tiling=true"], ["sampling.vae_tiling (cache: default, experiment: true)"]),
         (["sampling.max_sequence_length=16"], ["sampling.max_sequence_length (cache: default, experiment: 16)"]),
@@ -315,7 +318,7 @@ def test_a_finished_generation_loads_no_model(cache: Cache, monkeypatch: pytest.
         (["seed=1"], ["the sha256 of all prompts (cache: ", "seed (cache: 0, experiment: 1)"]),
         (
             ["sampling.guidance=5.0", "sampling.width=96"],
-            ["sampling.guidance (cache: 2.0, experiment: 5.0), sampling.width (cache: 64, experiment: 96): give"],
+            ["sampling.guidance (cache: 2.0, experiment: 5.0), sampling.width (cache: 32, experiment: 96): give"],
         ),
     ],
 )
