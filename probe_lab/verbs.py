@@ -101,6 +101,21 @@ def score_images(
     return summary
 
 
+def train_judges(
+    experiment: Experiment, *, watching: Watching = unwatched, on_note: OnNote = lambda line: None
+) -> None:
+    """Train the picture judges of the experiment on the labels of its cache, and store what they say of every sample.
+
+    ``watching`` shows the progress of each part, as in :func:`score_images`; ``on_note`` is told what was done.
+
+    Raises CacheError, CaptureError, ScoreError and ProbeError as :func:`probe_lab.training.judge_run.train_judges`.
+    """
+    from probe_lab.training import judge_run
+
+    for line in judge_run.train_judges(experiment, watching=watching):
+        on_note(line)
+
+
 def train_probe(experiment: Experiment) -> Path:
     """Train the one probe that the experiment's ``probe`` section describes, and return the folder of its cell.
 

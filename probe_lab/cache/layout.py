@@ -197,6 +197,11 @@ def labelled(folder: Path) -> dict[LabelsOf, list[str]]:
     return {of: names for of, names in found.items() if names}
 
 
+def judge_path(folder: Path, seed: int, file: str | int) -> Path:
+    """Of a picture judge: "weights", what it says at a step, or the "training" that was interrupted."""
+    return folder / "judges" / str(seed) / f"{file}{'.partial' if file == 'training' else '.safetensors'}"
+
+
 def scores_folder(folder: Path, of: PreviewOf | None = None) -> Path:
     """Of the scores of finished images, or of those of previews."""
     if of is None:

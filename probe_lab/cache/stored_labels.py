@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +88,14 @@ class StoredLabels:
         """The evaluator's version, checkpoint and preprocessing, and what decoded the pictures. Errors as in
         ``scores``."""
         return self._labels(evaluator, of).metadata
+
+    def digest(self, evaluator: str, of: LabelsOf) -> str:
+        """SHA-256 of the scores that one evaluator gave, their samples and captions. Errors as in ``scores``."""
+        labels = self._labels(evaluator, of)
+        digest = hashlib.sha256(self._captions.sha256.encode())
+        for array in (labels.ids, labels.scores):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def _labels(self, evaluator: str, of: LabelsOf) -> LabelScores:
         return read_labels(self._folder, evaluator, of, self._identity, self._captions)

@@ -20,7 +20,7 @@ from probe_lab.cli.reporting import report
 from probe_lab.cli.scoring import list_evaluators, score
 from probe_lab.cli.selecting import select, tradeoff
 from probe_lab.cli.start import run
-from probe_lab.cli.training import compare, sweep, track, train
+from probe_lab.cli.training import compare, judge, sweep, track, train
 
 app = typer.Typer(
     name="probe-lab",
@@ -36,6 +36,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "score": score,
     "evaluators": list_evaluators,
+    "judge": judge,
     "train": train,
     "sweep": sweep,
     "report": report,

@@ -12,7 +12,7 @@ from probe_lab.errors import ProbeLabError
 from probe_lab.scarcity import scarcity  # here, since a process that ran out of memory or files imports nothing more
 
 INTERRUPTED = 130
-RESUMED = {"generate", "score", "sweep", "train", "tradeoff", "track", "demo"}
+RESUMED = {"generate", "score", "judge", "sweep", "train", "tradeoff", "track", "demo"}
 """Verbs that keep what they have done so far."""
 
 

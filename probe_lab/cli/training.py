@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, is_folder, out, runs_folders
+from probe_lab.progress import progress
 
 
 def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
@@ -20,6 +21,18 @@ def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     config = experiment_of(experiment, overrides)
     out.print(comparison_table(config.runs_folder, cells=[train_probe(config).name]))
+
+
+def judge(experiment: ExperimentName, overrides: Overrides = None) -> None:
+    """Train picture judges on the labels of the cache, and let them score every sample. The same command resumes.
+
+    Cells with `probe.judge=true` read what they say. Labels come first: `labels` in the experiment, then `score`.
+
+    Example: probe-lab judge quickstart judge.seeds=3
+    """
+    from probe_lab.verbs import train_judges
+
+    train_judges(experiment_of(experiment, overrides), watching=progress, on_note=out.print)
 
 
 def sweep(

@@ -6,6 +6,7 @@ from probe_lab.config.changes import with_values as with_values
 from probe_lab.config.choice import Choice as Choice
 from probe_lab.config.choice import Operand as Operand
 from probe_lab.config.choice import Operand as Value  # noqa: F401  the name of before
+from probe_lab.config.judge import JudgeConfig as JudgeConfig
 from probe_lab.config.keys import known_keys as known_keys
 from probe_lab.config.labels import Alter as Alter
 from probe_lab.config.labels import LabelsConfig as LabelsConfig

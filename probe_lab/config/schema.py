@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from probe_lab.config.declare import SEED, SHARE, Limits, key, positive, section_field, up_to
 from probe_lab.config.environment import Written, as_written
+from probe_lab.config.judge import JudgeConfig
 from probe_lab.config.labels import LabelsConfig
 from probe_lab.config.world import STEPS, Backbone, CacheConfig, CaptureConfig, Precision, Prompts, Sampling
 from probe_lab.data.scalars import Scalar
@@ -152,6 +153,10 @@ class ProbeConfig:
     )
     nce_negatives: Negatives = key("prompts", "Negatives of InfoNCE. Samples of other prompts, or all other samples.")
     ema_warmup: bool = key(True, "Raise the decay of the moving average to `ema` over the first updates.")
+    judge: bool = key(
+        False,
+        "Let `cnn` and `linear` read what a picture judge says of `x0`. `probe-lab judge` trains it on `labels`.",
+    )
     shuffles: int = key(
         10,
         "Trainings of `shuffled_labels`, each on other permutations. A single one differs from 0 by luck too often to "
@@ -326,6 +331,7 @@ class Schema:
     )
     scoring: Scoring = section_field(Scoring)
     labels: LabelsConfig = section_field(LabelsConfig, in_result=False)
+    judge: JudgeConfig = section_field(JudgeConfig, in_result=False)
     text: Text = section_field(Text)
     data: Data = section_field(Data)
     probe: ProbeConfig = section_field(ProbeConfig)

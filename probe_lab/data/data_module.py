@@ -54,7 +54,8 @@ class ProbeDataModule(LightningDataModule):
     `train_prompts` > 0 trains on so many prompts of the training split, see `groups.some_of`. What an image's AUC asks,
     whether its score is above the median of the training split, is still asked of the whole split.
 
-    `scalars` are read beside the arrays, see `scalars.LATENTS`.
+    `scalars` are read beside the arrays, see `scalars.LATENTS`, and behind them `judged`, float32 [samples, E], row by
+    sample_id.
 
     With several `steps` a training batch holds prompts at different ones, each with all its seeds at the same, see
     `order.steps_of`; validation and test have every prompt once at each, one step after the other. What is predicted is
@@ -82,6 +83,7 @@ class ProbeDataModule(LightningDataModule):
         train_prompts: int = 0,
         text_encoder: str | None = None,
         scalars: Sequence[str] = (),
+        judged: Tensor | None = None,
         steps: Sequence[int] = (),
         num_workers: int = 0,
         resident: ResidentArrays | None = None,
@@ -104,7 +106,9 @@ class ProbeDataModule(LightningDataModule):
         self._num_workers = num_workers
         self._rank, self._world_size = rank, world_size
         self._text = None if text_encoder is None else TextTable.load(cache, text_encoder)
-        self._scalars = scalar_table(cache, step, scalars) if scalars else None
+        tables = [scalar_table(cache, step, scalars)] if scalars else []
+        tables += [] if judged is None else [judged]
+        self._scalars = torch.cat(tables, dim=1) if tables else None
         self._groups = prompt_groups(cache, self.evaluators, fractions)
         for split in SPLITS:
             if fractions.of(split) > 0:

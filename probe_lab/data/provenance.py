@@ -24,12 +24,18 @@ class InputChecksums(TypedDict):
 
 
 def read_inputs(
-    cache: Cache, evaluators: Sequence[str], step: int, previews: Sequence[Scalar], text_encoder: str | None = None
+    cache: Cache,
+    evaluators: Sequence[str],
+    step: int,
+    previews: Sequence[Scalar],
+    text_encoder: str | None = None,
+    judged: Sequence[Path] = (),
 ) -> InputChecksums:
-    """Of a cell that reads the scores of ``evaluators``, some ``previews`` of ``step``, and the text of an encoder;
-    files that are not there are left out."""
+    """Of a cell that reads the scores of ``evaluators``, some ``previews`` of ``step``, the text of an encoder, and
+    files of ``judged`` scores; files that are not there are left out."""
     paths = [scores_path(cache.folder, evaluator) for evaluator in evaluators]
     paths += [scores_path(cache.folder, each.evaluator, PreviewOf(step, each.latent)) for each in previews]
+    paths += judged
     texts = [] if text_encoder is None else [text_path(cache.folder, text_encoder)]
     return InputChecksums(
         cache=cache.identity.id,

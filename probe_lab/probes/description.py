@@ -81,8 +81,9 @@ _SPEC: Mapping[str, _Check] = {
     "scalars": _texts(0),
     "head": _choice(get_args(Head)),
     "steps": (_are_steps, "a list of different steps"),
+    "judge": (lambda value: isinstance(value, bool), "true or false"),
 }
-_OLDER = {"text_encoder": BACKBONE, "scalars": [], "head": "plain", "steps": []}
+_OLDER = {"text_encoder": BACKBONE, "scalars": [], "head": "plain", "steps": [], "judge": False}
 """There were no others when older probes were trained."""
 
 

@@ -52,7 +52,7 @@ class CNNEncoder(nn.Module):
             self.text = nn.Sequential(nn.LayerNorm(spec.text_dim), nn.Linear(spec.text_dim, condition))
         self.token_maps: TokenMaps | None = None
         if spec.attention_taps:
-            token_dim = spec.token_dim if spec.needs_tokens else 0
+            token_dim = spec.token_dim if spec.encoder_reads_tokens else 0
             self.token_maps = TokenMaps(len(spec.attention_taps), self.grid, token_dim, widths[0])
             self.from_tokens = nn.Linear(2 * widths[0], spec.embedding)
 
@@ -64,7 +64,7 @@ class CNNEncoder(nn.Module):
             for i, width in enumerate(widths)
         )
         self.ask: TokenCrossAttention | None = None
-        if spec.needs_tokens:
+        if spec.encoder_reads_tokens:
             self.ask = TokenCrossAttention(widths[-1], spec.token_dim, heads=math.gcd(4, widths[-1]))
         self.norm = nn.GroupNorm(groups(widths[-1]), widths[-1])
         self.out = nn.Conv2d(widths[-1], spec.embedding, 2)
@@ -73,7 +73,7 @@ class CNNEncoder(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """``[B, embedding]`` float32."""
         taps = self.spec.attention_taps
-        tokens = inputs.tokens if self.spec.needs_tokens else None
+        tokens = inputs.tokens if self.spec.encoder_reads_tokens else None
         layers = zip(self.standardise, self.spec.taps, strict=True)
         values = [layer(inputs.features[tap]) for layer, tap in layers]
         embedding = self.summary(torch.cat([pooled(value) for value in values], dim=1))

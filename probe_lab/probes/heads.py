@@ -24,11 +24,11 @@ class MLPHead(nn.Module):
         self.layers = nn.Sequential(
             nn.Identity() if text else nn.SiLU(),
             nn.Dropout(spec.dropout),
-            nn.Linear((4 if text else 1) * spec.embedding + len(spec.scalars), spec.embedding),
+            nn.Linear((4 if text else 1) * spec.embedding + spec.numbers, spec.embedding),
             nn.SiLU(),
             nn.Linear(spec.embedding, len(spec.evaluators)),
         )
-        if spec.scalars:
+        if spec.numbers:
             nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 

@@ -23,7 +23,8 @@ class Inputs:
     int64, 1-based. Text comes once per prompt, ``prompt`` ``[B]`` int64 saying which row is whose: ``text``
     ``[P, D]``, ``tokens`` ``[P, L, D]`` and ``token_mask`` ``[P, L]`` bool (False: padding). All may be None
     where the probe does not need them. Without a mask, tokens whose attention is zero everywhere count as
-    padding. ``scalars`` are raw numbers ``[B, S]``, in the order of the spec's.
+    padding. ``scalars`` are raw numbers ``[B, S]``, in the order of the spec's; where a picture judge has scored these
+    samples before, its scores stand behind them.
     """
 
     features: Mapping[str, Tensor]

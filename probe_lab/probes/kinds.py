@@ -227,4 +227,4 @@ def reads_text(probe: ProbeConfig) -> bool:
     """Whether the prompts' text embeddings change what comes out."""
     kind = kind_of(probe.model)
     chosen = kind.text == "chosen" and (probe.text != "none" or probe.head == "text")
-    return kind.text == "always" or chosen or "infonce" in kind.terms(probe.loss)
+    return kind.text == "always" or chosen or probe.judge or "infonce" in kind.terms(probe.loss)

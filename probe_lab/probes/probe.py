@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from probe_lab.errors import ProbeError, nearest
 from probe_lab.probes.heads import Direct, MLPHead, PromptEmbedding, Scalars, beside
 from probe_lab.probes.inputs import Inputs, Standardise
-from probe_lab.probes.spec import ProbeSpec
+from probe_lab.probes.picture_judge import PictureJudge, frozen
+from probe_lab.probes.spec import JUDGED, ProbeSpec
 
 
 class Output(NamedTuple):
@@ -29,6 +30,9 @@ class Probe(nn.Module):
     ``forward`` is what is trained; ``predict`` gives scores in the evaluators' own units: score = mean + std
     · (shift + slope · ŷ), where ``slope`` and ``shift`` are 1 and 0 unless ``calibrate`` set them. ``unscaled`` are the
     evaluators for which it could not: of these predictions only the order means something.
+
+    What a picture judge says of x₀ is read as the scalars are, behind them. The ``judge`` was trained before, on
+    labels, and does not change any more.
     """
 
     def __init__(self, spec: ProbeSpec) -> None:
@@ -37,7 +41,7 @@ class Probe(nn.Module):
         self.unscaled: tuple[str, ...] = ()
         self.encoder: nn.Module
         self.head: nn.Module
-        kind, scalars = spec.built_as, len(spec.scalars)
+        kind, scalars = spec.built_as, spec.numbers
         if not kind.encoder:
             self.encoder, self.head = nn.Identity(), nn.Identity()
         elif kind.by_gradient:
@@ -45,6 +49,10 @@ class Probe(nn.Module):
         else:
             self.encoder = kind.build_encoder(spec)
             self.head = nn.Linear(int(self.encoder.size) + scalars, len(spec.evaluators))  # type: ignore[arg-type]
+        self.judge: PictureJudge | None = None
+        if spec.judge:
+            self.judge = PictureJudge(spec.taps[JUDGED], spec.token_dim, len(spec.evaluators))
+            frozen(self.judge)
         self.scalars = Scalars(scalars) if scalars and kind.encoder else None
         self.direct = Direct(scalars, len(spec.evaluators)) if scalars and kind.by_gradient else None
         self.prompt = PromptEmbedding(spec) if spec.reads_prompt else None
@@ -74,7 +82,7 @@ class Probe(nn.Module):
     def fit_scalars(self, scalars: Tensor, target: Tensor, prompt: Tensor) -> None:
         """Set the units of the scalars from the training split, raw values ``[n, S]``, and start a head that is trained
         by gradient where they tell the raw ``target`` ``[n, E]`` of a prompt's samples apart best by themselves.
-        ``prompt`` ``[n]`` counts from 0."""
+        ``prompt`` ``[n]`` counts from 0. What the judge says is one of them, see ``numbers``."""
         assert self.scalars is not None
         self.scalars.fit(scalars)
         if self.direct is not None:
@@ -99,13 +107,29 @@ class Probe(nn.Module):
             read = beside(embedding, text)
         if self.direct is None or self.scalars is None:
             return Output(self.head(read), embedding, text)
-        scalars = self.scalars(inputs.scalars)
+        scalars = self.scalars(self.numbers(inputs))
         return Output(self.head(read, scalars) + self.direct(scalars), embedding, text)
+
+    def numbers(self, inputs: Inputs) -> Tensor:
+        """Raw numbers ``[B, S]``: the scalars, then what the judge says unless it stands behind them already."""
+        given = inputs.scalars
+        if self.judge is None or (given is not None and given.shape[1] == self.spec.numbers):
+            assert given is not None
+            return given
+        judged = self._judged(self.judge, inputs)
+        return judged if given is None else torch.cat([given, judged], dim=1)
+
+    def _judged(self, judge: PictureJudge, inputs: Inputs) -> Tensor:
+        assert inputs.tokens is not None
+        assert inputs.token_mask is not None
+        share = inputs.step.float() / self.spec.total_steps
+        tokens, mask = inputs.spread(inputs.tokens), inputs.spread(inputs.token_mask)
+        return judge.scores(inputs.features[JUDGED], share, tokens, mask)
 
     def features(self, inputs: Inputs) -> Tensor:
         """What a head reads that has one way only: ``[B, F]``, where there are scalars with them at the end."""
         features: Tensor = self.encoder(inputs)
-        return features if self.scalars is None else torch.cat([features, self.scalars(inputs.scalars)], dim=1)
+        return features if self.scalars is None else torch.cat([features, self.scalars(self.numbers(inputs))], dim=1)
 
     def alignment(self, output: Output, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Embedding and pooled text in their common space for InfoNCE, ``[B, embedding]`` each.
@@ -161,7 +185,8 @@ class Probe(nn.Module):
             given = tuple(inputs.features[tap].shape[1:])
             if given != shape:
                 raise ProbeError(f"tap '{tap}' has the shape {given} and the probe was trained on {shape}")
-        if self.spec.scalars and (inputs.scalars is None or inputs.scalars.shape[1:] != (len(self.spec.scalars),)):
+        widths = {len(self.spec.scalars), self.spec.numbers}
+        if self.spec.scalars and (inputs.scalars is None or inputs.scalars.shape[1] not in widths):
             had = "none" if inputs.scalars is None else f"those of shape {tuple(inputs.scalars.shape)}"
             raise ProbeError(f"the probe reads {', '.join(self.spec.scalars)} and was given {had}: pass Inputs.scalars")
         wanted = {

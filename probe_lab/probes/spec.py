@@ -12,6 +12,8 @@ from probe_lab.probes.kinds import ATTENTION, ProbeKind, built_as
 
 TextMode = Literal["none", "pooled", "tokens"]
 TensorShape = tuple[int, int, int]
+JUDGED = "x0"
+"""The tap that a picture judge reads."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ProbeSpec:
     scalars: tuple[str, ...] = ()
     head: Head = "plain"
     steps: tuple[int, ...] = ()
+    judge: bool = False
 
     def __post_init__(self) -> None:
         kind = self.built_as
@@ -73,13 +76,18 @@ class ProbeSpec:
             )
         if self.scalars and not kind.reads_scalars:
             raise ProbeError(f"a {self.kind} probe reads no scalars: remove {', '.join(self.scalars)}")
+        if self.judge and not (kind.reads_scalars and JUDGED in self.taps):
+            raise ProbeError(
+                f"a {self.kind} probe of {list(self.taps)} has no use for a picture judge, which reads {JUDGED}: set "
+                f"probe.judge=false, or use cnn or linear with {JUDGED} among probe.taps"
+            )
         if kind.reads == "attention" and self.other_taps:
             raise ProbeError(f"{self.kind} reads attention only: remove {self.other_taps} from its taps")
         counts = {tap: self.taps[tap][0] for tap in self.attention_taps}
-        expected = self.tokens if self.needs_tokens else next(iter(counts.values()), 0)
+        expected = self.tokens if self.encoder_reads_tokens else next(iter(counts.values()), 0)
         for tap, count in counts.items():
             if count != expected and kind.text == "chosen":
-                other = "the text encoder" if self.needs_tokens else next(iter(counts))
+                other = "the text encoder" if self.encoder_reads_tokens else next(iter(counts))
                 raise ProbeError(
                     f"tap '{tap}' has {count} tokens and {other} has {expected}: "
                     "use taps of one tokenizer together, and probe.text=pooled where tokens cannot match"
@@ -98,6 +106,11 @@ class ProbeSpec:
     @property
     def other_taps(self) -> list[str]:
         return [tap for tap in self.taps if not tap.endswith(ATTENTION)]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the head reads beside the embedding: the scalars, and the judge's scores."""
+        return len(self.scalars) + (len(self.evaluators) if self.judge else 0)
 
     @property
     def previews(self) -> tuple[Scalar, ...]:
@@ -127,11 +140,16 @@ class ProbeSpec:
     @property
     def needs_text(self) -> bool:
         """Whether predictions depend on the text embeddings."""
-        return self._reads_text(self.text != "none" or self.head == "text")
+        return self.judge or self._reads_text(self.text != "none" or self.head == "text")
 
     @property
     def needs_tokens(self) -> bool:
         """Whether predictions depend on the token embeddings."""
+        return self.judge or self.encoder_reads_tokens
+
+    @property
+    def encoder_reads_tokens(self) -> bool:
+        """Whether the encoder does, whatever stands beside it."""
         return self._reads_text(self.text == "tokens")
 
     def _reads_text(self, chosen: bool) -> bool:

@@ -25,15 +25,18 @@ def require_all(cells: Sequence[Cell]) -> None:
     """Refuse cells that cannot be trained from what there is.
 
     Raises:
-        CacheError: a cache, an array or text embeddings are not there, or are not those that were written.
+        CacheError: a cache, an array, text embeddings or a picture judge are not there, or are not those that were
+            written.
         ScoreError: scores of images or previews are not there, or are not those that were written.
         ConfigError: fewer devices than ``trainer.devices``, or tokens that are not those of the attention maps.
+        ProbeError: a picture judge does not know a step or an evaluator.
     """
     require_arrays(cells)
     _require_whole(cells)
     _require_scores(cells)
     require_previews(cells)
     _require_text(cells)
+    _require_judges(cells)
     _require_devices(cells)
 
 
@@ -81,6 +84,18 @@ def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:
             f"'probe.text' is tokens and 'text.encoder' is {encoder}, whose tokens are not those of {maps[0]}: "
             "set probe.text=pooled, or text.encoder=backbone"
         )
+
+
+def _require_judges(cells: Sequence[Cell]) -> None:
+    from probe_lab.training.judged import judged_scores
+
+    reading = {}
+    for cell in cells:
+        if (probe := cell.experiment.probe).judge:
+            place = (cell.experiment.cache_folder, probe.step, cell.experiment.trainer.seed, *probe.evaluators)
+            reading[place] = cell.experiment
+    for experiment in reading.values():
+        judged_scores(experiment, Cache(experiment.cache_folder))
 
 
 def _require_devices(cells: Sequence[Cell]) -> None:

@@ -37,7 +37,7 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
         point = dataclasses.replace(point, data=dataclasses.replace(point.data, train_prompts=0))
     probe, trainer = point.probe, point.trainer
     if not kind.by_gradient:
-        named = {key: getattr(probe, key) for key in ("model", "step", "evaluators", "taps", "scalars")}
+        named = {key: getattr(probe, key) for key in ("model", "step", "evaluators", "taps", "scalars", "judge")}
         probe, trainer = dataclasses.replace(own, **named), experiment.trainer
         if point.data.train_prompts:  # whose choice is the seed's
             trainer = dataclasses.replace(trainer, seed=point.trainer.seed)
@@ -53,6 +53,7 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
         loss=loss,
         taps=kind.taps_of(probe.taps),
         scalars=probe.scalars if kind.reads_scalars else [],
+        judge=probe.judge and kind.reads_scalars,
         steps=sorted(probe.steps) if kind.on_steps and len(probe.steps) > 1 else [],
         head=probe.head if kind.on_steps else "plain",
         shuffles=probe.shuffles if kind.shuffled else own.shuffles,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -18,16 +18,24 @@ from probe_lab.probes.prompt_ridge import Penalties, fit_pooled_ridge, fit_promp
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.fit_probe import calibrated, prepared, train_batches
 from probe_lab.training.fitted import Fitted, Fitting, Predictor
+from probe_lab.training.judged import judge_weights
 
 
 def by_ridge(fitting: Fitting) -> Fitted:
     """``linear`` and ``attention_entropy``: the probe of ``tuned_ridge``."""
     spec, within_prompt = fitting.spec(), fitting.experiment.probe.within_prompt
-    probe, penalties = tuned_ridge(spec, fitting.data, within_prompt=within_prompt)
+    judge = judge_weights(fitting.experiment, fitting.cache) if spec.judge else None
+    probe, penalties = tuned_ridge(spec, fitting.data, within_prompt=within_prompt, judge=judge)
     return replace(Fitted.of(probe), penalties=penalties)
 
 
-def tuned_ridge(spec: ProbeSpec, data: ProbeDataModule, *, within_prompt: bool = True) -> tuple[Probe, list[Penalties]]:
+def tuned_ridge(
+    spec: ProbeSpec,
+    data: ProbeDataModule,
+    *,
+    within_prompt: bool = True,
+    judge: Mapping[str, Tensor] | None = None,
+) -> tuple[Probe, list[Penalties]]:
     """Ridge regression of an encoder's features on the training split, and the penalties that validation chose for each
     evaluator.
 
@@ -35,7 +43,7 @@ def tuned_ridge(spec: ProbeSpec, data: ProbeDataModule, *, within_prompt: bool =
     the penalty of the smallest validation error. As after a ranking loss, predictions are calibrated on the validation
     split, see ``Probe.calibrate``.
     """
-    probe = prepared(spec, data).eval()
+    probe = prepared(spec, data, judge).eval()
 
     @torch.no_grad()
     def rows(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -48,7 +56,7 @@ def tuned_ridge(spec: ProbeSpec, data: ProbeDataModule, *, within_prompt: bool =
         lambda: rows(data.val_dataloader()),
         int(probe.head.in_features),  # type: ignore[arg-type]
         len(spec.evaluators),
-        len(spec.scalars),
+        spec.numbers,
     )
     probe.head.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})
     calibrated(probe, data)

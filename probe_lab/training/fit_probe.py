@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.distributed import RankTask, fit_on_ranks
 from probe_lab.training.fitted import Fitted, Fitting
+from probe_lab.training.judged import judge_weights
 from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, Stop
 from probe_lab.training.lightning_trainer import fit_by_trainer, module_of, objective_of
 from probe_lab.training.loop import fit
@@ -77,7 +78,7 @@ def train_probe(
     """
     settings, objective = experiment.trainer, objective_of(spec, experiment)
     with seeded(settings.seed):
-        probe = prepared(spec, data)
+        probe = prepared(spec, data, judge_weights(experiment, data.cache) if spec.judge else None)
         if settings.devices > 1:
             job = RankTask.of(probe, experiment, data.cache, labels=labels, asks=go_on is not None, progress=progress)
             trained = Trained(probe, *fit_on_ranks(probe, job, go_on))
@@ -100,13 +101,15 @@ def device_of(settings: Settings) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def prepared(spec: ProbeSpec, data: ProbeDataModule) -> Probe:
-    """An untrained probe with the statistics of the training split."""
+def prepared(spec: ProbeSpec, data: ProbeDataModule, judge: Mapping[str, Tensor] | None = None) -> Probe:
+    """An untrained probe with the statistics of the training split, and where it has one the trained ``judge``."""
     probe = Probe(spec)
     statistics = data.statistics()
     probe.standardise_features(statistics.feature_mean, statistics.feature_std)
     probe.standardise_targets(statistics.target_mean, statistics.target_std, statistics.target_median)
-    if spec.scalars:
+    if probe.judge is not None and judge is not None:
+        probe.judge.load_state_dict(judge)
+    if spec.numbers:
         probe.fit_scalars(*data.scalars_of("train"))
     return probe
 

@@ -82,6 +82,7 @@ class Fitting:
             scalars=tuple(config.scalars),
             head=config.head if kind.text == "chosen" else "plain",
             steps=tuple(config.steps) if kind.on_steps else (),
+            judge=config.judge and kind.reads_scalars,
         )
 
 

@@ -226,14 +226,14 @@ class ProbeModule(LightningModule):
             lr=self.settings.learning_rate,
             fused=True,
         )
-        return optimizer, LambdaLR(optimizer, lambda step: _rate((step + 1) / max(steps, 1)))
+        return optimizer, LambdaLR(optimizer, lambda step: rate((step + 1) / max(steps, 1)))
 
 
 def _state_of(probe: Probe) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in probe.state_dict().items()}
 
 
-def _rate(done: float) -> float:
+def rate(done: float) -> float:
     """Learning rate, as a share of the highest, when a share ``done`` of the steps is done."""
     if done < WARM_UP:
         return done / WARM_UP

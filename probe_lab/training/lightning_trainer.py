@@ -54,7 +54,7 @@ def module_of(
 
 def fit_by_trainer(module: ProbeModule, settings: Settings, data: ProbeDataModule, *, progress: bool = False) -> None:
     """Train ``module`` in place. With several devices this process is one of them, and has joined their group."""
-    with _quiet():
+    with quietly():
         trainer = Trainer(
             max_epochs=settings.max_epochs,
             accelerator=settings.accelerator,
@@ -80,7 +80,7 @@ def _ddp() -> DDPStrategy:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Lightning's banners are of no use where hundreds of cells are trained; errors still come through."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

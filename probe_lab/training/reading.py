@@ -16,6 +16,7 @@ from probe_lab.data.scalar_table import stored_previews
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError
 from probe_lab.probes.kinds import ATTENTION, kind_of, reads_text
+from probe_lab.training.judged import judge_path_of, judged_scores
 
 
 def taps_of(model: str, taps: Sequence[str]) -> list[str]:
@@ -59,6 +60,7 @@ def data_of(
         train_prompts=experiment.data.train_prompts,
         text_encoder=experiment.text.encoder if reads_text(probe) else None,
         scalars=probe.scalars,
+        judged=judged_scores(experiment, cache) if probe.judge else None,
         steps=probe.steps,
         num_workers=experiment.data.num_workers,
         resident=resident if kind_of(probe.model).reads else None,
@@ -83,7 +85,8 @@ def inputs_of(experiment: Experiment, cache: Cache) -> InputChecksums:
     if kind.decodes and stored_previews(cache, probe.step, evaluators, kind.preview) is not None:
         previews = [Scalar(kind.preview, evaluator) for evaluator in evaluators]
     encoder = experiment.text.encoder if reads_text(probe) else None
-    return read_inputs(cache, evaluators, probe.step, previews, encoder)
+    judged = [judge_path_of(experiment, cache, probe.step)] if probe.judge else []
+    return read_inputs(cache, evaluators, probe.step, previews, encoder, judged)
 
 
 def streamed(experiment: Experiment) -> Experiment:

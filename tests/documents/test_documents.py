@@ -52,6 +52,7 @@ LISTINGS = {
     ("docs/cache.md", "data_cache/<name>/"): "a tree of files",
     ("docs/cache.md", "error: the cache data_cache/trial"): "an error that tests/cache/test_cache_mismatch.py asserts",
     ("docs/labels.md", "labels/captions.parquet"): "a tree of files",
+    ("docs/judge.md", "judges/<seed>/weights.safetensors"): "a tree of files",
     ("docs/design.md", "pyproject.toml"): "a tree of files",
     ("docs/design.md", "data_cache/<name>/"): "a tree of files",
     ("docs/design.md", "name: quickstart"): "every section with some keys, `[...]` for lists",

@@ -11,7 +11,7 @@ from probe_lab.config import ProbeConfig, Trainer
 from probe_lab.data import Batch
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Probe, ProbeSpec
-from probe_lab.training.lightning_module import Monitor, ProbeModule, _rate
+from probe_lab.training.lightning_module import Monitor, ProbeModule, rate
 from probe_lab.training.objective import Objective
 
 
@@ -85,7 +85,7 @@ def test_a_training_that_diverged_says_what_to_do(probe: Probe, value: float, mo
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [_rate(step / 100) for step in range(101)]
+    rates = [rate(step / 100) for step in range(101)]
     assert max(rates) == rates[10] == 1.0
     assert rates[5] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0.0)

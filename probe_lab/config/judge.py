@@ -1,0 +1,31 @@
+"""The section ``judge`` of an experiment: the picture judges that `probe-lab judge` trains on the labels of a cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probe_lab.config.declare import key, positive, up_to
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """How picture judges are trained on `labels`: `probe-lab judge` does it, for `probe.judge`."""
+
+    seeds: int = key(
+        1,
+        "Judges, each from a seed of its own. A cell reads number `trainer.seed` modulo `judge.seeds`, so that "
+        "intervals over training seeds are also over judges.",
+        positive(100),
+    )
+    batches: int = key(3000, "Steps of the optimizer.", positive(10**7))
+    pictures: int = key(
+        2000,
+        "Predicted x₀ of training samples that are decoded, so that a judge first learns to paint them. 0: none.",
+        up_to(10**7),
+    )
+    prompts: int = key(6, "Training prompts of a batch, each at one step, with all of their seeds.", positive(10**4))
+    captions: int = key(4, "Captions under which a picture of a batch is judged, its own among them.", positive(65))
+    learning_rate: float = key(
+        2e-3, "Highest learning rate. It rises to it, and then falls by a cosine.", positive(10**9)
+    )
+    weight_decay: float = key(0.05, "Weight decay.", positive(10**9))

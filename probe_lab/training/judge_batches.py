@@ -1,0 +1,142 @@
+"""What a picture judge is trained on: pictures of training prompts at captured steps, under several captions each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from probe_lab.cache import Cache
+from probe_lab.errors import ScoreError
+from probe_lab.probes.spec import JUDGED
+
+
+@dataclass(frozen=True, eq=False)
+class JudgeBatch:
+    """N pictures of G prompts, each under R captions of its prompt.
+
+    ``clean`` is x₀ ``[N, C, H, W]`` float32, ``share`` the step as a share of all ``[N]``, ``tokens`` ``[N, R, L, D]``
+    and ``mask`` ``[N, R, L]`` bool their text, ``labels`` ``[N, R, E]`` raw scores, and ``group`` ``[N]`` int64 counts
+    prompts from 0.
+    """
+
+    clean: Tensor
+    share: Tensor
+    tokens: Tensor
+    mask: Tensor
+    labels: Tensor
+    group: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPictures:
+    """All labels of a cache at some ``steps``.
+
+    ``ids`` int64 [n] are the samples, prompt by prompt, prompt g being ``start[g]:start[g + 1]``; ``first_caption`` [G]
+    is the row of its own caption in ``tokens`` and ``mask``, the altered ones follow. ``labels`` maps a step to float32
+    [n, captions, E].
+    """
+
+    ids: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    first_caption: npt.NDArray[np.int64]
+    tokens: Tensor
+    mask: Tensor
+    labels: Mapping[int, npt.NDArray[np.float32]]
+
+    @classmethod
+    def read(cls, cache: Cache, evaluators: Sequence[str], steps: Sequence[int], encoder: str) -> LabelledPictures:
+        """Those that the cache holds.
+
+        Raises:
+            ScoreError: there are none of an evaluator at a step, or not of the same pictures everywhere.
+            CacheError: there are no captions, or the text of these is missing.
+        """
+        stored, labels, ids = cache.labels, {}, np.empty(0, np.int64)
+        for step in steps:
+            columns = [stored.scores(evaluator, step) for evaluator in evaluators]
+            ids = columns[0][0]
+            labels[step] = np.stack([scores for _, scores in columns], axis=2)
+            if any(not np.array_equal(ids, others) for others, _ in columns) or labels[step].shape[0] != len(ids):
+                raise ScoreError(
+                    f"the evaluators {', '.join(evaluators)} have labelled other pictures of {cache.folder} at step "
+                    f"{step}: run `probe-lab score` again, it resumes"
+                )
+        if len({scores.shape for scores in labels.values()}) != 1:
+            raise ScoreError(
+                f"the steps {', '.join(map(str, steps))} of {cache.folder} have labels of other pictures each: run "
+                "`probe-lab score` again, it resumes"
+            )
+        prompts = cache.samples["prompt_id"].to_numpy()[ids]
+        start = np.append(np.flatnonzero(np.diff(prompts, prepend=-1)), len(ids))
+        captions = stored.captions
+        rows = np.flatnonzero(captions["caption"].to_numpy() == 0)
+        row_of = dict(zip(captions["prompt_id"].to_numpy()[rows].tolist(), rows.tolist(), strict=True))
+        first = np.array([row_of[prompt] for prompt in prompts[start[:-1]].tolist()], np.int64)
+        text = stored.text(encoder)
+        return cls(ids, start, first, text["tokens"], text["token_mask"].bool(), labels)
+
+    @property
+    def width(self) -> int:
+        """Captions of each prompt, its own included."""
+        return int(next(iter(self.labels.values())).shape[1])
+
+
+class JudgeBatches(IterableDataset[JudgeBatch]):
+    """Batches number ``first`` to ``last`` of a training, each decided by its number and the seed alone."""
+
+    def __init__(
+        self, cache: Cache, pictures: LabelledPictures, *, prompts: int, captions: int, seed: int, first: int, last: int
+    ) -> None:
+        self._cache, self._pictures = cache, pictures
+        self._prompts = min(prompts, len(pictures.start) - 1)
+        self._captions = min(captions, pictures.width)
+        self._seed, self._first, self._last = seed, first, last
+        self._where = cache.samples[["shard", "row"]].to_numpy()[pictures.ids]
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def __iter__(self) -> Iterator[JudgeBatch]:
+        for number in range(self._first, self._last):
+            yield self._batch(np.random.default_rng((self._seed, number)))
+
+    def _batch(self, rng: np.random.Generator) -> JudgeBatch:
+        pictures, steps = self._pictures, list(self._pictures.labels)
+        chosen = rng.choice(len(pictures.start) - 1, self._prompts, replace=False)
+        parts = []
+        for group, prompt in enumerate(chosen):
+            rows = slice(int(pictures.start[prompt]), int(pictures.start[prompt + 1]))
+            step = steps[rng.integers(len(steps))]
+            others = 1 + rng.permutation(pictures.width - 1)[: self._captions - 1]
+            captions = np.concatenate([[0], np.sort(others)])
+            text = torch.from_numpy(pictures.first_caption[prompt] + captions)
+            labels = torch.from_numpy(pictures.labels[step][rows][:, captions])
+            parts.append((self._clean(step, rows), step, text, labels, group))
+        size = torch.tensor([len(clean) for clean, *_ in parts])
+
+        def spread(values: Tensor) -> Tensor:
+            return values.repeat_interleave(size, dim=0)
+
+        text = torch.stack([text for _, _, text, _, _ in parts])
+        shares = torch.tensor([step / self._cache.manifest.steps for _, step, *_ in parts])
+        return JudgeBatch(
+            clean=torch.cat([clean for clean, *_ in parts]),
+            share=spread(shares),
+            tokens=spread(pictures.tokens[text].float()),
+            mask=spread(pictures.mask[text]),
+            labels=torch.cat([labels for _, _, _, labels, _ in parts]),
+            group=spread(torch.arange(len(parts))),
+        )
+
+    def _clean(self, step: int, rows: slice) -> Tensor:
+        """The samples of a prompt lie in one shard, one after the other, unless a picture between them is none."""
+        where = self._where[rows]
+        first, last = int(where[0, 1]), int(where[-1, 1])
+        clean = self._cache.read(f"{step}/{JUDGED}", int(where[0, 0]), slice(first, last + 1))
+        return clean[torch.from_numpy(where[:, 1] - first)].float()

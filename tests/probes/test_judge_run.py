@@ -1,0 +1,157 @@
+"""Picture judges of a cache: trained on labels, resumed, and read by cells."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from probe_lab.cache import Cache
+from probe_lab.cache.judge_files import JudgeFiles
+from probe_lab.cache.label_files import CAPTIONS, Captions, LabelScores, write_captions, write_labels
+from probe_lab.cache.text_table import write_text
+from probe_lab.config import Experiment, JudgeConfig
+from probe_lab.config.labels import LabelsConfig
+from probe_lab.data import prompt_groups
+from probe_lab.data.text_lookup import TextTable
+from probe_lab.errors import CacheError, ProbeError
+from probe_lab.metrics import within_prompt_estimate
+from probe_lab.probes import Inputs, load_probe
+from probe_lab.progress import OnProgress
+from probe_lab.training.fit_cell import train_cell
+from probe_lab.training.judge_run import train_judges
+from probe_lab.training.judged import judged_scores
+from probe_lab.training.reading import data_of
+
+ProbeOf = Callable[..., Experiment]
+
+
+@pytest.fixture(scope="module")
+def labelled(planted: Cache, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """``planted`` with labels at step 5: the score itself, and its negative under a caption of other words."""
+    folder = tmp_path_factory.mktemp("labelled") / "planted"
+    shutil.copytree(planted.folder, folder)
+    samples = planted.samples
+    train = samples[samples["split"] == "train"]
+    prompts = train.drop_duplicates("prompt_id")
+    rows = [
+        (prompt_id, caption, f"{text}{' not' * caption}", "negated" * caption)
+        for prompt_id, text in zip(prompts["prompt_id"], prompts["prompt"], strict=True)
+        for caption in (0, 1)
+    ]
+    captions = Captions(pd.DataFrame(rows, columns=["prompt_id", "caption", "prompt", "edit"]), {"alter": "words"})
+    write_captions(folder, captions, planted.identity)
+    own = torch.tensor(captions.table["prompt_id"].to_numpy())
+    text = {name: values[own].clone() for name, values in planted.text("backbone").items()}
+    text["tokens"][1::2, 0] = 3.0
+    metadata = {CAPTIONS: captions.sha256}
+    write_text(folder, "backbone", text, prompts=len(rows), metadata=metadata, of_labels=True)
+    ids = train["sample_id"].to_numpy()
+    score = planted.scores("good")[ids]
+    both = np.stack([score, 10 - score], axis=1).astype(np.float32)
+    write_labels(folder, "good", 5, LabelScores(ids, both, metadata), planted.identity)
+    return Cache(folder)
+
+
+@pytest.fixture
+def judging(experiment: Experiment, probe_of: ProbeOf, labelled: Cache) -> Experiment:
+    return replace(
+        probe_of(experiment, judge=True, taps=["x0"]),
+        cache=replace(experiment.cache, root=str(labelled.folder.parent)),
+        labels=LabelsConfig(captions=1, steps=[5]),
+        judge=JudgeConfig(batches=60, prompts=3, captions=2, pictures=0, learning_rate=3e-3),
+    )
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    return []
+
+
+def trained(experiment: Experiment, *, stop: int = 10**9) -> list[str]:
+    """The lines of ``train_judges``; KeyboardInterrupt once so many batches are trained."""
+
+    @contextmanager
+    def watching(what: str, unit: str) -> Iterator[OnProgress]:
+        def update(done: int, total: int) -> None:
+            if unit == "batches" and done >= stop:
+                raise KeyboardInterrupt
+
+        yield update
+
+    return list(train_judges(experiment, watching=watching))
+
+
+def weights(cache: Cache) -> dict[str, torch.Tensor]:
+    return JudgeFiles(cache.folder, cache.identity, 0).read("weights")[0]
+
+
+def test_a_judge_ranks_pictures_of_prompts_that_it_never_saw(judging: Experiment, labelled: Cache) -> None:
+    assert "trained (" in trained(judging)[0].replace(": trained", " trained")
+    said = judged_scores(judging, labelled)[:, 0].numpy()
+    test = prompt_groups(labelled, ["good"], judging.data.split)["test"]
+    prompts = labelled.samples["prompt_id"].to_numpy()[test.sample_id]
+    assert within_prompt_estimate(said[test.sample_id], test.targets[:, 0], prompts, "srcc_within") > 0.5
+    before = weights(labelled)
+    assert "trained before" in trained(judging)[0]
+    assert all(torch.equal(value, before[name]) for name, value in weights(labelled).items())
+
+
+def test_an_interrupted_training_goes_on_to_the_same_judge(
+    judging: Experiment, labelled: Cache, tmp_path: Path
+) -> None:
+    short = replace(judging, judge=replace(judging.judge, batches=8))
+    judges = []
+    for name, stop in (("whole", 10**9), ("interrupted", 3)):
+        shutil.copytree(labelled.folder, tmp_path / name / "planted")
+        moved = replace(short, cache=replace(short.cache, root=str(tmp_path / name)))
+        if name == "interrupted":
+            with pytest.raises(KeyboardInterrupt):
+                trained(moved, stop=stop)
+            assert JudgeFiles(tmp_path / name / "planted", labelled.identity, 0).path("training").exists()
+        trained(moved)
+        cache = Cache(tmp_path / name / "planted")
+        assert not JudgeFiles(cache.folder, cache.identity, 0).path("training").exists()
+        judges.append(weights(cache))
+    for name, value in judges[0].items():
+        torch.testing.assert_close(judges[1][name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model", ["cnn", "linear"])
+def test_a_cell_reads_its_judge_and_carries_it_along(
+    judging: Experiment, probe_of: ProbeOf, labelled: Cache, runs: Path, model: str
+) -> None:
+    trained(judging)
+    cell = probe_of(judging, model=model, taps=["up/attention", "x0"] if model == "cnn" else ["x0"])
+    train_cell(cell, labelled, runs / model, with_trainer=False)
+    probe = load_probe(runs / model)
+    assert probe.spec.judge
+    assert probe.judge is not None
+    assert not set(dict(probe.named_parameters())) & {f"judge.{name}" for name in weights(labelled)}
+    table = pd.read_parquet(runs / model / "predictions.parquet").set_index("sample_id")["prediction"]
+    batch = next(iter(data_of(cell, labelled).evaluation_dataloader("test")))
+    text = TextTable.load(labelled, "backbone").rows(batch.group)
+    alone = Inputs(batch.features, batch.step, None, *text)  # as a selection has them: no scores that were stored
+    torch.testing.assert_close(
+        probe.predict(alone)[:, 0],
+        torch.tensor(table[batch.sample_id.tolist()].to_numpy(), dtype=torch.float32),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_what_lacks_is_named(judging: Experiment, planted: Cache, labelled: Cache, runs: Path) -> None:
+    elsewhere = replace(judging, cache=replace(judging.cache, root=str(planted.folder.parent)))
+    with pytest.raises(CacheError, match="probe-lab judge"):
+        train_cell(elsewhere, planted, runs / "cell", with_trainer=False)
+    with pytest.raises(CacheError, match="probe-lab score"):
+        trained(elsewhere)
+    with pytest.raises(ProbeError, match=r"labels\.steps"):
+        trained(replace(judging, labels=LabelsConfig()))
