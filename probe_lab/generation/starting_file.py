@@ -162,6 +162,8 @@ def _of_family(name: str, start: Start) -> dict[str, str]:
     decoder = (
         f"\n  preview_decoder: {start.decoder}  # previews for a twentieth of the decoding" if start.decoder else ""
     )
+    # The outputs of large transformer blocks may leave float16's range.
+    cache = "cache: {shard_size: 128}" if name in ("sd", "sdxl") else "cache: {shard_size: 128, dtype: bfloat16}"
     return {
         "backbone": f"{{family: {name}, path: {start.path}}}  # or a folder of yours",
         "prompts": "{source: file, path: prompts.txt, shuffle: true, count: 1000, seeds: 8}  # one prompt per line",
@@ -170,7 +172,7 @@ def _of_family(name: str, start: Start) -> dict[str, str]:
         "capture": f"\n  tokens: {start.tokens}  # text tokens of an attention map; the model still reads all\n"
         "  size: 32  # maps are averaged down to 32 × 32",
         "evaluators": f"evaluators: [image_reward, hps_v2_1]\nscoring:\n  device: cuda{decoder}",
-        "training": "trainer: {accelerator: auto}\ncache: {shard_size: 128}\nworkers: 1  # one per card\n",
+        "training": f"trainer: {{accelerator: auto}}\n{cache}\nworkers: 1  # one per card\n",
     }
 
 

@@ -54,7 +54,7 @@ class Block:
     def is_synopsis(self) -> bool:
         """Whether its commands are forms with placeholders, as `probe-lab plan EXPERIMENT`, beside what they do."""
         return self.is_shell and all(
-            re.search(r"EXPERIMENT|PATH|SECTION|^probe-lab demo ", line) for line in self.commands
+            re.search(r"EXPERIMENT|FAMILY|PATH|SECTION|^probe-lab demo ", line) for line in self.commands
         )
 
 
