@@ -96,6 +96,7 @@ def test_after_ctrl_c_nothing_is_left_and_any_engine_continues(tmp_path: Path) -
     overrides = [
         f"cache.root={tmp_path}", "engine.name=ray", "engine.cpus=0.5",
         "prompts.count=80", "prompts.seeds=2", "cache.shard_size=4", "sampling.steps=4",
+        "sampling.height=32", "sampling.width=32",
     ]  # fmt: skip
     program = (
         "import signal\n"
