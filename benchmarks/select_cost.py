@@ -116,17 +116,17 @@ def study_probe(pipe: DiffusionPipeline, experiment: Experiment) -> Probe:
     return random_probe(features, encode_prompts(pipe, experiment.sampling, prompt), experiment.evaluators)
 
 
-def measure_tiny(backbone: str, prompts: Sequence[int], rounds: int) -> list[dict[str, object]]:
-    """Figures of one backbone, a row for each number of prompts per call. One prompt is quick: more rounds."""
+def measure_tiny(backbone: str, rounds: Mapping[int, int]) -> list[dict[str, object]]:
+    """Figures of one backbone, a row for each number of prompts per call, in as many ``rounds``."""
     experiment = load_experiment(STUDIES[backbone])
     pipe = load_pipeline(experiment.backbone, experiment.sampling)
     probe = study_probe(pipe, experiment)
     rows = []
-    for count in prompts:
+    for count, repeats in rounds.items():
         print(f"{backbone}, {count} prompts per call …", flush=True)
         drawing = Drawing(pipe, experiment, probe, count)
         apart = drawing.difference()  # the warm-up too
-        seconds = drawing.seconds(rounds if count > 1 else 3 * rounds)
+        seconds = drawing.seconds(repeats)
         rows.append({"backbone": backbone, "prompts": count, "grey_levels": apart} | figures(seconds))
     return rows
 
@@ -146,7 +146,8 @@ def figures(sides: Sides) -> dict[str, object]:
 def measure(parts: Sequence[str], rounds: int, latents: int) -> dict[str, object]:
     """Figures of the chosen parts as `--json` writes them."""
     torch.set_num_threads(1)
-    tiny = [row for backbone in STUDIES for row in measure_tiny(backbone, PROMPTS, rounds)] if "tiny" in parts else []
+    repeats = {count: rounds if count > 1 else 3 * rounds for count in PROMPTS}  # a call with one prompt is quick
+    tiny = [row for backbone in STUDIES for row in measure_tiny(backbone, repeats)] if "tiny" in parts else []
     return {
         "benchmark": "select_cost",
         "candidates": CANDIDATES,

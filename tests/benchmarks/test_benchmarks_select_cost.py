@@ -70,7 +70,7 @@ def test_sides_go_first_in_turn() -> None:
 
 @pytest.mark.parametrize("backbone", ["tiny-sd", "tiny-sd3"])
 def test_a_selection_in_miniature(backbone: str) -> None:
-    (row,) = measure_tiny(backbone, prompts=(1,), rounds=1)
+    (row,) = measure_tiny(backbone, {1: 1})
     assert isinstance(row["grey_levels"], int)
     assert row["grey_levels"] <= 1  # the kept image is the one that stands at its place among all
     ratio = row["ratio"]
