@@ -136,6 +136,7 @@ def flagging_folder(folder: Path, threshold: float) -> Path:
 
 def experiment_on(folder: Path, root: Path, *changes: str) -> Experiment:
     keys = ["prompts.count=3", "prompts.seeds=4", "sampling.steps=2", "capture.steps=[1]", "capture.taps=[x0]"]
+    keys += ["sampling.height=32", "sampling.width=32"]
     more = ["probe.step=1", "probe.taps=[x0]", "workers=1", "cache.shard_size=8", f"cache.root={root}"]
     backbone = f"backbone={{family: sd, path: {folder}}}"
     return load_experiment("smoke", [backbone, *keys, *more, *changes])

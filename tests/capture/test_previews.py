@@ -24,7 +24,15 @@ from probe_lab.previews.decoding import decoded
 from probe_lab.previews.preview_scores import score_previews
 
 NAMES = ("shapes_reward", "shapes_binding")
-SMALL = ["prompts.count=4", "prompts.seeds=3", "sampling.steps=4", "capture.steps=[2,3]", "cache.shard_size=6"]
+SMALL = [
+    "prompts.count=4",
+    "prompts.seeds=3",
+    "sampling.steps=4",
+    "sampling.height=32",
+    "sampling.width=32",
+    "capture.steps=[2,3]",
+    "cache.shard_size=6",
+]
 
 
 @pytest.fixture(scope="module")
