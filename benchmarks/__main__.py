@@ -19,6 +19,7 @@ NAMES = (
     "workers",
     "scoring",
     "hps",
+    "labels",
     "demo",
     "report",
     "tracking",

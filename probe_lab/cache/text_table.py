@@ -38,10 +38,11 @@ def write_text(
     if not tensors:
         raise CacheError(f"there is nothing to store for the text encoder {encoder}: give it at least an embedding")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    what = "captions" if of_labels else "prompts"
     for name, tensor in stored.items():
         if tensor.dim() == 0 or len(tensor) != prompts:
             raise CacheError(
-                f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and there are {prompts} texts"
+                f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and the cache has {prompts} {what}"
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CacheError(f"text {encoder}/{name} is not finite for prompt_id {first_not_finite(tensor)}")

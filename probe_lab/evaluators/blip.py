@@ -53,6 +53,7 @@ class Blip(ModelEvaluator):
 
     version = "1"
     exact = ("itm_head",)
+    most_again = original.MOST_AGAIN
 
     def __init__(self, settings: Settings) -> None:
         checkpoint = locate(settings, FILES)
@@ -69,8 +70,8 @@ class Blip(ModelEvaluator):
         self.family += f" {self.vocabulary.path.resolve()}"
 
     @abstractmethod
-    def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
-        """Scores [b] of the vision tower's output [b, 1 + patches, width], for the rows of ``encode_prompts``."""
+    def measure(self, blip: BlipForImageTextRetrieval, pictures: original.Seen, text: tuple[Tensor, ...]) -> Tensor:
+        """Scores [b] of what the vision tower sees, for the rows of ``encode_prompts``."""
 
     def build(self) -> nn.Module:
         tensors = _released(self.checkpoint) if self.is_original else self.checkpoint.tensors()
@@ -99,12 +100,11 @@ class Blip(ModelEvaluator):
         words = self.blip.text_encoder(ids, attention_mask=mask).last_hidden_state[:, 0]
         return normalize(self.blip.text_proj(words).float(), dim=-1)[: len(prompts)]
 
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """The vision tower's output [b, 1 + patches, width]."""
-        return cast(Tensor, self.blip.vision_model(pixel_values=pixels).last_hidden_state)
+    def encode_pictures(self, pixels: Tensor, *, again: bool) -> original.Seen:
+        return original.seen(self.blip.vision_model, pixels, again=again)
 
     def score_encoded(
-        self, members: Sequence[Evaluator], pictures: Tensor, text: tuple[Tensor, ...]
+        self, members: Sequence[Evaluator], pictures: original.Seen, text: tuple[Tensor, ...]
     ) -> dict[str, Tensor]:
         return {member.name: cast(Blip, member).measure(self.blip, pictures, text) for member in members}
 
@@ -115,19 +115,18 @@ class Blip(ModelEvaluator):
 class BlipItm(Blip):
     """Probability that prompt and picture belong together: the second class of the head, after a softmax."""
 
-    def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, blip: BlipForImageTextRetrieval, pictures: original.Seen, text: tuple[Tensor, ...]) -> Tensor:
         ids, mask, _ = text
-        read = blip.text_encoder(ids, attention_mask=mask, encoder_hidden_states=picture, is_decoder=False)
-        logits: Tensor = blip.itm_head(read.last_hidden_state[:, 0].float())
+        logits: Tensor = blip.itm_head(original.first_states(blip.text_encoder, pictures, ids, mask).float())
         return logits.softmax(dim=-1)[:, 1]
 
 
 class BlipItc(Blip):
     """Cosine of picture and prompt, each encoded without the other."""
 
-    def measure(self, blip: BlipForImageTextRetrieval, picture: Tensor, text: tuple[Tensor, ...]) -> Tensor:
+    def measure(self, blip: BlipForImageTextRetrieval, pictures: original.Seen, text: tuple[Tensor, ...]) -> Tensor:
         # In float32, as in ClipTower: a cosine in bfloat16 has three digits, and seeds would tie.
-        return (normalize(blip.vision_proj(picture[:, 0]).float(), dim=-1) * text[2]).sum(dim=-1)
+        return (normalize(blip.vision_proj(pictures.states[:, 0]).float(), dim=-1) * text[2]).sum(dim=-1)
 
 
 def _saved_config(path: Path) -> BlipConfig:

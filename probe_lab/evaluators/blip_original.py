@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
+from transformers import (
+    BertTokenizer,
+    BlipTextConfig,
+    BlipTextModel,
+    BlipVisionConfig,
+    BlipVisionModel,
+    DynamicCache,
+    EncoderDecoderCache,
+)
 
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Settings
@@ -30,6 +38,9 @@ ADDED = ("[DEC]", "[ENC]")
 """What BLIP adds to BERT's vocabulary; only a prompt with just these letters holds them."""
 
 HEAD = 64
+
+MOST_AGAIN = 16
+"""Pictures whose keys and values are kept at a time: in float32 15 MB each of ImageReward, 43 MB of BLIP at 384."""
 
 _RENAMED = (
     (r"^visual_encoder\.cls_token$", "vision_model.embeddings.class_embedding"),
@@ -152,6 +163,39 @@ def tokens(by: BertTokenizer, prompts: Sequence[str], device: torch.device) -> t
     """Ids and mask, int64 [n, 35] each: padded, and cut to the length that the originals read."""
     encoded = by(list(prompts), padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt")
     return encoded["input_ids"].to(device), encoded["attention_mask"].to(device)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch of pictures after the vision tower, ``states`` [b, 1 + patches, width]; ``kept`` are the keys and values
+    that the text encoder makes of them, where it will look at them again."""
+
+    states: Tensor
+    kept: DynamicCache | None = None
+
+
+def seen(tower: BlipVisionModel, pixels: Tensor, *, again: bool) -> Seen:
+    """What the vision tower sees in ``pixels`` [b, 3, side, side]."""
+    return Seen(tower(pixel_values=pixels).last_hidden_state, DynamicCache() if again else None)
+
+
+def first_states(encoder: BlipTextModel, pictures: Seen, ids: Tensor, mask: Tensor) -> Tensor:
+    """States [b, width] of the first token of prompts, int64 [b, L], that are read with a picture each.
+
+    Padding at the end of all of them is not read.
+    """
+    length = int(mask.sum(1).max())
+    # The cache of the prompt's own keys is new each time: only those of the picture are used again.
+    kept = None if pictures.kept is None else EncoderDecoderCache(DynamicCache(), pictures.kept)
+    read = encoder(
+        ids[:, :length],
+        attention_mask=mask[:, :length],
+        encoder_hidden_states=pictures.states,
+        is_decoder=False,
+        past_key_values=kept,
+    )
+    states: Tensor = read.last_hidden_state[:, 0]
+    return states
 
 
 def _renamed(key: str) -> str:

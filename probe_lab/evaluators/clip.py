@@ -90,7 +90,7 @@ class ClipEvaluator(ModelEvaluator):
         tokens = Tokens(tokens.ids[:count], tokens.length[:count], tokens.truncated[:count])
         return embedding[:count], states[:count], tokens
 
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
+    def encode_pictures(self, pixels: Tensor, *, again: bool) -> Tensor:
         """L2-normalised embeddings float32 [b, D]."""
         return self.tower.pictures(pixels)
 

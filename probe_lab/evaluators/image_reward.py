@@ -63,14 +63,10 @@ class ImageRewardNetwork(nn.Module):
         self.text_proj = nn.Linear(text.hidden_size, shared)
         self.mlp = head(text.hidden_size)
 
-    def pictures(self, pixels: Tensor) -> Tensor:
-        """The vision tower's output [b, 1 + patches, width] of ``pixels`` [b, 3, 224, 224]."""
-        return cast(Tensor, self.vision_model(pixel_values=pixels).last_hidden_state)
-
-    def forward(self, pictures: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Rewards [b] before they are normalised, of ``pictures`` as above and tokens int64 [b, L]."""
-        read = self.text_encoder(ids, attention_mask=mask, encoder_hidden_states=pictures, is_decoder=False)
-        return cast(Tensor, self.mlp(read.last_hidden_state[:, 0].float())).squeeze(-1)
+    def forward(self, pictures: original.Seen, ids: Tensor, mask: Tensor) -> Tensor:
+        """Rewards [b] before they are normalised, of what ``vision_model`` sees and tokens int64 [b, L]."""
+        states = original.first_states(self.text_encoder, pictures, ids, mask)
+        return cast(Tensor, self.mlp(states.float())).squeeze(-1)
 
 
 def head(width: int) -> nn.Sequential:
@@ -101,6 +97,7 @@ class ImageReward(ModelEvaluator):
 
     version = "1"
     exact = ("mlp",)
+    most_again = original.MOST_AGAIN
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, locate(settings, FILES), transform())
@@ -117,12 +114,11 @@ class ImageReward(ModelEvaluator):
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         return original.tokens(self.tokenizer, prompts, self.device)
 
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """The vision tower's output [b, 1 + patches, width]."""
-        return cast(ImageRewardNetwork, self.model).pictures(pixels)
+    def encode_pictures(self, pixels: Tensor, *, again: bool) -> original.Seen:
+        return original.seen(cast(ImageRewardNetwork, self.model).vision_model, pixels, again=again)
 
     def score_encoded(
-        self, members: Sequence[Evaluator], pictures: Tensor, text: tuple[Tensor, ...]
+        self, members: Sequence[Evaluator], pictures: original.Seen, text: tuple[Tensor, ...]
     ) -> dict[str, Tensor]:
         rewards = self.model(pictures, *text)
         return {member.name: (rewards - MEAN) / STD for member in members}

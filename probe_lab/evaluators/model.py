@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL.Image import Image
@@ -54,11 +54,13 @@ class ModelEvaluator(Evaluator):
     Attributes:
         reads_prompts: prompts are encoded for a family only if one of its members reads them.
         exact: submodules that stay in float32 whatever the dtype: in half precision a head's scores would tie.
+        most_again: pictures in a batch that is scored under several captions, where more is kept of each then.
     """
 
     has_model = True
     reads_prompts = True
     exact: tuple[str, ...] = ()
+    most_again: int = 2**31
 
     def __init__(self, settings: Settings, checkpoint: Checkpoint, transform: Transform) -> None:
         scoring = settings.scoring
@@ -80,13 +82,14 @@ class ModelEvaluator(Evaluator):
         """Whatever ``score_encoded`` needs of distinct prompts: tensors with one row each, on the device."""
 
     @abstractmethod
-    def encode_pictures(self, pixels: Tensor) -> Tensor:
-        """What the picture alone decides of a score: of ``pixels`` [b, 3, H, W] on the device, in the model's dtype."""
+    def encode_pictures(self, pixels: Tensor, *, again: bool) -> Any:
+        """What the picture alone decides of a score: of ``pixels`` [b, 3, H, W] on the device, in the model's dtype.
+
+        ``again``: it is scored under more than one caption.
+        """
 
     @abstractmethod
-    def score_encoded(
-        self, members: Sequence[Evaluator], pictures: Tensor, text: tuple[Tensor, ...]
-    ) -> dict[str, Tensor]:
+    def score_encoded(self, members: Sequence[Evaluator], pictures: Any, text: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Scores [b] by name, of what ``encode_pictures`` gave; a row of text each.
 
         ``text`` is empty when no member reads prompts.
@@ -136,14 +139,16 @@ class ModelEvaluator(Evaluator):
         if not inputs:
             return {each.name: torch.zeros(0, count) for each in members}
         row = {caption: index for index, caption in enumerate(dict.fromkeys(chain.from_iterable(captions)))}
-        rows = torch.tensor([[row[caption] for caption in own] for own in captions], device=self.device)
+        pairs = zip(captions, inputs, strict=True)
+        rows = torch.tensor([[row[caption] for caption in own] for own, _ in pairs], device=self.device)
         read = any(cast(ModelEvaluator, each).reads_prompts for each in members)
         text = self.encode_prompts(list(row)) if read else ()
         parts: list[dict[str, Tensor]] = []
-        size = self.settings.scoring.batch_size
+        again = read and count > 1
+        size = min(self.settings.scoring.batch_size, self.most_again) if again else self.settings.scoring.batch_size
         for start in range(0, len(inputs), size):
             pixels = torch.stack([cast(Tensor, each) for each in inputs[start : start + size]])
-            pictures = self.encode_pictures(pixels.to(self.device, self.dtype))
+            pictures = self.encode_pictures(pixels.to(self.device, self.dtype), again=again)
             columns = [
                 self.score_encoded(members, pictures, tuple(tensor[column] for tensor in text))
                 for column in rows[start : start + size, : count if read else 1].unbind(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -38,8 +39,8 @@ def scored_and_alone(
 def _count(evaluator: ModelEvaluator, encoded: dict[str, int]) -> None:
     original = evaluator.encode_pictures
 
-    def counted(pixels: Tensor) -> Tensor:
+    def counted(pixels: Tensor, *, again: bool) -> Any:
         encoded[evaluator.name] = encoded.get(evaluator.name, 0) + len(pixels)
-        return original(pixels)
+        return original(pixels, again=again)
 
     evaluator.encode_pictures = counted  # type: ignore[method-assign]

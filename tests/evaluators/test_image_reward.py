@@ -22,6 +22,7 @@ from probe_lab.config import EvaluatorModel, Scoring
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators import Evaluator, create
 from probe_lab.evaluators import blip_original as original
+from probe_lab.evaluators.base import prepared, score_all_captions
 from probe_lab.evaluators.checkpoints import Checkpoint
 from probe_lab.evaluators.image_reward import transform
 
@@ -317,6 +318,14 @@ def test_full_size(tmp_path: Path) -> None:
 
 
 def test_captions_are_scored_as_pairs_and_a_picture_is_seen_once(released: Released) -> None:
-    pictures = list(world.pictures().values())
-    together, alone = scored_and_alone([released.evaluator(batch_size=4)], pictures, world.PROMPTS)
+    pictures, evaluator = list(world.pictures().values()), released.evaluator(batch_size=4)
+    together, alone = scored_and_alone([evaluator], pictures, world.PROMPTS)
     assert worst(together, alone) < CLOSE
+    # The text encoder looks at a picture anew for each caption, and makes its keys of it once.
+    keys: list[int] = []
+    attention = evaluator.model.text_encoder.encoder.layer[0].crossattention.self  # type: ignore[attr-defined]
+    attention.key.register_forward_hook(lambda module, arguments, output: keys.append(len(output)))
+    score_all_captions(
+        [evaluator], [prepared([evaluator], each) for each in pictures], [world.PROMPTS[:3]] * len(pictures)
+    )
+    assert sum(keys) == len(pictures)
