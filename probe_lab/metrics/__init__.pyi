@@ -23,8 +23,8 @@ from probe_lab.metrics.paired import measured_predictions as measured_prediction
 from probe_lab.metrics.paired import paired_difference as paired_difference
 from probe_lab.metrics.paired import paired_differences as paired_differences
 from probe_lab.metrics.paired import paired_mean as paired_mean
-from probe_lab.metrics.seed_share import SeedShare as SeedShare
-from probe_lab.metrics.seed_share import seed_share as seed_share
+from probe_lab.metrics.variance_components import SeedShare as SeedShare
+from probe_lab.metrics.variance_components import seed_share as seed_share
 from probe_lab.metrics.within import WITHIN_METRICS as WITHIN_METRICS
 from probe_lab.metrics.within import WithinMetric as WithinMetric
 from probe_lab.metrics.within import within_prompt_estimate as within_prompt_estimate
