@@ -130,6 +130,7 @@ def _write(
     left_out: LeftOut,
     on_progress: OnProgress,
 ) -> None:
+    rivals = beside.rivals_of(material, title, others) if others else []  # first: it may be refused
     total = len(families) + 2
     (folder / "figures").mkdir()
     (folder / "tables").mkdir()
@@ -141,8 +142,8 @@ def _write(
         on_progress(i, total)
         blocks.append(_drawn(left_out.section(section, material), folder, left_out))
     blocks += [_part(part, folder, left_out) for part in elsewhere.parts(material)]
-    if others:
-        blocks.insert(1, _beside(material, folder, title, others, left_out))
+    if rivals:
+        blocks.insert(1, _beside(material, folder, rivals, left_out))
     on_progress(total - 1, total)
     blocks += [
         _agreement(material, folder, scored, left_out),
@@ -171,8 +172,7 @@ def _part(part: elsewhere.OriginReport, folder: Path, left_out: LeftOut) -> Bloc
     return Block(part.key, part.title, f"{paragraph(part.lead)}\n{body}")
 
 
-def _beside(material: Material, folder: Path, title: str, others: Mapping[str, Path], left_out: LeftOut) -> Block:
-    rivals = beside.rivals_of(material, title, others)
+def _beside(material: Material, folder: Path, rivals: list[beside.Rival], left_out: LeftOut) -> Block:
     drawn = _drawn(beside.section(material, rivals), folder, left_out)
     return Block(drawn.key, drawn.title, f"{drawn.body}\n{_tables([beside.table(material, rivals)], folder)}")
 
