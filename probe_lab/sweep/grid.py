@@ -95,6 +95,11 @@ def _require_read(probe: ProbeConfig) -> None:
             f"{' and '.join(models_that(lambda kind: kind.reads_scalars))} read scalars, so empty them "
             "(probe.scalars=[])"
         )
+    if probe.judge and not kind.reads_scalars:
+        raise ConfigError(
+            f"'probe.judge' is true and 'probe.model' {probe.model}: only "
+            f"{' and '.join(models_that(lambda kind: kind.reads_scalars))} read a picture judge (probe.judge=false)"
+        )
     if len(probe.steps) > 1 and not kind.on_steps:
         raise ConfigError(
             f"'probe.steps' is [{', '.join(map(str, probe.steps))}] and 'probe.model' {probe.model}: only "

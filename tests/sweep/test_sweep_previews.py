@@ -166,3 +166,12 @@ def test_the_command_for_previews_of_another_cache_makes_them_there(root: Path) 
     assert command[:3] == ["probe-lab", "score", "smoke"]
     assert (made.cache_folder, made.seed) == (root / "other", 3)
     assert asked_previews(made) == {(3, "x0"): ("shapes_binding",)}
+
+
+def test_models_that_read_no_judge(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'probe.model' prompt_only: only cnn and linear read a picture judge"):
+        cells(asking(tmp_path, NONE, "probe.model=prompt_only", "probe.judge=true"))
+    swept = cells(asking(tmp_path, "sweep={probe.model: [cnn, linear, prompt_only], probe.judge: [true, false]}"))
+    read = [(cell.experiment.probe.model, cell.experiment.probe.judge) for cell in swept]
+    both = [(model, judge) for model in ("cnn", "linear") for judge in (False, True)]
+    assert sorted(read) == sorted([*both, ("prompt_only", False)])
