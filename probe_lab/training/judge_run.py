@@ -51,13 +51,13 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
     Raises:
         CacheError: there is no cache, or it has no labels, or no text of their captions.
         ScoreError: an evaluator has no labels at a step.
-        ProbeError: the experiment names no ``labels.steps``, the backbone has no token embeddings, or a training
-            diverged.
+        ProbeError: the experiment names no ``labels.steps``, the labels are of another split, or a training diverged.
     """
     cache = Cache(experiment.cache_folder)
     steps, evaluators = sorted(experiment.labels.steps), experiment.probe_evaluators
     if not steps:
         raise ProbeError("a picture judge learns from previews, and 'labels.steps' is empty: name captured steps")
+    _require_split(experiment, cache)
     made_by = judge_settings(experiment, cache)
     for seed in range(experiment.judge.seeds):
         files = JudgeFiles(cache.folder, cache.identity, seed)
@@ -73,6 +73,16 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
                     files.write(step, {"scores": _scored(judge, cache, step, experiment, update)}, made_by)
         known = f"{', '.join(evaluators)} at steps {', '.join(map(str, steps))}"
         yield f"judge {seed} of {known}: {said} ({files.path(WEIGHTS).parent})"
+
+
+def _require_split(experiment: Experiment, cache: Cache) -> None:
+    """ProbeError for labels of other training prompts: some of theirs would be held out here."""
+    split = cache.labels.settings.get("split")
+    if split != str(experiment.data.split):
+        raise ProbeError(
+            f"the labels of {cache.folder} are of the split {split} and 'data.split' is {experiment.data.split}: run "
+            "`probe-lab score` again with this one"
+        )
 
 
 def judge_settings(experiment: Experiment, cache: Cache) -> dict[str, str]:

@@ -19,7 +19,7 @@ from probe_lab.cache.label_files import CAPTIONS, Captions, LabelScores, write_c
 from probe_lab.cache.text_table import write_text
 from probe_lab.config import Experiment, JudgeConfig
 from probe_lab.config.labels import LabelsConfig
-from probe_lab.data import prompt_groups
+from probe_lab.data import SplitFractions, prompt_groups
 from probe_lab.data.text_lookup import TextTable
 from probe_lab.errors import CacheError, ProbeError
 from probe_lab.metrics import within_prompt_estimate
@@ -29,6 +29,8 @@ from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.judge_run import train_judges
 from probe_lab.training.judged import judged_scores
 from probe_lab.training.reading import data_of
+
+SPLIT = SplitFractions(0.7, 0.1, 0.2)
 
 ProbeOf = Callable[..., Experiment]
 
@@ -46,7 +48,7 @@ def labelled(planted: Cache, tmp_path_factory: pytest.TempPathFactory) -> Cache:
         for prompt_id, text in zip(prompts["prompt_id"], prompts["prompt"], strict=True)
         for caption in (0, 1)
     ]
-    captions = Captions(pd.DataFrame(rows, columns=["prompt_id", "caption", "prompt", "edit"]), {"alter": "words"})
+    captions = Captions(pd.DataFrame(rows, columns=["prompt_id", "caption", "prompt", "edit"]), {"split": str(SPLIT)})
     write_captions(folder, captions, planted.identity)
     own = torch.tensor(captions.table["prompt_id"].to_numpy())
     text = {name: values[own].clone() for name, values in planted.text("backbone").items()}
@@ -155,3 +157,6 @@ def test_what_lacks_is_named(judging: Experiment, planted: Cache, labelled: Cach
         trained(elsewhere)
     with pytest.raises(ProbeError, match=r"labels\.steps"):
         trained(replace(judging, labels=LabelsConfig()))
+    elsewhere = replace(judging, data=replace(judging.data, split=SplitFractions(0.6, 0.2, 0.2)))
+    with pytest.raises(ProbeError, match=r"labels of .* are of the split"):
+        trained(elsewhere)
