@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probe_lab.cache.faults import FAULT_WORDS
-from probe_lab.cache.layout import PREVIEWED, scored_previews
+from probe_lab.cache.layout import PREVIEWED, judged_steps, scored_previews
 from probe_lab.cache.reader import Cache
 
 _NO_ID = "none: its files are from before they carried one, and only what else they say is compared"
@@ -49,6 +49,7 @@ def describe(folder: Path | str) -> dict[str, object]:
             for step, latent in scored_previews(cache.folder)
         },
         "labels": _labels(cache),
+        "judges": judged_steps(cache.folder),
         "text_encoders": cache.text_encoders(),
         "code_version": manifest.code_version,
         "cache_id": cache.identity.id if cache.identity.carried else _NO_ID,
@@ -60,7 +61,7 @@ def info_table(folder: Path | str) -> Table:
     facts = describe(folder)
     table = Table(title=Text(str(folder)), title_justify="left", show_header=False)
     for name, value in facts.items():
-        if name == "taps" or (name in ("faults", "labels") and not value):
+        if name == "taps" or (name in ("faults", "labels", "judges") and not value):
             continue
         if isinstance(value, dict):
             shown = [(key, _size(size) if name == "bytes_per_key" else str(size)) for key, size in value.items()]

@@ -36,6 +36,7 @@ from probe_lab.cache.scores import CHANGED, IMPORTED, duplicate_rows, has_change
 from probe_lab.cache.tables import table_metadata
 from probe_lab.cache.tensors import load_tensors
 from probe_lab.cache.text_table import text_problems
+from probe_lab.cache.verify_judges import judge_problems
 from probe_lab.cache.verify_labels import label_problems
 from probe_lab.cache.verify_shards import shard_problems
 from probe_lab.errors import CacheError, ScoreError
@@ -82,6 +83,7 @@ def verify(folder: Path | str) -> list[Problem]:
     if samples:
         wanted = {sample for shard in complete for sample in samples.shards.get(shard, ())} - faulty
         problems += label_problems(folder, samples.identity, samples.prompt_of, wanted)
+        problems += judge_problems(folder, samples.identity, len(samples.prompt_of), wanted)
     problems += [problem(folder, path, "is no file of a cache: move it elsewhere") for path in _strangers(folder)]
     for path, abandoned in leftovers(folder):
         if abandoned:

@@ -32,6 +32,7 @@ PREVIEW_WORDS = {"x0": "preview", LOOKAHEAD: "lookahead", TINY: "tiny_preview"}
 PREVIEWED = tuple(PREVIEW_WORDS)
 """The scores of the first lie in ``previews/<step>`` itself."""
 LABELS = "labels"
+JUDGES = "judges"
 LabelsOf = int | Literal["images"]
 """Which pictures labels are of: what the x0 of a step decodes to, or the finished images."""
 FINISHED: Literal["images"] = "images"
@@ -199,7 +200,15 @@ def labelled(folder: Path) -> dict[LabelsOf, list[str]]:
 
 def judge_path(folder: Path, seed: int, file: str | int) -> Path:
     """Of a picture judge: "weights", what it says at a step, or the "training" that was interrupted."""
-    return folder / "judges" / str(seed) / f"{file}{'.partial' if file == 'training' else '.safetensors'}"
+    return folder / JUDGES / str(seed) / f"{file}{'.partial' if file == 'training' else '.safetensors'}"
+
+
+def judged_steps(folder: Path) -> dict[str, str]:
+    """By seed, the steps at which a picture judge has scored the samples: "3, 5"."""
+    seeds = sorted(int(path.name) for path in (folder / JUDGES).glob("*") if is_number(path.name))
+    files = {seed: stems(folder / JUDGES / str(seed), ".safetensors") for seed in seeds}
+    steps = {seed: sorted(int(name) for name in names if is_number(name)) for seed, names in files.items()}
+    return {str(seed): ", ".join(map(str, judged)) for seed, judged in steps.items() if judged}
 
 
 def scores_folder(folder: Path, of: PreviewOf | None = None) -> Path:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from probe_lab.cache import Cache
+from probe_lab.cache import Cache, describe, verify
 from probe_lab.cache.judge_files import JudgeFiles
 from probe_lab.cache.label_files import CAPTIONS, Captions, LabelScores, write_captions, write_labels
 from probe_lab.cache.text_table import write_text
@@ -91,6 +91,11 @@ def trained(experiment: Experiment, *, stop: int = 10**9) -> list[str]:
     return list(train_judges(experiment, watching=watching))
 
 
+def of_judges(folder: Path) -> dict[str, str]:
+    """What ``verify`` says of the files of judges."""
+    return {each.file: each.message for each in verify(folder) if each.file.startswith("judges")}
+
+
 def weights(cache: Cache) -> dict[str, torch.Tensor]:
     return JudgeFiles(cache.folder, cache.identity, 0).read("weights")[0]
 
@@ -160,3 +165,28 @@ def test_what_lacks_is_named(judging: Experiment, planted: Cache, labelled: Cach
     elsewhere = replace(judging, data=replace(judging.data, split=SplitFractions(0.6, 0.2, 0.2)))
     with pytest.raises(ProbeError, match=r"labels of .* are of the split"):
         trained(elsewhere)
+
+
+def test_a_cache_tells_of_its_judges_and_finds_what_is_wrong_with_them(
+    judging: Experiment, labelled: Cache, tmp_path: Path
+) -> None:
+    trained(judging)
+    assert of_judges(labelled.folder) == {}
+    assert describe(labelled.folder)["judges"] == {"0": "5"}
+    shutil.copytree(labelled.folder, tmp_path / "planted")
+    files = JudgeFiles(tmp_path / "planted", labelled.identity, 0)
+    weights, scores = files.path("weights"), files.path(5)
+    weights.write_bytes(scores.read_bytes())  # another file in its place
+    damaged = bytearray(scores.read_bytes())
+    damaged[-1] ^= 1
+    scores.write_bytes(damaged)
+    (scores.parent / "notes.txt").write_text("mine")
+    assert set(of_judges(tmp_path / "planted")) == {
+        "judges/0/weights.safetensors",
+        "judges/0/5.safetensors",
+        "judges/0/notes.txt",
+    }
+    with pytest.raises(CacheError, match=r"judges/0/5\.safetensors is not what belongs there"):
+        files.read(5)
+    files.write(5, {"scores": torch.full((len(labelled.samples), 1), torch.nan)}, {})
+    assert "have no scores" in of_judges(tmp_path / "planted")["judges/0/5.safetensors"]
