@@ -17,15 +17,20 @@ class JudgeConfig:
         "intervals over training seeds are also over judges.",
         positive(100),
     )
-    batches: int = key(3000, "Steps of the optimizer.", positive(10**7))
+    batches: int = key(3000, "Steps of the optimizer.", positive(10**7), in_result=False)
     pictures: int = key(
         2000,
         "Predicted x₀ of training samples that are decoded, so that a judge first learns to paint them. 0: none.",
         up_to(10**7),
+        in_result=False,
     )
-    prompts: int = key(6, "Training prompts of a batch, each at one step, with all of their seeds.", positive(10**4))
-    captions: int = key(4, "Captions under which a picture of a batch is judged, its own among them.", positive(65))
+    prompts: int = key(
+        6, "Training prompts of a batch, each at one step, with all of their seeds.", positive(10**4), in_result=False
+    )
+    captions: int = key(
+        4, "Captions under which a picture of a batch is judged, its own among them.", positive(65), in_result=False
+    )
     learning_rate: float = key(
-        2e-3, "Highest learning rate. It rises to it, and then falls by a cosine.", positive(10**9)
+        2e-3, "Highest learning rate. It rises to it, and then falls by a cosine.", positive(10**9), in_result=False
     )
-    weight_decay: float = key(0.05, "Weight decay.", positive(10**9))
+    weight_decay: float = key(0.05, "Weight decay.", positive(10**9), in_result=False)

@@ -331,7 +331,7 @@ class Schema:
     )
     scoring: Scoring = section_field(Scoring)
     labels: LabelsConfig = section_field(LabelsConfig, in_result=False)
-    judge: JudgeConfig = section_field(JudgeConfig, in_result=False)
+    judge: JudgeConfig = section_field(JudgeConfig)
     text: Text = section_field(Text)
     data: Data = section_field(Data)
     probe: ProbeConfig = section_field(ProbeConfig)

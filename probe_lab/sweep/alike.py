@@ -13,7 +13,7 @@ from probe_lab.runs.configs import Configs, Flat, differing, flat
 from probe_lab.runs.files import finished_names
 from probe_lab.runs.identity import plain
 from probe_lab.sweep.grid import Cell
-from probe_lab.sweep.normalise import unread_keys
+from probe_lab.sweep.normalise import seeds_decide, unread_keys
 
 _PLACE = ("probe.model", "probe.step", "probe.taps")
 Place = tuple[Hashable, ...]
@@ -58,7 +58,7 @@ def _is_same(cell: Cell, own: Flat, finished: FinishedCell) -> bool:
     not read."""
     probe = cell.experiment.probe
     unread, other = unread_keys(probe.model, probe.loss), finished.config
-    if cell.experiment.data.train_prompts:
+    if seeds_decide(cell.experiment):
         unread -= {"trainer.seed"}
     return (
         all(own[key] == other[key] for key in ("probe.loss", "trainer.seed") if key not in unread)

@@ -7,7 +7,7 @@ import functools
 from operator import attrgetter
 
 from probe_lab.cache.layout import TINY
-from probe_lab.config import Experiment, ProbeConfig, with_values
+from probe_lab.config import Experiment, JudgeConfig, ProbeConfig, with_values
 from probe_lab.config.schema import Trainer
 from probe_lab.losses import LOSSES, TERMS, in_order, parse_loss
 from probe_lab.probes.kinds import kind_of, reads_text, recorded
@@ -24,10 +24,11 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
       if that was not captured); what cannot rank always learns with ``mse``.
     - Of a kind that is not trained by gradient, the probe and trainer keys beside model, step, taps and evaluators are
       those of the experiment itself, except those that it names (``ProbeKind.keys``), whatever the loss; with
-      ``data.train_prompts`` the training seed stays.
+      ``data.train_prompts``, or one of several judges, the training seed stays.
     - Scalars, several ``steps``, which are sorted, and shuffles are those of kinds that read them; only a probe that is
       trained on steps has a ``head`` that reads text.
     - What no term of the loss reads (``Loss.reads``) is that of the experiment itself: ``mse`` has no temperature.
+    - What reads no judge has the ``judge`` section of the defaults; of one that does, ``judge.seeds`` counts.
     - What reads no text has the text encoder of the experiment itself; what decodes is trained on no prompts; what
       reads no tiny preview names no decoder of such.
     - Terms of a loss are in the order of ``losses.TERMS``.
@@ -39,7 +40,7 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
     if not kind.by_gradient:
         named = {key: getattr(probe, key) for key in ("model", "step", "evaluators", "taps", "scalars", "judge")}
         probe, trainer = dataclasses.replace(own, **named), experiment.trainer
-        if point.data.train_prompts:  # whose choice is the seed's
+        if seeds_decide(point):
             trainer = dataclasses.replace(trainer, seed=point.trainer.seed)
     step, loss = probe.step, probe.loss
     if not kind.reads:
@@ -64,7 +65,15 @@ def normalised(point: Experiment, experiment: Experiment) -> Experiment:
         scoring = dataclasses.replace(scoring, preview_decoder="")
     text = point.text if reads_text(probe) else experiment.text
     kept = {key: attrgetter(key)(point) for key in kind.keys}
-    return with_values(dataclasses.replace(point, probe=probe, trainer=trainer, text=text, scoring=scoring), kept)
+    judge = point.judge if probe.judge else JudgeConfig()
+    point = dataclasses.replace(point, probe=probe, trainer=trainer, text=text, scoring=scoring, judge=judge)
+    return with_values(point, kept)
+
+
+def seeds_decide(point: Experiment) -> bool:
+    """Whether the training seed changes the result also of what is not trained by gradient: it chooses the training
+    prompts, or the judge."""
+    return bool(point.data.train_prompts) or (point.probe.judge and point.judge.seeds > 1)
 
 
 def answers_of_loss(model: str, names_model: bool) -> bool:

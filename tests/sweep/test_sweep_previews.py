@@ -175,3 +175,15 @@ def test_models_that_read_no_judge(tmp_path: Path) -> None:
     read = [(cell.experiment.probe.model, cell.experiment.probe.judge) for cell in swept]
     both = [(model, judge) for model in ("cnn", "linear") for judge in (False, True)]
     assert sorted(read) == sorted([*both, ("prompt_only", False)])
+
+
+def test_how_many_judges_there_are_counts_where_one_is_read(tmp_path: Path) -> None:
+    def names(*changes: str) -> set[str]:
+        return {cell.name for cell in cells(asking(tmp_path, "sweep={probe.model: [cnn, linear]}", *changes))}
+
+    assert names("judge.seeds=2", "judge.batches=9") == names()
+    assert names("probe.judge=true", "judge.batches=9") == names("probe.judge=true")
+    assert not names("probe.judge=true", "judge.seeds=2") & names("probe.judge=true")
+    swept = "sweep={probe.model: [linear], trainer.seed: [0, 1]}"
+    ridges = [cells(asking(tmp_path, swept, "probe.judge=true", f"judge.seeds={seeds}")) for seeds in (1, 2)]
+    assert [len(found) for found in ridges] == [1, 2]
