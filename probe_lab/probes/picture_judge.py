@@ -150,8 +150,8 @@ class _Attention(nn.Module):
         asking = self.norm(asking)
         query, (key, value) = self.query(asking), self.key_value(asking if itself else given).chunk(2, dim=-1)
         query, key, value = (states.unflatten(2, (HEADS, -1)).transpose(1, 2) for states in (query, key, value))
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        answer: Tensor = self.out(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        answer: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return answer
 
 

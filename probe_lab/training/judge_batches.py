@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +88,16 @@ class LabelledPictures:
         return int(next(iter(self.labels.values())).shape[1])
 
 
+class _Prompt(NamedTuple):
+    """All pictures of a prompt at a step: x₀ ``[n, C, H, W]``, the rows ``[R]`` of its captions' text, and the labels
+    ``[n, R, E]``."""
+
+    step: int
+    clean: Tensor
+    text: Tensor
+    labels: Tensor
+
+
 class JudgeBatches(IterableDataset[JudgeBatch]):
     """Batches number ``first`` to ``last`` of a training, each decided by its number and the seed alone."""
 
@@ -107,31 +118,36 @@ class JudgeBatches(IterableDataset[JudgeBatch]):
             yield self._batch(np.random.default_rng((self._seed, number)))
 
     def _batch(self, rng: np.random.Generator) -> JudgeBatch:
-        pictures, steps = self._pictures, list(self._pictures.labels)
+        pictures = self._pictures
         chosen = rng.choice(len(pictures.start) - 1, self._prompts, replace=False)
-        parts = []
-        for group, prompt in enumerate(chosen):
-            rows = slice(int(pictures.start[prompt]), int(pictures.start[prompt + 1]))
-            step = steps[rng.integers(len(steps))]
-            others = 1 + rng.permutation(pictures.width - 1)[: self._captions - 1]
-            captions = np.concatenate([[0], np.sort(others)])
-            text = torch.from_numpy(pictures.first_caption[prompt] + captions)
-            labels = torch.from_numpy(pictures.labels[step][rows][:, captions])
-            parts.append((self._clean(step, rows), step, text, labels, group))
-        size = torch.tensor([len(clean) for clean, *_ in parts])
+        prompts = [self._drawn(rng, int(prompt)) for prompt in chosen]
+        size = torch.tensor([len(prompt.clean) for prompt in prompts])
 
         def spread(values: Tensor) -> Tensor:
             return values.repeat_interleave(size, dim=0)
 
-        text = torch.stack([text for _, _, text, _, _ in parts])
-        shares = torch.tensor([step / self._cache.manifest.steps for _, step, *_ in parts])
+        text = torch.stack([prompt.text for prompt in prompts])
         return JudgeBatch(
-            clean=torch.cat([clean for clean, *_ in parts]),
-            share=spread(shares),
+            clean=torch.cat([prompt.clean for prompt in prompts]),
+            share=spread(torch.tensor([prompt.step / self._cache.manifest.steps for prompt in prompts])),
             tokens=spread(pictures.tokens[text].float()),
             mask=spread(pictures.mask[text]),
-            labels=torch.cat([labels for _, _, _, labels, _ in parts]),
-            group=spread(torch.arange(len(parts))),
+            labels=torch.cat([prompt.labels for prompt in prompts]),
+            group=spread(torch.arange(len(prompts))),
+        )
+
+    def _drawn(self, rng: np.random.Generator, prompt: int) -> _Prompt:
+        """A prompt at a random step, under its own caption and random others."""
+        pictures, steps = self._pictures, list(self._pictures.labels)
+        rows = slice(int(pictures.start[prompt]), int(pictures.start[prompt + 1]))
+        step = steps[rng.integers(len(steps))]
+        others = 1 + rng.permutation(pictures.width - 1)[: self._captions - 1]
+        captions = np.concatenate([[0], np.sort(others)])
+        return _Prompt(
+            step,
+            self._clean(step, rows),
+            torch.from_numpy(pictures.first_caption[prompt] + captions),
+            torch.from_numpy(pictures.labels[step][rows][:, captions]),
         )
 
     def _clean(self, step: int, rows: slice) -> Tensor:

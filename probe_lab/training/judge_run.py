@@ -62,17 +62,17 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
     for seed in range(experiment.judge.seeds):
         files = JudgeFiles(cache.folder, cache.identity, seed)
         weights = files.read_if_made_by(WEIGHTS, made_by)
-        said = "trained before"
+        status = "trained before"
         if weights is None:
             weights = _trained(experiment, cache, files, seed, made_by, watching)
-            said = "trained"
+            status = "trained"
         judge = built(experiment, cache, weights)
         for step in steps:
             if files.read_if_made_by(step, made_by) is None:
                 with watching(f"judge {seed}, step {step}", "samples") as update:
                     files.write(step, {"scores": _scored(judge, cache, step, experiment, update)}, made_by)
         known = f"{', '.join(evaluators)} at steps {', '.join(map(str, steps))}"
-        yield f"judge {seed} of {known}: {said} ({files.path(WEIGHTS).parent})"
+        yield f"judge {seed} of {known}: {status} ({files.path(WEIGHTS).parent})"
 
 
 def _require_split(experiment: Experiment, cache: Cache) -> None:
@@ -244,8 +244,8 @@ def _scored(judge: PictureJudge, cache: Cache, step: int, experiment: Experiment
             if tokens is None or mask is None:
                 raise CacheError(f"the text of {experiment.text.encoder} in {cache.folder} has no tokens")
             share = torch.full((len(part),), step / cache.manifest.steps)
-            said = judge.scores(clean[torch.tensor(part["row"].to_numpy())], share, tokens, mask)
-            scores[torch.tensor(part["sample_id"].to_numpy())] = said
+            judged = judge.scores(clean[torch.tensor(part["row"].to_numpy())], share, tokens, mask)
+            scores[torch.tensor(part["sample_id"].to_numpy())] = judged
             done += len(part)
             on_progress(done, total)
     return scores
