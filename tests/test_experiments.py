@@ -26,6 +26,7 @@ from probe_lab.metrics.power import assumed, power_of
 from probe_lab.report import build_report
 from probe_lab.report.sections.paper import PUBLISHED
 from probe_lab.sweep import Cell, cells, run_sweep
+from probe_lab.verbs import score_images, train_judges
 from tools.paper_runs import row
 
 EXHIBITED = sorted(path for path in (EXPERIMENTS / "paper").glob("*.yaml") if path.stem in EXHIBITS)
@@ -51,6 +52,11 @@ def test_an_experiment_runs(path: Path, tmp_path: Path) -> None:
             f"cache.root={tmp_path}/cache",
             "data.split={train: 0.4, val: 0.3, test: 0.3}",
             f"probe.step={first.step}",
+            f"probe.judge={str(first.judge).lower()}",
+            f"labels.steps={[first.step] if first.judge else []}",
+            f"labels.captions={2 if first.judge else 0}",
+            "judge.batches=2",
+            "judge.pictures=4",
             "trainer.max_epochs=1",
             "trainer.seed=0",
             f"sweep={{probe.taps: [{first.taps[0]}]}}",
@@ -61,7 +67,9 @@ def test_an_experiment_runs(path: Path, tmp_path: Path) -> None:
         ],
     )
     generate(experiment, lambda done, total: None, lambda plan: None)
-    score_cache(experiment.cache_folder, experiment.evaluators)
+    score_images(experiment)
+    if first.judge:
+        train_judges(experiment)
     summary = run_sweep(experiment)
     assert len(summary.done) == 1
     assert not summary.failed
