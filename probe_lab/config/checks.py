@@ -125,6 +125,10 @@ def _check_steps(probe: ProbeConfig) -> None:
             f"{shown} and 'probe.scalars' [{', '.join(probe.scalars)}]: a probe of several steps reads no scalars, "
             "so empty one of the two"
         )
+    if len(probe.steps) > 1 and probe.judge:
+        raise ConfigError(
+            f"{shown} and 'probe.judge' true: a probe of several steps reads no picture judge, so change one of the two"
+        )
 
 
 def _check_labels(experiment: Experiment) -> None:

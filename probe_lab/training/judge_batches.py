@@ -58,21 +58,17 @@ class LabelledPictures:
             ScoreError: there are none of an evaluator at a step, or not of the same pictures everywhere.
             CacheError: there are no captions, or the text of these is missing.
         """
-        stored, labels, ids = cache.labels, {}, np.empty(0, np.int64)
+        stored, ids = cache.labels, np.empty(0, np.int64)
+        labels: dict[int, npt.NDArray[np.float32]] = {}
         for step in steps:
             columns = [stored.scores(evaluator, step) for evaluator in evaluators]
-            ids = columns[0][0]
-            labels[step] = np.stack([scores for _, scores in columns], axis=2)
-            if any(not np.array_equal(ids, others) for others, _ in columns) or labels[step].shape[0] != len(ids):
+            ids = ids if labels else columns[0][0]
+            if any(not np.array_equal(ids, others) for others, _ in columns):
                 raise ScoreError(
-                    f"the evaluators {', '.join(evaluators)} have labelled other pictures of {cache.folder} at step "
-                    f"{step}: run `probe-lab score` again, it resumes"
+                    f"not all of {', '.join(evaluators)} have labelled the same pictures of {cache.folder} at steps "
+                    f"{', '.join(map(str, steps))}: run `probe-lab score` again, it resumes"
                 )
-        if len({scores.shape for scores in labels.values()}) != 1:
-            raise ScoreError(
-                f"the steps {', '.join(map(str, steps))} of {cache.folder} have labels of other pictures each: run "
-                "`probe-lab score` again, it resumes"
-            )
+            labels[step] = np.stack([scores for _, scores in columns], axis=2)
         prompts = cache.samples["prompt_id"].to_numpy()[ids]
         start = np.append(np.flatnonzero(np.diff(prompts, prepend=-1)), len(ids))
         captions = stored.captions

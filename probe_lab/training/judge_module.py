@@ -111,6 +111,6 @@ class JudgeModule(LightningModule):
             part.copy_(kept[name])
             average.copy_(kept[f"{name}.average"])
             optimizer.state[part] = {
-                "step": torch.tensor(float(self.done)),
+                "step": torch.tensor(float(self.done), device=part.device),  # where a fused step looks for it
                 **{key: kept[f"{name}.{key}"].to(part.device) for key in _STATE},
             }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
 from probe_lab.errors import ProbeError
-from probe_lab.previews.decoding import decoded_pixels
+from probe_lab.previews.decoding import decoded_pixels, decoded_together
 from probe_lab.probes.applied_elsewhere import read_samples
 from probe_lab.probes.picture_judge import PictureJudge
 from probe_lab.probes.spec import JUDGED
@@ -26,8 +27,6 @@ from probe_lab.training.judge_batches import LabelledPictures
 
 PER_PICTURE, BATCH, LEARNING_RATE = 0.3, 48, 3e-3
 """Batches per decoded picture, pictures of a batch, and the highest learning rate."""
-_AT_ONCE = 16
-"""Latents that are decoded together."""
 
 
 def learn_to_paint(
@@ -64,19 +63,20 @@ def _decoded(
     on_progress: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
     """x₀ predictions ``[n, C, H, W]`` and the small pictures that they decode to, ``[n, 3, h, w]`` in −1..1."""
-    pipe = load_pipeline(experiment.backbone, experiment.sampling)
+    # Decoded outside a pipeline call, where nothing would bring an offloaded autoencoder back.
+    pipe = load_pipeline(experiment.backbone, replace(experiment.sampling, offload="none"))
     steps = list(pictures.labels)
     clean, pixels = [], []
     done = 0
     for number, step in enumerate(steps):
         wanted = (experiment.judge.pictures + number) // len(steps)
         chosen = torch.randperm(len(pictures.ids))[:wanted].sort().values.numpy()
-        for ids in torch.from_numpy(pictures.ids[chosen]).split(_AT_ONCE):
-            latents = read_samples(cache, f"{step}/{JUDGED}", ids.numpy()).float()
-            side = judge.painted(latents[:1]).shape[2:]
-            clean.append(latents)
-            pixels.append(F.interpolate(decoded_pixels(pipe, latents).float().cpu(), side, mode="area"))
-            done += len(ids)
+        latents = read_samples(cache, f"{step}/{JUDGED}", pictures.ids[chosen]).float()
+        side = judge.painted(latents[:1]).shape[2:]
+        clean.append(latents)
+        for rows in decoded_together(latents):
+            pixels.append(F.interpolate(decoded_pixels(pipe, latents[rows]).float().cpu(), side, mode="area"))
+            done += len(pixels[-1])
             on_progress(done)
     x0, small = torch.cat(clean), torch.cat(pixels).clamp(-1, 1)
     whole = small.flatten(1).isfinite().all(dim=1)

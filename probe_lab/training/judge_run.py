@@ -24,6 +24,7 @@ from probe_lab.cache.judge_files import JudgeFiles
 from probe_lab.config import Experiment
 from probe_lab.data.text_lookup import TextTable
 from probe_lab.errors import CacheError, ProbeError
+from probe_lab.probes.applied_elsewhere import read_samples
 from probe_lab.probes.picture_judge import PictureJudge
 from probe_lab.probes.spec import JUDGED
 from probe_lab.progress import OnProgress, Watching
@@ -31,14 +32,16 @@ from probe_lab.training.fit_probe import seeded
 from probe_lab.training.judge_batches import JudgeBatches, LabelledPictures
 from probe_lab.training.judge_module import JudgeModule
 from probe_lab.training.judge_painting import learn_to_paint
+from probe_lab.training.judged import MADE_FROM, WEIGHTS, lacks_scores
 from probe_lab.training.lightning_trainer import quietly
 
 MADE_BY = "1"
 """Raised whenever the same labels train another judge."""
-WEIGHTS, TRAINING = "weights", "training"
+TRAINING = "training"
 SAVE_EVERY = 60.0
 """Seconds of training that a kill may lose."""
-_AT_ONCE = 256
+_AT_ONCE, _FOR_UNITS = 256, 512
+"""Samples that are scored together; samples whose x₀ give the units of latents."""
 
 
 def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]:
@@ -68,7 +71,8 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
             status = "trained"
         judge = built(experiment, cache, weights)
         for step in steps:
-            if files.read_if_made_by(step, made_by) is None:
+            scored = files.read_if_made_by(step, made_by)
+            if scored is None or lacks_scores(scored["scores"], cache):
                 with watching(f"judge {seed}, step {step}", "samples") as update:
                     files.write(step, {"scores": _scored(judge, cache, step, experiment, update)}, made_by)
         known = f"{', '.join(evaluators)} at steps {', '.join(map(str, steps))}"
@@ -93,12 +97,16 @@ def judge_settings(experiment: Experiment, cache: Cache) -> dict[str, str]:
         for name in experiment.probe_evaluators
     }
     training = {key: value for key, value in asdict(experiment.judge).items() if key != "seeds"}
-    content = {"labels": labels, "training": training, "encoder": experiment.text.encoder, "made_by": MADE_BY}
+    training["gradient_clip"] = experiment.trainer.gradient_clip
+    painted_by = f"{cache.manifest.backbone} {experiment.sampling.dtype}"
+    content = {"labels": labels, "training": training, "painted_by": painted_by, "made_by": MADE_BY}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {
         "evaluators": json.dumps(experiment.probe_evaluators),
         "steps": json.dumps(sorted(experiment.labels.steps)),
-        "settings_sha256": digest,
+        "split": str(experiment.data.split),
+        "encoder": experiment.text.encoder,
+        MADE_FROM: digest,
     }
 
 
@@ -223,8 +231,9 @@ class _Keeping(Callback):
 
 
 def _standardise(judge: PictureJudge, cache: Cache, pictures: LabelledPictures) -> None:
-    """From the first pictures of each step: units need no more than some thousand."""
-    clean = [cache.read(f"{step}/{JUDGED}", cache.shards[0]).float() for step in pictures.labels]
+    """From the first pictures of each step: units need no more than some hundred."""
+    first = pictures.ids[:_FOR_UNITS]
+    clean = [read_samples(cache, f"{step}/{JUDGED}", first).float() for step in pictures.labels]
     labels = torch.cat([torch.from_numpy(scores).flatten(0, 1) for scores in pictures.labels.values()])
     judge.standardise(torch.cat(clean), labels)
 

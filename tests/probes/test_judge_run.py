@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,14 +21,16 @@ from probe_lab.cache.text_table import write_text
 from probe_lab.config import Experiment, JudgeConfig
 from probe_lab.config.labels import LabelsConfig
 from probe_lab.data import SplitFractions, prompt_groups
+from probe_lab.data.provenance import CachesNow
 from probe_lab.data.text_lookup import TextTable
-from probe_lab.errors import CacheError, ProbeError
+from probe_lab.errors import CacheError, ProbeError, ScoreError
 from probe_lab.metrics import within_prompt_estimate
 from probe_lab.probes import Inputs, load_probe
 from probe_lab.progress import OnProgress
 from probe_lab.training.fit_cell import train_cell
+from probe_lab.training.judge_batches import LabelledPictures
 from probe_lab.training.judge_run import train_judges
-from probe_lab.training.judged import judged_scores
+from probe_lab.training.judged import judge_weights, judged_scores
 from probe_lab.training.reading import data_of
 
 SPLIT = SplitFractions(0.7, 0.1, 0.2)
@@ -68,7 +71,7 @@ def judging(experiment: Experiment, probe_of: ProbeOf, labelled: Cache) -> Exper
         probe_of(experiment, judge=True, taps=["x0"]),
         cache=replace(experiment.cache, root=str(labelled.folder.parent)),
         labels=LabelsConfig(captions=1, steps=[5]),
-        judge=JudgeConfig(batches=60, prompts=3, captions=2, pictures=0, learning_rate=3e-3),
+        judge=JudgeConfig(batches=120, prompts=3, captions=2, pictures=0, learning_rate=3e-3),
     )
 
 
@@ -190,3 +193,47 @@ def test_a_cache_tells_of_its_judges_and_finds_what_is_wrong_with_them(
         files.read(5)
     files.write(5, {"scores": torch.full((len(labelled.samples), 1), torch.nan)}, {})
     assert "have no scores" in of_judges(tmp_path / "planted")["judges/0/5.safetensors"]
+
+
+def test_a_judge_of_another_split_encoder_or_training_is_refused(
+    judging: Experiment, labelled: Cache, tmp_path: Path, runs: Path
+) -> None:
+    trained(judging)
+    other_split = replace(judging, data=replace(judging.data, split=SplitFractions(0.6, 0.2, 0.2)))
+    other_encoder = replace(judging, text=replace(judging.text, encoder="clip_score"))
+    for cell, words in ((other_split, r"data\.split"), (other_encoder, r"text\.encoder=backbone")):
+        with pytest.raises(ProbeError, match=words):
+            judged_scores(cell, labelled)
+        with pytest.raises(ProbeError, match=words):
+            judge_weights(cell, labelled)
+
+    shutil.copytree(labelled.folder, tmp_path / "planted")
+    cache = Cache(tmp_path / "planted")
+    train_cell(judging, cache, runs / "cell", with_trainer=False)
+    metrics = json.loads((runs / "cell" / "metrics.json").read_text())
+    assert CachesNow().outdated(cache.folder, metrics) == []
+    again = replace(
+        judging,
+        cache=replace(judging.cache, root=str(tmp_path)),
+        judge=replace(judging.judge, batches=2),
+    )
+    files = JudgeFiles(cache.folder, cache.identity, 0)
+    before = files.path(5).read_bytes()
+    assert "trained before" not in trained(again)[0]
+    assert any("judges/0/5" in line for line in CachesNow().outdated(cache.folder, metrics))
+
+    files.path(5).write_bytes(before)  # the scores of the judge before, as after a kill between the two files
+    with pytest.raises(CacheError, match="another judge"):
+        judged_scores(again, cache)
+    assert "trained before" in trained(again)[0]  # and its scores are made anew
+    assert judged_scores(again, cache).shape == (len(cache.samples), 1)
+
+
+def test_evaluators_that_labelled_other_pictures_are_named(labelled: Cache, tmp_path: Path) -> None:
+    shutil.copytree(labelled.folder, tmp_path / "planted")
+    cache = Cache(tmp_path / "planted")
+    ids, scores = cache.labels.scores("good", 5)
+    metadata = dict(cache.labels.score_metadata("good", 5))
+    write_labels(cache.folder, "other", 5, LabelScores(ids[6:], scores[6:], metadata), cache.identity)
+    with pytest.raises(ScoreError, match="probe-lab score"):
+        LabelledPictures.read(cache, ["good", "other"], [5], "backbone")
