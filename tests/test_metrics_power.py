@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from probe_lab.metrics.bootstrap import PromptRatio, resample
+from probe_lab.metrics.bootstrap import mean_over, resample
 from probe_lab.metrics.measured import Measured
 from probe_lab.metrics.power import (
     DifferenceVariance,
@@ -23,17 +23,22 @@ TRUE = DifferenceVariance(prompt=0.04, training=0.0008, both=0.03)
 
 
 def sides(
-    true: DifferenceVariance, prompts: int, trainings: int, difference: float, rng: np.random.Generator
+    true: DifferenceVariance,
+    prompts: int,
+    trainings: int,
+    difference: float,
+    rng: np.random.Generator,
+    tied: int = 0,
 ) -> tuple[Measured, Measured]:
-    """Two probes on the same prompts with these components; what both share of a prompt cancels."""
+    """Two probes on the same prompts with these components, the first ``tied`` of which are left out; what both share
+    of a prompt cancels."""
     shared = rng.normal(size=prompts)
     measured = []
     for mean in (difference, 0.0):
         own = shared + math.sqrt(true.prompt / 2) * rng.normal(size=prompts)
         levels = mean + math.sqrt(true.training / 2) * rng.normal(size=(trainings, 1))
         values = own + levels + math.sqrt(true.both / 2) * rng.normal(size=(trainings, prompts))
-        nobody = np.zeros(prompts, np.bool_)
-        measured.append(Measured.of_ratios([PromptRatio(row, np.ones(prompts), nobody, "plain") for row in values]))
+        measured.append(Measured.of_ratios([mean_over(row, np.arange(prompts) < tied) for row in values]))
     return measured[0], measured[1]
 
 
@@ -58,6 +63,14 @@ def test_components_are_found_again() -> None:
     alone = difference_variance(*sides(TRUE, 4000, 1, 0.1, rng))
     assert math.isnan(alone.training)
     assert alone.prompt == pytest.approx(TRUE.prompt + TRUE.both, rel=0.1)
+
+
+def test_components_are_per_test_prompt_where_half_of_them_tie() -> None:
+    rng = np.random.default_rng(0)
+    found = [difference_variance(*sides(TRUE, 200, 6, 0.1, rng, tied=100)) for _ in range(200)]
+    expected = DifferenceVariance(prompt=2 * TRUE.prompt, training=TRUE.training, both=2 * TRUE.both)
+    for name, value in vars(expected).items():
+        assert np.mean([getattr(one, name) for one in found]) == pytest.approx(value, rel=0.1), name
 
 
 def test_prompts_are_the_fewest_that_suffice() -> None:

@@ -42,24 +42,23 @@ class DifferenceVariance:
 def difference_variance(a: Measured, b: Measured) -> DifferenceVariance:
     """The components as two settings show them, tested on the same prompts.
 
-    ``training`` is nan where both have a single training. ``prompt`` and ``both`` cannot be told apart then, and all is
-    in ``prompt``.
+    ``prompt`` and ``both`` are per test prompt, those that tie included: an influence is times the number of all of
+    them. ``training`` is nan where both have a single training. ``prompt`` and ``both``
+    cannot be told apart then, and all is in ``prompt``.
     """
     sides = (*a.sides, *b.sides)
     both = [_both(side) for side in sides]
     mixed = sum(value / len(side.values) for value, side in zip(both, sides, strict=True))
-    prompts = max(min(a.prompts, len(a.influence)), 2)
-    scale = len(a.influence) / prompts  # prompts that are left out add nothing
     several = [side for side in sides if len(side.values) > 1]
     excess = [
-        max(float(side.values.var(ddof=1)) - value * scale / prompts, 0.0)
+        max(float(side.values.var(ddof=1)) - value / len(a.influence), 0.0)
         for side, value in zip(sides, both, strict=True)
         if len(side.values) > 1
     ]
     return DifferenceVariance(
-        prompt=max(float((a.influence - b.influence).var(ddof=1)) - mixed, 0.0) * scale,
+        prompt=max(float((a.influence - b.influence).var(ddof=1)) - mixed, 0.0),
         training=sum(excess) * len(sides) / len(several) if several else math.nan,
-        both=sum(both) * scale,
+        both=sum(both),
     )
 
 
