@@ -25,6 +25,7 @@ from probe_lab.losses import TERMS
 from probe_lab.metrics.power import assumed, power_of
 from probe_lab.report import build_report
 from probe_lab.report.sections.paper import PUBLISHED
+from probe_lab.selection.budget import calls_of
 from probe_lab.sweep import Cell, cells, run_sweep
 from probe_lab.verbs import score_images, train_judges
 from tools.paper_runs import row
@@ -235,6 +236,11 @@ def test_a_preregistered_experiment_is_what_its_header_says(path: Path) -> None:
     assert stated is not None
     power = power_of(assumed("selection_gain", 8), float(stated[1]), tests, trainings=4)
     assert f"{power:.0%}" == f"{stated[2]}%"
+    rival = r"equal denoiser calls: (\d+) candidates cut at step (\d+) take (\d+), as (\d+) images of (\d+) steps"
+    for count, cut, calls, images, steps in re.findall(rival, re.sub(r"\n#\s+", " ", header)):
+        whole = calls_of(((int(cut), 1),), int(count), experiment.sampling.steps)
+        assert whole == int(calls) == int(images) * int(steps)
+    assert "equal FLOPs" not in header, "`tradeoff` pairs ways by calls and seconds"
     line = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if f"`{path.stem}`" in line)
     hours = float(line.strip("| ").rpartition("|")[2])
     assert f"{hours:g} GPU-hours" in header
