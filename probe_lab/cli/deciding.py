@@ -71,22 +71,24 @@ def breakeven(
     """Print which way of selecting gives most for which budget, and where the probe starts to pay.
 
     Skills are correlations with the score within prompts, or selection gains; prices are in any unit. Both are read
-    from the experiment's `tradeoff`, else skills from its cells; what is given here replaces them. Steps and cut are
-    those of the experiment (`sampling.steps`, `probe.step`), images kept are `select.keep`.
+    from the experiment's `tradeoff` where that has its evaluator, steps and cut, else skills from its cells; what is
+    given here replaces them. Steps and cut are those of the experiment (`sampling.steps`, `probe.step`), images kept
+    are `select.keep`.
 
-    Example: probe-lab breakeven quickstart --skill probe=0.45 --skill preview=0.7 --price decode=2 --fewer 10=0.15
+    Example: probe-lab breakeven quickstart --skill probe=0.45 --skill preview=0.7 --price decode=0.8 --fewer 10=0.15
     """
     from probe_lab.tradeoff.breakeven import Terms, numbers_of, steps_of
     from probe_lab.tradeoff.breakeven_table import breakeven_lines, offers_table
     from probe_lab.tradeoff.measured_terms import terms_of
 
     config = experiment_of(experiment, overrides)
-    read = terms_of(config.runs_folder, config.probe_evaluators[0], config.probe.step)
+    step, steps = config.probe.step, config.sampling.steps
+    read = terms_of(config.runs_folder, config.probe_evaluators[0], step, steps)
     terms = Terms(
         prices={**({} if unit else read.prices), **numbers_of("--price", price)},  # type: ignore[dict-item]
         skills={**read.skills, **numbers_of("--skill", skill)},  # type: ignore[dict-item]
-        step=config.probe.step,
-        steps=config.sampling.steps,
+        step=step,
+        steps=steps,
         fewer={**read.fewer, **steps_of(numbers_of("--fewer", fewer))},
         keep=config.select.keep,
     )

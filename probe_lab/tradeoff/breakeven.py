@@ -27,13 +27,16 @@ Chooser = Literal["probe", "preview", "tiny_preview", "lookahead"]
 CHOOSERS: tuple[Chooser, ...] = get_args(Chooser)
 MOST_CANDIDATES = 256
 _GRID = np.linspace(-10.0, 10.0, 8001)
-_ASKED: Mapping[Chooser, tuple[Priced, ...]] = {
+_TAKEN: Mapping[str, tuple[Priced, ...]] = {
+    "random": (),
+    "best_of_n": ("decode", "evaluator"),
+    "fewer_steps": ("decode", "evaluator"),
     "probe": ("probe",),
     "preview": ("decode", "evaluator"),
     "tiny_preview": ("tiny_decode", "evaluator"),
     "lookahead": ("call", "decode", "evaluator"),
 }
-"""What each takes of every candidate that it is asked about."""
+"""What each way takes of every candidate, beside the calls that draw it."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,15 @@ def offer_of(terms: Terms, way: str, candidates: int, steps: int = 0) -> Offer:
     best = expected_best(candidates, keep)
     if way == "random":
         return Offer(way, keep, whole, keep * terms.image, 0.0)
+    taken = terms.price(*_TAKEN[way])
     if way == "best_of_n":
-        return Offer(way, candidates, whole, candidates * (terms.image + terms.price("evaluator")), best)
+        return Offer(way, candidates, whole, candidates * (whole * terms.price("call") + taken), best)
     if way == "fewer_steps":
-        each = steps * terms.price("call") + terms.price("decode", "evaluator")
-        return Offer(way, candidates, steps, candidates * each, best - terms.fewer[steps])
+        price = candidates * (steps * terms.price("call") + taken)
+        return Offer(way, candidates, steps, price, best - terms.fewer[steps])
     chooser: Chooser = way  # type: ignore[assignment]
     calls = calls_of(((terms.step, keep),), candidates, whole) * terms.price("call")
-    price = calls + candidates * terms.price(*_ASKED[chooser]) + keep * terms.price("decode")
+    price = calls + candidates * taken + keep * terms.price("decode")
     return Offer(way, candidates, whole, price, terms.skills[chooser] * best)
 
 
@@ -122,6 +126,16 @@ def offers(terms: Terms, budget: float) -> list[Offer]:
     out. The first is the best, of equals the cheapest."""
     found = [made for made in (_largest(terms, *way, budget) for way in _ways(terms)) if made is not None]
     return sorted(found, key=lambda offer: (-offer.gain, offer.price))
+
+
+def unpriced(terms: Terms) -> dict[Priced, list[str]]:
+    """The parts that have no price, each with the ways that take it of every candidate and look better for that."""
+    missing: dict[Priced, list[str]] = {}
+    for way in dict.fromkeys(way for way, _ in _ways(terms)):
+        for part in _TAKEN[way]:
+            if part not in terms.prices:
+                missing.setdefault(part, []).append(way)
+    return missing
 
 
 def _ways(terms: Terms) -> Iterator[tuple[str, int]]:

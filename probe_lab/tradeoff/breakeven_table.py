@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rich.table import Table
 
-from probe_lab.tradeoff.breakeven import Offer, Terms, needed_skill, offers, pays
+from probe_lab.tradeoff.breakeven import Offer, Terms, needed_skill, offers, pays, unpriced
 from probe_lab.tradeoff.ways import WAYS
 
 MULTIPLES = (1.5, 2.0, 3.0, 5.0, 10.0)
@@ -39,7 +39,7 @@ def offers_table(terms: Terms, budgets: Sequence[float], unit: str) -> Table:
 
 
 def breakeven_lines(terms: Terms, unit: str) -> Iterator[str]:
-    """Where the probe gives most of all, and what it would have to be where it does not."""
+    """Where the probe gives most of all, what it would have to be where it does not, and what lacks a price."""
     if "probe" in terms.skills:
         ranges = " and ".join(f"from {low:,.4g} to {high:,.4g} {unit}" for low, high in pays(terms))
         where = ranges or "at no budget up to twelve images"
@@ -49,6 +49,9 @@ def breakeven_lines(terms: Terms, unit: str) -> Iterator[str]:
     texts = [f"{skill:.2f} for {multiple:g} images" for multiple, skill in needed.items() if skill and skill <= 1]
     if texts:
         yield f"A probe at step {terms.step} of {terms.steps} starts to pay with r = {', '.join(texts)}."
+    if missing := unpriced(rivals):
+        parts = "; ".join(f"{part} ({', '.join(_LABELS[way] for way in ways)})" for part, ways in missing.items())
+        yield f"Not priced: {parts}. These ways look better than they are: give --price {next(iter(missing))}=X."
 
 
 def _text(offer: Offer, best: Offer) -> str:

@@ -17,7 +17,7 @@ from probe_lab.runs import FinishedCell, Runs
 from probe_lab.runs.cell import Measure
 from probe_lab.runs.files import finished_names
 from probe_lab.tradeoff.breakeven import Chooser, Priced, expected_best
-from probe_lab.tradeoff.records import Tradeoff, TradeoffRow
+from probe_lab.tradeoff.records import ROWS, Tradeoff, TradeoffRow
 
 Unit = Literal["seconds", "operations", "calls"]
 _MEASURED: tuple[Chooser, ...] = ("probe", "preview", "lookahead")
@@ -35,20 +35,33 @@ class MeasuredTerms:
     text: str
 
 
-def terms_of(folder: Path, evaluator: str, step: int) -> MeasuredTerms:
-    """Of the trade-off in a runs folder, else of its cells at ``step``; with nothing there all is empty.
+def terms_of(folder: Path, evaluator: str, step: int, steps: int) -> MeasuredTerms:
+    """Of the trade-off in a runs folder where that is by ``evaluator`` with its cut at ``step`` of ``steps``; else of
+    its cells at that step. With nothing there all is empty.
 
     ReportError for damaged files.
     """
     made = Tradeoff.load(folder)
-    if made is not None:
-        return of_tradeoff(made.rows, f"{folder}/tradeoff.parquet")
+    if made is not None and (made.about.evaluator, _cut(made.rows)) == (evaluator, (step, steps)):
+        return of_tradeoff(made.rows, f"{folder}/{ROWS}")
     cells = Runs(folder).cells() if finished_names(folder) else []
-    skills = _of_cells([cell for cell in cells if cell.step == step and evaluator in cell.evaluators], evaluator)
-    text = (
-        f"selection gain of the cells at step {step} in {folder}" if skills else f"no cell at step {step} in {folder}"
-    )
+    alike = [
+        cell
+        for cell in cells
+        if cell.step == step and evaluator in cell.evaluators and cell.written.get("sampling.steps", steps) == steps
+    ]
+    skills = _of_cells(alike, evaluator)
+    where = f"at step {step} of {steps} by {evaluator} in {folder}"
+    text = f"selection gain of the cells {where}" if skills else f"no cell {where}"
+    if made is not None:
+        cut = "step {} of {}".format(*_cut(made.rows))
+        text += f"; {ROWS} there is of {cut} by {made.about.evaluator}, and is not used"
     return MeasuredTerms({"call": 1.0}, skills, {}, "calls", text)
+
+
+def _cut(rows: Sequence[TradeoffRow]) -> tuple[int, int]:
+    """The step of the single cut, and the number of steps; 0 of 0 where no way has it."""
+    return next(((int(row.schedule.partition(":")[0]), row.steps) for row in rows if row.way in _MEASURED), (0, 0))
 
 
 def of_tradeoff(rows: Sequence[TradeoffRow], source: str) -> MeasuredTerms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,23 @@ def test_plan_prices_a_tiny_preview(experiment: Experiment) -> None:
     assert "takes 0.565 TFLOP by madebyollin/taesdxl (5.4% of the 10.470 TFLOP" in preview_note(published)
     assert preview_note(replace(published, scoring=replace(published.scoring, preview_decoder=""))) == ""
     assert preview_note(experiment).startswith("A preview of 64×64 takes 0.00")
+
+
+def test_the_pages_give_decoding_the_price_that_plan_computes() -> None:
+    published = load_experiment("paper/preregistered_sdxl")
+    counted = re.search(r"takes ([\d.]+) TFLOP by .* of the ([\d.]+) TFLOP", preview_note(published))
+    page = Path("docs/paper_runs.md").read_text(encoding="utf-8")
+    denoiser = re.search(r"`preregistered_sdxl`.*\| ([\d,]+) \|[^|]*\|$", page, re.MULTILINE)
+    assert counted is not None
+    assert denoiser is not None
+    call = float(denoiser[1]) / published.sampling.steps  # guided, and without decoding
+    tiny, own = (float(number) / call for number in counted.groups())
+    guide = Path("docs/guide.md").read_text(encoding="utf-8")
+    prices = re.search(r"--price decode=([\d.]+) --price tiny_decode=([\d.]+)", guide)
+    assert prices is not None
+    assert [float(price) for price in prices.groups()] == [round(own, 1), round(tiny, 2)]
+    previews = " ".join(Path("docs/previews.md").read_text(encoding="utf-8").split())
+    assert f"takes {own:.1f} times the operations of a guided call" in previews
 
 
 def test_operations_are_those_of_the_convolutions(tmp_path: Path) -> None:

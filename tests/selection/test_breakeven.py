@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +22,12 @@ from probe_lab.tradeoff.breakeven import (
     offers,
     pays,
     steps_of,
+    unpriced,
 )
 from probe_lab.tradeoff.breakeven_table import MULTIPLES, breakeven_lines, offers_table
-from probe_lab.tradeoff.measured_terms import of_tradeoff
+from probe_lab.tradeoff.measured_terms import of_tradeoff, terms_of
 from probe_lab.tradeoff.policies import Stage, draw_candidates, kept_scores
-from probe_lab.tradeoff.records import TradeoffRow
+from probe_lab.tradeoff.records import About, Tradeoff, TradeoffRow
 
 TERMS = Terms(
     prices={"call": 1.0, "decode": 2.0, "tiny_decode": 0.1, "evaluator": 0.3, "probe": 0.02},
@@ -108,6 +111,49 @@ def test_what_was_measured_is_read_back() -> None:
     assert (untimed.prices, untimed.unit) == ({"call": 1.0}, "calls")
 
 
+@pytest.mark.parametrize(
+    ("evaluator", "step", "steps", "used"),
+    [("reward", 5, 25, True), ("other", 5, 25, False), ("reward", 8, 25, False), ("reward", 5, 50, False)],
+)
+def test_a_tradeoff_of_another_evaluator_or_cut_is_not_used(
+    evaluator: str, step: int, steps: int, used: bool, tmp_path: Path
+) -> None:
+    rows = tuple(row(TERMS, way, number) for way, number in [("random", 1), ("best_of_n", 8), ("probe", 8)])
+    Tradeoff(rows, (), About("reward", 60, 8, "a model", "25 steps", (), "a CPU")).save(tmp_path)
+    for at, gain in ((5, 0.3), (8, 0.4)):
+        metrics = [
+            {"evaluator": "reward", "split": split, "metric": metric, "estimate": gain}
+            for split, metric in (("test", "selection_gain"), ("val", "srcc_within"))
+        ]
+        cell = tmp_path / f"cnn-{at}"
+        cell.mkdir()
+        content = {"cell": cell.name, "model": "cnn", "step": at, "loss": "listwise", "seed": 0, "taps": ["x0"]}
+        (cell / "metrics.json").write_text(json.dumps({**content, "config_hash": "0", "metrics": metrics}))
+        (cell / "config.yaml").write_text("sampling:\n  steps: 25\n")
+    read = terms_of(tmp_path, evaluator, step, steps)
+    if used:
+        assert read.skills == pytest.approx({"probe": TERMS.skills["probe"]})
+        assert read.text == f"{tmp_path}/tradeoff.parquet"
+    else:
+        assert read.skills == ({"probe": 0.4} if (evaluator, step) == ("reward", 8) else {})
+        assert read.text.endswith("tradeoff.parquet there is of step 5 of 25 by reward, and is not used")
+        assert f"at step {step} of {steps} by {evaluator} in" in read.text
+
+
+def test_parts_without_a_price_are_named_with_the_ways_that_need_them() -> None:
+    bare = replace(TERMS, prices={"call": 1.0, "decode": 0.0}, skills={"preview": 0.7, "tiny_preview": 0.6})
+    assert unpriced(bare) == {
+        "evaluator": ["best_of_n", "fewer_steps", "preview", "tiny_preview"],
+        "tiny_decode": ["tiny_preview"],
+    }
+    line = list(breakeven_lines(bare, "calls"))[-1]
+    assert line.startswith("Not priced: evaluator (best of N, fewer steps, ")
+    assert "; tiny_decode (tiny preview)" in line
+    assert "probe (probe)" in line
+    assert unpriced(TERMS) == {}
+    assert not any("Not priced" in line for line in breakeven_lines(TERMS, "calls"))
+
+
 def row(terms: Terms, way: str, candidates: int, steps: int = 25) -> TradeoffRow:
     offer = offer_of(terms, way, candidates, steps)
     calls = {"random": 25, "best_of_n": 25 * candidates, "fewer_steps": 10 * candidates}
@@ -118,7 +164,7 @@ def row(terms: Terms, way: str, candidates: int, steps: int = 25) -> TradeoffRow
         candidates=candidates,
         keep=1,
         steps=steps,
-        schedule="",
+        schedule="" if way in calls else f"{terms.step}:1",
         calls=float(calls.get(way, cut)),
         seconds=seconds,
         seconds_low=seconds,
