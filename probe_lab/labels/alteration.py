@@ -39,7 +39,8 @@ class HeldOut:
     """What no altered caption may say: ``meanings`` of prompts that are kept for validation and test, or excluded.
 
     Nor may a text that is no training prompt be one that would itself be held out by the ``fractions`` of the splits,
-    so that it is no held-out prompt of another cache either.
+    so that it is no held-out prompt of another cache either. This says nothing about prompts with image ids, COCO's for
+    instance, which are split by image: of those, only ``meanings`` are kept out.
     """
 
     meanings: Collection[str]
