@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -13,15 +12,14 @@ from numpy.typing import NDArray
 from probe_lab.cache import Cache
 from probe_lab.cache.label_files import Captions
 from probe_lab.cache.layout import FINISHED, LABELS, LabelsOf
-from probe_lab.config import Engine, Experiment
-from probe_lab.engines import deaths_as, open_pool
+from probe_lab.config import Experiment
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators import Evaluator, create
-from probe_lab.evaluators.score_worker import AGAIN, scoring_workers
-from probe_lab.evaluators.scoring_run import SAVE_EVERY, is_given
+from probe_lab.evaluators.ledger_scoring import score_into
+from probe_lab.evaluators.scoring_run import is_given
 from probe_lab.labels.caption_table import encode_captions, stored_captions
 from probe_lab.labels.label_ledger import LabelLedger
-from probe_lab.labels.label_worker import LabelTask, LabelWorker
+from probe_lab.labels.label_worker import Labelled, LabelTask, LabelWorker
 from probe_lab.previews.preview_scores import MADE_BY
 from probe_lab.progress import OnProgress, Watching
 
@@ -103,29 +101,20 @@ def score_labels(
 
 
 def _fill(experiment: Experiment, cache: Cache, ledgers: Ledgers, on_progress: OnProgress) -> None:
-    total = sum(len(ledger.ids) for ledger in ledgers.values())
-    done = total - sum(len(ledger.pending) for ledger in ledgers.values())
-    tasks = list(_tasks(cache, ledgers))
-    has_model = any(ledger.evaluator.has_model for ledger in ledgers.values())
-    alone = not experiment.sampling.on_cpu or has_model or min(experiment.workers, len(tasks)) < 2
-    spec = scoring_workers(
+    def enter(task: LabelTask, labelled: Labelled) -> int:
+        for name, scores in zip(task.evaluators, labelled.scores.swapaxes(0, 1), strict=True):
+            ledgers[task.of, name].add(task.ids, scores, labelled.unreadable)
+        return len(task.ids) * len(task.evaluators)
+
+    score_into(
+        ledgers.values(),
+        list(_tasks(cache, ledgers)),
         partial(LabelWorker, experiment, cache),
-        1 if alone else min(experiment.workers, len(tasks)),
-        takes_part=alone,
+        enter,
+        experiment=experiment,
+        total=sum(len(ledger.ids) for ledger in ledgers.values()),
+        on_progress=on_progress,
     )
-    saved = time.monotonic()
-    # The workers first: while there is no other thread, that of a display for instance, they can be forked.
-    with deaths_as(ScoreError, AGAIN), open_pool(Engine(), spec) as pool:
-        on_progress(done, total)
-        for task, labelled in pool.results({None: tasks}):
-            for name, scores in zip(task.evaluators, labelled.scores.swapaxes(0, 1), strict=True):
-                ledgers[task.of, name].add(task.ids, scores, labelled.unreadable)
-            done += len(task.ids) * len(task.evaluators)
-            on_progress(done, total)
-            if time.monotonic() - saved > SAVE_EVERY:
-                for ledger in ledgers.values():
-                    ledger.save()
-                saved = time.monotonic()
 
 
 def _tasks(cache: Cache, ledgers: Ledgers) -> Iterator[LabelTask]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import TINY, AskedPreviews, PreviewOf
-from probe_lab.config import Engine, Experiment
-from probe_lab.engines import Site, deaths_as, open_pool
+from probe_lab.config import Experiment
+from probe_lab.engines import Site
 from probe_lab.errors import ScoreError
+from probe_lab.evaluators.ledger_scoring import score_into
 from probe_lab.evaluators.score_ledger import ScoreLedger
-from probe_lab.evaluators.score_worker import AGAIN, scoring_workers
-from probe_lab.evaluators.scoring_run import SAVE_EVERY
 from probe_lab.previews.decoding import Previewer, preview_evaluator, preview_scorer
 from probe_lab.previews.tiny_decoder import tiny_identity
 from probe_lab.progress import OnProgress
@@ -107,30 +105,21 @@ def _decoder(experiment: Experiment, cache: Cache, preview: str) -> str:
 def _score(
     experiment: Experiment, cache: Cache, ledgers: Mapping[_Column, ScoreLedger], on_progress: OnProgress
 ) -> None:
-    total = len(cache.picture_samples) * len(ledgers)
-    done = total - sum(len(ledger.pending) for ledger in ledgers.values())
-    work = list(_work(cache, ledgers))
-    has_model = any(ledger.evaluator.has_model for ledger in ledgers.values())
-    alone = not experiment.sampling.on_cpu or has_model or min(experiment.workers, len(work)) < 2
-    spec = scoring_workers(
+    def enter(part: _Work, scores: NDArray[np.float32]) -> int:
+        _require_finite(part, scores)
+        for name, values in zip(part.evaluators, scores.T, strict=True):
+            ledgers[part.of, name].add(part.ids.tolist(), values)
+        return scores.size
+
+    score_into(
+        ledgers.values(),
+        list(_work(cache, ledgers)),
         partial(PreviewWorker, experiment, cache),
-        1 if alone else min(experiment.workers, len(work)),
-        takes_part=alone,
+        enter,
+        experiment=experiment,
+        total=len(cache.picture_samples) * len(ledgers),
+        on_progress=on_progress,
     )
-    saved = time.monotonic()
-    # The workers first: while there is no other thread, that of a display for instance, they can be forked.
-    with deaths_as(ScoreError, AGAIN), open_pool(Engine(), spec) as pool:
-        on_progress(done, total)
-        for part, scores in pool.results({None: work}):
-            _require_finite(part, scores)
-            for name, values in zip(part.evaluators, scores.T, strict=True):
-                ledgers[part.of, name].add(part.ids.tolist(), values)
-            done += scores.size
-            on_progress(done, total)
-            if time.monotonic() - saved > SAVE_EVERY:
-                for ledger in ledgers.values():
-                    ledger.save()
-                saved = time.monotonic()
 
 
 def _require_finite(part: _Work, scores: NDArray[np.float32]) -> None:

@@ -38,6 +38,8 @@ from probe_lab.training.lightning_trainer import quietly
 MADE_BY = "1"
 """Raised whenever the same labels train another judge."""
 TRAINING = "training"
+_START = "start."
+"""Before the names of the weights that a training began with, in what it keeps."""
 SAVE_EVERY = 60.0
 """Seconds of training that a kill may lose."""
 _AT_ONCE, _FOR_UNITS = 256, 512
@@ -69,14 +71,20 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
         if weights is None:
             weights = _trained(experiment, cache, files, seed, made_by, watching)
             status = "trained"
-        judge = built(experiment, cache, weights)
-        for step in steps:
-            scored = files.read_if_made_by(step, made_by)
-            if scored is None or lacks_scores(scored["scores"], cache):
+        unscored = [step for step in steps if not _is_scored(files, step, made_by, cache)]
+        if unscored:
+            judge = built(experiment, cache, weights)
+            for step in unscored:
                 with watching(f"judge {seed}, step {step}", "samples") as update:
                     files.write(step, {"scores": _scored(judge, cache, step, experiment, update)}, made_by)
-        known = f"{', '.join(evaluators)} at steps {', '.join(map(str, steps))}"
-        yield f"judge {seed} of {known}: {status} ({files.path(WEIGHTS).parent})"
+        judges_what = f"{', '.join(evaluators)} at steps {', '.join(map(str, steps))}"
+        yield f"judge {seed} of {judges_what}: {status} ({files.path(WEIGHTS).parent})"
+
+
+def _is_scored(files: JudgeFiles, step: int, made_by: dict[str, str], cache: Cache) -> bool:
+    """Whether this very judge has scored all pictures at a step."""
+    scored = files.read_if_made_by(step, made_by)
+    return scored is not None and not lacks_scores(scored["scores"], cache)
 
 
 def _require_split(experiment: Experiment, cache: Cache) -> None:
@@ -141,7 +149,9 @@ def _trained(
                     learn_to_paint(judge, experiment, cache, pictures, update)
             module = JudgeModule(judge, settings)
         else:
-            judge.load_state_dict({name[6:]: value for name, value in begun.items() if name.startswith("start.")})
+            judge.load_state_dict(
+                {name.removeprefix(_START): value for name, value in begun.items() if name.startswith(_START)}
+            )
             module = JudgeModule(judge, settings)
             module.resume(begun)
         batches = JudgeBatches(
@@ -153,7 +163,7 @@ def _trained(
             first=module.done,
             last=settings.batches,
         )
-        start = {f"start.{name}": value.clone() for name, value in judge.state_dict().items()}
+        start = {_START + name: value.clone() for name, value in judge.state_dict().items()}
         with watching(f"judge {seed}", "batches") as update:
             _fit(module, experiment, batches, _Keeping(files, made_by, start, update))
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.averaged.state_dict().items()}

@@ -1,0 +1,63 @@
+"""Scoring by several processes into ledgers, which are saved as the scores come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe_lab.config import Engine, Experiment
+from probe_lab.engines import Site, deaths_as, open_pool
+from probe_lab.errors import ScoreError
+from probe_lab.evaluators.base import Evaluator
+from probe_lab.evaluators.score_worker import AGAIN, scoring_workers
+from probe_lab.evaluators.scoring_run import SAVE_EVERY
+from probe_lab.progress import OnProgress
+
+
+class Ledger(Protocol):
+    """What one evaluator has scored: ``pending`` samples [n] have no score yet, ``save`` keeps the others."""
+
+    evaluator: Evaluator
+
+    @property
+    def pending(self) -> NDArray[np.int64]: ...
+
+    def save(self) -> None: ...
+
+
+def score_into(
+    ledgers: Collection[Ledger],
+    tasks: Sequence[Any],
+    worker: Callable[[Site], Any],
+    enter: Callable[[Any, Any], int],
+    *,
+    experiment: Experiment,
+    total: int,
+    on_progress: OnProgress,
+) -> None:
+    """Have ``tasks`` done by workers that ``worker`` makes, and ``enter(task, result)`` what each gives, which says how
+    many of the ``total`` scores that decides.
+
+    ``experiment.workers`` processes share the cores where nothing runs on a card and no evaluator has a model, else
+    this process works alone. ScoreError where one dies.
+    """
+    done = total - sum(len(ledger.pending) for ledger in ledgers)
+    has_model = any(ledger.evaluator.has_model for ledger in ledgers)
+    workers = min(experiment.workers, len(tasks))
+    alone = not experiment.sampling.on_cpu or has_model or workers < 2
+    spec = scoring_workers(worker, 1 if alone else workers, takes_part=alone)
+    saved = time.monotonic()
+    # The workers first: while there is no other thread, that of a display for instance, they can be forked.
+    with deaths_as(ScoreError, AGAIN), open_pool(Engine(), spec) as pool:
+        on_progress(done, total)
+        for task, result in pool.results({None: tasks}):
+            done += enter(task, result)
+            on_progress(done, total)
+            if time.monotonic() - saved > SAVE_EVERY:
+                for ledger in ledgers:
+                    ledger.save()
+                saved = time.monotonic()
