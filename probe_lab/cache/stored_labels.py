@@ -15,6 +15,7 @@ from torch import Tensor
 from probe_lab.cache.identity import Identity
 from probe_lab.cache.label_files import AGAIN, CAPTIONS, Captions, LabelScores, read_captions, read_labels
 from probe_lab.cache.layout import LabelsOf, captions_path, labelled, text_path
+from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.cache.text_table import read_text, text_metadata
 from probe_lab.errors import CacheError
 
@@ -31,7 +32,8 @@ class StoredLabels:
         return captions_path(self._folder).exists()
 
     @cached_property
-    def _captions(self) -> Captions:
+    def stored_captions(self) -> Captions:
+        """The captions with the settings that made them. Errors as in ``captions``."""
         return read_captions(self._folder, self._identity)
 
     @property
@@ -41,31 +43,41 @@ class StoredLabels:
 
         CacheError when the cache has no labels, or they are damaged or another's.
         """
-        return self._captions.table
+        return self.stored_captions.table
 
     @property
     def width(self) -> int:
         """Captions of each prompt, its own included. Errors as in ``captions``."""
-        return self._captions.width
+        return self.stored_captions.width
 
     @property
     def settings(self) -> Mapping[str, str]:
         """How the captions were made: ``alter``, ``seed``, ``split`` and so on. Errors as in ``captions``."""
-        return self._captions.settings
+        return self.stored_captions.settings
 
     def text(self, encoder: str) -> dict[str, Tensor]:
         """As ``Cache.text``, row r for row r of ``captions``.
 
         CacheError when it is missing, damaged, another's, or of other captions.
         """
-        captions = self._captions
+        self._require_text(encoder)
+        return read_text(self._folder, encoder, self._identity, len(self.captions), of_labels=True)
+
+    def text_rows(self, encoder: str) -> TensorRows:
+        """The same, read row by row when it is asked for: FLUX has 8 MB of text per caption. Errors as in ``text``."""
+        self._require_text(encoder)
+        path = text_path(self._folder, encoder, of_labels=True)
+        return TensorRows(self._folder, path, self._identity, len(self.captions))
+
+    def _require_text(self, encoder: str) -> None:
+        """CacheError for text that, as far as it says, is not of these captions."""
+        captions = self.stored_captions
         metadata = text_metadata(self._folder, encoder, self._identity, of_labels=True)
         if metadata is None or metadata.get(CAPTIONS) != captions.sha256:
             path = text_path(self._folder, encoder, of_labels=True)
             raise CacheError(
                 f"{path} does not hold the text of the captions beside it: {AGAIN}, and text.encoder={encoder}"
             )
-        return read_text(self._folder, encoder, self._identity, len(captions.table), of_labels=True)
 
     @property
     def scored(self) -> dict[LabelsOf, list[str]]:
@@ -92,10 +104,10 @@ class StoredLabels:
     def digest(self, evaluator: str, of: LabelsOf) -> str:
         """SHA-256 of the scores that one evaluator gave, their samples and captions. Errors as in ``scores``."""
         labels = self._labels(evaluator, of)
-        digest = hashlib.sha256(self._captions.sha256.encode())
+        digest = hashlib.sha256(self.stored_captions.sha256.encode())
         for array in (labels.ids, labels.scores):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def _labels(self, evaluator: str, of: LabelsOf) -> LabelScores:
-        return read_labels(self._folder, evaluator, of, self._identity, self._captions)
+        return read_labels(self._folder, evaluator, of, self._identity, self.stored_captions)

@@ -11,7 +11,8 @@ from probe_lab.cache.files import StagedFile, disk_errors, make_folder
 from probe_lab.cache.identity import Identity
 from probe_lab.cache.tensors import content_sha256, write_tensors
 
-_CHECKSUM = "sha256"
+CHECKSUM = "sha256"
+"""Metadata key."""
 
 
 def write_tensor_file(
@@ -24,7 +25,7 @@ def write_tensor_file(
     marks = identity.marks(path.relative_to(folder).as_posix())
     make_folder(path.parent)
     with disk_errors(path), StagedFile(path) as staged:
-        write_tensors(staged, tensors, {**metadata, _CHECKSUM: content_sha256(tensors), **marks})
+        write_tensors(staged, tensors, {**metadata, CHECKSUM: content_sha256(tensors), **marks})
         staged.seal()
         staged.commit()
 
@@ -38,6 +39,6 @@ def tensor_file_objection(
     """
     if identity and (objection := identity.objection(metadata, place)):
         return objection
-    if content_sha256(tensors) != metadata.get(_CHECKSUM):
+    if content_sha256(tensors) != metadata.get(CHECKSUM):
         return "it changed since it was written (sha256 differs)"
     return ""

@@ -38,6 +38,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MOST = 2**62  # of items and bytes: torch counts in int64
+_AT_ONCE = 2**22  # bytes that are read to compare a checksum
 _MAX_HEADER = 100_000_000  # the format's own limit, so that a damaged length cannot ask for all memory
 
 
@@ -99,6 +100,18 @@ class OpenFile:
                 raise _damaged(self.path, "it is truncated")
             done += step
 
+    def content_sha256(self) -> str:
+        """``content_sha256`` of the arrays of the file, of which a few MB at a time are in memory."""
+        digest = hashlib.sha256()
+        buffer = torch.empty(_AT_ONCE, dtype=torch.uint8)
+        for name, entry in sorted(self.header.entries.items()):
+            digest.update(_heading(name, entry.dtype, entry.shape))
+            for start in range(0, entry.size, _AT_ONCE):
+                part = buffer[: min(_AT_ONCE, entry.size - start)]
+                self.read_into(part, entry.start + start)
+                digest.update(byte_view(part))
+        return digest.hexdigest()
+
     def prefetch(self, entry: TensorEntry) -> None:
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(self.handle, entry.start, entry.size, os.POSIX_FADV_WILLNEED)
@@ -142,9 +155,13 @@ def content_sha256(tensors: Mapping[str, Tensor]) -> str:
     """Checksum of names, dtypes, shapes and values, for files that have no sidecar."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(f"{name} {_NAMES[tensors[name].dtype]} {list(tensors[name].shape)}\n".encode())
+        digest.update(_heading(name, tensors[name].dtype, tensors[name].shape))
         digest.update(byte_view(tensors[name]))
     return digest.hexdigest()
+
+
+def _heading(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
+    return f"{name} {_NAMES[dtype]} {list(shape)}\n".encode()
 
 
 def row_checksums(tensors: Mapping[str, Tensor], rows: int) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from probe_lab.cache import Cache
+from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.errors import ScoreError
 from probe_lab.probes.spec import JUDGED
 
@@ -39,15 +40,14 @@ class LabelledPictures:
     """All labels of a cache at some ``steps``.
 
     ``ids`` int64 [n] are the samples, prompt by prompt, prompt g being ``start[g]:start[g + 1]``; ``first_caption`` [G]
-    is the row of its own caption in ``tokens`` and ``mask``, the altered ones follow. ``labels`` maps a step to float32
+    is the row of its own caption in ``text``, the altered ones follow. ``labels`` maps a step to float32
     [n, captions, E].
     """
 
     ids: npt.NDArray[np.int64]
     start: npt.NDArray[np.int64]
     first_caption: npt.NDArray[np.int64]
-    tokens: Tensor
-    mask: Tensor
+    text: TensorRows
     labels: Mapping[int, npt.NDArray[np.float32]]
 
     @classmethod
@@ -75,8 +75,7 @@ class LabelledPictures:
         rows = np.flatnonzero(captions["caption"].to_numpy() == 0)
         row_of = dict(zip(captions["prompt_id"].to_numpy()[rows].tolist(), rows.tolist(), strict=True))
         first = np.array([row_of[prompt] for prompt in prompts[start[:-1]].tolist()], np.int64)
-        text = stored.text(encoder)
-        return cls(ids, start, first, text["tokens"], text["token_mask"].bool(), labels)
+        return cls(ids, start, first, stored.text_rows(encoder), labels)
 
     @property
     def width(self) -> int:
@@ -126,8 +125,8 @@ class JudgeBatches(IterableDataset[JudgeBatch]):
         return JudgeBatch(
             clean=torch.cat([prompt.clean for prompt in prompts]),
             share=spread(torch.tensor([prompt.step / self._cache.manifest.steps for prompt in prompts])),
-            tokens=spread(pictures.tokens[text].float()),
-            mask=spread(pictures.mask[text]),
+            tokens=spread(pictures.text.read("tokens", text).float()),
+            mask=spread(pictures.text.read("token_mask", text).bool()),
             labels=torch.cat([prompt.labels for prompt in prompts]),
             group=spread(torch.arange(len(prompts))),
         )

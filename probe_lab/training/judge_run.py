@@ -140,7 +140,7 @@ def _trained(
         cache, experiment.probe_evaluators, sorted(experiment.labels.steps), experiment.text.encoder
     )
     with seeded(seed):
-        judge = _untrained(experiment, cache, pictures.tokens.shape[2])
+        judge = _untrained(experiment, cache, pictures.text.shape("tokens")[2])
         begun = files.read_if_made_by(TRAINING, made_by)
         if begun is None:
             _standardise(judge, cache, pictures)

@@ -115,6 +115,9 @@ def test_captions_are_encoded_as_prompts_are(made: Experiment) -> None:
     own = np.flatnonzero(table["caption"] == 0)
     rows = table["prompt_id"].to_numpy()[own]
     assert all(torch.equal(text[name][own], of_prompts[name][rows]) for name in text)
+    some = torch.tensor([len(table) - 1, 0])
+    read = cache.labels.text_rows("backbone")
+    assert all(torch.equal(read.read(name, some), text[name][some]) for name in text)
     pipe = load_pipeline(made.backbone, made.sampling)
     encoded = encode_prompts(pipe, made.sampling, [table["prompt"][1]], length=text["tokens"].shape[1])
     torch.testing.assert_close(text["tokens"][1:2], encoded["tokens"])
