@@ -12,6 +12,7 @@ from probe_lab.backbones.token_grid import (
     grid_of_ids,
     grid_of_latent,
     grid_of_shapes,
+    packed_2x2,
     unpacked,
     unpacked_2x2,
 )
@@ -98,6 +99,7 @@ FLUX = Family(
     paper_activation=r"transformer_blocks\.\d+",
     grid=grid_of_ids,
     unpack=unpacked_2x2,
+    pack=packed_2x2,
     texts=(TextTokens("text_encoder_2", "tokenizer_2"),),
     pooled=lambda arguments: arguments["pooled_projections"],
 )
@@ -112,6 +114,7 @@ FLUX2 = Family(
     paper_activation=r"transformer_blocks\.\d+",
     grid=grid_of_ids,
     unpack=unpacked_2x2,
+    pack=packed_2x2,
 )
 QWEN_IMAGE = Family(
     name="qwen-image",
@@ -124,6 +127,7 @@ QWEN_IMAGE = Family(
     paper_activation=_DIT_BLOCKS,
     grid=grid_of_shapes,
     unpack=unpacked_2x2,
+    pack=packed_2x2,
     mask="encoder_hidden_states_mask",
     # Guidance runs the denoiser a second time.
     guidance="true_cfg_scale",

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from probe_lab.backbones.token_grid import Arguments, TokenGrid
+from probe_lab.backbones.token_grid import Arguments, TokenGrid, packed
 from probe_lab.config import Sampling
 from probe_lab.errors import CaptureError, nearest
 from probe_lab.taps import Tap
@@ -69,6 +69,7 @@ class Family:
         paper_activation: pattern of the module that Probe-Select reads; of several, the one five sixths down.
         grid: height and width of the finest grid of image tokens, from the arguments of a denoiser call.
         unpack: the scheduler's sample and that grid to [n, C, h, w].
+        pack: the way back, from [n, C, h, w] to the sample.
         texts: who made the text tokens, in their order; padding is told from the token ids.
         mask: the denoiser's argument that marks real text tokens, where there is one: then ``texts`` are not asked.
         pooled: the pooled prompt embedding [n, D] in the arguments of a denoiser call, where there is one.
@@ -91,6 +92,7 @@ class Family:
     paper_part: Literal["last", "middle"]
     paper_activation: str
     activations: str = ""
+    pack: Callable[[Tensor], Tensor] = packed
     texts: tuple[TextTokens, ...] = (TextTokens(),)
     mask: str = ""
     pooled: Callable[[Arguments], Tensor | None] = lambda arguments: None

@@ -152,6 +152,33 @@ def _clean(scheduler: DiffusersScheduler, model_output: Tensor, moment: Moment, 
     raise CaptureError(f"x0 is not known for the prediction type '{kind}': use epsilon, v_prediction, sample or flow")
 
 
+def begin_at(scheduler: DiffusersScheduler, step: int) -> None:
+    """Leave out what is before ``step`` (1-based) of the schedule that was just set.
+
+    CaptureError for a step that it does not have.
+    """
+    steps = len(scheduler.timesteps)
+    if step > steps:
+        raise CaptureError(f"step {step} is beyond the schedule, which has {steps} steps")
+    scheduler.timesteps = scheduler.timesteps[step - 1 :]
+    if UNITS.get(name_of(scheduler)) != "alphas":  # those know the noise by timestep
+        state = vars(scheduler)
+        state["sigmas"] = state["sigmas"][step - 1 :]
+    if hasattr(scheduler, "set_begin_index"):  # timesteps need not be unique
+        scheduler.set_begin_index(0)
+
+
+def noised(scheduler: DiffusersScheduler, clean: Tensor, noise: Tensor) -> Tensor:
+    """The sample at the first step of the schedule, by the scheduler's own method: clean latents [n, …] with as much of
+    ``noise``, standard normal, as there is then."""
+    method: Callable[..., Tensor] | None = getattr(scheduler, "scale_noise", None)
+    timesteps = scheduler.timesteps[:1].expand(len(clean))
+    if method is not None:  # of flows
+        return method(clean, timesteps, noise)
+    add_noise: Callable[..., Tensor] = getattr(scheduler, "add_noise")  # noqa: B009
+    return add_noise(clean, noise, timesteps)
+
+
 def is_flow(scheduler: DiffusersScheduler) -> bool:
     """Whether the scheduler belongs to a flow-matching model."""
     kind = scheduler.config.get("prediction_type")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from probe_lab.errors import CaptureError
@@ -51,6 +52,16 @@ def unpacked_2x2(latent: Tensor, grid: TokenGrid) -> Tensor:
         .flatten(4)
         .flatten(2, 3)
     )
+
+
+def packed(latent: Tensor) -> Tensor:
+    """[n, C, h, w] as it is."""
+    return latent
+
+
+def packed_2x2(latent: Tensor) -> Tensor:
+    """What ``unpacked_2x2`` undoes: [n, C, 2h, 2w] to [n, h·w, 4·C]."""
+    return F.pixel_unshuffle(latent, 2).flatten(2).transpose(1, 2)
 
 
 def folded(tokens: Tensor, grid: TokenGrid) -> Tensor:

@@ -80,13 +80,15 @@ def _size(value: object) -> str:
 
 
 def _labels(cache: Cache) -> dict[str, str]:
-    """The altered captions, and the evaluators that scored each step's previews, or the images, under them."""
+    """The altered captions, the evaluators that scored each step's previews, or the images, under them, and how often
+    the images were noised again."""
     labels = cache.labels
     if not labels.exist:
         return {}
     prompts = len(labels.captions) // labels.width
     captions = f"{labels.width - 1} altered of each of {prompts} prompts ({labels.settings.get('alter', 'unknown')})"
-    return {"captions": captions} | {str(of): ", ".join(names) for of, names in labels.scored.items()}
+    renoised = {"renoised": str(len(labels.renoised_counts))} if labels.renoised_counts else {}
+    return {"captions": captions} | {str(of): ", ".join(names) for of, names in labels.scored.items()} | renoised
 
 
 def _scored(cache: Cache, evaluator: str) -> int:

@@ -56,6 +56,11 @@ class Captions:
         digest.update("\0".join(self.table["prompt"]).encode())
         return digest.hexdigest()
 
+    @property
+    def prompts_sha256(self) -> str:
+        """Of which prompts have captions."""
+        return hashlib.sha256(self.table["prompt_id"].unique().astype("<i8").tobytes()).hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class LabelScores:

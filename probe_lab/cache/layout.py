@@ -32,6 +32,7 @@ PREVIEW_WORDS = {"x0": "preview", LOOKAHEAD: "lookahead", TINY: "tiny_preview"}
 PREVIEWED = tuple(PREVIEW_WORDS)
 """The scores of the first lie in ``previews/<step>`` itself."""
 LABELS = "labels"
+RENOISED = "renoised"
 JUDGES = "judges"
 LabelsOf = int | Literal["images"]
 """Which pictures labels are of: what the x0 of a step decodes to, or the finished images."""
@@ -188,6 +189,15 @@ def captions_path(folder: Path) -> Path:
 def labels_path(folder: Path, evaluator: str, of: LabelsOf, *, partial: bool = False) -> Path:
     """``partial``: what an interrupted labelling has so far."""
     return folder / LABELS / str(of) / f"{evaluator}{'.partial' if partial else '.safetensors'}"
+
+
+def renoised_folder(folder: Path) -> Path:
+    return folder / LABELS / RENOISED
+
+
+def renoised_path(folder: Path, number: int, shard: int) -> Path:
+    """Of the pictures of a shard that were noised again with fresh noise of this number."""
+    return renoised_folder(folder) / str(number) / f"{shard:05d}.safetensors"
 
 
 def labelled(folder: Path) -> dict[LabelsOf, list[str]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from probe_lab.cache.identity import Identity
 from probe_lab.cache.label_files import AGAIN, CAPTIONS, Captions, LabelScores, read_captions, read_labels
 from probe_lab.cache.layout import LabelsOf, captions_path, labelled, text_path
+from probe_lab.cache.renoised import Renoised, RenoisedShard, stored_renoised
 from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.cache.text_table import read_text, text_metadata
 from probe_lab.errors import CacheError
@@ -95,6 +96,27 @@ class StoredLabels:
         """
         labels = self._labels(evaluator, of)
         return labels.ids, labels.scores
+
+    @property
+    def renoised_counts(self) -> dict[int, int]:
+        """How many shards hold pictures that were noised again, by the number of the noise, from 0."""
+        return {number: len(shards) for number, shards in stored_renoised(self._folder).items() if shards}
+
+    def renoised(self, number: int = 0) -> Renoised:
+        """The finished pictures of training prompts with one more fresh noise each, and what the denoiser made of them.
+
+        CacheError when there are none (with the command), or a file is damaged, another's, or of other training
+        prompts.
+        """
+        shards = stored_renoised(self._folder).get(number)
+        if not shards:
+            raise CacheError(
+                f"the cache {self._folder} has no pictures with fresh noise of number {number}: run `probe-lab score` "
+                f"with labels.renoised={number + 1}, labels.steps and labels.images=true"
+            )
+        return Renoised.of(
+            RenoisedShard(self._folder, number, shard, self._identity, self.stored_captions) for shard in shards
+        )
 
     def score_metadata(self, evaluator: str, of: LabelsOf) -> Mapping[str, str]:
         """The evaluator's version, checkpoint and preprocessing, and what decoded the pictures. Errors as in

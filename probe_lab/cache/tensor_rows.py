@@ -17,21 +17,19 @@ from probe_lab.errors import CacheError
 class TensorRows:
     """The arrays of a file of ``tensor_files``, which all have as many rows (first axis).
 
-    An ``identity`` of None is not compared. ``checked``: the whole file is compared with its checksum first, a few MB
-    at a time; then only rows are read.
+    The whole file is compared with its checksum once, a few MB at a time; then only rows are read. An ``identity`` of
+    None is not compared.
 
     Raises:
         CacheError: it is missing, damaged, another cache's, or its arrays have not ``rows`` rows.
     """
 
-    def __init__(
-        self, folder: Path, path: Path, identity: Identity | None, rows: int | None = None, *, checked: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, path: Path, identity: Identity | None, rows: int | None = None) -> None:
         self._file = OpenFile(str(path))
         self.metadata: Mapping[str, str] = callers(self._file.header.metadata)
         place = path.relative_to(folder).as_posix()
         objection = identity.objection(self._file.header.metadata, place) if identity else ""
-        if checked and not objection and self._file.content_sha256() != self._file.header.metadata.get(CHECKSUM):
+        if not objection and self._file.content_sha256() != self._file.header.metadata.get(CHECKSUM):
             objection = "it changed since it was written (sha256 differs)"
         for name, entry in self._entries.items():
             if not objection and rows is not None and entry.shape[:1] != (rows,):

@@ -9,10 +9,21 @@ import numpy as np
 
 from probe_lab.cache.identity import Identity
 from probe_lab.cache.label_files import CAPTIONS, Captions, read_captions, read_labels
-from probe_lab.cache.layout import FINISHED, LABELS, LabelsOf, captions_path, is_number, labelled, labels_path, stems
+from probe_lab.cache.layout import (
+    FINISHED,
+    LABELS,
+    LabelsOf,
+    captions_path,
+    is_number,
+    labelled,
+    labels_path,
+    renoised_folder,
+    stems,
+)
 from probe_lab.cache.problems import Problem, problem, runs
 from probe_lab.cache.tensors import load_tensors
 from probe_lab.cache.text_table import text_problems
+from probe_lab.cache.verify_renoised import renoised_problems
 from probe_lab.errors import CacheError, ScoreError
 
 _AGAIN = "run `probe-lab score` again"
@@ -38,6 +49,7 @@ def label_problems(
     for of, evaluators in labelled(folder).items():
         for evaluator in evaluators:
             yield from _score_problems(folder, evaluator, of, identity, captions, samples)
+    yield from renoised_problems(folder, identity, captions, samples)
 
 
 def _text_problems(folder: Path, path: Path, identity: Identity | None, captions: Captions) -> Iterator[Problem]:
@@ -74,7 +86,9 @@ def _score_problems(
 
 def _strangers(folder: Path) -> list[Path]:
     """Files among the labels that no reader knows; hidden ones are not counted."""
-    places = [path for path in sorted((folder / LABELS).glob("*")) if path != captions_path(folder)]
+    folders = (folder / LABELS, renoised_folder(folder))
+    own = (captions_path(folder), renoised_folder(folder))
+    places = [path for parent in folders for path in sorted(parent.glob("*")) if path not in own]
     known = [path for path in places if path.name in ("text", FINISHED) or is_number(path.name)]
     inside = [path for place in known for path in sorted(place.glob("*"))]
     found = [path for path in places if path not in known]

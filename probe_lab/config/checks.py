@@ -144,6 +144,11 @@ def _check_labels(experiment: Experiment) -> None:
         raise ConfigError(
             "'labels.images' is true and 'capture.images' false: without finished images, name labels.steps instead"
         )
+    if labels.renoised and not (labels.captions and labels.images and labels.steps):
+        raise ConfigError(
+            f"'labels.renoised' is {labels.renoised}, and what is noised again are finished images, at captured steps, "
+            "whose scores are their labels: set labels.captions=8, labels.images=true and labels.steps"
+        )
 
 
 def _check_devices(experiment: Experiment) -> None:

@@ -26,3 +26,9 @@ class LabelsConfig:
         [], "Steps whose predicted x₀ is decoded and scored. The cache must hold the tap `x0` of each.", allowed=STEPS
     )
     images: bool = key(False, "Score the finished images under the altered captions too.")
+    renoised: int = key(
+        0,
+        "Fresh noises per finished training image: noised as at one of `labels.steps`, a denoiser call gives a further "
+        "x₀, whose label is the score of the image. Needs `labels.images`.",
+        up_to(1_000),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -95,19 +95,19 @@ def _generate(
         on_progress(done, len(samples))
 
     advance(0)
-    for images in _images(pool, pending):
+    for images in reported(pool, pending):
         advance(images)
 
 
-def _images(pool: Pool[Any], shards: Sequence[int]) -> Iterator[int]:
-    """Images done, batch by batch of any worker, below 0 for those that were lost; the first error is raised."""
-    reported = Counter[int]()
-    for event in pool.run({None: shards}):
+def reported(pool: Pool[Any], tasks: Sequence[Hashable]) -> Iterator[int]:
+    """Images done, as workers report them of any task, below 0 for those that were lost; the first error is raised."""
+    done = Counter[Hashable]()
+    for event in pool.run({None: tasks}):
         if isinstance(event, Said):
-            reported[event.task] += event.value
+            done[event.task] += event.value
             yield event.value
         elif isinstance(event, Lost):
-            yield -reported.pop(event.task, 0)
+            yield -done.pop(event.task, 0)
         elif event.error is not None:
             raise event.error
 

@@ -20,6 +20,7 @@ from probe_lab.evaluators.scoring_run import is_given
 from probe_lab.labels.caption_table import encode_captions, stored_captions
 from probe_lab.labels.label_ledger import LabelLedger
 from probe_lab.labels.label_worker import Labelled, LabelTask, LabelWorker
+from probe_lab.labels.renoise_run import make_renoised
 from probe_lab.previews.preview_scores import MADE_BY
 from probe_lab.progress import OnProgress, Watching
 
@@ -61,6 +62,8 @@ def make_labels(experiment: Experiment, *, overwrite: bool, watching: Watching) 
         yield f"text of the captions: {cache.folder / LABELS / 'text'}/{experiment.text.encoder}.safetensors"
     with watching("labels", "pictures") as update:
         yield from score_labels(experiment, cache, captions, evaluators, overwrite=overwrite, on_progress=update)
+    if experiment.labels.renoised:
+        yield from make_renoised(experiment, cache, captions, overwrite=overwrite, watching=watching)
     if given:
         yield f"no labels of {', '.join(given)}: those scores were imported, and who gave them sees no other captions"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -109,13 +110,18 @@ def as_images(pipe: DiffusionPipeline, pixels: Tensor) -> list[Image]:
 @torch.no_grad()
 def decoded_pixels(pipe: DiffusionPipeline, x0: Tensor) -> Tensor:
     """Pixels [n, 3, H, W] in −1..1 of clean latents [n, C, h, w], as the pipeline decodes them."""
-    vae = pipe.vae
-    # As the pipelines do: such an autoencoder gives nan in float16.
+    with wide_enough(pipe.vae) as vae:
+        return decoded(vae, x0.to(pipe._execution_device, vae.dtype))
+
+
+@contextmanager
+def wide_enough(vae: ModelMixin) -> Iterator[ModelMixin]:
+    """An autoencoder in float32 where it gives NaN in float16, as pipelines do; afterwards it is as before."""
     too_narrow = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
     if too_narrow:
         vae.to(torch.float32)
     try:
-        return decoded(vae, x0.to(pipe._execution_device, vae.dtype))
+        yield vae
     finally:
         if too_narrow:
             vae.to(torch.float16)

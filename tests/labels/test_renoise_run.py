@@ -1,0 +1,177 @@
+"""Pictures of a cache that are noised again: those of training prompts alone, made once, resumed, read and verified."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from probe_lab.backbones.pipelines import load_pipeline
+from probe_lab.cache import Cache, describe, verify
+from probe_lab.cache.layout import renoised_folder, renoised_path
+from probe_lab.cache.renoised import RenoisedShard, write_renoised
+from probe_lab.config import Experiment, load_experiment
+from probe_lab.data.splits import SplitFractions, splits_of
+from probe_lab.errors import CacheError, ConfigError
+from probe_lab.evaluators.decode import decoded
+from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.generation.generate import generate
+from probe_lab.labels.label_run import make_labels
+from probe_lab.labels.renoising import noise_of, renoised_x0
+
+SMALL = [
+    "evaluators=[shapes_reward]",
+    "prompts.count=8",
+    "prompts.seeds=3",
+    "sampling.steps=4",
+    "sampling.height=32",
+    "sampling.width=32",
+    "capture.steps=[2,3]",
+    "cache.shard_size=12",
+    "workers=1",
+]
+LABELS = ["labels.captions=2", "labels.steps=[3,2]", "labels.images=true", "labels.renoised=2"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """With a cache that has scores, labels and pictures noised again."""
+    folder = tmp_path_factory.mktemp("caches")
+    experiment = load_experiment("smoke", [f"cache.root={folder}", *SMALL, *LABELS])
+    generate(experiment)
+    score_cache(experiment.cache_folder, experiment.evaluators)
+    label(experiment)
+    return experiment
+
+
+@pytest.fixture
+def experiment(made: Experiment, tmp_path: Path) -> Experiment:
+    """With such a cache of its own."""
+    shutil.copytree(made.cache_folder, tmp_path / "smoke")
+    return replace(made, cache=replace(made.cache, root=str(tmp_path)))
+
+
+def label(experiment: Experiment, *, stop: float = 2.0) -> str:
+    """The last line of ``make_labels``; KeyboardInterrupt once this share of the pictures is noised again."""
+
+    def watching(what: str, unit: str) -> nullcontext[object]:
+        def update(done: int, total: int) -> None:
+            assert 0 <= done <= total
+            if what == "noise again" and done >= stop * total:
+                raise KeyboardInterrupt
+
+        return nullcontext(update)
+
+    return list(make_labels(experiment, overwrite=False, watching=watching))[-1]  # type: ignore[arg-type]
+
+
+def files_of(experiment: Experiment) -> dict[str, bytes]:
+    folder = renoised_folder(experiment.cache_folder)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_pictures_of_training_prompts_alone_are_noised_again(made: Experiment) -> None:
+    cache = Cache(made.cache_folder)
+    train = cache.samples["sample_id"][(splits_of(cache.samples, made.data.split) == "train").to_numpy()]
+    assert 0 < len(train) < len(cache.samples)
+    captured = cache.read("3/x0", 0)
+    for number in range(2):
+        renoised = cache.labels.renoised(number)
+        assert renoised.ids.tolist() == train.tolist() == cache.labels.scores("shapes_reward", "images")[0].tolist()
+        assert renoised.steps.tolist() == [
+            noise_of(made.seed, sample // 3, sample, number, [2, 3]).step for sample in train
+        ]
+        x0 = renoised.x0(np.arange(len(train)))
+        assert (x0.shape[1:], x0.dtype) == (captured.shape[1:], captured.dtype)
+        assert set(renoised.steps.tolist()) == {2, 3}
+    assert describe(cache.folder)["labels"]["renoised"] == "2"  # type: ignore[index]
+    assert verify(cache.folder) == []
+
+
+def test_each_is_what_its_picture_gives_alone(made: Experiment) -> None:
+    cache = Cache(made.cache_folder)
+    pipe = load_pipeline(made.backbone, made.sampling)
+    renoised = cache.labels.renoised(1)
+    for row in (0, len(renoised.ids) - 1):
+        sample = int(renoised.ids[row])
+        noise = noise_of(made.seed, sample // 3, sample, 1, made.labels.steps)
+        image = decoded(cache.image(sample))
+        assert image is not None
+        alone = renoised_x0(made.sampling, pipe, cache.samples.iloc[[sample]], [image], [noise.seed], noise.step)
+        assert torch.equal(renoised.x0(np.array([row])), alone.to(torch.float16))
+    with pytest.raises(CacheError, match=r"no pictures with fresh noise of number 2.*labels.renoised=3"):
+        cache.labels.renoised(2)
+
+
+def test_an_interrupted_call_is_continued_to_the_same_bytes(experiment: Experiment) -> None:
+    before = files_of(experiment)
+    assert len(before) == 4
+    assert "made before" in label(experiment)
+    shutil.rmtree(renoised_folder(experiment.cache_folder))
+    with pytest.raises(KeyboardInterrupt):
+        label(experiment, stop=0.6)
+    some = files_of(experiment)
+    assert 0 < len(some) < len(before)
+    assert verify(experiment.cache_folder) == []
+    renoised_path(experiment.cache_folder, 0, 1).unlink()
+    assert any("not noised again" in each.message for each in verify(experiment.cache_folder))
+    assert ": made (" in label(replace(experiment, workers=2))
+    assert files_of(experiment) == before
+
+
+def test_other_settings_make_other_pictures(experiment: Experiment) -> None:
+    before = files_of(experiment)
+    more = replace(experiment, labels=replace(experiment.labels, renoised=3))
+    label(more)
+    assert {name: data for name, data in files_of(more).items() if name[0] != "2"} == before
+    one = replace(experiment, labels=replace(experiment.labels, renoised=1, steps=[3]))
+    split = replace(one, data=replace(one.data, split=SplitFractions(0.4, 0.3, 0.3)))
+    cache = Cache(split.cache_folder)
+    held_out = set(cache.samples["sample_id"][(splits_of(cache.samples, split.data.split) != "train").to_numpy()])
+    assert held_out & set(cache.labels.renoised().ids.tolist())
+    assert ": made (" in label(split)
+    renoised = Cache(split.cache_folder).labels.renoised()
+    assert not held_out & set(renoised.ids.tolist())
+    assert set(renoised.steps.tolist()) == {3}
+    with pytest.raises(CacheError, match="of other training prompts"):
+        Cache(split.cache_folder).labels.renoised(1)
+    with pytest.raises(CacheError, match=r"does not match the experiment in sampling\.guidance"):
+        label(replace(split, sampling=replace(split.sampling, guidance=9.0)))
+
+
+def test_what_is_wrong_is_found_and_made_again(experiment: Experiment) -> None:
+    folder = experiment.cache_folder
+    cache = Cache(folder)
+    captions = cache.labels.stored_captions
+    stored = RenoisedShard(folder, 0, 0, cache.identity, captions)
+    held_out = next(each for each in cache.samples["sample_id"] if each not in cache.labels.renoised().ids)
+    ids = stored.ids.copy()
+    ids[-1] = held_out
+    x0 = stored.rows.whole("x0")
+    write_renoised(folder, 0, 0, np.sort(ids), stored.steps, x0, stored.metadata, cache.identity)
+    data = bytearray(renoised_path(folder, 1, 1).read_bytes())
+    data[-1] ^= 1
+    renoised_path(folder, 1, 1).write_bytes(data)
+    (renoised_folder(folder) / "notes.txt").write_text("mine", encoding="utf-8")
+    wrong = {each.file: each.message for each in verify(folder)}
+    assert f"sample {held_out} is of no training prompt" in wrong["labels/renoised/0/00000.safetensors"]
+    assert "sha256 differs" in wrong["labels/renoised/1/00001.safetensors"]
+    assert set(wrong) == {*wrong, "labels/renoised/notes.txt", "labels/renoised/0"}
+    with pytest.raises(CacheError, match="sha256 differs"):
+        cache.labels.renoised(1)
+    (renoised_folder(folder) / "notes.txt").unlink()
+    label(experiment)
+    assert verify(folder) == []
+    with pytest.raises(CacheError, match=r"noised as at step \d, has an x0 that does not fit torch.float16"):
+        write_renoised(folder, 0, 0, stored.ids, stored.steps, x0 * torch.inf, stored.metadata, cache.identity)
+
+
+def test_settings_that_lack_something_are_refused() -> None:
+    for missing in ("labels.steps=[]", "labels.images=false", "labels.captions=0"):
+        with pytest.raises(ConfigError, match=r"'labels.renoised' is 2.*set labels.captions=8"):
+            load_experiment("smoke", [*SMALL, *LABELS, missing])
