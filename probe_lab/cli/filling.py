@@ -18,7 +18,7 @@ def plan(
         float, typer.Option(help="10¹² operations per second and card, for a model whose weights are not here")
     ] = 400.0,
 ) -> None:
-    """Print images, bytes per (step, tap), total and time of a generation, before it starts.
+    """Print images, bytes per (step, tap), total and time of a generation, and of its labels, before it starts.
 
     A published model without its weights is planned from its architecture: exact bytes, and hours at a rate. The
     default rate is an H100's at 40 % of its dense bfloat16 peak.
@@ -29,10 +29,14 @@ def plan(
     from probe_lab.generation.dry_plan import planned
     from probe_lab.generation.measured_plan import plan_table
     from probe_lab.generation.prompt_notes import notes_of, prompts_at_hand
+    from probe_lab.labels.label_plan import label_plan, label_table
     from probe_lab.previews.price import preview_note
 
     config = experiment_of(experiment, overrides)
-    out.print(plan_table(planned(config, tflops)))
+    images = planned(config, tflops)
+    out.print(plan_table(images))
+    if labels := label_plan(config, images, tflops):
+        out.print(label_table(labels))
     if note := preview_note(config):
         out.print(note)
     chosen = prompts_at_hand(config)

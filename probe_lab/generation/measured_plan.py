@@ -140,21 +140,23 @@ def plan_table(plan: Plan) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for tap, shape in plan.shapes.items():
         size = plan.tap_bytes(tap)
-        table.add_row(TapLines(tap), "×".join(map(str, shape)), _size(size), _size(size * len(plan.steps)))
-    table.add_row("images (PNG)", "", "", _size(plan.image_bytes * plan.images) if plan.image_bytes else "none")
-    table.add_row("text embeddings", "", "", _size(plan.text_bytes))
+        table.add_row(TapLines(tap), "×".join(map(str, shape)), size_text(size), size_text(size * len(plan.steps)))
+    table.add_row("images (PNG)", "", "", size_text(plan.image_bytes * plan.images) if plan.image_bytes else "none")
+    table.add_row("text embeddings", "", "", size_text(plan.text_bytes))
     table.add_section()
-    table.add_row("total", "", "", _size(plan.total_bytes))
-    table.add_row("time, about", "", "", _time(plan.seconds))
+    table.add_row("total", "", "", size_text(plan.total_bytes))
+    table.add_row("time, about", "", "", time_text(plan.seconds))
     table.add_row(f"{plan.hardware}-hours, about", "", "", f"{plan.hours:,.2f}")
     table.caption = plan.note or None
     table.caption_justify = "left"
     return table
 
 
-def _size(size: int) -> str:
+def size_text(size: int) -> str:
+    """A number of bytes."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e10 else f"{size / 1e6:,.1f} MB"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time that passes."""
     return f"{seconds / 3600:,.1f} h" if seconds >= 5 * 3600 else f"{seconds / 60:.1f} min"

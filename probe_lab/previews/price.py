@@ -21,17 +21,22 @@ def preview_note(experiment: Experiment) -> str:
     """A line on what a preview takes by ``scoring.preview_decoder`` and by the backbone's own autoencoder; "" where no
     tiny one is named, or where its architecture is not known."""
     source = experiment.scoring.preview_decoder
-    family, path = located(experiment.backbone)
-    channels = _CHANNELS.get(family.name)
-    own = _own(path, channels)
-    tiny = _tiny(source, channels) if source else None
+    family, _ = located(experiment.backbone)
+    tiny, own = _tiny(source, _CHANNELS.get(family.name)) if source else None, decoder_flops(experiment)
     if own is None or tiny is None:
         return ""
-    prices = [decode_flops(model, experiment.sampling) for model in (tiny, own)]
+    prices = [decode_flops(tiny, experiment.sampling), own]
     return (
         f"A preview of {experiment.sampling.height}×{experiment.sampling.width} takes {prices[0] / 1e12:,.3f} TFLOP by "
         f"{source} ({prices[0] / prices[1]:.1%} of the {prices[1] / 1e12:,.3f} TFLOP of the backbone's autoencoder)."
     )
+
+
+def decoder_flops(experiment: Experiment) -> float | None:
+    """Operations of decoding a preview by the backbone's own autoencoder; None where its architecture is not known."""
+    family, path = located(experiment.backbone)
+    own = _own(path, _CHANNELS.get(family.name))
+    return None if own is None else decode_flops(own, experiment.sampling)
 
 
 def decode_flops(model: ModelMixin, sampling: Sampling) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,17 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, describe, verify
 from probe_lab.cache.layout import renoised_folder, renoised_path
 from probe_lab.cache.renoised import RenoisedShard, write_renoised
-from probe_lab.config import Experiment, load_experiment
+from probe_lab.config import Backbone, CaptureConfig, Experiment, Prompts, Sampling, load_experiment
+from probe_lab.config.labels import LabelsConfig
+from probe_lab.config.schema import Data
 from probe_lab.data.splits import SplitFractions, splits_of
 from probe_lab.errors import CacheError, ConfigError
 from probe_lab.evaluators.decode import decoded
 from probe_lab.evaluators.scoring_run import score_cache
-from probe_lab.generation.generate import generate
+from probe_lab.generation.dry_plan import planned
+from probe_lab.generation.generate import generate, plan_generation
+from probe_lab.labels.label_plan import label_plan, label_table
 from probe_lab.labels.label_run import make_labels
 from probe_lab.labels.renoising import noise_of, renoised_x0
 
@@ -91,6 +97,54 @@ def test_pictures_of_training_prompts_alone_are_noised_again(made: Experiment) -
         assert set(renoised.steps.tolist()) == {2, 3}
     assert describe(cache.folder)["labels"]["renoised"] == "2"  # type: ignore[index]
     assert verify(cache.folder) == []
+
+
+def test_a_plan_counts_the_labels_that_are_made(made: Experiment) -> None:
+    images = plan_generation(made)
+    plan = label_plan(made, images)
+    assert plan is not None
+    labels = Cache(made.cache_folder).labels
+    pictures = len(labels.renoised().ids)
+    rows = {row.what: row for row in plan.rows}
+    assert rows["captions and their text"].count == len(labels.captions)
+    text = sum(each.nbytes for each in labels.text("backbone").values())
+    assert rows["captions and their text"].bytes == pytest.approx(text, rel=1e-3)
+    for what, of in (("scores of previews, steps 2, 3", [2, 3]), ("scores of images", ["images"])):
+        stored = [labels.scores("shapes_reward", each) for each in of]  # type: ignore[arg-type]
+        assert rows[what].count == sum(scores.size for _, scores in stored)
+        assert rows[what].bytes == sum(ids.nbytes + scores.nbytes for ids, scores in stored)
+    again = rows["images noised again"]
+    assert again.count == 2 * pictures
+    assert again.bytes == 2 * sum(
+        each.nbytes for each in (labels.renoised().x0(range(pictures)), labels.renoised().ids, labels.renoised().steps)
+    )
+    assert all(row.seconds for row in plan.rows[1:])
+    table = Console(width=100, record=True, file=io.StringIO())
+    table.print(label_table(plan))
+    assert "images noised again" in table.export_text()
+    assert label_plan(replace(made, labels=LabelsConfig()), images) is None
+
+
+def test_a_plan_without_weights_counts_by_operations() -> None:
+    experiment = Experiment(
+        name="trial",
+        backbone=Backbone(family="sd", path="stabilityai/stable-diffusion-2-1"),
+        evaluators=["image_reward", "imported"],
+        prompts=Prompts(source="file", path="nowhere.txt", count=100, seeds=2),
+        sampling=Sampling(steps=25, guidance=7.5, height=256, width=256, device="cuda"),
+        capture=CaptureConfig(steps=[3, 5], taps=["x0"]),
+        data=Data(split=SplitFractions(0.7, 0.1, 0.2)),
+        labels=LabelsConfig(captions=8, steps=[3, 5], images=True, renoised=4),
+        workers=2,
+    )
+    images = planned(experiment)
+    plan = label_plan(experiment, images)
+    assert plan is not None
+    rows = {row.what: (row.count, row.seconds) for row in plan.rows}
+    assert rows["scores of previews, steps 3, 5"] == (70 * 2 * 2 * 9, None)
+    # 140 pictures four times, of 200 that take 25 calls each.
+    assert rows["images noised again"] == (560, pytest.approx(images.seconds * 560 / 200 / 25))
+    assert "What scoring takes is not known" in plan.note
 
 
 def test_each_is_what_its_picture_gives_alone(made: Experiment) -> None:
