@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe_lab.config import EvaluatorModel, known_keys, load_experiment, with_changes
+from probe_lab.config import EvaluatorModel, Experiment, known_keys, load_experiment, with_changes
 from probe_lab.errors import ConfigError
 from probe_lab.probes.kinds import reads_text
 
@@ -137,16 +137,22 @@ def test_known_keys_reach_every_leaf() -> None:
     assert "probe.taps.x" not in keys
 
 
+@pytest.fixture(scope="module")
+def quickstart() -> Experiment:
+    return load_experiment("quickstart")
+
+
 @given(
-    st.integers(1, 10**6),
-    st.floats(1e-6, 1e3, allow_nan=False),
-    st.sampled_from(["mse", "listwise", "listwise+infonce"]),
-    st.lists(st.sampled_from(["x0", "latent", "mid_block/activation"]), unique=True),
+    count=st.integers(1, 10**6),
+    rate=st.floats(1e-6, 1e3, allow_nan=False),
+    loss=st.sampled_from(["mse", "listwise", "listwise+infonce"]),
+    taps=st.lists(st.sampled_from(["x0", "latent", "mid_block/activation"]), unique=True),
 )
-def test_any_valid_values_survive_the_round_trip(count: int, rate: float, loss: str, taps: list[str]) -> None:
-    base = load_experiment("quickstart")
+def test_any_valid_values_survive_the_round_trip(
+    quickstart: Experiment, count: int, rate: float, loss: str, taps: list[str]
+) -> None:
     changes = {"prompts.count": count, "trainer.learning_rate": rate, "probe.loss": loss, "probe.taps": taps}
-    changed = with_changes(base, changes)
+    changed = with_changes(quickstart, changes)
     assert changed.prompts.count == count
     assert changed.trainer.learning_rate == rate
     assert (changed.probe.loss, changed.probe.taps) == (loss, taps)
