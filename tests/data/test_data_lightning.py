@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,14 @@ def fit(folder: Path, module: ProbeDataModule, checkpoint: Path | None = None, *
     return model
 
 
+@dataclass(frozen=True)
+class Unbroken:
+    """What a run of three epochs sees, with so many workers."""
+
+    workers: int
+    seen: list[tuple[int, list[int]]]
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_epochs_of_a_trainer_are_those_of_set_epoch(world: World, tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
@@ -81,14 +90,18 @@ def test_epochs_of_a_trainer_are_those_of_set_epoch(world: World, tmp_path: Path
     assert model.validated[-len(world.split("val", THIRDS)) :] == world.split("val", THIRDS)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.fixture(scope="module", params=[0, 2])
+def unbroken(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return Unbroken(request.param, fit(folder, data(world, num_workers=request.param), max_epochs=3).seen)
+
+
 @pytest.mark.parametrize("every", [3, 8, 9, 13])
 def test_a_run_resumed_from_a_checkpoint_sees_what_an_unbroken_one_does(
-    world: World, tmp_path: Path, workers: int, every: int
+    world: World, tmp_path: Path, unbroken: Unbroken, every: int
 ) -> None:
-    values = {"num_workers": workers}
-    whole = fit(tmp_path, data(world, **values), max_epochs=3)
-    per_epoch = len(whole.seen) // 3
+    values = {"num_workers": unbroken.workers}
+    per_epoch = len(unbroken.seen) // 3
     assert per_epoch == 9, "so that 3, 8 and 13 are inside an epoch and 9 is the end of one"
     saver = ModelCheckpoint(dirpath=tmp_path, filename="stop", every_n_train_steps=every, save_top_k=-1)
     fit(
@@ -99,7 +112,7 @@ def test_a_run_resumed_from_a_checkpoint_sees_what_an_unbroken_one_does(
         enable_checkpointing=True,
     )
     resumed = fit(tmp_path, data(world, **values), tmp_path / "stop.ckpt", max_epochs=3)
-    assert resumed.seen == whole.seen[every:]
+    assert resumed.seen == unbroken.seen[every:]
 
 
 def test_predict_gives_the_three_splits_in_order(world: World, tmp_path: Path) -> None:
