@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 REWARDS_READY := $(VENV)/.rewards-ready
 
-.PHONY: demo test setup lint bench rewards clean
+.PHONY: demo test check setup lint bench rewards clean
 
 demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 	$(BIN)/probe-lab demo
@@ -18,10 +18,14 @@ TESTS_experiments := tests/test_experiments.py
 TESTS_starting := tests/engines tests/tracking tests/test_cli.py tests/selection tests/documents
 TESTS_sweeping := tests/shapes tests/report tests/sweep
 TESTS_rest := $(addprefix --ignore=,$(TESTS_experiments) $(TESTS_starting) $(TESTS_sweeping))
-SUITES := $(addprefix test-,rest starting experiments sweeping)
+SUITES := $(addprefix test-,rest starting sweeping experiments)
+TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
 
 test: setup  ## the whole test suite
-	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target $(SUITES)
+	+$(TWO_AT_A_TIME) $(SUITES)
+
+check: setup  ## tests and lint side by side: what every submission has to pass
+	+$(TWO_AT_A_TIME) $(SUITES) lint
 
 .PHONY: $(SUITES)
 $(SUITES): test-%: setup
