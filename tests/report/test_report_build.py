@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,10 @@ def test_page_explains_every_figure_and_states_how_the_best_was_chosen(report: P
     assert "loss: listwise" in page.text  # the configuration of the best probe
 
 
-def test_another_experiment_stands_beside(simulated: Any, runs_copy: Path, tmp_path: Path) -> None:
+def test_another_experiment_stands_beside(
+    simulated: Any, runs_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "FAMILIES", ())
     page = _write(simulated, tmp_path / "report", title="first", others={"second": runs_copy})
     assert "Side by side" in page.text
     assert (tmp_path / "report" / "figures" / "beside.pdf").stat().st_size > 5_000
@@ -125,38 +129,54 @@ def test_another_experiment_stands_beside(simulated: Any, runs_copy: Path, tmp_p
     assert [name for name in rows if name.startswith("probe")] == [f"probe, step {step}" for step in (1, 3, 5, 8)]
 
 
-def test_cells_that_halving_stopped_are_listed_and_count_nowhere_else(
-    simulated: Any, runs_copy: Path, tmp_path: Path
-) -> None:
-    """However good their numbers look; a training that ended by patience is whole."""
-    before = load_results(simulated.runs)
-    names = before.cells.query("model == 'cnn' and loss == 'listwise' and step == 5 and seed == 1")["cell"]
-    halved, patient = names.iloc[0], names.iloc[1]
+@dataclass(frozen=True)
+class Halved:
+    """Runs of which halving stopped one cell and patience another one, and their report without the cache."""
+
+    runs: Path
+    out: Path
+    page: Page
+    halved: str
+    patient: str
+
+
+@pytest.fixture(scope="module")
+def halved(simulated: Any, tmp_path_factory: pytest.TempPathFactory) -> Halved:
+    """However good the numbers of these cells look."""
+    folder = tmp_path_factory.mktemp("halved")
+    runs = Path(shutil.copytree(simulated.runs, folder / "runs" / "quick"))
+    cells = load_results(runs).cells.query("model == 'cnn' and loss == 'listwise' and step == 5 and seed == 1")["cell"]
+    halved, patient = cells.iloc[0], cells.iloc[1]
     for cell, by in ((halved, "halving"), (patient, "patience")):
-        path = runs_copy / cell / "metrics.json"
+        path = runs / cell / "metrics.json"
         content = json.loads(path.read_text())
         for row in content["metrics"]:
             row["estimate"] = 0.99 if by == "halving" else row["estimate"]
         path.write_text(json.dumps(content | {"stopped": {"by": by, "epochs": 2}}))
-    table = pd.read_parquet(runs_copy / "results.parquet")
-    write_results(runs_copy, table.assign(estimate=table["estimate"].where(table["cell"] != halved, 0.99)))
-    results = load_results(runs_copy)
+    table = pd.read_parquet(runs / "results.parquet")
+    write_results(runs, table.assign(estimate=table["estimate"].where(table["cell"] != halved, 0.99)))
+    page = _write(simulated, folder / "report", runs=runs)
+    return Halved(runs, folder / "report", page, halved, patient)
+
+
+def test_cells_that_halving_stopped_are_listed_and_count_nowhere_else(simulated: Any, halved: Halved) -> None:
+    """A training that ended by patience is whole."""
+    before, results = load_results(simulated.runs), load_results(halved.runs)
     variants = {cell: variant for variant, cells in before.variants.items() for cell in cells.values()}
-    assert list(results.seeds(variants[halved])) == [0]
-    assert list(results.seeds(variants[patient])) == [0, 1]
+    assert list(results.seeds(variants[halved.halved])) == [0]
+    assert list(results.seeds(variants[halved.patient])) == [0, 1]
     for split in ("val", "test"):
-        value = results.value(variants[halved], "shapes_reward", "srcc_within", split)
+        value = results.value(variants[halved.halved], "shapes_reward", "srcc_within", split)
         assert value is not None
         assert value.estimate < 0.9
-    page = _write(simulated, tmp_path / "report", runs=runs_copy)
-    assert "Successive halving stopped 1 of them before the last epoch" in page.text
-    assert page.text.count("Left out is the one cell that successive halving stopped") == 3
-    with (tmp_path / "report" / "tables" / "cells.csv").open() as file:
+    assert "Successive halving stopped 1 of them before the last epoch" in halved.page.text
+    assert halved.page.text.count("Left out is the one cell that successive halving stopped") == 3
+    with (halved.out / "tables" / "cells.csv").open() as file:
         ended = {row["cell"]: row["stopped"] for row in csv.DictReader(file)}
     assert len(ended) == len(before.cells)
     assert {cell: text for cell, text in ended.items() if text} == {
-        halved: "halving, epoch 2",
-        patient: "patience, epoch 2",
+        halved.halved: "halving, epoch 2",
+        halved.patient: "patience, epoch 2",
     }
 
 
@@ -206,11 +226,10 @@ def test_tables_come_in_three_forms(report: Path) -> None:
             assert (report / "tables" / f"{name}{suffix}").stat().st_size > 50
 
 
-def test_what_is_missing_is_stated(simulated: Any, tmp_path: Path) -> None:
-    page = _write(simulated, tmp_path / "r")
-    assert page.text.count("Not shown: The report was made without the cache") == 2
-    assert "Not shown: Score over compute" in page.text
-    assert not (tmp_path / "r" / "figures" / "attention.png").exists()
+def test_what_is_missing_is_stated(halved: Halved) -> None:
+    assert halved.page.text.count("Not shown: The report was made without the cache") == 2
+    assert "Not shown: Score over compute" in halved.page.text
+    assert not (halved.out / "figures" / "attention.png").exists()
 
 
 def test_the_first_sentence_has_real_minus_signs(

@@ -50,7 +50,7 @@ def picture(cache: Cache, sample: int) -> npt.NDArray[np.uint8]:
 
 def read_sample(cache: Cache, key: str, sample: int) -> Tensor:
     """One array of one sample, ``[C, H, W]`` float32; only its own bytes are read."""
-    shard, row = (int(value) for value in cache.samples[["shard", "row"]].to_numpy()[sample])
+    shard, row = (int(cache.samples[column].to_numpy()[sample]) for column in ("shard", "row"))
     return cache.read(key, shard, slice(row, row + 1))[0].to(torch.float32)
 
 

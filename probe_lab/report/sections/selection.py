@@ -86,7 +86,7 @@ def selection_curve(results: Results, variant: Variant, evaluator: str) -> Curve
     counts = list(range(1, int(tables[0].groupby("prompt_id").size().median()) + 1))
     if len(counts) < 2:
         return None
-    points = [of_trainings(tables, counts)[count] for count in counts]
+    points = of_trainings(tables, counts).values()
     return Curve(
         counts,
         np.array([(p.score.estimate, p.score.lower, p.score.upper) for p in points]),
