@@ -46,7 +46,7 @@ def write_renoised(
             f"sample {ids[first]}, noised as at step {steps[first]}, has an x0 that does not fit {x0.dtype}: NaN or "
             "infinity; set sampling.dtype or cache.dtype to float32 and generate another cache"
         )
-    tensors = {"sample_id": torch.from_numpy(ids), "step": torch.from_numpy(steps), "x0": x0.contiguous()}
+    tensors = {"sample_id": torch.tensor(ids), "step": torch.tensor(steps), "x0": x0.contiguous()}
     write_tensor_file(folder, renoised_path(folder, number, shard), tensors, metadata, identity)
 
 

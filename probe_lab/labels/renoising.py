@@ -71,7 +71,9 @@ def renoised_x0(
         entry = stack.enter_context(entered_at(pipe, step, clean, noise))
         stack.enter_context(stopped_after(pipe, 1))
         pipe(**options)
-    if entry.sample is None or not torch.equal(capture[1, "", "latent"], entry.sample.cpu()):
+    # NaN, of an autoencoder say, is found where the x0 is stored.
+    given = capture[1, "", "latent"].float().nan_to_num()
+    if entry.sample is None or not torch.equal(given, entry.sample.cpu().float().nan_to_num()):
         raise CaptureError(
             f"a {type(pipe).__name__} does not begin with the latents that its prepare_latents gives, so pictures "
             "cannot be noised again: set labels.renoised=0"
