@@ -1,8 +1,8 @@
 """judges/<seed>/: the weights of a picture judge that was trained on the labels of a cache, and what it says of it.
 
 ``weights.safetensors`` holds its tensors, and in the metadata all that decided them; ``<step>.safetensors`` its
-``scores`` float32 [samples, E], NaN in shards that are not complete. ``training.partial`` is a training that was
-interrupted.
+``scores`` float32 [samples, 2E], by E evaluators of the decoded x₀ and then of the finished picture, NaN in shards that
+are not complete. ``training.partial`` is a training that was interrupted.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class LabelsConfig:
     steps: list[int] = key(
         [], "Steps whose predicted x₀ is decoded and scored. The cache must hold the tap `x0` of each.", allowed=STEPS
     )
-    images: bool = key(False, "Score the finished images under the altered captions too.")
+    images: bool = key(True, "Score the finished images under the altered captions too. Picture judges learn from it.")
     renoised: int = key(
         0,
         "Fresh noises per finished training image: noised as at one of `labels.steps`, a denoiser call gives a further "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from probe_lab.probes.inputs import LIMIT
+from probe_lab.probes.picture_judge import QUESTIONS
 from probe_lab.probes.ridge import FREE, Moments, prompt_means, ridge
 from probe_lab.probes.spec import ProbeSpec
 
@@ -98,3 +100,39 @@ class Direct(nn.Linear):
         weight, _ = ridge(Moments.of([(x, y)], *reversed(self.weight.shape)), FREE)
         self.weight.copy_(weight.T)
         self.bias.copy_(target.double().mean(dim=0) - scalars.double().mean(dim=0) @ weight)
+
+
+class Blend(nn.Module):
+    """A probe's own prediction and what a picture judge says, in shares that validation prompts decide; buffers.
+
+    On the training split nothing could decide them: the judge has learnt the scores of its pictures, as the probe has.
+    """
+
+    def __init__(self, evaluators: int) -> None:
+        super().__init__()
+        self.register_buffer("own", torch.ones(evaluators))
+        self.register_buffer("judge", torch.zeros(QUESTIONS, evaluators))
+        self.own: Tensor
+        self.judge: Tensor
+
+    @torch.no_grad()
+    def fit(self, prediction: Tensor, judged: Tensor, target: Tensor, prompt: Tensor) -> None:
+        """Take the shares, none below 0, that tell the samples of a prompt apart with the smallest squared error.
+
+        ``prediction`` and standardised ``target`` are ``[n, E]``, ``judged`` ``[n, 2E]`` and ``prompt`` ``[n]``. They
+        stay as they are for an evaluator whose samples of a prompt nothing tells apart.
+        """
+        sources = torch.stack([prediction, *judged.chunk(QUESTIONS, dim=1)], dim=2).double()  # [n, E, 1 + QUESTIONS]
+        apart = sources - prompt_means(sources.flatten(1), prompt).view_as(sources)
+        wanted = target.double() - prompt_means(target.double(), prompt)
+        for evaluator in range(target.shape[1]):
+            shares, _ = nnls(apart[:, evaluator].numpy(), wanted[:, evaluator].numpy())
+            if shares.any():
+                self.own[evaluator] = float(shares[0])
+                self.judge[:, evaluator] = torch.from_numpy(shares[1:]).float()
+
+    def forward(self, prediction: Tensor, judged: Tensor) -> Tensor:
+        """``[B, E]`` of the two."""
+        answers = judged.view(len(judged), QUESTIONS, -1)
+        blended: Tensor = self.own * prediction + (self.judge * answers).sum(dim=1)
+        return blended

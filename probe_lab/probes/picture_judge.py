@@ -1,7 +1,8 @@
 """The picture judge: looks for each word of a caption in a predicted clean latent and weighs what it sees.
 
-It scores any (x₀ prediction, caption) as an evaluator would score the decoded picture, without decoding, so it can be
-trained on labels of altered captions (see ``docs/labels.md``) and on all captured steps at once.
+It says of any (x₀ prediction, caption) what an evaluator would give the decoded prediction, and what the picture that
+becomes of it, without decoding. So it can be trained on labels of altered captions (see ``docs/labels.md``) and on all
+captured steps at once.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ GRID, PIXELS = 16, 4
 """Longest side, in cells, of the map that is painted from x₀, and pixels per cell side; words look at half the grid."""
 WIDTH, WORDS, HEADS, ROUNDS, FREQUENCIES = 96, 64, 4, 2, 64
 """Channels of the map and of a word, heads of attention, rounds of looking, and sinusoids of a step."""
+QUESTIONS = 2
+"""What a judge is asked for each evaluator: the score of the decoded prediction, and of the finished picture."""
 WAVES = 2
 """Sine and cosine pairs of each coordinate, beside the coordinate itself."""
 
 
 class PictureJudge(nn.Module):
-    """x₀ predictions ``[N, C, H, W]`` and R captions of each, to standardised scores ``[N, R, E]``.
+    """x₀ predictions ``[N, C, H, W]`` and R captions of each, to standardised scores ``[N, R, 2E]``: what E evaluators
+    give the decoded prediction, then what they give the finished picture.
 
     The latent is painted as a map of at most ``GRID``² cells: a rough picture, which ``painted`` shows, and features.
     Convolutions that know the step shrink it. In each round, the words of
@@ -38,7 +42,7 @@ class PictureJudge(nn.Module):
         channels, *sides = shape
         stride = math.ceil(max(sides) / GRID)
         condition = 2 * WIDTH
-        for name, size in {"clean_mean": (channels, 1, 1), "label_mean": (evaluators,)}.items():
+        for name, size in {"clean_mean": (channels, 1, 1), "label_mean": (QUESTIONS * evaluators,)}.items():
             self.register_buffer(name, torch.zeros(size))
             self.register_buffer(name.replace("mean", "scale"), torch.ones(size))
         self.clean_mean: Tensor
@@ -62,10 +66,10 @@ class PictureJudge(nn.Module):
         self.weigh = _Attention()
         self.conclude = _Widened()
         self.head = nn.Sequential(nn.LayerNorm(2 * WORDS), nn.Linear(2 * WORDS, 2 * WORDS), nn.GELU())
-        self.score = nn.Linear(2 * WORDS, evaluators)
+        self.score = nn.Linear(2 * WORDS, QUESTIONS * evaluators)
 
     def standardise(self, clean: Tensor, labels: Tensor) -> None:
-        """Take the units of x₀ predictions ``[n, C, H, W]`` and of raw labels ``[…, E]``, in which NaN is missing."""
+        """Take the units of x₀ predictions ``[n, C, H, W]`` and of raw labels ``[…, 2E]``, in which NaN is missing."""
         std, mean = torch.std_mean(clean.float(), dim=(0, 2, 3))
         self.clean_mean.copy_(mean[:, None, None])
         self.clean_scale.copy_(std.clamp_min(1e-6)[:, None, None])
@@ -93,7 +97,7 @@ class PictureJudge(nn.Module):
 
     @torch.no_grad()
     def scores(self, clean: Tensor, share: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Raw scores ``[N, E]`` under one caption each: ``tokens`` ``[N, L, D]``, ``mask`` ``[N, L]``."""
+        """Raw scores ``[N, 2E]`` under one caption each: ``tokens`` ``[N, L, D]``, ``mask`` ``[N, L]``."""
         standardised = self(clean, share, tokens[:, None], mask[:, None])[:, 0]
         return self.label_mean + self.label_scale * standardised
 
@@ -179,8 +183,14 @@ def _coordinates(height: int, width: int, device: torch.device) -> Tensor:
 
 def of_evaluators(weights: Mapping[str, Tensor], places: Sequence[int]) -> dict[str, Tensor]:
     """The weights of a judge of the evaluators at ``places`` alone."""
+    columns = columns_of(places, len(weights["score.bias"]) // QUESTIONS)
     per_evaluator = ("score.weight", "score.bias", "label_mean", "label_scale")
-    return {name: value[list(places)] if name in per_evaluator else value for name, value in weights.items()}
+    return {name: value[columns] if name in per_evaluator else value for name, value in weights.items()}
+
+
+def columns_of(places: Sequence[int], evaluators: int) -> list[int]:
+    """Where what a judge of so many ``evaluators`` says of those at ``places`` stands among all that it says."""
+    return [question * evaluators + place for question in range(QUESTIONS) for place in places]
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from probe_lab.errors import ProbeError, nearest
-from probe_lab.probes.heads import Direct, MLPHead, PromptEmbedding, Scalars, beside
+from probe_lab.probes.heads import Blend, Direct, MLPHead, PromptEmbedding, Scalars, beside
 from probe_lab.probes.inputs import Inputs, Standardise
-from probe_lab.probes.picture_judge import PictureJudge, frozen
+from probe_lab.probes.picture_judge import QUESTIONS, PictureJudge, frozen
 from probe_lab.probes.spec import JUDGED, ProbeSpec
 
 
@@ -28,11 +28,12 @@ class Probe(nn.Module):
     """Encoder, head, and the statistics of the training split as buffers.
 
     ``forward`` is what is trained; ``predict`` gives scores in the evaluators' own units: score = mean + std
-    · (shift + slope · ŷ), where ``slope`` and ``shift`` are 1 and 0 unless ``calibrate`` set them. ``unscaled`` are the
-    evaluators for which it could not: of these predictions only the order means something.
+    · (shift + slope · ŷ), where ŷ is what ``blended`` gives, and ``slope`` and ``shift`` are 1 and 0 unless
+    ``calibrate`` set them. ``unscaled`` are the evaluators for which it could not: of these predictions only the order
+    means something.
 
-    What a picture judge says of x₀ is read as the scalars are, behind them. The ``judge`` was trained before, on
-    labels, and does not change any more.
+    A picture ``judge`` was trained before, on labels, and does not change any more: ``blend`` adds what it says to the
+    prediction when the rest is trained.
     """
 
     def __init__(self, spec: ProbeSpec) -> None:
@@ -50,7 +51,9 @@ class Probe(nn.Module):
             self.encoder = kind.build_encoder(spec)
             self.head = nn.Linear(int(self.encoder.size) + scalars, len(spec.evaluators))  # type: ignore[arg-type]
         self.judge: PictureJudge | None = None
+        self.blend: Blend | None = None
         if spec.judge:
+            self.blend = Blend(len(spec.evaluators))
             self.judge = PictureJudge(spec.taps[JUDGED], spec.token_dim, len(spec.evaluators))
             frozen(self.judge)
         self.scalars = Scalars(scalars) if scalars and kind.encoder else None
@@ -82,7 +85,7 @@ class Probe(nn.Module):
     def fit_scalars(self, scalars: Tensor, target: Tensor, prompt: Tensor) -> None:
         """Set the units of the scalars from the training split, raw values ``[n, S]``, and start a head that is trained
         by gradient where they tell the raw ``target`` ``[n, E]`` of a prompt's samples apart best by themselves.
-        ``prompt`` ``[n]`` counts from 0. What the judge says is one of them, see ``numbers``."""
+        ``prompt`` ``[n]`` counts from 0."""
         assert self.scalars is not None
         self.scalars.fit(scalars)
         if self.direct is not None:
@@ -107,29 +110,37 @@ class Probe(nn.Module):
             read = beside(embedding, text)
         if self.direct is None or self.scalars is None:
             return Output(self.head(read), embedding, text)
-        scalars = self.scalars(self.numbers(inputs))
+        scalars = self._standardised_scalars(inputs)
         return Output(self.head(read, scalars) + self.direct(scalars), embedding, text)
 
-    def numbers(self, inputs: Inputs) -> Tensor:
-        """Raw numbers ``[B, S]``: the scalars, then what the judge says unless it stands behind them already."""
-        given = inputs.scalars
-        if self.judge is None or (given is not None and given.shape[1] == self.spec.numbers):
-            assert given is not None
-            return given
-        judged = self._judged(self.judge, inputs)
-        return judged if given is None else torch.cat([given, judged], dim=1)
+    @torch.no_grad()
+    def blended(self, prediction: Tensor, inputs: Inputs) -> Tensor:
+        """Standardised predictions ``[B, E]`` with what the judge says of the same samples; without one as they are."""
+        return prediction if self.blend is None else self.blend(prediction, self.judged(inputs))
 
-    def _judged(self, judge: PictureJudge, inputs: Inputs) -> Tensor:
+    @torch.no_grad()
+    def judged(self, inputs: Inputs) -> Tensor:
+        """What the judge says, ``[B, 2E]``: as it stands behind the scalars, or asked now."""
+        assert self.judge is not None
+        own = len(self.spec.scalars)
+        if inputs.scalars is not None and inputs.scalars.shape[1] > own:
+            return inputs.scalars[:, own:]
         assert inputs.tokens is not None
         assert inputs.token_mask is not None
         share = inputs.step.float() / self.spec.total_steps
         tokens, mask = inputs.spread(inputs.tokens), inputs.spread(inputs.token_mask)
-        return judge.scores(inputs.features[JUDGED], share, tokens, mask)
+        return self.judge.scores(inputs.features[JUDGED], share, tokens, mask)
+
+    def _standardised_scalars(self, inputs: Inputs) -> Tensor:
+        assert self.scalars is not None
+        assert inputs.scalars is not None
+        scalars: Tensor = self.scalars(inputs.scalars[:, : len(self.spec.scalars)])
+        return scalars
 
     def features(self, inputs: Inputs) -> Tensor:
         """What a head reads that has one way only: ``[B, F]``, where there are scalars with them at the end."""
         features: Tensor = self.encoder(inputs)
-        return features if self.scalars is None else torch.cat([features, self.scalars(self.numbers(inputs))], dim=1)
+        return features if self.scalars is None else torch.cat([features, self._standardised_scalars(inputs)], dim=1)
 
     def alignment(self, output: Output, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Embedding and pooled text in their common space for InfoNCE, ``[B, embedding]`` each.
@@ -156,7 +167,7 @@ class Probe(nn.Module):
         training = self.training
         self.eval()
         with torch.autocast(self.target_mean.device.type, enabled=False):  # one around it would round the scores
-            prediction = self(inputs).prediction
+            prediction = self.blended(self(inputs).prediction, inputs)
         self.train(training)
         return self.target_mean + self.target_std * (self.target_shift + self.target_slope * prediction)
 
@@ -185,7 +196,8 @@ class Probe(nn.Module):
             given = tuple(inputs.features[tap].shape[1:])
             if given != shape:
                 raise ProbeError(f"tap '{tap}' has the shape {given} and the probe was trained on {shape}")
-        widths = {len(self.spec.scalars), self.spec.numbers}
+        own = len(self.spec.scalars)
+        widths = {own, own + QUESTIONS * len(self.spec.evaluators)} if self.spec.judge else {own}
         if self.spec.scalars and (inputs.scalars is None or inputs.scalars.shape[1] not in widths):
             had = "none" if inputs.scalars is None else f"those of shape {tuple(inputs.scalars.shape)}"
             raise ProbeError(f"the probe reads {', '.join(self.spec.scalars)} and was given {had}: pass Inputs.scalars")

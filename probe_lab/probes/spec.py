@@ -109,8 +109,8 @@ class ProbeSpec:
 
     @property
     def numbers(self) -> int:
-        """How many numbers the head reads beside the embedding: the scalars, and the judge's scores."""
-        return len(self.scalars) + (len(self.evaluators) if self.judge else 0)
+        """How many numbers the head reads beside the embedding."""
+        return len(self.scalars)
 
     @property
     def previews(self) -> tuple[Scalar, ...]:

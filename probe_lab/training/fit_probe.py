@@ -89,7 +89,7 @@ def train_probe(
             else:
                 fit(module, data, device_of(settings))
             trained = Trained(module.finish().cpu(), module.history, module.stopped)
-        if not objective.scaled:
+        if not objective.scaled or spec.judge:
             calibrated(trained.probe, data, labels)
     return trained
 
@@ -110,7 +110,8 @@ def prepared(spec: ProbeSpec, data: ProbeDataModule, judge: Mapping[str, Tensor]
     if probe.judge is not None and judge is not None:
         probe.judge.load_state_dict(judge)
     if spec.numbers:
-        probe.fit_scalars(*data.scalars_of("train"))
+        scalars, targets, prompt = data.scalars_of("train")
+        probe.fit_scalars(scalars[:, : spec.numbers], targets, prompt)
     return probe
 
 
@@ -124,13 +125,20 @@ def seeded(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def calibrated(probe: Probe, data: ProbeDataModule, labels: Tensor | None = None) -> None:
-    """``Probe.calibrate`` on prompts that the probe was not trained on: it knows its own too well. There are some, or
-    no epoch could be chosen."""
-    predictions, targets = [], []
+    """``Blend.fit`` and ``Probe.calibrate`` on prompts that the probe was not trained on: it knows its own too well.
+    There are some, or no epoch could be chosen."""
+    predictions, judged, targets, prompts = [], [], [], []
     for batch in data.val_dataloader():
-        predictions.append(probe(Inputs.of(batch)).prediction)
+        inputs = Inputs.of(batch)
+        predictions.append(probe(inputs).prediction)
+        judged.append(probe.judged(inputs) if probe.blend is not None else torch.empty(0))
         targets.append(probe.standardised(batch.targets if labels is None else labels[batch.sample_id]))
-    probe.calibrate(torch.cat(predictions), torch.cat(targets))
+        prompts.append(batch.group)
+    prediction, target = torch.cat(predictions), torch.cat(targets)
+    if probe.blend is not None:
+        probe.blend.fit(prediction, torch.cat(judged), target, torch.cat(prompts))
+        prediction = probe.blend(prediction, torch.cat(judged))
+    probe.calibrate(prediction, target)
 
 
 def train_batches(data: ProbeDataModule) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from probe_lab.cache import Cache
+from probe_lab.cache.layout import FINISHED
 from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.errors import ScoreError
 from probe_lab.probes.spec import JUDGED
@@ -23,7 +24,8 @@ class JudgeBatch:
     """N pictures of G prompts, each under R captions of its prompt.
 
     ``clean`` is x₀ ``[N, C, H, W]`` float32, ``share`` the step as a share of all ``[N]``, ``tokens`` ``[N, R, L, D]``
-    and ``mask`` ``[N, R, L]`` bool their text, ``labels`` ``[N, R, E]`` raw scores, and ``group`` ``[N]`` int64 counts
+    and ``mask`` ``[N, R, L]`` bool their text, ``labels`` ``[N, R, 2E]`` raw scores of what x₀ decodes to and of the
+    finished picture, and ``group`` ``[N]`` int64 counts
     prompts from 0.
     """
 
@@ -41,7 +43,7 @@ class LabelledPictures:
 
     ``ids`` int64 [n] are the samples, prompt by prompt, prompt g being ``start[g]:start[g + 1]``; ``first_caption`` [G]
     is the row of its own caption in ``text``, the altered ones follow. ``labels`` maps a step to float32
-    [n, captions, E].
+    [n, captions, 2E]: what the predictions of that step decode to, and then the finished pictures.
     """
 
     ids: npt.NDArray[np.int64]
@@ -55,18 +57,19 @@ class LabelledPictures:
         """Those that the cache holds.
 
         Raises:
-            ScoreError: there are none of an evaluator at a step, or not of the same pictures everywhere.
+            ScoreError: an evaluator has none at a step or of the finished pictures, or not of the same pictures
+                everywhere.
             CacheError: there are no captions, or the text of these is missing.
         """
         stored, ids = cache.labels, np.empty(0, np.int64)
         labels: dict[int, npt.NDArray[np.float32]] = {}
         for step in steps:
-            columns = [stored.scores(evaluator, step) for evaluator in evaluators]
+            columns = [stored.scores(evaluator, of) for of in (step, FINISHED) for evaluator in evaluators]
             ids = ids if labels else columns[0][0]
             if any(not np.array_equal(ids, others) for others, _ in columns):
                 raise ScoreError(
                     f"not all of {', '.join(evaluators)} have labelled the same pictures of {cache.folder} at steps "
-                    f"{', '.join(map(str, steps))}: run `probe-lab score` again, it resumes"
+                    f"{', '.join(map(str, steps))} and when finished: run `probe-lab score` again, it resumes"
                 )
             labels[step] = np.stack([scores for _, scores in columns], axis=2)
         prompts = cache.samples["prompt_id"].to_numpy()[ids]
@@ -85,7 +88,7 @@ class LabelledPictures:
 
 class _Prompt(NamedTuple):
     """All pictures of a prompt at a step: x₀ ``[n, C, H, W]``, the rows ``[R]`` of its captions' text, and the labels
-    ``[n, R, E]``."""
+    ``[n, R, 2E]``."""
 
     step: int
     clean: Tensor

@@ -21,11 +21,12 @@ from torch.utils.data import DataLoader
 
 from probe_lab.cache import Cache
 from probe_lab.cache.judge_files import JudgeFiles
+from probe_lab.cache.layout import FINISHED
 from probe_lab.config import Experiment
 from probe_lab.data.text_lookup import TextTable
 from probe_lab.errors import CacheError, ProbeError
 from probe_lab.probes.applied_elsewhere import read_samples
-from probe_lab.probes.picture_judge import PictureJudge
+from probe_lab.probes.picture_judge import QUESTIONS, PictureJudge
 from probe_lab.probes.spec import JUDGED
 from probe_lab.progress import OnProgress, Watching
 from probe_lab.training.fit_probe import seeded
@@ -35,7 +36,7 @@ from probe_lab.training.judge_painting import learn_to_paint
 from probe_lab.training.judged import MADE_FROM, WEIGHTS, lacks_scores
 from probe_lab.training.lightning_trainer import quietly
 
-MADE_BY = "1"
+MADE_BY = "2"
 """Raised whenever the same labels train another judge."""
 TRAINING = "training"
 _START = "start."
@@ -62,6 +63,11 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
     steps, evaluators = sorted(experiment.labels.steps), experiment.probe_evaluators
     if not steps:
         raise ProbeError("a picture judge learns from previews, and 'labels.steps' is empty: name captured steps")
+    if not experiment.labels.images:
+        raise ProbeError(
+            "a picture judge learns from finished pictures too, and 'labels.images' is false: set it to true, then "
+            "`probe-lab score` and `probe-lab judge`"
+        )
     _require_split(experiment, cache)
     made_by = judge_settings(experiment, cache)
     for seed in range(experiment.judge.seeds):
@@ -100,8 +106,8 @@ def _require_split(experiment: Experiment, cache: Cache) -> None:
 def judge_settings(experiment: Experiment, cache: Cache) -> dict[str, str]:
     """All that decides a judge of one seed: what made the labels, by their checksums, and how it is trained."""
     labels = {
-        f"{step}/{name}": cache.labels.digest(name, step)
-        for step in sorted(experiment.labels.steps)
+        f"{of}/{name}": cache.labels.digest(name, of)
+        for of in (*sorted(experiment.labels.steps), FINISHED)
         for name in experiment.probe_evaluators
     }
     training = {key: value for key, value in asdict(experiment.judge).items() if key != "seeds"}
@@ -250,9 +256,9 @@ def _standardise(judge: PictureJudge, cache: Cache, pictures: LabelledPictures) 
 
 @torch.no_grad()
 def _scored(judge: PictureJudge, cache: Cache, step: int, experiment: Experiment, on_progress: OnProgress) -> Tensor:
-    """Scores of all samples at a step, under their own captions: float32 [samples, E]."""
+    """Scores of all samples at a step, under their own captions: float32 [samples, 2E]."""
     text = TextTable.load(cache, experiment.text.encoder)
-    scores = torch.full((len(cache.samples), len(experiment.probe_evaluators)), torch.nan)
+    scores = torch.full((len(cache.samples), QUESTIONS * len(experiment.probe_evaluators)), torch.nan)
     done, total = 0, len(cache.complete_samples)
     on_progress(0, total)
     for shard, rows in cache.complete_samples.groupby("shard"):

@@ -13,7 +13,7 @@ from probe_lab.cache import Cache
 from probe_lab.cache.judge_files import AGAIN, JudgeFiles
 from probe_lab.config import Experiment
 from probe_lab.errors import CacheError, ProbeError
-from probe_lab.probes.picture_judge import of_evaluators
+from probe_lab.probes.picture_judge import columns_of, of_evaluators
 
 WEIGHTS = "weights"
 MADE_FROM = "settings_sha256"
@@ -32,7 +32,7 @@ def judge_weights(experiment: Experiment, cache: Cache) -> dict[str, Tensor]:
 
 
 def judged_scores(experiment: Experiment, cache: Cache) -> Tensor:
-    """What that judge says of all samples at ``probe.step``: float32 [samples, E], NaN where there is no picture.
+    """What that judge says of all samples at ``probe.step``: float32 [samples, 2E], NaN where there is no picture.
 
     Raises:
         ProbeError: as ``judge_weights``.
@@ -47,7 +47,8 @@ def judged_scores(experiment: Experiment, cache: Cache) -> Tensor:
             f"{files.path(experiment.probe.step)} is of another judge than the weights beside it, or lacks samples: "
             f"{AGAIN}"
         )
-    return tensors["scores"][:, places]
+    known = len(json.loads(metadata["evaluators"]))
+    return tensors["scores"][:, columns_of(places, known)]
 
 
 def lacks_scores(scores: Tensor, cache: Cache) -> bool:

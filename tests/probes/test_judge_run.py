@@ -17,6 +17,7 @@ import torch
 from probe_lab.cache import Cache, describe, verify
 from probe_lab.cache.judge_files import JudgeFiles
 from probe_lab.cache.label_files import CAPTIONS, Captions, LabelScores, write_captions, write_labels
+from probe_lab.cache.layout import FINISHED, LabelsOf
 from probe_lab.cache.text_table import write_text
 from probe_lab.config import Experiment, JudgeConfig
 from probe_lab.config.labels import LabelsConfig
@@ -40,7 +41,9 @@ ProbeOf = Callable[..., Experiment]
 
 @pytest.fixture(scope="module")
 def labelled(planted: Cache, tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """``planted`` with labels at step 5: the score itself, and its negative under a caption of other words."""
+    """``planted`` with labels at step 5 and of finished pictures: the score itself, and its negative under a caption of
+    other words."""
+    pictures: tuple[LabelsOf, ...] = (5, FINISHED)
     folder = tmp_path_factory.mktemp("labelled") / "planted"
     shutil.copytree(planted.folder, folder)
     samples = planted.samples
@@ -61,7 +64,8 @@ def labelled(planted: Cache, tmp_path_factory: pytest.TempPathFactory) -> Cache:
     ids = train["sample_id"].to_numpy()
     score = planted.scores("good")[ids]
     both = np.stack([score, 10 - score], axis=1).astype(np.float32)
-    write_labels(folder, "good", 5, LabelScores(ids, both, metadata), planted.identity)
+    for of in pictures:
+        write_labels(folder, "good", of, LabelScores(ids, both, metadata), planted.identity)
     return Cache(folder)
 
 
@@ -105,10 +109,12 @@ def weights(cache: Cache) -> dict[str, torch.Tensor]:
 
 def test_a_judge_ranks_pictures_of_prompts_that_it_never_saw(judging: Experiment, labelled: Cache) -> None:
     assert "trained (" in trained(judging)[0].replace(": trained", " trained")
-    said = judged_scores(judging, labelled)[:, 0].numpy()
+    answers = judged_scores(judging, labelled).numpy()
     test = prompt_groups(labelled, ["good"], judging.data.split)["test"]
     prompts = labelled.samples["prompt_id"].to_numpy()[test.sample_id]
-    assert within_prompt_estimate(said[test.sample_id], test.targets[:, 0], prompts, "srcc_within") > 0.5
+    assert answers.shape == (len(labelled.samples), 2)  # of the decoded prediction, of the finished picture
+    for answer in answers[test.sample_id].T:
+        assert within_prompt_estimate(answer, test.targets[:, 0], prompts, "srcc_within") > 0.5
     before = weights(labelled)
     assert "trained before" in trained(judging)[0]
     assert all(torch.equal(value, before[name]) for name, value in weights(labelled).items())
@@ -144,6 +150,8 @@ def test_a_cell_reads_its_judge_and_carries_it_along(
     probe = load_probe(runs / model)
     assert probe.spec.judge
     assert probe.judge is not None
+    assert probe.blend is not None
+    assert probe.blend.judge.sum() > 0
     assert not set(dict(probe.named_parameters())) & {f"judge.{name}" for name in weights(labelled)}
     table = pd.read_parquet(runs / model / "predictions.parquet").set_index("sample_id")["prediction"]
     batch = next(iter(data_of(cell, labelled).evaluation_dataloader("test")))
@@ -165,6 +173,8 @@ def test_what_lacks_is_named(judging: Experiment, planted: Cache, labelled: Cach
         trained(elsewhere)
     with pytest.raises(ProbeError, match=r"labels\.steps"):
         trained(replace(judging, labels=LabelsConfig()))
+    with pytest.raises(ProbeError, match=r"labels\.images"):
+        trained(replace(judging, labels=replace(judging.labels, images=False)))
     elsewhere = replace(judging, data=replace(judging.data, split=SplitFractions(0.6, 0.2, 0.2)))
     with pytest.raises(ProbeError, match=r"labels of .* are of the split"):
         trained(elsewhere)
@@ -191,7 +201,7 @@ def test_a_cache_tells_of_its_judges_and_finds_what_is_wrong_with_them(
     }
     with pytest.raises(CacheError, match=r"judges/0/5\.safetensors is not what belongs there"):
         files.read(5)
-    files.write(5, {"scores": torch.full((len(labelled.samples), 1), torch.nan)}, {})
+    files.write(5, {"scores": torch.full((len(labelled.samples), 2), torch.nan)}, {})
     assert "have no scores" in of_judges(tmp_path / "planted")["judges/0/5.safetensors"]
 
 
@@ -226,7 +236,7 @@ def test_a_judge_of_another_split_encoder_or_training_is_refused(
     with pytest.raises(CacheError, match="another judge"):
         judged_scores(again, cache)
     assert "trained before" in trained(again)[0]  # and its scores are made anew
-    assert judged_scores(again, cache).shape == (len(cache.samples), 1)
+    assert judged_scores(again, cache).shape == (len(cache.samples), 2)
 
 
 def test_evaluators_that_labelled_other_pictures_are_named(labelled: Cache, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def a_batch(shape: tuple[int, int, int] = SHAPE, pictures: int = 3, captions: in
 def test_a_score_depends_on_its_picture_step_and_caption_alone() -> None:
     judge, (clean, share, tokens, mask) = untrained(), a_batch()
     together = judge(clean, share, tokens, mask)
-    assert together.shape == (3, 2, 2)
+    assert together.shape == (3, 2, 4)
     for picture in range(3):
         for caption in range(2):
             place = slice(picture, picture + 1), slice(caption, caption + 1)
@@ -61,7 +61,7 @@ def test_picture_and_step_are_read() -> None:
 def test_large_latents_are_judged_on_the_same_grid() -> None:
     shape = (4, 96, 128)
     judge, batch = untrained(shape), a_batch(shape, pictures=1)
-    assert judge(*batch).shape == (1, 2, 2)
+    assert judge(*batch).shape == (1, 2, 4)
     assert judge.painted(batch[0]).shape == (1, 3, 48, 64)
 
 
@@ -77,7 +77,8 @@ def test_it_learns_whether_a_picture_shows_what_a_word_asks() -> None:
         clean[lower == 0, :, :8] += 1
         clean[lower == 1, :, 8:] += 1
         tokens = torch.eye(2).expand(count, 2, 2)[:, :, None]
-        return clean, tokens, torch.stack([lower == 0, lower == 1], 1).float()[..., None]
+        asked = torch.stack([lower == 0, lower == 1], 1).float()
+        return clean, tokens, torch.stack([asked, 1 - asked], 2)
 
     for _ in range(40):
         clean, tokens, target = drawn(16)
@@ -94,7 +95,7 @@ def test_it_learns_whether_a_picture_shows_what_a_word_asks() -> None:
 
 def test_raw_scores_have_the_units_of_the_labels() -> None:
     judge, (clean, share, tokens, mask) = untrained(), a_batch()
-    labels = torch.randn(50, 3, 2) * torch.tensor([2.0, 10.0]) + torch.tensor([5.0, -40.0])
+    labels = torch.randn(50, 3, 4) * torch.tensor([2.0, 10.0, 1.0, 3.0]) + torch.tensor([5.0, -40.0, 0.0, 7.0])
     labels[0, 0, 0] = torch.nan  # a label that is missing
     judge.standardise(clean, labels)
     torch.testing.assert_close(judge.label_mean, labels.flatten(0, 1).nanmean(0))
@@ -118,7 +119,7 @@ def test_a_judge_of_some_of_its_evaluators_gives_their_scores() -> None:
     judge, batch = untrained(evaluators=3), a_batch()
     some = untrained(evaluators=2)
     some.load_state_dict(of_evaluators(judge.state_dict(), [2, 0]))
-    torch.testing.assert_close(some(*batch), judge(*batch)[..., [2, 0]])
+    torch.testing.assert_close(some(*batch), judge(*batch)[..., [2, 0, 5, 3]])  # previews, then finished pictures
 
 
 def test_a_judge_stands_beside_what_reads_x0() -> None:
