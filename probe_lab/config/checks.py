@@ -142,7 +142,7 @@ def _check_labels(experiment: Experiment) -> None:
         )
     if labels.captions and labels.images and not experiment.capture.images:
         raise ConfigError(
-            "'labels.images' is true and 'capture.images' false: without finished images, name labels.steps instead"
+            "'labels.images' is true and 'capture.images' false: without finished images, set labels.images=false and name labels.steps"
         )
     if labels.renoised and not (labels.captions and labels.images and labels.steps):
         raise ConfigError(

@@ -211,11 +211,11 @@ def test_imported_scores_have_no_labels(experiment: Experiment) -> None:
 def test_what_cannot_be_labelled_is_refused(experiment: Experiment) -> None:
     with pytest.raises(CacheError, match=r"no step 4.*capture.steps"):
         label(with_labels(experiment, steps=[4]))
-    for captions, words in (([], "no pictures are named"), (["labels.steps=[9]"], "names step 9")):
+    for captions, words in ((["labels.images=false"], "no pictures are named"), (["labels.steps=[9]"], "names step 9")):
         with pytest.raises(ConfigError, match=words):
             load_experiment("smoke", [*SMALL, "labels.captions=2", *captions])
     with pytest.raises(ConfigError, match="without finished images"):
-        load_experiment("smoke", [*SMALL, "labels.captions=2", "labels.images=true", "capture.images=false"])
+        load_experiment("smoke", [*SMALL, "labels.captions=2", "capture.images=false"])
     with pytest.raises(ScoreError, match=r"shapes_reward cannot score \d+ of the altered captions"):
         label(with_labels(experiment, alter="words"))
     shutil.rmtree(experiment.cache_folder / "labels")
