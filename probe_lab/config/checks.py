@@ -142,7 +142,8 @@ def _check_labels(experiment: Experiment) -> None:
         )
     if labels.captions and labels.images and not experiment.capture.images:
         raise ConfigError(
-            "'labels.images' is true and 'capture.images' false: without finished images, set labels.images=false and name labels.steps"
+            "'labels.images' is true and 'capture.images' false: without finished images, set labels.images=false and "
+            "name labels.steps"
         )
     if labels.renoised and not (labels.captions and labels.images and labels.steps):
         raise ConfigError(

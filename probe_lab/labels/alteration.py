@@ -13,7 +13,7 @@ from probe_lab.errors import ConfigError
 from probe_lab.labels import grammar, words
 from probe_lab.shapes.captions import parse_caption
 
-MADE_BY = "1"
+MADE_BY = "2"
 """Raised whenever the same prompt may get other captions."""
 PROMPT = "prompt"
 """The edit of a caption that is another prompt."""

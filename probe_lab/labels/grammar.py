@@ -73,6 +73,19 @@ def _add(scene: Scene, rng: random.Random) -> Scene | None:
     return Scene((*scene.objects, further), (*scene.links, rng.choice(LINKS)))
 
 
+def _single(scene: Scene, rng: random.Random) -> Scene:
+    """One of the objects alone."""
+    return Scene((rng.choice(scene.objects),), ())
+
+
+def _pair(scene: Scene, rng: random.Random) -> Scene | None:
+    """Two of the objects, in either order and with any link: of the longer captions, few say how these two lie."""
+    if len(scene.objects) < 2:
+        return None
+    first, second = rng.sample(scene.objects, 2)
+    return Scene((first, second), (rng.choice(LINKS),))
+
+
 def _with(scene: Scene, objects: Mapping[int, Object]) -> Scene:
     return replace(scene, objects=tuple(objects.get(place, own) for place, own in enumerate(scene.objects)))
 
@@ -85,4 +98,6 @@ EDITS: Mapping[str, SceneEdit] = {
     "rebind": _rebind,
     "drop": _drop,
     "add": _add,
+    "single": _single,
+    "pair": _pair,
 }

@@ -22,8 +22,13 @@ WIDTH, WORDS, HEADS, ROUNDS, FREQUENCIES = 96, 64, 4, 2, 64
 """Channels of the map and of a word, heads of attention, rounds of looking, and sinusoids of a step."""
 QUESTIONS = 2
 """What a judge is asked for each evaluator: the score of the decoded prediction, and of the finished picture."""
+REACH = 12
+"""Words before and behind a word that are told apart by how far away they stand."""
 WAVES = 2
 """Sine and cosine pairs of each coordinate, beside the coordinate itself."""
+_FALL, _ELSEWHERE, _NEVER = 0.3, -3.0, -1e4
+"""Logits of attention: what each word further away takes off at first, that of a word on the other side, and of
+padding."""
 
 
 class PictureJudge(nn.Module):
@@ -63,7 +68,7 @@ class PictureJudge(nn.Module):
         self.word = nn.Sequential(nn.LayerNorm(token_dim), nn.Linear(token_dim, WORDS))
         self.moment = nn.Linear(condition, WORDS)
         self.rounds = nn.ModuleList(_Round() for _ in range(ROUNDS))
-        self.weigh = _Attention()
+        self.weigh = _Attention(among_words=True)
         self.conclude = _Widened()
         self.head = nn.Sequential(nn.LayerNorm(2 * WORDS), nn.Linear(2 * WORDS, 2 * WORDS), nn.GELU())
         self.score = nn.Linear(2 * WORDS, QUESTIONS * evaluators)
@@ -83,7 +88,7 @@ class PictureJudge(nn.Module):
         cells = self._cells(clean.float(), condition)
         length = int(mask.flatten(0, 1).any(dim=0).nonzero().max()) + 1  # padding of the whole batch costs nothing
         tokens, mask = tokens[:, :, :length].float(), mask[:, :, :length]
-        # Text encoders have told each token its place; what is added here would drown the words.
+        # Places are told by whom a word attends to, see ``_Order``: sinusoids that are added would drown the words.
         words = self.word(tokens) + self.moment(F.silu(condition))[:, None, None]
         seen = mask.flatten(0, 1)[:, None, None, :]
         for look in self.rounds:
@@ -128,7 +133,7 @@ class _Round(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.talk, self.look = _Attention(), _Attention()
+        self.talk, self.look = _Attention(among_words=True), _Attention()
         self.after_talk, self.after_look = _Widened(), _Widened()
 
     def forward(self, words: Tensor, cells: Tensor, seen: Tensor) -> Tensor:
@@ -140,11 +145,33 @@ class _Round(nn.Module):
         return answered
 
 
-class _Attention(nn.Module):
-    """What ``asking`` ``[B, L, WORDS]`` finds in ``given`` ``[B, K, WORDS]``."""
+class _Order(nn.Module):
+    """What is added to the logits of attention by how many words further on the other word stands.
+
+    The first head begins by looking at the words before, the second at those behind, the nearest most, and the others
+    at all alike: "left of" has to find what stands on either side of it, which is learnt late without.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        away = torch.arange(-REACH, REACH + 1).float()
+        logits = torch.zeros(HEADS, len(away))
+        logits[0] = torch.where(away < 0, -_FALL * away.abs(), _ELSEWHERE)
+        logits[1] = torch.where(away > 0, -_FALL * away.abs(), _ELSEWHERE)
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, length: int) -> Tensor:
+        """``[HEADS, length, length]``, the asking word first."""
+        at = torch.arange(length, device=self.logits.device)
+        return self.logits[:, (at - at[:, None]).clamp(-REACH, REACH) + REACH]
+
+
+class _Attention(nn.Module):
+    """What ``asking`` ``[B, L, WORDS]`` finds in ``given`` ``[B, K, WORDS]``."""
+
+    def __init__(self, *, among_words: bool = False) -> None:
+        super().__init__()
+        self.order = _Order() if among_words else None
         self.norm = nn.LayerNorm(WORDS)
         self.query, self.out = nn.Linear(WORDS, WORDS), nn.Linear(WORDS, WORDS)
         self.key_value = nn.Linear(WORDS, 2 * WORDS)
@@ -154,7 +181,10 @@ class _Attention(nn.Module):
         asking = self.norm(asking)
         query, (key, value) = self.query(asking), self.key_value(asking if itself else given).chunk(2, dim=-1)
         query, key, value = (states.unflatten(2, (HEADS, -1)).transpose(1, 2) for states in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        logits: Tensor | None = mask
+        if self.order is not None and mask is not None:
+            logits = self.order(asking.shape[1]).masked_fill(~mask, _NEVER)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=logits)
         answer: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return answer
 

@@ -25,8 +25,7 @@ class JudgeBatch:
 
     ``clean`` is x₀ ``[N, C, H, W]`` float32, ``share`` the step as a share of all ``[N]``, ``tokens`` ``[N, R, L, D]``
     and ``mask`` ``[N, R, L]`` bool their text, ``labels`` ``[N, R, 2E]`` raw scores of what x₀ decodes to and of the
-    finished picture, and ``group`` ``[N]`` int64 counts
-    prompts from 0.
+    finished picture, and ``group`` ``[N]`` int64 counts prompts from 0.
     """
 
     clean: Tensor

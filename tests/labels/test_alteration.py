@@ -14,7 +14,7 @@ from probe_lab.data.splits import SplitFractions, split_of
 from probe_lab.errors import ConfigError
 from probe_lab.labels import grammar, words
 from probe_lab.labels.alteration import Alteration, HeldOut, alter
-from probe_lab.shapes.captions import parse_caption, sample_captions
+from probe_lab.shapes.captions import LINKS, parse_caption, sample_captions
 
 THIRDS = SplitFractions(0.4, 0.3, 0.3)
 NOTHING = HeldOut(frozenset(), SplitFractions(1.0, 0.0, 0.0))
@@ -61,7 +61,11 @@ def test_captions_repeat_for_a_seed_and_a_longer_list_begins_like_a_shorter() ->
     assert alter(prompts[:2], 3, "grammar", NOTHING, seed=2) != few
 
 
-@pytest.mark.parametrize("edit", grammar.EDITS)
+PARTS = {"single": 1, "pair": 2}
+"""Edits that keep so many of the objects."""
+
+
+@pytest.mark.parametrize("edit", [edit for edit in grammar.EDITS if edit not in PARTS])
 def test_an_edit_changes_one_thing(edit: str) -> None:
     scene = parse_caption("a red circle left of a blue square and a green cross")
     colours, shapes = ([getattr(item, name) for item in scene.objects] for name in ("colour", "shape"))
@@ -80,11 +84,22 @@ def test_an_edit_changes_one_thing(edit: str) -> None:
             assert sorted(item.colour for item in objects) == sorted(colours)
 
 
+@pytest.mark.parametrize(("edit", "kept"), PARTS.items())
+def test_a_part_is_of_the_objects_that_are_asked_for(edit: str, kept: int) -> None:
+    scene = parse_caption("a red circle left of a blue square and a green cross")
+    rng = random.Random(0)
+    parts = [part for _ in range(60) if (part := grammar.edited(scene, edit, rng))]
+    assert len(parts) == 60
+    assert all(len(part.objects) == kept and set(part.objects) <= set(scene.objects) for part in parts)
+    assert len({part.objects for part in parts}) == (3 if kept == 1 else 6)  # in either order
+    assert {link for part in parts for link in part.links} == (set() if kept == 1 else set(LINKS))
+
+
 def test_what_cannot_be_edited_is_left() -> None:
     alone, full = parse_caption("a red circle"), parse_caption(" and ".join(f"a red {s}" for s in ("circle", "cross")))
     rng = random.Random(0)
     assert [name for name in grammar.EDITS if grammar.edited(alone, name, rng) is None] == [
-        "link", "swap", "rebind", "drop",
+        "link", "swap", "rebind", "drop", "pair",
     ]  # fmt: skip
     assert grammar.edited(full, "rebind", rng) is not None
     twins = [grammar.edited(full, "shape", rng) for _ in range(50)]

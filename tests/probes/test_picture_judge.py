@@ -51,6 +51,13 @@ def test_padding_changes_nothing_and_words_do() -> None:
     assert not torch.allclose(judge(clean, share, word, mask), before, atol=1e-4)
 
 
+def test_the_order_of_words_is_read_without_a_hint_in_their_embeddings() -> None:
+    judge, (clean, share, tokens, mask) = untrained(), a_batch()
+    backwards = tokens.clone()
+    backwards[:, :, :3] = tokens[:, :, :3].flip(2)  # the three that are no padding
+    assert (judge(clean, share, tokens, mask) - judge(clean, share, backwards, mask)).abs().max() > 1e-3
+
+
 def test_picture_and_step_are_read() -> None:
     judge, (clean, share, tokens, mask) = untrained(), a_batch()
     before = judge(clean, share, tokens, mask)
