@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from probe_lab.cache import Cache
 from probe_lab.cache.judge_files import JudgeFiles
-from probe_lab.cache.layout import FINISHED
+from probe_lab.cache.layout import FINISHED, LabelsOf
 from probe_lab.config import Experiment
 from probe_lab.data.text_lookup import TextTable
 from probe_lab.errors import CacheError, ProbeError
@@ -105,11 +105,8 @@ def _require_split(experiment: Experiment, cache: Cache) -> None:
 
 def judge_settings(experiment: Experiment, cache: Cache) -> dict[str, str]:
     """All that decides a judge of one seed: what made the labels, by their checksums, and how it is trained."""
-    labels = {
-        f"{of}/{name}": cache.labels.digest(name, of)
-        for of in (*sorted(experiment.labels.steps), FINISHED)
-        for name in experiment.probe_evaluators
-    }
+    pictures: list[LabelsOf] = [*sorted(experiment.labels.steps), FINISHED]
+    labels = {f"{of}/{name}": cache.labels.digest(name, of) for of in pictures for name in experiment.probe_evaluators}
     training = {key: value for key, value in asdict(experiment.judge).items() if key != "seeds"}
     training["gradient_clip"] = experiment.trainer.gradient_clip
     painted_by = f"{cache.manifest.backbone} {experiment.sampling.dtype}"
