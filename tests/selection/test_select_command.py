@@ -41,7 +41,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of an experiment whose cells are trained: a cnn at steps 2 and 4, and two baselines."""
     folder = tmp_path_factory.mktemp("selected")
     places = [f"cache.root={folder}/cache", f"runs={folder}/runs", "tracking.uri=", "workers=1"]
-    made = [*places, "prompts.count=16", "data.batch_prompts=4", "probe.text=none", SWEEP]
+    small = ["sampling.height=32", "sampling.width=32", "prompts.count=16", "data.batch_prompts=4"]
+    made = [*places, *small, "probe.text=none", SWEEP]
     experiment = load_experiment("smoke", made)
     generate(experiment, lambda done, total: None, lambda plan: None)
     score_cache(experiment.cache_folder, experiment.evaluators)
@@ -85,7 +86,7 @@ def test_everything_that_a_selection_leaves(
         assert [one["pruned_at_step"] for one in candidates] == [None, None, 2, 2]
         for one in candidates:
             assert set(one["true"]) == {"shapes_reward", "shapes_binding"}
-            assert Image.open(tmp_path / one["image"]).size == (64, 64)
+            assert Image.open(tmp_path / one["image"]).size == (32, 32)
             assert str(one["seed"]) in one["image"]
             assert one["image"].startswith("pruned/") is not one["kept"]
     assert found["worth"]["shapes_reward"]["best"] >= found["worth"]["shapes_reward"]["kept"]
@@ -203,7 +204,7 @@ def test_the_best_cell_is_chosen_on_validation(experiment: Experiment) -> None:
         (["--prompt", PROMPT, "probe.step=3"], "trained at probe.step=3: set it to one of 2, 4"),
         (["--prompt", PROMPT, "backbone=tiny-sd3"], "no probe in .* was trained on tiny-sd3"),
         (["--prompt", PROMPT, "--probe", "step02-cnn", "backbone=tiny-sd3"], "on tiny-sd and the backbone is tiny-sd3"),
-        (["--prompt", PROMPT, "sampling.height=96"], "on images of 64×64 and sampling asks for 96×64"),
+        (["--prompt", PROMPT, "sampling.height=96"], "on images of 32×32 and sampling asks for 96×32"),
         (["--prompt", PROMPT, "--probe", "step02-cnn", "--probe", "step04-cnn"], "2 probes and one cut"),
         (
             [
