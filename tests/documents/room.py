@@ -25,6 +25,8 @@ SIZES: dict[str, Any] = {
     "probe.depth": 1,
     "probe.embedding": 16,
     "probe.shuffles": 1,
+    "tradeoff.timed_prompts": 1,
+    "tradeoff.rounds": 1,
     "workers": 1,
 }
 """What is smaller in every experiment. Steps, taps and losses are as shipped, since pages name them."""

@@ -2,7 +2,8 @@
 
 Each page has a working folder of its own, in which commands and snippets find what those before them left. Its
 ``experiments/`` are the shipped ones, cut down to seconds. Where a page asks for `make demo` first, the folder has a
-finished quick-start. What cannot run here stands below with the reason.
+finished quick-start; of the pages that fill the cache of `smoke`, one begins without it. What cannot run here stands
+below with the reason.
 """
 
 from __future__ import annotations
@@ -71,15 +72,31 @@ WITH_A_PIPELINE = ("docs/design.md",)
 """Pages that show a contract for any `pipe` and `prompts`."""
 
 
+DEMO = ("generate", "score", "sweep")
+FILLS = "probe-lab generate smoke"
+FILLS_FROM_NOTHING = "guide.md"
+"""Of the pages with this command, the one whose folder has nothing of that cache yet."""
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what `make demo` leaves in caches and runs."""
-    folder = make_room(tmp_path_factory.mktemp("finished"))
+    return room_after(tmp_path_factory.mktemp("finished"), *(f"probe-lab {verb} quickstart" for verb in DEMO))
+
+
+@pytest.fixture(scope="session")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the cache of `smoke`."""
+    return room_after(tmp_path_factory.mktemp("filled"), FILLS)
+
+
+def room_after(folder: Path, *commands: str) -> Path:
+    make_room(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", "")
-        for verb in ("generate", "score", "sweep"):
-            assert not app([verb, "quickstart"], standalone_mode=False)
+        for command in commands:
+            run(command)
     return folder
 
 
@@ -96,6 +113,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     room = tmp_path / "room"
     if needs_demo(page):
         copied(request.getfixturevalue("finished"), room)
+    elif page.name != FILLS_FROM_NOTHING and fills_smoke(page):
+        copied(request.getfixturevalue("filled"), room)
     else:
         make_room(room)
     if (page.parent / "model.safetensors").exists() or (page.parent / "open_clip_model.safetensors").exists():
@@ -109,6 +128,10 @@ def needs_demo(page: Path) -> bool:
     blocks = [block for block in blocks_of(page) if block.is_shell or block.language == "python"]
     lines = page.read_text(encoding="utf-8").splitlines()
     return bool(blocks) and "make demo" in "\n".join(lines[: blocks[0].line + 1])
+
+
+def fills_smoke(page: Path) -> bool:
+    return any(FILLS in block.commands for block in blocks_of(page) if block.is_shell)
 
 
 @pytest.mark.parametrize("folder", PAGES, indirect=True, ids=lambda page: str(page.relative_to(ROOT)))
