@@ -6,6 +6,7 @@ figure share one world, and are swept and rendered by the commands that they are
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from pathlib import Path
@@ -47,6 +48,8 @@ def test_an_experiment_runs(path: Path, tmp_path: Path) -> None:
         [
             "prompts.count=24",
             "prompts.seeds=2",
+            "sampling.height=32",
+            "sampling.width=32",
             f"sampling.steps={max(steps)}",
             f"capture.steps={steps}",
             "cache.shard_size=48",
@@ -101,10 +104,16 @@ def _filling(cell: Experiment, experiment: Experiment) -> Experiment:
     name = cell.cache_folder.name
     if name == experiment.name:
         return experiment
-    filling = load_experiment(name)
+    filling = _named(name)
     for section in ("seed", "backbone", "prompts", "sampling"):
         assert getattr(cell, section) == getattr(filling, section), section
     return filling
+
+
+@functools.cache
+def _named(name: str) -> Experiment:
+    """Cells by the dozen read the same cache."""
+    return load_experiment(name)
 
 
 def test_the_loss_study_crosses_losses_backbones_and_training_seeds() -> None:
@@ -167,6 +176,8 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "prompts.count=24",
         "prompts.seeds=3",
         "sampling.steps=15",
+        "sampling.height=32",
+        "sampling.width=32",
         "cache.shard_size=72",
         f"cache.root={folder}/cache",
         "data.split={train: 0.4, val: 0.3, test: 0.3}",
