@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import fcntl
 import functools
+import gc
 import json
 import os
 import runpy
@@ -49,9 +50,11 @@ _forked_servers: list[socket.socket] = []
 
 def import_libraries() -> None:
     """What commands and their workers import of others; no thread may run afterwards, since forks have none."""
+    gc.disable()
     import diffusers
     import lightning.pytorch
     import matplotlib.pyplot
+    import mlflow.store.tracking.sqlalchemy_store
     import pandas
     import pyarrow.parquet
     import scipy.stats
@@ -60,8 +63,11 @@ def import_libraries() -> None:
     import transformers
     from diffusers import StableDiffusionPipeline
 
-    del diffusers, lightning, matplotlib, pandas, pyarrow, scipy, torchmetrics, transformers, StableDiffusionPipeline
+    del diffusers, lightning, matplotlib, mlflow, pandas, pyarrow, scipy, torchmetrics, transformers
+    del StableDiffusionPipeline
     torch.set_num_threads(1)
+    gc.freeze()  # no fork looks for garbage in what has been imported, nor copies the memory of it for that
+    gc.enable()
     assert threading.active_count() == 1, threading.enumerate()
     assert not [name for name in sys.modules if name.partition(".")[0] == "probe_lab"]
 
