@@ -133,8 +133,9 @@ def _check_steps(probe: ProbeConfig) -> None:
 
 def _check_labels(experiment: Experiment) -> None:
     labels = experiment.labels
-    for step in labels.steps:
-        _require_step("labels.steps", step, experiment.sampling.steps)
+    for name, steps in {"labels.steps": labels.steps, "judge.steps": experiment.judge.steps}.items():
+        for step in steps:
+            _require_step(name, step, experiment.sampling.steps)
     if labels.captions and not (labels.steps or labels.images):
         raise ConfigError(
             f"'labels.captions' is {labels.captions}, and no pictures are named to score under them: name steps in "

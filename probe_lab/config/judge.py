@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from probe_lab.config.declare import key, positive, up_to
+from probe_lab.config.world import STEPS
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,13 @@ class JudgeConfig:
         "intervals over training seeds are also over judges.",
         positive(100),
     )
+    steps: list[int] = key(
+        [],
+        "Captured steps at which it learns to read x₀, beside those of `labels.steps`. The scores of finished pictures "
+        "teach at all of them, and cost nothing more.",
+        allowed=STEPS,
+        in_result=False,
+    )
     batches: int = key(3000, "Steps of the optimizer.", positive(10**7), in_result=False)
     pictures: int = key(
         2000,
@@ -28,7 +36,7 @@ class JudgeConfig:
         6, "Training prompts of a batch, each at one step, with all of their seeds.", positive(10**4), in_result=False
     )
     captions: int = key(
-        4, "Captions under which a picture of a batch is judged, its own among them.", positive(65), in_result=False
+        8, "Captions under which a picture of a batch is judged, its own among them.", positive(65), in_result=False
     )
     learning_rate: float = key(
         2e-3, "Highest learning rate. It rises to it, and then falls by a cosine.", positive(10**9), in_result=False

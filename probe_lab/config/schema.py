@@ -371,6 +371,11 @@ class Schema:
         return Path(self.reports) / (self.name if own else f"{self.name}_{exhibit}")
 
     @property
+    def judged_steps(self) -> list[int]:
+        """The steps whose x₀ picture judges learn to read, in order."""
+        return sorted({*self.labels.steps, *self.judge.steps})
+
+    @property
     def probe_evaluators(self) -> list[str]:
         """The evaluators that probes predict: the probe's own list, or all."""
         return list(self.probe.evaluators or self.evaluators)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from probe_lab.cache import Cache
-from probe_lab.cache.layout import FINISHED
+from probe_lab.cache.layout import FINISHED, LabelsOf
 from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.errors import ScoreError
 from probe_lab.probes.spec import JUDGED
@@ -38,11 +38,12 @@ class JudgeBatch:
 
 @dataclass(frozen=True, eq=False)
 class LabelledPictures:
-    """All labels of a cache at some ``steps``.
+    """All labels of the pictures of a cache at some steps.
 
     ``ids`` int64 [n] are the samples, prompt by prompt, prompt g being ``start[g]:start[g + 1]``; ``first_caption`` [G]
     is the row of its own caption in ``text``, the altered ones follow. ``labels`` maps a step to float32
-    [n, captions, 2E]: what the predictions of that step decode to, and then the finished pictures.
+    [n, captions, 2E]: of what the predictions of that step decode to, NaN where these have none, and then of the
+    finished pictures.
     """
 
     ids: npt.NDArray[np.int64]
@@ -52,25 +53,33 @@ class LabelledPictures:
     labels: Mapping[int, npt.NDArray[np.float32]]
 
     @classmethod
-    def read(cls, cache: Cache, evaluators: Sequence[str], steps: Sequence[int], encoder: str) -> LabelledPictures:
-        """Those that the cache holds.
+    def read(
+        cls, cache: Cache, evaluators: Sequence[str], steps: Sequence[int], encoder: str, *, previewed: Collection[int]
+    ) -> LabelledPictures:
+        """Those that the cache holds, of previews at the steps of ``previewed``.
 
         Raises:
-            ScoreError: an evaluator has none at a step or of the finished pictures, or not of the same pictures
+            ScoreError: an evaluator has none at such a step or of the finished pictures, or not of the same pictures
                 everywhere.
             CacheError: there are no captions, or the text of these is missing.
         """
-        stored, ids = cache.labels, np.empty(0, np.int64)
-        labels: dict[int, npt.NDArray[np.float32]] = {}
-        for step in steps:
-            columns = [stored.scores(evaluator, of) for of in (step, FINISHED) for evaluator in evaluators]
-            ids = ids if labels else columns[0][0]
+        stored = cache.labels
+        ids, _ = stored.scores(evaluators[0], FINISHED)
+
+        def scored(of: LabelsOf) -> npt.NDArray[np.float32]:
+            columns = [stored.scores(evaluator, of) for evaluator in evaluators]
             if any(not np.array_equal(ids, others) for others, _ in columns):
                 raise ScoreError(
                     f"not all of {', '.join(evaluators)} have labelled the same pictures of {cache.folder} at steps "
-                    f"{', '.join(map(str, steps))} and when finished: run `probe-lab score` again, it resumes"
+                    f"{', '.join(map(str, previewed))} and when finished: run `probe-lab score` again, it resumes"
                 )
-            labels[step] = np.stack([scores for _, scores in columns], axis=2)
+            return np.stack([scores for _, scores in columns], axis=2)
+
+        finished = scored(FINISHED)
+        none = np.full_like(finished, np.nan)
+        labels = {
+            step: np.concatenate([scored(step) if step in previewed else none, finished], axis=2) for step in steps
+        }
         prompts = cache.samples["prompt_id"].to_numpy()[ids]
         start = np.append(np.flatnonzero(np.diff(prompts, prepend=-1)), len(ids))
         captions = stored.captions

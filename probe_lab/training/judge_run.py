@@ -48,7 +48,7 @@ _AT_ONCE, _FOR_UNITS = 256, 512
 
 
 def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]:
-    """Train ``judge.seeds`` judges of the evaluators of ``probe`` on the labels at ``labels.steps``, score all samples
+    """Train ``judge.seeds`` judges of the evaluators of ``probe`` on the labels of the cache, score all samples
     with them at these steps, and tell what was done, a line each.
 
     A judge that was trained on the same labels with the same settings is not trained again; an interrupted call is
@@ -57,12 +57,14 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
     Raises:
         CacheError: there is no cache, or it has no labels, or no text of their captions.
         ScoreError: an evaluator has no labels at a step.
-        ProbeError: the experiment names no ``labels.steps``, the labels are of another split, or a training diverged.
+        ProbeError: the experiment names no steps, the labels are of another split, or a training diverged.
     """
     cache = Cache(experiment.cache_folder)
-    steps, evaluators = sorted(experiment.labels.steps), experiment.probe_evaluators
+    steps, evaluators = experiment.judged_steps, experiment.probe_evaluators
     if not steps:
-        raise ProbeError("a picture judge learns from previews, and 'labels.steps' is empty: name captured steps")
+        raise ProbeError(
+            "'labels.steps' and 'judge.steps' are empty, so a picture judge has no x₀ to read: name captured steps"
+        )
     if not experiment.labels.images:
         raise ProbeError(
             "a picture judge learns from finished pictures too, and 'labels.images' is false: set it to true, then "
@@ -108,13 +110,14 @@ def judge_settings(experiment: Experiment, cache: Cache) -> dict[str, str]:
     pictures: list[LabelsOf] = [*sorted(experiment.labels.steps), FINISHED]
     labels = {f"{of}/{name}": cache.labels.digest(name, of) for of in pictures for name in experiment.probe_evaluators}
     training = {key: value for key, value in asdict(experiment.judge).items() if key != "seeds"}
+    training["steps"] = experiment.judged_steps
     training["gradient_clip"] = experiment.trainer.gradient_clip
     painted_by = f"{cache.manifest.backbone} {experiment.sampling.dtype}"
     content = {"labels": labels, "training": training, "painted_by": painted_by, "made_by": MADE_BY}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {
         "evaluators": json.dumps(experiment.probe_evaluators),
-        "steps": json.dumps(sorted(experiment.labels.steps)),
+        "steps": json.dumps(experiment.judged_steps),
         "split": str(experiment.data.split),
         "encoder": experiment.text.encoder,
         MADE_FROM: digest,
@@ -140,7 +143,11 @@ def _trained(
     """Weights of the judge of a seed, which are stored."""
     settings = experiment.judge
     pictures = LabelledPictures.read(
-        cache, experiment.probe_evaluators, sorted(experiment.labels.steps), experiment.text.encoder
+        cache,
+        experiment.probe_evaluators,
+        experiment.judged_steps,
+        experiment.text.encoder,
+        previewed=experiment.labels.steps,
     )
     with seeded(seed):
         judge = _untrained(experiment, cache, pictures.text.shape("tokens")[2])

@@ -72,7 +72,7 @@ def _places(experiment: Experiment, cache: Cache, metadata: Mapping[str, str]) -
     if step not in steps:
         raise ProbeError(
             f"the picture judges of {cache.folder} know the steps {', '.join(map(str, steps))} and not {step}: "
-            "name it in labels.steps, then `probe-lab score` and `probe-lab judge`"
+            "name it in judge.steps, then `probe-lab judge`"
         )
     for key, value in {"split": str(experiment.data.split), "encoder": experiment.text.encoder}.items():
         if metadata[key] != value:

@@ -239,11 +239,20 @@ def test_a_judge_of_another_split_encoder_or_training_is_refused(
     assert judged_scores(again, cache).shape == (len(cache.samples), 2)
 
 
+def test_finished_pictures_teach_at_steps_without_previews(judging: Experiment, labelled: Cache) -> None:
+    pictures = LabelledPictures.read(labelled, ["good"], [5, 8], "backbone", previewed=[5])
+    assert np.isfinite(pictures.labels[5]).all()
+    assert np.isnan(pictures.labels[8][..., 0]).all()
+    np.testing.assert_array_equal(pictures.labels[8][..., 1], labelled.labels.scores("good", "images")[1])
+
+
 def test_evaluators_that_labelled_other_pictures_are_named(labelled: Cache, tmp_path: Path) -> None:
     shutil.copytree(labelled.folder, tmp_path / "planted")
     cache = Cache(tmp_path / "planted")
     ids, scores = cache.labels.scores("good", 5)
     metadata = dict(cache.labels.score_metadata("good", 5))
-    write_labels(cache.folder, "other", 5, LabelScores(ids[6:], scores[6:], metadata), cache.identity)
+    for of, left_out in ((FINISHED, 0), (5, 6)):
+        labels = LabelScores(ids[left_out:], scores[left_out:], metadata)
+        write_labels(cache.folder, "other", of, labels, cache.identity)
     with pytest.raises(ScoreError, match="probe-lab score"):
-        LabelledPictures.read(cache, ["good", "other"], [5], "backbone")
+        LabelledPictures.read(cache, ["good", "other"], [5], "backbone", previewed=[5])
