@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from probe_lab.errors import ConfigError
 from probe_lab.labels import grammar, words
 from probe_lab.shapes.captions import parse_caption
 
-MADE_BY = "2"
+MADE_BY = "3"
 """Raised whenever the same prompt may get other captions."""
 PROMPT = "prompt"
 """The edit of a caption that is another prompt."""
@@ -91,7 +91,7 @@ def _editor(how: Alteration, prompts: Sequence[str]) -> Editor:
     known = words.vocabulary(prompts)
 
     def by_words(prompt: str, rng: random.Random) -> Altered | None:
-        return _edited(prompt, words.EDITS, lambda text, edit: words.edited(text, edit, known, rng), rng)
+        return _edited(prompt, list(words.EDITS), lambda text, edit: words.edited(text, edit, known, rng), rng)
 
     def by_prompts(prompt: str, rng: random.Random) -> Altered:
         return Altered(rng.choice(prompts), PROMPT)
@@ -112,14 +112,14 @@ def _by_grammar(prompt: str, rng: random.Random) -> Altered | None:
         scene = grammar.edited(parse_caption(text), edit, rng)
         return scene.caption if scene else None
 
-    return _edited(prompt, grammar.EDITS, edit_scene, rng)
+    return _edited(prompt, grammar.DRAWN, edit_scene, rng)
 
 
 def _edited(
-    prompt: str, edits: Mapping[str, object], make: Callable[[str, str], str | None], rng: random.Random
+    prompt: str, edits: Sequence[str], make: Callable[[str, str], str | None], rng: random.Random
 ) -> Altered | None:
     """The prompt after one edit or two, drawn from ``edits``; None where one of them cannot be made."""
-    names = [rng.choice(list(edits)) for _ in range(2 if rng.random() < _TWICE else 1)]
+    names = [rng.choice(edits) for _ in range(2 if rng.random() < _TWICE else 1)]
     text: str | None = prompt
     for name in names:
         text = make(text, name) if text else None

@@ -101,3 +101,6 @@ EDITS: Mapping[str, SceneEdit] = {
     "single": _single,
     "pair": _pair,
 }
+
+DRAWN = (*EDITS, "pair", "pair")
+"""Edits as they are drawn: pairs thrice as often, since how two things lie is what is learnt last."""
