@@ -26,10 +26,11 @@ class TensorRows:
 
     def __init__(self, folder: Path, path: Path, identity: Identity | None, rows: int | None = None) -> None:
         self._file = OpenFile(str(path))
+        self.sha256 = self._file.content_sha256()
         self.metadata: Mapping[str, str] = callers(self._file.header.metadata)
         place = path.relative_to(folder).as_posix()
         objection = identity.objection(self._file.header.metadata, place) if identity else ""
-        if not objection and self._file.content_sha256() != self._file.header.metadata.get(CHECKSUM):
+        if not objection and self.sha256 != self._file.header.metadata.get(CHECKSUM):
             objection = "it changed since it was written (sha256 differs)"
         for name, entry in self._entries.items():
             if not objection and rows is not None and entry.shape[:1] != (rows,):

@@ -38,6 +38,13 @@ class JudgeConfig:
     captions: int = key(
         8, "Captions under which a picture of a batch is judged, its own among them.", positive(65), in_result=False
     )
+    renoised: float = key(
+        0.5,
+        "Share of the prompts of a batch that are seen by finished pictures that `labels.renoised` noised again, where "
+        "there are any. Those have the labels of finished pictures only.",
+        up_to(1),
+        in_result=False,
+    )
     learning_rate: float = key(
         2e-3, "Highest learning rate. It rises to it, and then falls by a cosine.", positive(10**9), in_result=False
     )

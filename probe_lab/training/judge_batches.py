@@ -15,8 +15,11 @@ from torch.utils.data import IterableDataset
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import FINISHED, LabelsOf
 from probe_lab.cache.tensor_rows import TensorRows
+from probe_lab.config import JudgeConfig
 from probe_lab.errors import ScoreError
+from probe_lab.probes.picture_judge import QUESTIONS
 from probe_lab.probes.spec import JUDGED
+from probe_lab.training.renoised_pictures import RenoisedPictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,15 +108,29 @@ class _Prompt(NamedTuple):
 
 
 class JudgeBatches(IterableDataset[JudgeBatch]):
-    """Batches number ``first`` to ``last`` of a training, each decided by its number and the seed alone."""
+    """Batches of a training from number ``first`` on, each decided by its number and the seed alone.
+
+    Where there are ``renoised`` pictures, ``judge.renoised`` is the share of prompts that are seen by those. They have
+    the labels of the finished pictures, and none of what x₀ decodes to (NaN).
+    """
 
     def __init__(
-        self, cache: Cache, pictures: LabelledPictures, *, prompts: int, captions: int, seed: int, first: int, last: int
+        self,
+        cache: Cache,
+        pictures: LabelledPictures,
+        settings: JudgeConfig,
+        *,
+        seed: int,
+        first: int,
+        renoised: RenoisedPictures | None = None,
     ) -> None:
-        self._cache, self._pictures = cache, pictures
-        self._prompts = min(prompts, len(pictures.start) - 1)
-        self._captions = min(captions, pictures.width)
-        self._seed, self._first, self._last = seed, first, last
+        self._cache, self._pictures, self._renoised = cache, pictures, renoised
+        self._prompts = min(settings.prompts, len(pictures.start) - 1)
+        self._captions = min(settings.captions, pictures.width)
+        self._seed, self._first, self._last = seed, first, settings.batches
+        self._share = settings.renoised
+        if renoised is not None:
+            renoised.require(pictures.ids)
         self._where = cache.samples[["shard", "row"]].to_numpy()[pictures.ids]
 
     def __len__(self) -> int:
@@ -149,12 +166,13 @@ class JudgeBatches(IterableDataset[JudgeBatch]):
         step = steps[rng.integers(len(steps))]
         others = 1 + rng.permutation(pictures.width - 1)[: self._captions - 1]
         captions = np.concatenate([[0], np.sort(others)])
-        return _Prompt(
-            step,
-            self._clean(step, rows),
-            torch.from_numpy(pictures.first_caption[prompt] + captions),
-            torch.from_numpy(pictures.labels[step][rows][:, captions]),
-        )
+        text = torch.from_numpy(pictures.first_caption[prompt] + captions)
+        labels = torch.from_numpy(pictures.labels[step][rows][:, captions])
+        if self._renoised is None or rng.random() >= self._share:
+            return _Prompt(step, self._clean(step, rows), text, labels)
+        step, clean = self._renoised.drawn(rng, pictures.ids[rows])
+        labels[..., : labels.shape[-1] // QUESTIONS] = torch.nan  # of a preview that nobody decoded
+        return _Prompt(step, clean, text, labels)
 
     def _clean(self, step: int, rows: slice) -> Tensor:
         """The samples of a prompt lie in one shard, one after the other, unless a picture between them is none."""

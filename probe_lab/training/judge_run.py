@@ -35,6 +35,7 @@ from probe_lab.training.judge_module import JudgeModule
 from probe_lab.training.judge_painting import learn_to_paint
 from probe_lab.training.judged import MADE_FROM, WEIGHTS, lacks_scores
 from probe_lab.training.lightning_trainer import quietly
+from probe_lab.training.renoised_pictures import RenoisedPictures
 
 MADE_BY = "2"
 """Raised whenever the same labels train another judge."""
@@ -55,7 +56,8 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
     continued by the same one.
 
     Raises:
-        CacheError: there is no cache, or it has no labels, or no text of their captions.
+        CacheError: there is no cache, or it has no labels, or no text of their captions, or fewer noises of finished
+            pictures than ``labels.renoised``.
         ScoreError: an evaluator has no labels at a step.
         ProbeError: the experiment names no steps, the labels are of another split, or a training diverged.
     """
@@ -71,13 +73,16 @@ def train_judges(experiment: Experiment, *, watching: Watching) -> Iterator[str]
             "`probe-lab score` and `probe-lab judge`"
         )
     _require_split(experiment, cache)
-    made_by = judge_settings(experiment, cache)
+    renoised = None
+    if experiment.labels.renoised:
+        renoised = RenoisedPictures(cache, experiment.labels.renoised, steps)
+    made_by = judge_settings(experiment, cache, renoised)
     for seed in range(experiment.judge.seeds):
         files = JudgeFiles(cache.folder, cache.identity, seed)
         weights = files.read_if_made_by(WEIGHTS, made_by)
         status = "trained before"
         if weights is None:
-            weights = _trained(experiment, cache, files, seed, made_by, watching)
+            weights = _trained(experiment, cache, files, seed, made_by, renoised, watching)
             status = "trained"
         unscored = [step for step in steps if not _is_scored(files, step, made_by, cache)]
         if unscored:
@@ -105,7 +110,7 @@ def _require_split(experiment: Experiment, cache: Cache) -> None:
         )
 
 
-def judge_settings(experiment: Experiment, cache: Cache) -> dict[str, str]:
+def judge_settings(experiment: Experiment, cache: Cache, renoised: RenoisedPictures | None = None) -> dict[str, str]:
     """All that decides a judge of one seed: what made the labels, by their checksums, and how it is trained."""
     pictures: list[LabelsOf] = [*sorted(experiment.labels.steps), FINISHED]
     labels = {f"{of}/{name}": cache.labels.digest(name, of) for of in pictures for name in experiment.probe_evaluators}
@@ -113,6 +118,10 @@ def judge_settings(experiment: Experiment, cache: Cache) -> dict[str, str]:
     training["steps"] = experiment.judged_steps
     training["gradient_clip"] = experiment.trainer.gradient_clip
     painted_by = f"{cache.manifest.backbone} {experiment.sampling.dtype}"
+    if renoised is None:
+        del training["renoised"]  # it decides nothing
+    else:
+        training["noises"] = renoised.digests
     content = {"labels": labels, "training": training, "painted_by": painted_by, "made_by": MADE_BY}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {
@@ -138,7 +147,13 @@ def _untrained(experiment: Experiment, cache: Cache, token_dim: int) -> PictureJ
 
 
 def _trained(
-    experiment: Experiment, cache: Cache, files: JudgeFiles, seed: int, made_by: dict[str, str], watching: Watching
+    experiment: Experiment,
+    cache: Cache,
+    files: JudgeFiles,
+    seed: int,
+    made_by: dict[str, str],
+    renoised: RenoisedPictures | None,
+    watching: Watching,
 ) -> dict[str, Tensor]:
     """Weights of the judge of a seed, which are stored."""
     settings = experiment.judge
@@ -164,15 +179,7 @@ def _trained(
             )
             module = JudgeModule(judge, settings)
             module.resume(begun)
-        batches = JudgeBatches(
-            cache,
-            pictures,
-            prompts=settings.prompts,
-            captions=settings.captions,
-            seed=seed,
-            first=module.done,
-            last=settings.batches,
-        )
+        batches = JudgeBatches(cache, pictures, settings, seed=seed, first=module.done, renoised=renoised)
         start = {_START + name: value.clone() for name, value in judge.state_dict().items()}
         with watching(f"judge {seed}", "batches") as update:
             _fit(module, experiment, batches, _Keeping(files, made_by, start, update))
