@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from probe_lab.probes.inputs import LIMIT
@@ -122,6 +121,8 @@ class Blend(nn.Module):
         ``prediction`` and standardised ``target`` are ``[n, E]``, ``judged`` ``[n, 2E]`` and ``prompt`` ``[n]``. They
         stay as they are for an evaluator whose samples of a prompt nothing tells apart.
         """
+        from scipy.optimize import nnls  # half a second that only training pays
+
         sources = torch.stack([prediction, *judged.chunk(QUESTIONS, dim=1)], dim=2).double()  # [n, E, 1 + QUESTIONS]
         apart = sources - prompt_means(sources.flatten(1), prompt).view_as(sources)
         wanted = target.double() - prompt_means(target.double(), prompt)
