@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def _file_problems(
         yield problem(folder, path, f"{objection}: {AGAIN}")
     elif is_number(path.stem):
         scores = tensors.get("scores")
-        if scores is None or scores.dim() != 2 or len(scores) != samples:
-            yield problem(folder, path, f"it does not hold scores [{samples}, evaluators]: {AGAIN}")
+        columns = len(json.loads(metadata.get("evaluators", "[]"))) * int(metadata.get("answers", "0"))
+        if scores is None or scores.shape != (samples, columns):
+            yield problem(folder, path, f"it does not hold scores [{samples}, {columns}] of its evaluators: {AGAIN}")
         elif not scores[sorted(wanted)].isfinite().all():
             yield problem(folder, path, f"samples of complete shards have no scores in it: {AGAIN}")

@@ -155,7 +155,7 @@ class ProbeConfig:
     ema_warmup: bool = key(True, "Raise the decay of the moving average to `ema` over the first updates.")
     judge: bool = key(
         False,
-        "Let `cnn` and `linear` read what a picture judge says of `x0`. `probe-lab judge` trains it on `labels`.",
+        "Add what a picture judge says of `x0` to what `cnn` or `linear` predicts. `probe-lab judge` trains it.",
     )
     shuffles: int = key(
         10,

@@ -54,7 +54,7 @@ class ProbeDataModule(LightningDataModule):
     `train_prompts` > 0 trains on so many prompts of the training split, see `groups.some_of`. What an image's AUC asks,
     whether its score is above the median of the training split, is still asked of the whole split.
 
-    `scalars` are read beside the arrays, see `scalars.LATENTS`, and behind them `judged`, float32 [samples, E], row by
+    `scalars` are read beside the arrays, see `scalars.LATENTS`, and behind them `judged`, float32 [samples, 2E], row by
     sample_id.
 
     With several `steps` a training batch holds prompts at different ones, each with all its seeds at the same, see

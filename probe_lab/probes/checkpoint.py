@@ -18,7 +18,7 @@ import probe_lab
 from probe_lab.cache.files import write_whole
 from probe_lab.errors import ProbeError, ReportError
 from probe_lab.json_text import read_json
-from probe_lab.probes.description import FORMAT_VERSION, spec_of
+from probe_lab.probes.description import spec_of, version_of
 from probe_lab.probes.probe import Probe
 from probe_lab.regular import regular
 from probe_lab.runs.files import DESCRIPTION, WEIGHTS, require_file
@@ -38,7 +38,7 @@ def save_probe(folder: Path, probe: Probe) -> None:
         for name in ("mean", "std", "median", "slope", "shift")
     }
     content = {
-        "format_version": FORMAT_VERSION,
+        "format_version": version_of(probe.spec.judge),
         "code_version": probe_lab.__version__,
         "spec": dataclasses.asdict(probe.spec),
         "targets": {"evaluators": list(probe.spec.evaluators)} | statistics | {"unscaled": list(probe.unscaled)},

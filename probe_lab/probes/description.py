@@ -14,6 +14,8 @@ from probe_lab.probes.kinds import is_buildable
 from probe_lab.probes.spec import ProbeSpec, TextMode
 
 FORMAT_VERSION = 1
+JUDGE_VERSION = 2
+"""Of probes that have a picture judge: those of version 1 read other answers of it."""
 LARGEST_SIZE, LARGEST_DEPTH = 2**20, 64
 """Of a side, a width or a number of channels or tokens, and of levels: far above what anybody trains."""
 
@@ -87,6 +89,11 @@ _OLDER = {"text_encoder": BACKBONE, "scalars": [], "head": "plain", "steps": [],
 """There were no others when older probes were trained."""
 
 
+def version_of(judge: bool) -> int:
+    """The format version of a probe's description, by whether the probe has a picture judge."""
+    return JUDGE_VERSION if judge else FORMAT_VERSION
+
+
 def spec_of(path: Path, content: Any) -> ProbeSpec:
     """The spec in the ``content`` of ``path``.
 
@@ -95,9 +102,11 @@ def spec_of(path: Path, content: Any) -> ProbeSpec:
             probe that cannot be built.
     """
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    spec = content.get("spec") if isinstance(content, dict) else None
+    readable = version_of(bool(spec.get("judge")) if isinstance(spec, dict) else False)
+    if version != readable or isinstance(version, bool):
         raise ProbeError(
-            f"{path} has format version {version} and this probe_lab reads {FORMAT_VERSION}: "
+            f"{path} has format version {version} and this probe_lab reads {readable}: "
             "use the probe_lab that wrote it, or train the cell again"
         )
     for name in ("weights_sha256", "code_version"):

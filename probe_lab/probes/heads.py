@@ -118,8 +118,8 @@ class Blend(nn.Module):
     def fit(self, prediction: Tensor, judged: Tensor, target: Tensor, prompt: Tensor) -> None:
         """Take the shares, none below 0, that tell the samples of a prompt apart with the smallest squared error.
 
-        ``prediction`` and standardised ``target`` are ``[n, E]``, ``judged`` ``[n, 2E]`` and ``prompt`` ``[n]``. They
-        stay as they are for an evaluator whose samples of a prompt nothing tells apart.
+        ``prediction`` and ``target`` are ``[n, E]``, ``judged`` ``[n, 2E]``, all standardised, and ``prompt`` ``[n]``.
+        They stay as they are for an evaluator whose samples of a prompt nothing tells apart.
         """
         from scipy.optimize import nnls  # half a second that only training pays
 
@@ -134,6 +134,6 @@ class Blend(nn.Module):
 
     def forward(self, prediction: Tensor, judged: Tensor) -> Tensor:
         """``[B, E]`` of the two."""
-        answers = judged.view(len(judged), QUESTIONS, -1)
+        answers = judged.view(len(judged), QUESTIONS, len(self.own))
         blended: Tensor = self.own * prediction + (self.judge * answers).sum(dim=1)
         return blended

@@ -79,8 +79,9 @@ class PictureJudge(nn.Module):
         self.clean_mean.copy_(mean[:, None, None])
         self.clean_scale.copy_(std.clamp_min(1e-6)[:, None, None])
         rows = labels.flatten(0, -2)
-        self.label_mean.copy_(rows.nanmean(dim=0).nan_to_num(0.0))  # of a question without any label: 0 and 1
-        self.label_scale.copy_((rows - self.label_mean).square().nanmean(dim=0).sqrt().nan_to_num(1.0).clamp_min(1e-6))
+        self.label_mean.copy_(rows.nanmean(dim=0).nan_to_num(0.0))
+        scale = (rows - self.label_mean).square().nanmean(dim=0).sqrt().clamp_min(1e-6)
+        self.label_scale.copy_(scale.nan_to_num(0.0))  # what nothing teaches is the same of all pictures
 
     def forward(self, clean: Tensor, share: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """``share`` ``[N]`` is the step as a share of all; ``tokens`` ``[N, R, L, D]``, ``mask`` ``[N, R, L]`` bool."""

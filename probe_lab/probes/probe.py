@@ -120,16 +120,19 @@ class Probe(nn.Module):
 
     @torch.no_grad()
     def judged(self, inputs: Inputs) -> Tensor:
-        """What the judge says, ``[B, 2E]``: as it stands behind the scalars, or asked now."""
+        """What the judge says, ``[B, 2E]`` in standard deviations of the evaluators' scores: as it stands behind the
+        scalars, or asked now."""
         assert self.judge is not None
         own = len(self.spec.scalars)
         if inputs.scalars is not None and inputs.scalars.shape[1] > own:
-            return inputs.scalars[:, own:]
-        assert inputs.tokens is not None
-        assert inputs.token_mask is not None
-        share = inputs.step.float() / self.spec.total_steps
-        tokens, mask = inputs.spread(inputs.tokens), inputs.spread(inputs.token_mask)
-        return self.judge.scores(inputs.features[JUDGED], share, tokens, mask)
+            raw = inputs.scalars[:, own:].float()
+        else:
+            assert inputs.tokens is not None
+            assert inputs.token_mask is not None
+            share = inputs.step.float() / self.spec.total_steps
+            tokens, mask = inputs.spread(inputs.tokens), inputs.spread(inputs.token_mask)
+            raw = self.judge.scores(inputs.features[JUDGED], share, tokens, mask)
+        return torch.cat([self.standardised(answer) for answer in raw.chunk(QUESTIONS, dim=1)], dim=1)
 
     def _standardised_scalars(self, inputs: Inputs) -> Tensor:
         assert self.scalars is not None
@@ -196,11 +199,7 @@ class Probe(nn.Module):
             given = tuple(inputs.features[tap].shape[1:])
             if given != shape:
                 raise ProbeError(f"tap '{tap}' has the shape {given} and the probe was trained on {shape}")
-        own = len(self.spec.scalars)
-        widths = {own, own + QUESTIONS * len(self.spec.evaluators)} if self.spec.judge else {own}
-        if self.spec.scalars and (inputs.scalars is None or inputs.scalars.shape[1] not in widths):
-            had = "none" if inputs.scalars is None else f"those of shape {tuple(inputs.scalars.shape)}"
-            raise ProbeError(f"the probe reads {', '.join(self.spec.scalars)} and was given {had}: pass Inputs.scalars")
+        self._check_scalars(inputs.scalars)
         wanted = {
             "text": (inputs.text, self.spec.needs_text),
             "tokens": (inputs.tokens, self.spec.needs_tokens),
@@ -209,3 +208,12 @@ class Probe(nn.Module):
         for name, (value, needed) in wanted.items():
             if needed and value is None:
                 raise ProbeError(f"the probe reads the prompt and was given no {name}: pass Inputs.{name}")
+
+    def _check_scalars(self, scalars: Tensor | None) -> None:
+        own = len(self.spec.scalars)
+        widths = {own, own + QUESTIONS * len(self.spec.evaluators)} if self.spec.judge else {own}
+        lacks = bool(own) and scalars is None
+        if lacks or (scalars is not None and (own or self.spec.judge) and scalars.shape[1] not in widths):
+            had = "none" if scalars is None else f"those of shape {tuple(scalars.shape)}"
+            names = ", ".join(self.spec.scalars) or "no scalars"
+            raise ProbeError(f"the probe reads {names} and was given {had}: pass Inputs.scalars")

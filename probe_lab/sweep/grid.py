@@ -98,7 +98,8 @@ def _require_read(probe: ProbeConfig) -> None:
     if probe.judge and not kind.reads_scalars:
         raise ConfigError(
             f"'probe.judge' is true and 'probe.model' {probe.model}: only "
-            f"{' and '.join(models_that(lambda kind: kind.reads_scalars))} read a picture judge (probe.judge=false)"
+            f"{' and '.join(models_that(lambda kind: kind.reads_scalars))} have a picture judge beside them, so set "
+            "probe.judge=false"
         )
     if len(probe.steps) > 1 and not kind.on_steps:
         raise ConfigError(

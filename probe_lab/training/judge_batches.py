@@ -44,16 +44,17 @@ class LabelledPictures:
     """All labels of the pictures of a cache at some steps.
 
     ``ids`` int64 [n] are the samples, prompt by prompt, prompt g being ``start[g]:start[g + 1]``; ``first_caption`` [G]
-    is the row of its own caption in ``text``, the altered ones follow. ``labels`` maps a step to float32
-    [n, captions, 2E]: of what the predictions of that step decode to, NaN where these have none, and then of the
-    finished pictures.
+    is the row of its own caption in ``text``, the altered ones follow. ``finished`` is float32 [n, captions, E], and
+    ``previews`` the same of what the predictions of some of the ``steps`` decode to.
     """
 
     ids: npt.NDArray[np.int64]
     start: npt.NDArray[np.int64]
     first_caption: npt.NDArray[np.int64]
     text: TensorRows
-    labels: Mapping[int, npt.NDArray[np.float32]]
+    steps: list[int]
+    finished: npt.NDArray[np.float32]
+    previews: Mapping[int, npt.NDArray[np.float32]]
 
     @classmethod
     def read(
@@ -79,22 +80,26 @@ class LabelledPictures:
             return np.stack([scores for _, scores in columns], axis=2)
 
         finished = scored(FINISHED)
-        none = np.full_like(finished, np.nan)
-        labels = {
-            step: np.concatenate([scored(step) if step in previewed else none, finished], axis=2) for step in steps
-        }
+        previews = {step: scored(step) for step in steps if step in previewed}
         prompts = cache.samples["prompt_id"].to_numpy()[ids]
         start = np.append(np.flatnonzero(np.diff(prompts, prepend=-1)), len(ids))
         captions = stored.captions
         rows = np.flatnonzero(captions["caption"].to_numpy() == 0)
         row_of = dict(zip(captions["prompt_id"].to_numpy()[rows].tolist(), rows.tolist(), strict=True))
         first = np.array([row_of[prompt] for prompt in prompts[start[:-1]].tolist()], np.int64)
-        return cls(ids, start, first, stored.text_rows(encoder), labels)
+        return cls(ids, start, first, stored.text_rows(encoder), list(steps), finished, previews)
 
     @property
     def width(self) -> int:
         """Captions of each prompt, its own included."""
-        return int(next(iter(self.labels.values())).shape[1])
+        return int(self.finished.shape[1])
+
+    def labels(self, step: int, rows: slice) -> npt.NDArray[np.float32]:
+        """[rows, captions, 2E]: of what the predictions of a step decode to, NaN where these have none, and then of the
+        finished pictures."""
+        finished = self.finished[rows]
+        previews = self.previews[step][rows] if step in self.previews else np.full_like(finished, np.nan)
+        return np.concatenate([previews, finished], axis=2)
 
 
 class _Prompt(NamedTuple):
@@ -161,13 +166,13 @@ class JudgeBatches(IterableDataset[JudgeBatch]):
 
     def _drawn(self, rng: np.random.Generator, prompt: int) -> _Prompt:
         """A prompt at a random step, under its own caption and random others."""
-        pictures, steps = self._pictures, list(self._pictures.labels)
+        pictures, steps = self._pictures, self._pictures.steps
         rows = slice(int(pictures.start[prompt]), int(pictures.start[prompt + 1]))
         step = steps[rng.integers(len(steps))]
         others = 1 + rng.permutation(pictures.width - 1)[: self._captions - 1]
         captions = np.concatenate([[0], np.sort(others)])
         text = torch.from_numpy(pictures.first_caption[prompt] + captions)
-        labels = torch.from_numpy(pictures.labels[step][rows][:, captions])
+        labels = torch.from_numpy(pictures.labels(step, rows)[:, captions])
         if self._renoised is None or rng.random() >= self._share:
             return _Prompt(step, self._clean(step, rows), text, labels)
         step, clean = self._renoised.drawn(rng, pictures.ids[rows])

@@ -65,7 +65,7 @@ def _decoded(
     """x₀ predictions ``[n, C, H, W]`` and the small pictures that they decode to, ``[n, 3, h, w]`` in −1..1."""
     # Decoded outside a pipeline call, where nothing would bring an offloaded autoencoder back.
     pipe = load_pipeline(experiment.backbone, replace(experiment.sampling, offload="none"))
-    steps = list(pictures.labels)
+    steps = pictures.steps
     clean, pixels = [], []
     done = 0
     for number, step in enumerate(steps):

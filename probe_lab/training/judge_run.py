@@ -33,7 +33,7 @@ from probe_lab.training.fit_probe import seeded
 from probe_lab.training.judge_batches import JudgeBatches, LabelledPictures
 from probe_lab.training.judge_module import JudgeModule
 from probe_lab.training.judge_painting import learn_to_paint
-from probe_lab.training.judged import MADE_FROM, WEIGHTS, lacks_scores
+from probe_lab.training.judged import ANSWERS, MADE_FROM, WEIGHTS, lacks_scores
 from probe_lab.training.lightning_trainer import quietly
 from probe_lab.training.renoised_pictures import RenoisedPictures
 
@@ -129,6 +129,7 @@ def judge_settings(experiment: Experiment, cache: Cache, renoised: RenoisedPictu
         "steps": json.dumps(experiment.judged_steps),
         "split": str(experiment.data.split),
         "encoder": experiment.text.encoder,
+        ANSWERS: str(QUESTIONS),
         MADE_FROM: digest,
     }
 
@@ -259,10 +260,10 @@ class _Keeping(Callback):
 
 def _standardise(judge: PictureJudge, cache: Cache, pictures: LabelledPictures) -> None:
     """From the first pictures of each step: units need no more than some hundred."""
-    first = pictures.ids[:_FOR_UNITS]
-    clean = [read_samples(cache, f"{step}/{JUDGED}", first).float() for step in pictures.labels]
-    labels = torch.cat([torch.from_numpy(scores).flatten(0, 1) for scores in pictures.labels.values()])
-    judge.standardise(torch.cat(clean), labels)
+    first = slice(_FOR_UNITS)
+    clean = [read_samples(cache, f"{step}/{JUDGED}", pictures.ids[first]).float() for step in pictures.steps]
+    labels = [torch.from_numpy(pictures.labels(step, first)) for step in pictures.steps]
+    judge.standardise(torch.cat(clean), torch.cat(labels))
 
 
 @torch.no_grad()

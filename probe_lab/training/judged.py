@@ -13,11 +13,13 @@ from probe_lab.cache import Cache
 from probe_lab.cache.judge_files import AGAIN, JudgeFiles
 from probe_lab.config import Experiment
 from probe_lab.errors import CacheError, ProbeError
-from probe_lab.probes.picture_judge import columns_of, of_evaluators
+from probe_lab.probes.picture_judge import QUESTIONS, columns_of, of_evaluators
 
 WEIGHTS = "weights"
 MADE_FROM = "settings_sha256"
 """Metadata key of weights and scores: the hash of labels and settings."""
+ANSWERS = "answers"
+"""Metadata key: how many answers of each evaluator a judge gives."""
 
 
 def judge_weights(experiment: Experiment, cache: Cache) -> dict[str, Tensor]:
@@ -68,6 +70,8 @@ def _files(experiment: Experiment, cache: Cache) -> JudgeFiles:
 
 def _places(experiment: Experiment, cache: Cache, metadata: Mapping[str, str]) -> list[int]:
     """Where the evaluators of a cell are among those of the judge, whose ``metadata`` fits the cell."""
+    if metadata.get(ANSWERS) != str(QUESTIONS):
+        raise CacheError(f"the picture judges of {cache.folder} are of an earlier version: {AGAIN}")
     step, steps = experiment.probe.step, json.loads(metadata["steps"])
     if step not in steps:
         raise ProbeError(

@@ -30,7 +30,7 @@ from probe_lab.probes import Inputs, load_probe
 from probe_lab.progress import OnProgress
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.judge_batches import LabelledPictures
-from probe_lab.training.judge_run import train_judges
+from probe_lab.training.judge_run import judge_settings, train_judges
 from probe_lab.training.judged import judge_weights, judged_scores
 from probe_lab.training.reading import data_of
 
@@ -201,8 +201,43 @@ def test_a_cache_tells_of_its_judges_and_finds_what_is_wrong_with_them(
     }
     with pytest.raises(CacheError, match=r"judges/0/5\.safetensors is not what belongs there"):
         files.read(5)
-    files.write(5, {"scores": torch.full((len(labelled.samples), 2), torch.nan)}, {})
+    _, metadata = JudgeFiles(labelled.folder, labelled.identity, 0).read(5)
+    files.write(5, {"scores": torch.full((len(labelled.samples), 2), torch.nan)}, metadata)
     assert "have no scores" in of_judges(tmp_path / "planted")["judges/0/5.safetensors"]
+    files.write(5, {"scores": torch.zeros(len(labelled.samples), 1)}, metadata)
+    assert "it does not hold scores" in of_judges(tmp_path / "planted")["judges/0/5.safetensors"]
+
+
+def test_a_judge_of_an_earlier_version_is_refused(judging: Experiment, labelled: Cache, tmp_path: Path) -> None:
+    trained(judging)
+    shutil.copytree(labelled.folder, tmp_path / "planted")
+    cache = Cache(tmp_path / "planted")
+    files = JudgeFiles(cache.folder, cache.identity, 0)
+    for file in ("weights", 5):
+        tensors, metadata = files.read(file)
+        del metadata["answers"]  # as these files were, with one answer of each evaluator
+        files.write(file, tensors, metadata)
+    for read in (judged_scores, judge_weights):
+        with pytest.raises(CacheError, match="earlier version: run `probe-lab judge` again"):
+            read(judging, cache)
+
+
+def test_a_judge_without_previews_says_the_same_of_all_that_it_was_not_taught(
+    judging: Experiment, labelled: Cache, tmp_path: Path
+) -> None:
+    shutil.copytree(labelled.folder, tmp_path / "planted")
+    cache = Cache(tmp_path / "planted")
+    untaught = replace(
+        judging,
+        cache=replace(judging.cache, root=str(tmp_path)),
+        labels=LabelsConfig(captions=1),
+        judge=replace(judging.judge, steps=[5], batches=8),
+    )
+    trained(untaught)
+    preview, finished = judged_scores(untaught, cache).T
+    assert preview.unique().tolist() == [0.0]
+    assert len(finished.unique()) > 100
+    assert judge_settings(untaught, cache) != judge_settings(judging, cache)
 
 
 def test_a_judge_of_another_split_encoder_or_training_is_refused(
@@ -241,9 +276,10 @@ def test_a_judge_of_another_split_encoder_or_training_is_refused(
 
 def test_finished_pictures_teach_at_steps_without_previews(judging: Experiment, labelled: Cache) -> None:
     pictures = LabelledPictures.read(labelled, ["good"], [5, 8], "backbone", previewed=[5])
-    assert np.isfinite(pictures.labels[5]).all()
-    assert np.isnan(pictures.labels[8][..., 0]).all()
-    np.testing.assert_array_equal(pictures.labels[8][..., 1], labelled.labels.scores("good", "images")[1])
+    both, finished = pictures.labels(5, slice(4)), pictures.labels(8, slice(4))
+    assert np.isfinite(both).all()
+    assert np.isnan(finished[..., 0]).all()
+    np.testing.assert_array_equal(finished[..., 1], labelled.labels.scores("good", "images")[1][:4])
 
 
 def test_evaluators_that_labelled_other_pictures_are_named(labelled: Cache, tmp_path: Path) -> None:

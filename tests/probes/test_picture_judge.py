@@ -112,6 +112,16 @@ def test_raw_scores_have_the_units_of_the_labels() -> None:
     torch.testing.assert_close(raw, expected)
 
 
+def test_a_question_without_labels_has_one_answer() -> None:
+    judge, (clean, share, tokens, mask) = untrained(), a_batch()
+    labels = torch.randn(50, 3, 4)
+    labels[..., :2] = torch.nan  # no preview was scored
+    judge.standardise(clean, labels)
+    raw = judge.scores(clean, share, tokens[:, 0], mask[:, 0])
+    assert raw[:, :2].eq(0).all()
+    assert raw[:, 2:].std(dim=0).min() > 0
+
+
 def test_frozen_weights_are_stored_but_not_trained() -> None:
     judge, batch = untrained(), a_batch()
     names, scores = list(judge.state_dict()), judge(*batch).detach()

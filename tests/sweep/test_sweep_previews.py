@@ -171,7 +171,7 @@ def test_the_command_for_previews_of_another_cache_makes_them_there(root: Path) 
 def test_models_that_read_no_judge(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="reads no picture judge"):
         asking(tmp_path, NONE, "probe.steps=[2,4]", "probe.judge=true")
-    with pytest.raises(ConfigError, match=r"'probe.model' prompt_only: only cnn and linear read a picture judge"):
+    with pytest.raises(ConfigError, match=r"'probe.model' prompt_only: only cnn and linear have a picture judge"):
         cells(asking(tmp_path, NONE, "probe.model=prompt_only", "probe.judge=true"))
     swept = cells(asking(tmp_path, "sweep={probe.model: [cnn, linear, prompt_only], probe.judge: [true, false]}"))
     read = [(cell.experiment.probe.model, cell.experiment.probe.judge) for cell in swept]
