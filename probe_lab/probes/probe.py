@@ -172,6 +172,10 @@ class Probe(nn.Module):
         with torch.autocast(self.target_mean.device.type, enabled=False):  # one around it would round the scores
             prediction = self.blended(self(inputs).prediction, inputs)
         self.train(training)
+        return self.in_units(prediction)
+
+    def in_units(self, prediction: Tensor) -> Tensor:
+        """Raw scores ``[B, E]`` of what ``blended`` gives."""
         return self.target_mean + self.target_std * (self.target_shift + self.target_slope * prediction)
 
     def calibrate(self, prediction: Tensor, target: Tensor) -> None:

@@ -21,6 +21,7 @@ from probe_lab.errors import ProbeError
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.runs.writing import require_writable, staged, write_cell
 from probe_lab.training.cell_files import metric_entries, over_shuffles, predictions_table
+from probe_lab.training.cross_fitted import cross_fitted
 from probe_lab.training.divergence import diverged
 from probe_lab.training.fit_probe import seeded
 from probe_lab.training.fitted import Fitted, Fitting, Preview
@@ -125,7 +126,10 @@ def _predictions(fitting: Fitting, fitted: Fitted) -> pd.DataFrame:
     splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
         loader = fitting.data.evaluation_dataloader(split)
-        batches = [(b.sample_id, b.targets, fitted.predict(b).float().cpu()) for b in loader]
+        predict = fitted.predict
+        if split == "val" and fitted.probe is not None and fitted.probe.blend is not None:
+            predict = cross_fitted(fitted.probe, fitting.data)
+        batches = [(b.sample_id, b.targets, predict(b).float().cpu()) for b in loader]
         columns = [torch.cat(column).numpy() for column in zip(*batches, strict=True)]
         if columns[2].shape != columns[1].shape:
             raise ProbeError(

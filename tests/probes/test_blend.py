@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from probe_lab.data import Batch, ProbeDataModule
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Inputs, load_probe
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.heads import Blend
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
+from probe_lab.training.cross_fitted import cross_fitted
 
 
 def drawn(prompts: int = 200, seeds: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -75,6 +79,25 @@ def test_answers_are_added_in_the_units_of_the_evaluators() -> None:
     own = probe.predict(replace(inputs, scalars=raw[:1].expand(3, -1)))  # everywhere the evaluators' means
     more = probe.predict(replace(inputs, scalars=raw)) - own
     torch.testing.assert_close(more, torch.tensor([[0.0, 0.0], [0.5 * 2.0, 0.0], [0.0, 1.0 * 0.5]]))
+
+
+def test_validation_prompts_are_predicted_in_shares_that_others_decide() -> None:
+    probe, inputs = judged_probe()
+    torch.manual_seed(1)
+    features, answers, targets = torch.randn(48, 4, 16, 16), torch.randn(48, 4), torch.randn(48, 2)
+    prompt = torch.arange(48) // 8
+
+    def predicted(targets: Tensor) -> Tensor:
+        text = tuple(values.expand(48, *values.shape[1:]) for values in (inputs.text, inputs.tokens, inputs.token_mask))
+        batch = Batch({"x0": features}, targets, prompt, torch.arange(48), torch.full((48,), 5), *text, scalars=answers)
+        data = cast(ProbeDataModule, SimpleNamespace(evaluation_dataloader=lambda split: [batch]))
+        return cross_fitted(probe, data)(batch)
+
+    before = predicted(targets)
+    targets[prompt % 2 == 0] = torch.randn(24, 2)  # of every other prompt
+    after = predicted(targets)
+    torch.testing.assert_close(after[prompt % 2 == 0], before[prompt % 2 == 0])
+    assert (after - before)[prompt % 2 == 1].abs().max() > 1e-3
 
 
 def test_answers_of_another_layout_are_refused() -> None:
