@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("words",),
     ("taps",),
     ("cache", "losses", "metrics", "shapes"),
-    ("csv_text", "fitting", "fonts", "markdown_text", "processes", "progress", "scarcity"),
+    ("csv_text", "fitting", "fonts", "markdown_text", "operations", "processes", "progress", "scarcity"),
     ("console", "json_text", "lazy", "moved", "names", "registry", "regular"),
     ("errors",),
 )

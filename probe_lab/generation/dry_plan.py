@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch.utils.flop_counter import FlopCounterMode
-
 from probe_lab.backbones.architectures import Architecture, Weightless, absent
 from probe_lab.backbones.families import located
 from probe_lab.capture.capture import Capture
@@ -15,6 +13,7 @@ from probe_lab.generation.generate import plan_generation
 from probe_lab.generation.measured_plan import ELEMENT_BYTES, Plan
 from probe_lab.generation.prompts import read_prompts
 from probe_lab.generation.sources import SOURCES
+from probe_lab.operations import OperationCounter
 from probe_lab.taps import Tap
 
 TFLOPS = 400.0
@@ -57,9 +56,9 @@ def dry_plan(experiment: Experiment, architecture: Architecture, tflops: float =
     family, _ = located(experiment.backbone)
     model = Weightless(architecture, family)
     shapes = shapes_of(model, experiment, experiment.capture.taps)
-    with FlopCounterMode(display=False) as counter:
+    with OperationCounter() as counter:
         model.draw_one(sampling)
-    flops = counter.get_total_flops() * (sampling.steps if wanted.images else max(wanted.steps))
+    flops = counter.total * (sampling.steps if wanted.images else max(wanted.steps))
     count = _prompts(experiment)
     tokens = wanted.tokens or architecture.text_tokens(sampling)
     embedding = architecture.pooled or architecture.text_width

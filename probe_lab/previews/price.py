@@ -8,10 +8,10 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin
-from torch.utils.flop_counter import FlopCounterMode
 
 from probe_lab.backbones.families import located
 from probe_lab.config import Experiment, Sampling
+from probe_lab.operations import OperationCounter
 
 _CHANNELS = {"sd": 4, "sdxl": 4, "pixart-sigma": 4, "sd3": 16, "flux": 16}
 """Channels of the latents of families whose autoencoder is that of Stable Diffusion, whatever model it is."""
@@ -44,9 +44,9 @@ def decode_flops(model: ModelMixin, sampling: Sampling) -> float:
     config: Any = model.config
     factor = 2 ** (len(config.get("block_out_channels") or config.decoder_block_out_channels) - 1)
     latent = torch.empty(1, config.latent_channels, sampling.height // factor, sampling.width // factor, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), OperationCounter() as counter:
         model.decode(latent)
-    return float(counter.get_total_flops())
+    return float(counter.total)
 
 
 def _own(path: str, channels: int | None) -> ModelMixin | None:

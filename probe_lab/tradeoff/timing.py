@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch.utils.flop_counter import FlopCounterMode
 
 from probe_lab.backbones.families import family_of
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.config import Experiment
 from probe_lab.evaluators import Evaluator, create, score_all
 from probe_lab.generation.prompts import sample_seed
+from probe_lab.operations import OperationCounter
 from probe_lab.probes import Probe, preview_probe
 from probe_lab.progress import Watching
 from probe_lab.selection.probe_select import ProbeSelect
@@ -93,9 +93,9 @@ class Bench:
     def flops(self, way: Compared, prompt: str) -> float:
         """Of one prompt, whatever PyTorch's operators compute for it: a multiplication and an addition are two."""
         draw = self._draw(way)
-        with FlopCounterMode(display=False) as counter:
+        with OperationCounter() as counter:
             draw([prompt])
-        return float(counter.get_total_flops())
+        return float(counter.total)
 
     def _draw(self, way: Compared) -> Draw:
         if way.way in ("random", "best_of_n", "fewer_steps"):
