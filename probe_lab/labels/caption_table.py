@@ -67,7 +67,7 @@ def _table(experiment: Experiment, prompts: pd.DataFrame, held_out: set[str]) ->
     rows = [
         (prompt_id, caption, text, edit)
         for prompt_id, prompt in zip(prompts["prompt_id"].tolist(), prompts["prompt"], strict=True)
-        for caption, (text, edit) in enumerate([(prompt, ""), *((each.text, each.edit) for each in altered[prompt])])
+        for caption, (text, edit) in enumerate([(prompt, ""), *((other.text, other.edit) for other in altered[prompt])])
     ]
     return pd.DataFrame(rows, columns=["prompt_id", "caption", "prompt", "edit"])
 

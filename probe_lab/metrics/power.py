@@ -91,18 +91,16 @@ def assumed(metric: WithinMetric, candidates: int) -> DifferenceVariance:
             ratios.append(WITHIN_METRICS[metric](PromptTable(prediction, target, present)))
         return Measured.of_ratios(ratios)
 
-    found = difference_variance(trainings(own[0]), trainings(own[1]))
-    return replace(found, training=2 * TRAINING_SD**2)
+    variance = difference_variance(trainings(own[0]), trainings(own[1]))
+    return replace(variance, training=2 * TRAINING_SD**2)
 
 
 def with_candidates(variance: DifferenceVariance, metric: WithinMetric, before: int, after: int) -> DifferenceVariance:
     """The components for another number of candidates per prompt, in proportion to what is :func:`assumed` of both."""
     if before == after:
         return variance
-    one, other = assumed(metric, before), assumed(metric, after)
-    return replace(
-        variance, prompt=variance.prompt * other.prompt / one.prompt, both=variance.both * other.both / one.both
-    )
+    old, new = assumed(metric, before), assumed(metric, after)
+    return replace(variance, prompt=variance.prompt * new.prompt / old.prompt, both=variance.both * new.both / old.both)
 
 
 def power_of(variance: DifferenceVariance, difference: float, prompts: int, trainings: int) -> float:

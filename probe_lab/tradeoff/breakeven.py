@@ -59,8 +59,8 @@ class Terms:
     keep: int = 1
 
     def __post_init__(self) -> None:
-        for name, allowed in ((self.prices, PRICED), (self.skills, CHOOSERS)):
-            for key in name:
+        for given, allowed in ((self.prices, PRICED), (self.skills, CHOOSERS)):
+            for key in given:
                 if key not in allowed:
                     raise ConfigError(f"there is no '{key}' to give a number for: {nearest(key, allowed)}")
         if not self.prices.get("call", 0.0) > 0:
@@ -74,8 +74,8 @@ class Terms:
         if not 1 <= self.step < self.steps or self.keep < 1:
             raise ConfigError(f"a cut at step {self.step} of {self.steps} that keeps {self.keep} saves nothing")
 
-    def price(self, *parts: Priced) -> float:
-        return sum(self.prices.get(part, 0.0) for part in parts)
+    def price(self, *priced: Priced) -> float:
+        return sum(self.prices.get(name, 0.0) for name in priced)
 
     @property
     def image(self) -> float:
@@ -124,17 +124,17 @@ def offer_of(terms: Terms, way: str, candidates: int, steps: int = 0) -> Offer:
 def offers(terms: Terms, budget: float) -> list[Offer]:
     """What each way gives with the most candidates that ``budget`` pays for; ways that it pays for nothing of are left
     out. The first is the best, of equals the cheapest."""
-    found = [made for made in (_largest(terms, *way, budget) for way in _ways(terms)) if made is not None]
-    return sorted(found, key=lambda offer: (-offer.gain, offer.price))
+    largest = (_largest(terms, *way, budget) for way in _ways(terms))
+    return sorted((offer for offer in largest if offer is not None), key=lambda offer: (-offer.gain, offer.price))
 
 
 def unpriced(terms: Terms) -> dict[Priced, list[str]]:
     """The parts that have no price, each with the ways that take it of every candidate and look better for that."""
     missing: dict[Priced, list[str]] = {}
     for way in dict.fromkeys(way for way, _ in _ways(terms)):
-        for part in _TAKEN[way]:
-            if part not in terms.prices:
-                missing.setdefault(part, []).append(way)
+        for name in _TAKEN[way]:
+            if name not in terms.prices:
+                missing.setdefault(name, []).append(way)
     return missing
 
 
@@ -149,8 +149,8 @@ def _largest(terms: Terms, way: str, steps: int, budget: float) -> Offer | None:
     first, second = (offer_of(terms, way, terms.keep + more, steps) for more in (0, 1))
     if way == "random":
         return first if first.price <= budget else None
-    each = second.price - first.price  # all prices are linear in the candidates
-    count = terms.keep + int((budget - first.price) / each + 1e-9)
+    per_candidate = second.price - first.price  # all prices are linear in the candidates
+    count = terms.keep + int((budget - first.price) / per_candidate + 1e-9)
     count = min(count, MOST_CANDIDATES)
     return offer_of(terms, way, count, steps) if count > terms.keep else None
 

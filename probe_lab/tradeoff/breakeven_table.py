@@ -50,7 +50,7 @@ def breakeven_lines(terms: Terms, unit: str) -> Iterator[str]:
     if texts:
         yield f"A probe at step {terms.step} of {terms.steps} starts to pay with r = {', '.join(texts)}."
     if missing := unpriced(rivals):
-        parts = "; ".join(f"{part} ({', '.join(_LABELS[way] for way in ways)})" for part, ways in missing.items())
+        parts = "; ".join(f"{name} ({', '.join(_LABELS[way] for way in ways)})" for name, ways in missing.items())
         yield f"Not priced: {parts}. These ways look better than they are: give --price {next(iter(missing))}=X."
 
 

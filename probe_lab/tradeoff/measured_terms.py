@@ -97,12 +97,12 @@ def _prices(rows: Sequence[TradeoffRow]) -> tuple[dict[Priced, float], Unit]:
     if len(timed or counted) < len(_COUNTED):
         return {"call": 1.0}, "calls"
     used = timed or counted
-    parts = np.array([[row.calls, *_PARTS[row.way](row.candidates), 1.0] for row in used])  # and the text encoder
+    amounts = np.array([[row.calls, *_PARTS[row.way](row.candidates), 1.0] for row in used])  # and the text encoder
     costs = np.array([row.seconds if timed else row.flops for row in used])
-    found, _ = nnls(parts / costs[:, None], np.ones(len(used)))  # relative errors: a large N shall not decide all
-    if not found[0] > 0:
+    prices, _ = nnls(amounts / costs[:, None], np.ones(len(used)))  # relative errors: a large N shall not decide all
+    if not prices[0] > 0:
         return {"call": 1.0}, "calls"
-    return dict(zip(_COUNTED, found.tolist(), strict=False)), "seconds" if timed else "operations"
+    return dict(zip(_COUNTED, prices.tolist(), strict=False)), "seconds" if timed else "operations"
 
 
 _PARTS = {

@@ -91,11 +91,11 @@ class JudgeModule(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         kept = {"done": torch.tensor(self.done)}
-        for name, part in zip(("matrices", "vectors"), self._weights.parts, strict=True):
-            kept[name] = part.detach().cpu().clone()
-            kept |= {f"{name}.{key}": optimizer.state[part][key].cpu().clone() for key in _STATE}
-        for name, part in zip(("matrices", "vectors"), self._average.parts, strict=True):
-            kept[f"{name}.average"] = part.detach().cpu().clone()
+        for name, weights in zip(("matrices", "vectors"), self._weights.parts, strict=True):
+            kept[name] = weights.detach().cpu().clone()
+            kept |= {f"{name}.{key}": optimizer.state[weights][key].cpu().clone() for key in _STATE}
+        for name, average in zip(("matrices", "vectors"), self._average.parts, strict=True):
+            kept[f"{name}.average"] = average.detach().cpu().clone()
         return kept
 
     def resume(self, kept: Mapping[str, Tensor]) -> None:
@@ -107,10 +107,12 @@ class JudgeModule(LightningModule):
         assert self._weights is not None
         assert self._average is not None
         kept = self._resumed
-        for name, part, average in zip(("matrices", "vectors"), self._weights.parts, self._average.parts, strict=True):
-            part.copy_(kept[name])
+        for name, weights, average in zip(
+            ("matrices", "vectors"), self._weights.parts, self._average.parts, strict=True
+        ):
+            weights.copy_(kept[name])
             average.copy_(kept[f"{name}.average"])
-            optimizer.state[part] = {
-                "step": torch.tensor(float(self.done), device=part.device),  # where a fused step looks for it
-                **{key: kept[f"{name}.{key}"].to(part.device) for key in _STATE},
+            optimizer.state[weights] = {
+                "step": torch.tensor(float(self.done), device=weights.device),  # where a fused step looks for it
+                **{key: kept[f"{name}.{key}"].to(weights.device) for key in _STATE},
             }

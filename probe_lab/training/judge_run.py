@@ -276,13 +276,13 @@ def _scored(judge: PictureJudge, cache: Cache, step: int, experiment: Experiment
     for shard, rows in cache.complete_samples.groupby("shard"):
         clean = cache.read(f"{step}/{JUDGED}", int(str(shard)))
         for start in range(0, len(rows), _AT_ONCE):
-            part = rows.iloc[start : start + _AT_ONCE]
-            _, tokens, mask = text.rows(torch.tensor(part["prompt_id"].to_numpy()))
+            together = rows.iloc[start : start + _AT_ONCE]
+            _, tokens, mask = text.rows(torch.tensor(together["prompt_id"].to_numpy()))
             if tokens is None or mask is None:
                 raise CacheError(f"the text of {experiment.text.encoder} in {cache.folder} has no tokens")
-            share = torch.full((len(part),), step / cache.manifest.steps)
-            judged = judge.scores(clean[torch.tensor(part["row"].to_numpy())], share, tokens, mask)
-            scores[torch.tensor(part["sample_id"].to_numpy())] = judged
-            done += len(part)
+            share = torch.full((len(together),), step / cache.manifest.steps)
+            judged = judge.scores(clean[torch.tensor(together["row"].to_numpy())], share, tokens, mask)
+            scores[torch.tensor(together["sample_id"].to_numpy())] = judged
+            done += len(together)
             on_progress(done, total)
     return scores
