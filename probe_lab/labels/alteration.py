@@ -28,7 +28,7 @@ Editor = Callable[[str, random.Random], "Altered | None"]
 
 @dataclass(frozen=True)
 class Altered:
-    """A caption, and the edits that made it of a prompt: ``colour+swap``."""
+    """A caption, and the edits that changed the prompt to it: ``colour+swap``."""
 
     text: str
     edit: str
@@ -118,9 +118,15 @@ def _by_grammar(prompt: str, rng: random.Random) -> Altered | None:
 def _edited(
     prompt: str, edits: Sequence[str], make: Callable[[str, str], str | None], rng: random.Random
 ) -> Altered | None:
-    """The prompt after one edit or two, drawn from ``edits``; None where one of them cannot be made."""
+    """The prompt after one edit or two, drawn from ``edits``; None where one of them cannot be made, or none changes
+    anything."""
     names = [rng.choice(edits) for _ in range(2 if rng.random() < _TWICE else 1)]
-    text: str | None = prompt
+    text, changes = prompt, []
     for name in names:
-        text = make(text, name) if text else None
-    return Altered(text, "+".join(names)) if text else None
+        changed = make(text, name)
+        if not changed:
+            return None
+        if changed != text:
+            changes.append(name)
+        text = changed
+    return Altered(text, "+".join(changes)) if changes else None

@@ -13,7 +13,8 @@ SceneEdit = Callable[[Scene, random.Random], Scene | None]
 
 
 def edited(scene: Scene, edit: str, rng: random.Random) -> Scene | None:
-    """The scene after one of ``EDITS``; None where it cannot be made, or two objects would be alike."""
+    """The scene after one of ``EDITS``, the same scene where that changes nothing: two objects of one colour exchange
+    their colours, say. None where it cannot be made, or two objects would be alike."""
     changed = EDITS[edit](scene, rng)
     return changed if changed and len(set(changed.objects)) == len(changed.objects) else None
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,13 +101,32 @@ def test_a_part_is_of_the_objects_that_are_asked_for(edit: str, kept: int) -> No
 def test_what_cannot_be_edited_is_left() -> None:
     alone, full = parse_caption("a red circle"), parse_caption(" and ".join(f"a red {s}" for s in ("circle", "cross")))
     rng = random.Random(0)
-    assert [name for name in grammar.EDITS if grammar.edited(alone, name, rng) is None] == [
-        "link", "swap", "rebind", "drop", "pair",
+    assert [name for name in grammar.EDITS if grammar.edited(alone, name, rng) in (None, alone)] == [
+        "link", "swap", "rebind", "drop", "single", "pair",
     ]  # fmt: skip
-    assert grammar.edited(full, "rebind", rng) is not None
+    assert grammar.edited(full, "rebind", rng) == full
     twins = [grammar.edited(full, "shape", rng) for _ in range(50)]
     assert None in twins  # a red circle and a red circle
     assert all(len(set(scene.objects)) == 2 for scene in twins if scene)
+
+
+def test_an_edit_that_changes_nothing_is_not_named() -> None:
+    """Nor does it change which captions are drawn: the texts are those of before."""
+    alone, alike = "a red circle", "a red circle above a red cross"
+    captions = alter([alone, alike], 40, "grammar", NOTHING, seed=0)
+    edits = {caption.edit for caption in captions[alone]}
+    assert {"colour", "shape", "add", "add+single"} <= edits
+    assert all(edit.startswith("add") for edit in edits if "single" in edit)  # of one object alone it changes nothing
+    assert not any(caption.edit.startswith("rebind") for caption in captions[alike])
+    texts = "\n".join(caption.text for altered in captions.values() for caption in altered)
+    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "7d78af0fdd457dac"
+
+
+def test_pairs_are_drawn_thrice_as_often() -> None:
+    prompts = [text for text in itertools.islice(sample_captions(0), 2000) if len(parse_caption(text).objects) == 3]
+    drawn = Counter(altered[0].edit for altered in alter(prompts, 1, "grammar", NOTHING, seed=0).values())
+    others = [drawn[edit] for edit in ("shape", "link", "swap", "drop", "single")]
+    assert drawn["pair"] == pytest.approx(3 * np.mean(others), rel=0.2)
 
 
 def test_words_are_content_words_of_the_vocabulary() -> None:
