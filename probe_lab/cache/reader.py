@@ -256,7 +256,7 @@ class Cache:
     @property
     def labels(self) -> StoredLabels:
         """Altered captions of the training prompts, and scores under them, as far as `probe-lab score` made any."""
-        return StoredLabels(self.folder, self.identity)
+        return StoredLabels(self.folder, self.identity, lambda: self.picture_samples)
 
     def evaluators(self) -> list[str]:
         """Names of the evaluators that have scores here, also where some samples have none."""

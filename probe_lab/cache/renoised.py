@@ -7,7 +7,7 @@ and a set of them for each fresh noise, whose ``number`` counts from 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from probe_lab.cache.identity import Identity
 from probe_lab.cache.label_files import AGAIN, Captions
 from probe_lab.cache.layout import is_number, numbers, renoised_folder, renoised_path
-from probe_lab.cache.scores import unreadable_images
-from probe_lab.cache.tensor_files import write_tensor_file
+from probe_lab.cache.scores import UNREADABLE_IMAGES, unreadable_images
+from probe_lab.cache.tensor_files import CHECKSUM, write_tensor_file
 from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.errors import CacheError
 
@@ -60,7 +60,7 @@ class RenoisedShard:
 
     def __init__(self, folder: Path, number: int, shard: int, identity: Identity | None, captions: Captions) -> None:
         path = renoised_path(folder, number, shard)
-        self.rows = TensorRows(folder, path, identity)
+        self.path, self.rows = path, TensorRows(folder, path, identity)
         self.metadata = self.rows.metadata
         objection = ""
         if self.metadata.get(PROMPTS) != captions.prompts_sha256:
@@ -74,6 +74,18 @@ class RenoisedShard:
             raise CacheError(f"{path} is not what belongs there: {objection}; {AGAIN}")
         self.ids: npt.NDArray[np.int64] = ids.numpy()
         self.steps: npt.NDArray[np.int64] = steps.numpy()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What made it, the same in all files of a cache."""
+        return {key: text for key, text in self.metadata.items() if key not in (CHECKSUM, UNREADABLE_IMAGES)}
+
+    def objection(self, other: RenoisedShard) -> str:
+        """In which settings this file differs from another one; "" where they are the same."""
+        own, others = self.settings, other.settings
+        differing = [key for key in sorted({*own, *others}) if own.get(key) != others.get(key)]
+        listed = "; ".join(f"{key} is {own.get(key)}, there {others.get(key)}" for key in differing)
+        return listed and f"it was made by other settings than {other.path}: {listed}"
 
     @property
     def unreadable(self) -> set[int]:
@@ -92,7 +104,9 @@ class Renoised:
 
     @classmethod
     def of(cls, shards: Iterable[RenoisedShard]) -> Renoised:
+        """CacheError for shards that were made by different settings."""
         parts = tuple(shards)
+        require_same_settings(parts)
         return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.steps for part in parts]), parts)
 
     def x0(self, rows: npt.ArrayLike) -> Tensor:
@@ -109,7 +123,15 @@ class Renoised:
         )
 
 
+def require_same_settings(shards: Sequence[RenoisedShard]) -> None:
+    """CacheError for the first file that other settings made than those before it."""
+    for shard in shards[1:]:
+        if objection := shard.objection(shards[0]):
+            raise CacheError(f"{shard.path} is not what belongs there: {objection}; {AGAIN}")
+
+
 def stored_renoised(folder: Path) -> dict[int, list[int]]:
-    """The shards that have a file, by number."""
+    """The shards that have a file, by number; numbers without any are left out."""
     places = {int(path.name): path for path in renoised_folder(folder).glob("*") if is_number(path.name)}
-    return {number: numbers(places[number], ".safetensors") for number in sorted(places)}
+    stored = {number: numbers(places[number], ".safetensors") for number in sorted(places)}
+    return {number: shards for number, shards in stored.items() if shards}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probe_lab.cache.identity import Identity
 from probe_lab.cache.label_files import AGAIN, CAPTIONS, Captions, LabelScores, read_captions, read_labels
-from probe_lab.cache.layout import LabelsOf, captions_path, labelled, text_path
+from probe_lab.cache.layout import LabelsOf, captions_path, labelled, renoised_path, text_path
 from probe_lab.cache.renoised import Renoised, RenoisedShard, stored_renoised
 from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.cache.text_table import read_text, text_metadata
@@ -24,8 +24,9 @@ from probe_lab.errors import CacheError
 class StoredLabels:
     """The labels of one cache; each file is read when it is asked for. Most caches have none: see ``exist``."""
 
-    def __init__(self, folder: Path, identity: Identity) -> None:
-        self._folder, self._identity = folder, identity
+    def __init__(self, folder: Path, identity: Identity, pictures: Callable[[], pd.DataFrame]) -> None:
+        """``pictures``: the samples of the cache that have one."""
+        self._folder, self._identity, self._pictures = folder, identity, pictures
 
     @property
     def exist(self) -> bool:
@@ -100,13 +101,13 @@ class StoredLabels:
     @property
     def renoised_counts(self) -> dict[int, int]:
         """How many shards hold pictures that were noised again, by the number of the noise, from 0."""
-        return {number: len(shards) for number, shards in stored_renoised(self._folder).items() if shards}
+        return {number: len(shards) for number, shards in stored_renoised(self._folder).items()}
 
     def renoised(self, number: int = 0) -> Renoised:
         """The finished pictures of training prompts with one more fresh noise each, and what the denoiser made of them.
 
-        CacheError when there are none (with the command), or a file is damaged, another's, or of other training
-        prompts.
+        CacheError when there are none or some are missing (with the command), or a file is damaged, another's, of other
+        training prompts, or made by other settings than the rest.
         """
         shards = stored_renoised(self._folder).get(number)
         if not shards:
@@ -114,8 +115,17 @@ class StoredLabels:
                 f"the cache {self._folder} has no pictures with fresh noise of number {number}: run `probe-lab score` "
                 f"with labels.renoised={number + 1}, labels.steps and labels.images=true"
             )
+        pictures = self._pictures()
+        of_captions = pictures["prompt_id"].isin(self.captions["prompt_id"])
+        wanted = sorted(pictures["shard"][of_captions].unique().tolist())
+        missing = sorted(set(wanted) - set(shards))
+        if missing:
+            raise CacheError(
+                f"{renoised_path(self._folder, number, missing[0])} is missing, {len(wanted) - len(missing)} of "
+                f"{len(wanted)} such files are there: {AGAIN}"
+            )
         return Renoised.of(
-            RenoisedShard(self._folder, number, shard, self._identity, self.stored_captions) for shard in shards
+            RenoisedShard(self._folder, number, shard, self._identity, self.stored_captions) for shard in wanted
         )
 
     def score_metadata(self, evaluator: str, of: LabelsOf) -> Mapping[str, str]:

@@ -24,6 +24,7 @@ def renoised_problems(
     folder: Path, identity: Identity | None, captions: Captions, samples: set[int]
 ) -> Iterator[Problem]:
     """``samples``: those whose finished pictures have labels. An ``identity`` of None is not compared."""
+    first: RenoisedShard | None = None
     for number, shards in stored_renoised(folder).items():
         missing, readable = set(samples), True
         for shard in shards:
@@ -34,13 +35,16 @@ def renoised_problems(
                 readable = False
                 yield problem(folder, path, str(error))
                 continue
+            first = first or stored
+            if objection := stored.objection(first):
+                yield problem(folder, path, f"{objection}: {_AGAIN}")
             missing -= set(stored.ids.tolist()) | stored.unreadable
             yield from _problems(folder, path, stored, samples)
         if readable:
-            for first, last in runs(sorted(missing)):
-                what = f"sample {first} was" if first == last else f"samples {first} to {last} were"
+            for start, last in runs(sorted(missing)):
+                what = f"sample {start} was" if start == last else f"samples {start} to {last} were"
                 place = renoised_folder(folder) / str(number)
-                yield problem(folder, place, f"{what} not noised again: {_AGAIN}", first)
+                yield problem(folder, place, f"{what} not noised again: {_AGAIN}", start)
 
 
 def _problems(folder: Path, path: Path, stored: RenoisedShard, samples: set[int]) -> Iterator[Problem]:

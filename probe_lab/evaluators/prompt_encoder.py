@@ -36,12 +36,18 @@ def text_arrays(encoder: str, scoring: Scoring, prompts: Sequence[str]) -> dict[
         ConfigError: no such evaluator, or one without a text tower.
         ScoreError: its checkpoint is missing, or of another model.
     """
-    evaluator = create(encoder, scoring)
-    if not (isinstance(evaluator, TextTower) and evaluator.reads_prompts):
-        raise ConfigError(
-            f"'text.encoder' is '{encoder}', which has no text tower: name the backbone, or an evaluator on CLIP "
-            "(clip_score, shapes_clip_score, pick_score, hps_v2_1)"
-        )
+    tower = text_tower(encoder, scoring)
     row = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
     rows = torch.tensor([row[prompt] for prompt in prompts])
-    return {name: tensor[rows] for name, tensor in evaluator.text_arrays(list(row)).items()}
+    return {name: tensor[rows] for name, tensor in tower.text_arrays(list(row)).items()}
+
+
+def text_tower(encoder: str, scoring: Scoring) -> TextTower:
+    """The evaluator that encodes. ConfigError where there is none, or it has no text tower."""
+    evaluator = create(encoder, scoring)
+    if isinstance(evaluator, TextTower) and evaluator.reads_prompts:
+        return evaluator
+    raise ConfigError(
+        f"'text.encoder' is '{encoder}', which has no text tower: name the backbone, or an evaluator on CLIP "
+        "(clip_score, shapes_clip_score, pick_score, hps_v2_1)"
+    )

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, require_same
+from probe_lab.cache.files import disk_errors
 from probe_lab.cache.label_files import Captions
 from probe_lab.cache.layout import renoised_folder, renoised_path
-from probe_lab.cache.renoised import PROMPTS, RenoisedShard, write_renoised
+from probe_lab.cache.renoised import PROMPTS, RenoisedShard, stored_renoised, write_renoised
 from probe_lab.cache.scores import UNREADABLE_IMAGES
 from probe_lab.config import Experiment
 from probe_lab.engines import Site, deaths_as, open_pool
@@ -45,7 +46,8 @@ def make_renoised(
 
     Only pictures of the prompts that have ``captions`` are noised again, which are training prompts. A file is whole or
     not at all; what is there by the same settings is not made again unless ``overwrite``. ``workers`` processes, or
-    cards, share the files, as in ``generate``.
+    cards, share the files, as in ``generate``. Afterwards, all that are there were made by the same settings: others,
+    of higher numbers say, are deleted.
 
     Raises:
         CacheError: the experiment is not the cache's, an x0 does not fit the dtype of the cache, or a file cannot be
@@ -65,6 +67,12 @@ def make_renoised(
     pending = [task for task in tasks if overwrite or not _is_made(cache, captions, task, pictures, made_by)]
     if pending:
         _make(experiment, pictures, pending, len(pictures) * experiment.labels.renoised, watching)
+    for number, shards in stored_renoised(cache.folder).items():
+        for other in (RenoiseTask(number, shard) for shard in shards):
+            if other not in tasks and not _is_made(cache, captions, other, pictures, made_by):
+                path = renoised_path(cache.folder, number, other.shard)
+                with disk_errors(path):
+                    path.unlink()
     yield (
         f"{len(pictures)} pictures noised again {experiment.labels.renoised} times at steps {made_by['steps']}: "
         f"{'made' if pending else 'made before'} ({renoised_folder(cache.folder)})"

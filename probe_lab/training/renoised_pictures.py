@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.cache.renoised import require_same_settings
 from probe_lab.errors import ProbeError
 
 
@@ -17,13 +18,15 @@ class RenoisedPictures:
     checksums of their files, in order.
 
     Raises:
-        CacheError: the cache has fewer, or they are damaged or of other training prompts.
+        CacheError: the cache has fewer, or they are damaged, of other training prompts, or made by different settings.
         ProbeError: they are noised as at other steps than ``steps``.
     """
 
     def __init__(self, cache: Cache, count: int, steps: Sequence[int]) -> None:
         self._noises = [cache.labels.renoised(number) for number in range(count)]
-        self.digests = [shard.rows.sha256 for noise in self._noises for shard in noise.shards]
+        shards = [shard for noise in self._noises for shard in noise.shards]
+        require_same_settings(shards)
+        self.digests = [shard.rows.sha256 for shard in shards]
         others = {step for noise in self._noises for step in noise.steps.tolist()} - set(steps)
         if others:
             raise ProbeError(

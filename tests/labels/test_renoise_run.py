@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,14 +20,15 @@ from probe_lab.cache.layout import renoised_folder, renoised_path
 from probe_lab.cache.renoised import RenoisedShard, write_renoised
 from probe_lab.config import Backbone, CaptureConfig, Experiment, Prompts, Sampling, load_experiment
 from probe_lab.config.labels import LabelsConfig
-from probe_lab.config.schema import Data
+from probe_lab.config.schema import Data, Text
 from probe_lab.data.splits import SplitFractions, splits_of
-from probe_lab.errors import CacheError, ConfigError
+from probe_lab.errors import CacheError, CaptureError, ConfigError
 from probe_lab.evaluators.decode import decoded
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.dry_plan import planned
 from probe_lab.generation.generate import generate, plan_generation
-from probe_lab.labels.label_plan import label_plan, label_table
+from probe_lab.generation.measured_plan import Plan
+from probe_lab.labels.label_plan import LabelPlan, label_plan, label_table
 from probe_lab.labels.label_run import make_labels
 from probe_lab.labels.renoising import noise_of, renoised_x0
 
@@ -99,8 +101,18 @@ def test_pictures_of_training_prompts_alone_are_noised_again(made: Experiment) -
     assert verify(cache.folder) == []
 
 
-def test_a_plan_counts_the_labels_that_are_made(made: Experiment) -> None:
-    images = plan_generation(made)
+@pytest.fixture(scope="module")
+def images(made: Experiment) -> Plan:
+    return plan_generation(made)
+
+
+def table_text(plan: LabelPlan) -> str:
+    table = Console(width=100, record=True, file=io.StringIO())
+    table.print(label_table(plan))
+    return table.export_text()
+
+
+def test_a_plan_counts_the_labels_that_are_made(made: Experiment, images: Plan) -> None:
     plan = label_plan(made, images)
     assert plan is not None
     labels = Cache(made.cache_folder).labels
@@ -118,11 +130,34 @@ def test_a_plan_counts_the_labels_that_are_made(made: Experiment) -> None:
     assert again.bytes == 2 * sum(
         each.nbytes for each in (labels.renoised().x0(range(pictures)), labels.renoised().ids, labels.renoised().steps)
     )
-    assert all(row.seconds for row in plan.rows[1:])
-    table = Console(width=100, record=True, file=io.StringIO())
-    table.print(label_table(plan))
-    assert "images noised again" in table.export_text()
+    assert all(row.seconds for row in plan.rows)
+    assert "images noised again" in table_text(plan)
+    assert "at least" not in table_text(plan)
     assert label_plan(replace(made, labels=LabelsConfig()), images) is None
+
+
+def test_a_plan_times_what_is_asked_for_alone(made: Experiment, images: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise CaptureError("pictures cannot be noised again: set labels.renoised=0")
+
+    monkeypatch.setattr("probe_lab.labels.label_plan.renoised_x0", refused)
+    monkeypatch.setattr("probe_lab.labels.label_plan.pictures", refused)
+    with pytest.raises(CaptureError, match=r"set labels\.renoised=0"):
+        label_plan(made, images)
+    finished = replace(made, labels=replace(made.labels, renoised=0, steps=[]))
+    plan = label_plan(finished, images)
+    assert plan is not None
+    assert [row.what for row in plan.rows] == ["captions and their text", "scores of images"]
+    assert plan.is_complete
+    imported = label_plan(replace(finished, evaluators=["imported"]), images)
+    assert imported is not None
+    assert [(row.count, row.seconds) for row in imported.rows[1:]] == [(0, None)]
+    assert imported.note.startswith("Labels of imported are not counted")
+    assert table_text(imported).count("at least") == 2
+    elsewhere = label_plan(replace(finished, text=Text(encoder="clip_score")), images)
+    assert elsewhere is not None
+    assert elsewhere.rows[0].seconds is None
+    assert not elsewhere.is_complete
 
 
 def test_a_plan_without_weights_counts_by_operations() -> None:
@@ -145,6 +180,11 @@ def test_a_plan_without_weights_counts_by_operations() -> None:
     # 140 pictures four times, of 200 that take 25 calls each.
     assert rows["images noised again"] == (560, pytest.approx(images.seconds * 560 / 200 / 25))
     assert "What scoring takes is not known" in plan.note
+    assert "Labels of imported are not counted" in plan.note
+    assert "at least" in table_text(plan)
+    nothing = label_plan(experiment, replace(images, images=0))
+    assert nothing is not None
+    assert [row.count for row in nothing.rows] == [0] * 4
 
 
 def test_each_is_what_its_picture_gives_alone(made: Experiment) -> None:
@@ -173,6 +213,8 @@ def test_an_interrupted_call_is_continued_to_the_same_bytes(experiment: Experime
     assert 0 < len(some) < len(before)
     assert verify(experiment.cache_folder) == []
     renoised_path(experiment.cache_folder, 0, 1).unlink()
+    with pytest.raises(CacheError, match=r"0.00001\.safetensors is missing, 1 of 2 .*run `probe-lab score` again"):
+        Cache(experiment.cache_folder).labels.renoised()
     assert any("not noised again" in each.message for each in verify(experiment.cache_folder))
     assert ": made (" in label(replace(experiment, workers=2))
     assert files_of(experiment) == before
@@ -188,14 +230,36 @@ def test_other_settings_make_other_pictures(experiment: Experiment) -> None:
     cache = Cache(split.cache_folder)
     held_out = set(cache.samples["sample_id"][(splits_of(cache.samples, split.data.split) != "train").to_numpy()])
     assert held_out & set(cache.labels.renoised().ids.tolist())
+    with pytest.raises(KeyboardInterrupt):
+        label(split, stop=0.0)
+    with pytest.raises(CacheError, match="of other training prompts"):
+        Cache(split.cache_folder).labels.renoised()
     assert ": made (" in label(split)
     renoised = Cache(split.cache_folder).labels.renoised()
     assert not held_out & set(renoised.ids.tolist())
     assert set(renoised.steps.tolist()) == {3}
-    with pytest.raises(CacheError, match="of other training prompts"):
-        Cache(split.cache_folder).labels.renoised(1)
+    assert list(Cache(split.cache_folder).labels.renoised_counts) == [0]
     with pytest.raises(CacheError, match=r"does not match the experiment in sampling\.guidance"):
         label(replace(split, sampling=replace(split.sampling, guidance=9.0)))
+
+
+def test_pictures_of_two_settings_are_not_read_together(experiment: Experiment) -> None:
+    folder = experiment.cache_folder
+    one = replace(experiment, labels=replace(experiment.labels, renoised=1))
+    label(one)
+    assert list(Cache(folder).labels.renoised_counts) == [0, 1]  # a lower number keeps what is there
+    other = replace(one, labels=replace(one.labels, steps=[3]))
+    with pytest.raises(KeyboardInterrupt):
+        label(other, stop=1.0)  # before the second of its two files is written
+    objection = r"made by other settings than .*: steps is 2, 3, there 3"
+    with pytest.raises(CacheError, match=f"{objection}; run `probe-lab score` again"):
+        Cache(folder).labels.renoised()
+    wrong = {each.file: each.message for each in verify(folder)}
+    assert set(wrong) == {f"labels/renoised/{file}.safetensors" for file in ("0/00001", "1/00000", "1/00001")}
+    assert all(re.search(f"{objection}: run `probe-lab score` again", message) for message in wrong.values())
+    label(other)
+    assert list(Cache(folder).labels.renoised_counts) == [0]
+    assert verify(folder) == []
 
 
 def test_what_is_wrong_is_found_and_made_again(experiment: Experiment) -> None:
@@ -215,7 +279,12 @@ def test_what_is_wrong_is_found_and_made_again(experiment: Experiment) -> None:
     wrong = {each.file: each.message for each in verify(folder)}
     assert f"sample {held_out} is of no training prompt" in wrong["labels/renoised/0/00000.safetensors"]
     assert "sha256 differs" in wrong["labels/renoised/1/00001.safetensors"]
-    assert set(wrong) == {*wrong, "labels/renoised/notes.txt", "labels/renoised/0"}
+    assert set(wrong) == {
+        "labels/renoised/0",
+        "labels/renoised/0/00000.safetensors",
+        "labels/renoised/1/00001.safetensors",
+        "labels/renoised/notes.txt",
+    }
     with pytest.raises(CacheError, match="sha256 differs"):
         cache.labels.renoised(1)
     (renoised_folder(folder) / "notes.txt").unlink()

@@ -97,6 +97,19 @@ def test_a_share_of_the_prompts_is_seen_so(cache: Cache) -> None:
     assert torch.equal(whole[2].clean, rest[0].clean)
 
 
+def test_noises_of_two_settings_are_not_mixed(cache: Cache, tmp_path: Path) -> None:
+    shutil.copytree(cache.folder, tmp_path / "stepped")
+    mixed = Cache(tmp_path / "stepped")
+    for shard in mixed.labels.renoised(1).shards:
+        number = int(shard.path.stem)
+        settings = shard.settings | {"seed": "1"}
+        x0 = shard.rows.whole("x0")
+        write_renoised(mixed.folder, 1, number, shard.ids, shard.steps, x0, settings, mixed.identity)
+    assert len(mixed.labels.renoised(1).shards) == len(cache.labels.renoised(1).shards)
+    with pytest.raises(CacheError, match=r"made by other settings than .*: seed is 1, there None"):
+        RenoisedPictures(mixed, 2, [2, 5])
+
+
 def test_a_judge_depends_on_them(cache: Cache, experiment: Experiment, tmp_path: Path) -> None:
     shutil.copytree(cache.folder, tmp_path / "stepped")
     judging = replace(
