@@ -7,9 +7,9 @@ from torch import Tensor
 
 from probe_lab.data import Batch, ProbeDataModule
 from probe_lab.probes.heads import Blend
-from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.training.fitted import Predictor
+from probe_lab.training.validated import Validated
 
 _PARTS = 2
 
@@ -23,25 +23,17 @@ def cross_fitted(probe: Probe, data: ProbeDataModule) -> Predictor:
     that the other one decides; a single prompt in those of the probe.
     """
     assert probe.blend is not None
-    ids, predictions, judged, targets, groups = [], [], [], [], []
-    for batch in data.evaluation_dataloader("val"):
-        inputs = Inputs.of(batch)
-        ids.append(batch.sample_id)
-        predictions.append(probe(inputs).prediction)
-        judged.append(probe.judged(inputs))
-        targets.append(probe.standardised(batch.targets))
-        groups.append(batch.group)
-    prediction, answers, target = torch.cat(predictions), torch.cat(judged), torch.cat(targets)
-    _, prompt = torch.unique(torch.cat(groups), return_inverse=True)
-    blended = probe.blend(prediction, answers)
-    for part in range(_PARTS):
-        inside = prompt % _PARTS == part
+    validated = Validated.of(probe, data.evaluation_dataloader("val"))
+    _, place = torch.unique(validated.prompt, return_inverse=True)
+    blended = probe.blend(validated.prediction, validated.judged)
+    for turn in range(_PARTS):
+        inside = place % _PARTS == turn
         if not inside.any() or inside.all():
             continue
-        blend = Blend(target.shape[1])
-        blend.fit(prediction[~inside], answers[~inside], target[~inside], prompt[~inside])
-        blended[inside] = blend(prediction[inside], answers[inside])
-    return _lookup(torch.cat(ids), probe.in_units(blended))
+        blend = Blend(validated.target.shape[1])
+        blend.fit(*(rows[~inside] for rows in (validated.prediction, validated.judged, validated.target, place)))
+        blended[inside] = blend(validated.prediction[inside], validated.judged[inside])
+    return _lookup(validated.ids, probe.in_units(blended))
 
 
 def _lookup(ids: Tensor, scores: Tensor) -> Predictor:

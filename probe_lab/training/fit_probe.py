@@ -12,7 +12,6 @@ from torch import Tensor
 from probe_lab.config import Experiment
 from probe_lab.config import Trainer as Settings
 from probe_lab.data import Batch, ProbeDataModule
-from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.distributed import RankTask, fit_on_ranks
@@ -23,6 +22,7 @@ from probe_lab.training.lightning_trainer import fit_by_trainer, module_of, obje
 from probe_lab.training.loop import fit
 from probe_lab.training.reading import decided
 from probe_lab.training.shuffles import shuffled
+from probe_lab.training.validated import Validated
 
 
 def by_gradient(fitting: Fitting) -> Fitted:
@@ -127,18 +127,12 @@ def seeded(seed: int) -> Iterator[None]:
 def calibrated(probe: Probe, data: ProbeDataModule, labels: Tensor | None = None) -> None:
     """``Blend.fit`` and ``Probe.calibrate`` on prompts that the probe was not trained on: it knows its own too well.
     There are some, or no epoch could be chosen."""
-    predictions, judged, targets, prompts = [], [], [], []
-    for batch in data.val_dataloader():
-        inputs = Inputs.of(batch)
-        predictions.append(probe(inputs).prediction)
-        judged.append(probe.judged(inputs) if probe.blend is not None else torch.empty(0))
-        targets.append(probe.standardised(batch.targets if labels is None else labels[batch.sample_id]))
-        prompts.append(batch.group)
-    prediction, target = torch.cat(predictions), torch.cat(targets)
+    validated = Validated.of(probe, data.val_dataloader(), labels)
+    prediction = validated.prediction
     if probe.blend is not None:
-        probe.blend.fit(prediction, torch.cat(judged), target, torch.cat(prompts))
-        prediction = probe.blend(prediction, torch.cat(judged))
-    probe.calibrate(prediction, target)
+        probe.blend.fit(prediction, validated.judged, validated.target, validated.prompt)
+        prediction = probe.blend(prediction, validated.judged)
+    probe.calibrate(prediction, validated.target)
 
 
 def train_batches(data: ProbeDataModule) -> Iterator[Batch]:
