@@ -105,16 +105,17 @@ class Renoised:
     @classmethod
     def of(cls, shards: Iterable[RenoisedShard]) -> Renoised:
         """CacheError for shards that were made by different settings."""
-        parts = tuple(shards)
-        require_same_settings(parts)
-        return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.steps for part in parts]), parts)
+        files = tuple(shards)
+        require_same_settings(files)
+        return cls(np.concatenate([file.ids for file in files]), np.concatenate([file.steps for file in files]), files)
 
     def x0(self, rows: npt.ArrayLike) -> Tensor:
         """The x0 of these rows, at least one, [k, C, h, w] in the stored dtype, read from the disk."""
         wanted = np.asarray(rows, dtype=np.int64)
-        ends = np.cumsum([len(part.ids) for part in self.shards])
+        sizes = np.array([len(shard.ids) for shard in self.shards])
+        ends = np.cumsum(sizes)
         places = np.searchsorted(ends, wanted, side="right")
-        firsts = ends - [len(part.ids) for part in self.shards]
+        firsts = ends - sizes
         return torch.cat(
             [
                 self.shards[place].rows.read("x0", torch.tensor([int(row - firsts[place])]))

@@ -37,8 +37,13 @@ def tensor_file_objection(
 
     An ``identity`` that is None is not compared.
     """
+    return checksum_objection(content_sha256(tensors), metadata, place, identity)
+
+
+def checksum_objection(sha256: str, metadata: Mapping[str, str], place: str, identity: Identity | None) -> str:
+    """The same of tensors with this ``content_sha256``."""
     if identity and (objection := identity.objection(metadata, place)):
         return objection
-    if content_sha256(tensors) != metadata.get(CHECKSUM):
+    if sha256 != metadata.get(CHECKSUM):
         return "it changed since it was written (sha256 differs)"
     return ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache.identity import Identity, callers
-from probe_lab.cache.tensor_files import CHECKSUM
+from probe_lab.cache.tensor_files import checksum_objection
 from probe_lab.cache.tensors import OpenFile, TensorEntry
 from probe_lab.errors import CacheError
 
@@ -27,11 +27,9 @@ class TensorRows:
     def __init__(self, folder: Path, path: Path, identity: Identity | None, rows: int | None = None) -> None:
         self._file = OpenFile(str(path))
         self.sha256 = self._file.content_sha256()
-        self.metadata: Mapping[str, str] = callers(self._file.header.metadata)
-        place = path.relative_to(folder).as_posix()
-        objection = identity.objection(self._file.header.metadata, place) if identity else ""
-        if not objection and self.sha256 != self._file.header.metadata.get(CHECKSUM):
-            objection = "it changed since it was written (sha256 differs)"
+        stored = self._file.header.metadata
+        self.metadata: Mapping[str, str] = callers(stored)
+        objection = checksum_objection(self.sha256, stored, path.relative_to(folder).as_posix(), identity)
         for name, entry in self._entries.items():
             if not objection and rows is not None and entry.shape[:1] != (rows,):
                 objection = f"{name} has the shape {entry.shape} where {rows} rows belong"
@@ -53,10 +51,10 @@ class TensorRows:
         """
         entry = self._entry(name)
         distinct, place = rows.flatten().unique(return_inverse=True)
-        found = torch.empty((len(distinct), *entry.shape[1:]), dtype=entry.dtype)
-        for out, row in zip(found, distinct.tolist(), strict=True):
+        values = torch.empty((len(distinct), *entry.shape[1:]), dtype=entry.dtype)
+        for out, row in zip(values, distinct.tolist(), strict=True):
             self._file.read_into(out, entry.start + row * entry.row_bytes)
-        return found[place].unflatten(0, rows.shape)
+        return values[place].unflatten(0, rows.shape)
 
     def whole(self, name: str) -> Tensor:
         """An array that fits in memory. Errors as in ``read``."""

@@ -107,9 +107,9 @@ class OpenFile:
         for name, entry in sorted(self.header.entries.items()):
             digest.update(_heading(name, entry.dtype, entry.shape))
             for start in range(0, entry.size, _AT_ONCE):
-                part = buffer[: min(_AT_ONCE, entry.size - start)]
-                self.read_into(part, entry.start + start)
-                digest.update(byte_view(part))
+                chunk = buffer[: min(_AT_ONCE, entry.size - start)]
+                self.read_into(chunk, entry.start + start)
+                digest.update(byte_view(chunk))
         return digest.hexdigest()
 
     def prefetch(self, entry: TensorEntry) -> None:

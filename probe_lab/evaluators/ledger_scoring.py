@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,13 @@ class Ledger(Protocol):
     def save(self) -> None: ...
 
 
+def scoring_processes(experiment: Experiment, evaluators: Iterable[Evaluator]) -> int:
+    """How many processes decode and score side by side: ``experiment.workers`` where nothing runs on a card and no
+    evaluator has a model, else one."""
+    alone = not experiment.sampling.on_cpu or any(evaluator.has_model for evaluator in evaluators)
+    return 1 if alone else experiment.workers
+
+
 def score_into(
     ledgers: Collection[Ledger],
     tasks: Sequence[Any],
@@ -42,14 +49,11 @@ def score_into(
     """Have ``tasks`` done by workers that ``worker`` makes, and ``enter(task, result)`` what each gives, which says how
     many of the ``total`` scores that decides.
 
-    ``experiment.workers`` processes share the cores where nothing runs on a card and no evaluator has a model, else
-    this process works alone. ScoreError where one dies.
+    Where ``scoring_processes`` is one, or there is one task, this process works alone. ScoreError where one dies.
     """
     done = total - sum(len(ledger.pending) for ledger in ledgers)
-    has_model = any(ledger.evaluator.has_model for ledger in ledgers)
-    workers = min(experiment.workers, len(tasks))
-    alone = not experiment.sampling.on_cpu or has_model or workers < 2
-    spec = scoring_workers(worker, 1 if alone else workers, takes_part=alone)
+    count = min(scoring_processes(experiment, [ledger.evaluator for ledger in ledgers]), max(len(tasks), 1))
+    spec = scoring_workers(worker, count, takes_part=count == 1)
     saved = time.monotonic()
     # The workers first: while there is no other thread, that of a display for instance, they can be forked.
     with deaths_as(ScoreError, AGAIN), open_pool(Engine(), spec) as pool:

@@ -22,6 +22,7 @@ from probe_lab.engines.local import shared_threads
 from probe_lab.errors import ProbeLabError
 from probe_lab.evaluators import Evaluator, create, is_known
 from probe_lab.evaluators.base import prepared, score_all_captions
+from probe_lab.evaluators.ledger_scoring import scoring_processes
 from probe_lab.evaluators.prompt_encoder import text_tower
 from probe_lab.generation.dry_plan import TFLOPS
 from probe_lab.generation.generation_worker import workers_of
@@ -201,8 +202,7 @@ def _scoring(experiment: Experiment, images: Sequence[Image], prompts: Sequence[
         seconds = _seconds(lambda: _score(evaluators, images, captions)) / len(images)
     except ProbeLabError:
         return None, 1
-    alone = not experiment.sampling.on_cpu or any(each.has_model for each in evaluators)
-    return seconds, 1 if alone else experiment.workers
+    return seconds, scoring_processes(experiment, evaluators)
 
 
 def _score(evaluators: Sequence[Evaluator], images: Sequence[Image], captions: Sequence[Sequence[str]]) -> Tensor:

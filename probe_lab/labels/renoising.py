@@ -64,7 +64,7 @@ def renoised_x0(
     rows = filled(sampling, samples.reset_index(drop=True))
     generators = [torch.Generator().manual_seed(seeds[row]) for row in rows.index]
     clean = encoded_pictures(pipe, [images[row] for row in rows.index], generators)
-    noise = torch.stack([torch.randn(clean.shape[1:], generator=each) for each in generators]).to(clean.device)
+    noise = torch.stack([torch.randn(clean.shape[1:], generator=own) for own in generators]).to(clean.device)
     options = family_of(pipe).call_options(sampling, rows["prompt"].tolist()) | {"generator": generators}
     with ExitStack() as stack:
         capture = stack.enter_context(Capture(pipe, ["latent", "x0"], [1]))
