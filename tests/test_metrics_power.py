@@ -67,10 +67,10 @@ def test_components_are_found_again() -> None:
 
 def test_components_are_per_test_prompt_where_half_of_them_tie() -> None:
     rng = np.random.default_rng(0)
-    found = [difference_variance(*sides(TRUE, 200, 6, 0.1, rng, tied=100)) for _ in range(200)]
+    variances = [difference_variance(*sides(TRUE, 200, 6, 0.1, rng, tied=100)) for _ in range(200)]
     expected = DifferenceVariance(prompt=2 * TRUE.prompt, training=TRUE.training, both=2 * TRUE.both)
     for name, value in vars(expected).items():
-        assert np.mean([getattr(one, name) for one in found]) == pytest.approx(value, rel=0.1), name
+        assert np.mean([getattr(variance, name) for variance in variances]) == pytest.approx(value, rel=0.1), name
 
 
 def test_prompts_are_the_fewest_that_suffice() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +21,7 @@ from probe_lab.data.splits import splits_of
 from probe_lab.errors import CacheError, ConfigError, ScoreError
 from probe_lab.evaluators import create
 from probe_lab.evaluators.decode import decoded
-from probe_lab.evaluators.scoring_run import score_cache
-from probe_lab.generation.generate import generate, is_complete
+from probe_lab.generation.generate import is_complete
 from probe_lab.generation.prompts import sample_table
 from probe_lab.labels import label_run as module
 from probe_lab.previews.decoding import pictures
@@ -34,21 +33,11 @@ LABELS = ["labels.captions=3", "labels.steps=[3]", "labels.images=true", "worker
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+def made(scored_smoke: Callable[..., Experiment]) -> Experiment:
     """With a cache that has scores and labels."""
-    folder = tmp_path_factory.mktemp("caches")
-    experiment = load_experiment("smoke", [f"cache.root={folder}", *SMALL, *LABELS])
-    generate(experiment)
-    score_cache(experiment.cache_folder, experiment.evaluators)
+    experiment = scored_smoke([*SMALL, *LABELS])
     label(experiment)
     return experiment
-
-
-@pytest.fixture
-def experiment(made: Experiment, tmp_path: Path) -> Experiment:
-    """With such a cache of its own."""
-    shutil.copytree(made.cache_folder, tmp_path / "smoke")
-    return replace(made, cache=replace(made.cache, root=str(tmp_path)))
 
 
 def label(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +24,8 @@ from probe_lab.config.schema import Data, Text
 from probe_lab.data.splits import SplitFractions, splits_of
 from probe_lab.errors import CacheError, CaptureError, ConfigError
 from probe_lab.evaluators.decode import decoded
-from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.dry_plan import planned
-from probe_lab.generation.generate import generate, plan_generation
+from probe_lab.generation.generate import plan_generation
 from probe_lab.generation.measured_plan import Plan
 from probe_lab.labels.label_plan import LabelPlan, label_plan, label_table
 from probe_lab.labels.label_run import make_labels
@@ -47,21 +46,11 @@ LABELS = ["labels.captions=2", "labels.steps=[3,2]", "labels.images=true", "labe
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+def made(scored_smoke: Callable[..., Experiment]) -> Experiment:
     """With a cache that has scores, labels and pictures noised again."""
-    folder = tmp_path_factory.mktemp("caches")
-    experiment = load_experiment("smoke", [f"cache.root={folder}", *SMALL, *LABELS])
-    generate(experiment)
-    score_cache(experiment.cache_folder, experiment.evaluators)
+    experiment = scored_smoke([*SMALL, *LABELS])
     label(experiment)
     return experiment
-
-
-@pytest.fixture
-def experiment(made: Experiment, tmp_path: Path) -> Experiment:
-    """With such a cache of its own."""
-    shutil.copytree(made.cache_folder, tmp_path / "smoke")
-    return replace(made, cache=replace(made.cache, root=str(tmp_path)))
 
 
 def label(experiment: Experiment, *, stop: float = 2.0) -> str:
@@ -225,8 +214,8 @@ def test_other_settings_make_other_pictures(experiment: Experiment) -> None:
     more = replace(experiment, labels=replace(experiment.labels, renoised=3))
     label(more)
     assert {name: data for name, data in files_of(more).items() if name[0] != "2"} == before
-    one = replace(experiment, labels=replace(experiment.labels, renoised=1, steps=[3]))
-    split = replace(one, data=replace(one.data, split=SplitFractions(0.4, 0.3, 0.3)))
+    once = replace(experiment, labels=replace(experiment.labels, renoised=1, steps=[3]))
+    split = replace(once, data=replace(once.data, split=SplitFractions(0.4, 0.3, 0.3)))
     cache = Cache(split.cache_folder)
     held_out = set(cache.samples["sample_id"][(splits_of(cache.samples, split.data.split) != "train").to_numpy()])
     assert held_out & set(cache.labels.renoised().ids.tolist())
@@ -245,10 +234,10 @@ def test_other_settings_make_other_pictures(experiment: Experiment) -> None:
 
 def test_pictures_of_two_settings_are_not_read_together(experiment: Experiment) -> None:
     folder = experiment.cache_folder
-    one = replace(experiment, labels=replace(experiment.labels, renoised=1))
-    label(one)
+    once = replace(experiment, labels=replace(experiment.labels, renoised=1))
+    label(once)
     assert list(Cache(folder).labels.renoised_counts) == [0, 1]  # a lower number keeps what is there
-    other = replace(one, labels=replace(one.labels, steps=[3]))
+    other = replace(once, labels=replace(once.labels, steps=[3]))
     with pytest.raises(KeyboardInterrupt):
         label(other, stop=1.0)  # before the second of its two files is written
     objection = r"made by other settings than .*: steps is 2, 3, there 3"

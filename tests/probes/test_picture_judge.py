@@ -84,8 +84,8 @@ def test_it_learns_whether_a_picture_shows_what_a_word_asks() -> None:
         clean[lower == 0, :, :8] += 1
         clean[lower == 1, :, 8:] += 1
         tokens = torch.eye(2).expand(count, 2, 2)[:, :, None]
-        asked = torch.stack([lower == 0, lower == 1], 1).float()
-        return clean, tokens, torch.stack([asked, 1 - asked], 2)
+        shows = torch.stack([lower == 0, lower == 1], 1).float()
+        return clean, tokens, torch.stack([shows, 1 - shows], 2)
 
     for _ in range(40):
         clean, tokens, target = drawn(16)

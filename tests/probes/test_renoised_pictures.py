@@ -127,9 +127,9 @@ def test_a_judge_depends_on_them(cache: Cache, experiment: Experiment, tmp_path:
         settings = replace(config, judge=replace(SETTINGS, renoised=share))
         return judge_settings(settings, whole, renoised)[MADE_FROM]
 
-    one, two = (RenoisedPictures(whole, count, [2, 5]) for count in (1, 2))
-    digests = [made_from(more, 0.5, each) for each in (None, one, two)]
-    assert len({*digests, made_from(more, 0.4, two)}) == 4
+    once, twice = (RenoisedPictures(whole, count, [2, 5]) for count in (1, 2))
+    digests = [made_from(more, 0.5, renoised) for renoised in (None, once, twice)]
+    assert len({*digests, made_from(more, 0.4, twice)}) == 4
     assert made_from(judging, 0.4, None) == digests[0]
 
     def told(config: Experiment) -> str:
