@@ -13,6 +13,7 @@ readers all do the same work:
   - litdata, webdataset: their own formats and readers; 1600 samples only
 - training: whole prompts in a new order in every pass, float32, with scores and ids.
   - probe_lab stream, memory: the data module
+  - memcpy: the same float32 bytes copied from memory, batch after batch: the ceiling
   - npy, mapped; npy, in memory; safetensors get_slice: the same batches made by hand
 
 A first pass is the first after opening: ours compares every byte that it reads with its checksum, the others have
@@ -54,9 +55,13 @@ from probe_lab.cache import Cache
 SLOW = 1600  # samples that are enough to time the slow readers
 SLOW_READERS = ("litdata", "webdataset")
 MIN_SECONDS = 0.3  # of one timing: a pass of the fast readers takes a millisecond
-# How many times as fast OURS has to be, in later passes. It gives what the others give, stored arrays in order.
-TARGETS = {"torch.save": 20.0, "litdata": 50.0, "webdataset": 50.0, "memcpy": 0.5}
-OURS = "probe_lab reader"
+# How many times as fast ours has to be in later passes: the reader that gives what the others give, stored arrays in
+# order, and the data module over a cache that is not held in memory.
+TARGETS = {
+    "stored": {"torch.save": 20.0, "litdata": 50.0, "webdataset": 50.0, "memcpy": 0.5},
+    "training": {"memcpy": 0.4, "npy, mapped": 1.0},
+}
+OURS = {"stored": "probe_lab reader", "training": "probe_lab stream"}
 CLOCKS: Mapping[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 PASSES = ("first", "later")
 
@@ -177,8 +182,10 @@ def table(result: dict[str, object]) -> str:
                 told = ", ".join(f"{value['median']:.2f} × {other}" for other, value in others.items())
                 lines.append(f"{name}, {each} pass: {told}")
         lines.append("")
-    asked = ", ".join(f"{least:g} × {other}" for other, least in TARGETS.items())
-    return "\n".join([*lines, f"{OURS}, later passes, at least: {asked}"])
+    for task, targets in TARGETS.items():
+        asked = ", ".join(f"{least:g} × {other}" for other, least in targets.items())
+        lines.append(f"{OURS[task]}, later passes, at least: {asked}")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -149,6 +149,21 @@ def shuffled(rows_of: Callable[[Tensor], Tensor], targets: Tensor) -> Passes[Bat
     return read
 
 
+def shuffled_memcpy(source: Callable[[], Tensor], targets: Tensor) -> Passes[Batch]:
+    """The same bytes, float32 and in the order of the batches already, copied from memory: the ceiling."""
+    ids = torch.randperm(len(targets) // SEEDS, generator=torch.Generator().manual_seed(0))
+    ids = (ids[:, None] * SEEDS + torch.arange(SEEDS)).flatten()
+    made = Batch({TAP: source()[ids].float()}, targets[ids], ids // SEEDS, ids, torch.full_like(ids, STEP))
+
+    def read() -> Iterator[Batch]:
+        for start in range(0, len(ids), BATCH):
+            rows = slice(start, start + BATCH)
+            columns = (column[rows].clone() for column in (made.targets, made.group, made.sample_id, made.step))
+            yield Batch({TAP: made.features[TAP][rows].clone()}, *columns)
+
+    return read
+
+
 def shuffled_npy(folder: Path, targets: Tensor) -> Passes[Batch]:
     array = np.load(folder / npy_name(KEY), mmap_mode="r")
     by_prompt = array.reshape(-1, SEEDS, *SHAPE)
@@ -197,6 +212,7 @@ def for_training(folder: Path, targets: Tensor) -> dict[str, Callable[[], Passes
     return {
         "probe_lab stream": partial(module, folder / "cache", "stream"),
         "probe_lab memory": partial(module, folder / "cache", "memory"),
+        "memcpy": partial(shuffled_memcpy, lambda: torch.from_numpy(np.load(path)), targets),
         "npy, mapped": partial(shuffled_npy, folder / "npy", targets),
         "npy, in memory": partial(shuffled_memory, lambda: torch.from_numpy(np.load(path)), targets),
         "safetensors get_slice": partial(shuffled_safetensors, folder / "cache", targets),

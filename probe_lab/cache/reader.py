@@ -30,10 +30,11 @@ from probe_lab.cache.layout import (
 )
 from probe_lab.cache.manifest import IMAGES
 from probe_lab.cache.opened import open_cache
+from probe_lab.cache.scatter import read_scattered
 from probe_lab.cache.scores import read_score_metadata, read_scores
 from probe_lab.cache.shards import AGAIN, Unread, load_sidecar, require_images
 from probe_lab.cache.stored_labels import StoredLabels
-from probe_lab.cache.tensors import OpenFile, TensorEntry
+from probe_lab.cache.tensors import IntArray, OpenFile, TensorEntry
 from probe_lab.cache.text_table import read_text, text_objection
 from probe_lab.errors import CacheError, nearest
 
@@ -150,8 +151,22 @@ class Cache:
             )
         file.read_into(out, entry.start + start * entry.row_bytes)
         if (shard, key) not in self._unread.compared:
-            self._unread.compare(shard, key, file, start, out)
+            self._unread.compare(shard, key, file, slice(start, stop), out)
         return out
+
+    def read_rows(self, key: str, shard: int, rows: IntArray, out: Tensor, places: IntArray) -> None:
+        """Rows of one array of one shard, scattered: row ``rows[i]`` becomes ``out[places[i]]``.
+
+        `rows` are in ascending order, and may repeat; `out` is a contiguous CPU tensor of the stored dtype and shape.
+        Neighbours are one read. CacheError as in `read`, but for the form of `out`.
+        """
+        if key not in self._keys:
+            raise self._unknown(key)
+        count = self.rows(shard)
+        file = self._open(shard)
+        read_scattered(file, self._entry(file, key, count), rows, out, places)
+        if (shard, key) not in self._unread.compared:
+            self._unread.compare(shard, key, file, rows, out[torch.from_numpy(places)])
 
     def prefetch(self, key: str, shard: int) -> None:
         """Ask the kernel to bring one array of one complete shard into memory, and return at once.

@@ -14,7 +14,7 @@ from torch import Tensor
 from probe_lab.cache.identity import CACHE, Identity
 from probe_lab.cache.images import image_metadata
 from probe_lab.cache.layout import Sidecar, images_path, shard_path, sidecar_path
-from probe_lab.cache.tensors import OpenFile, array_checksums, read_bytes, row_checksums
+from probe_lab.cache.tensors import IntArray, OpenFile, array_checksums, read_bytes, row_checksums
 from probe_lab.errors import CacheError
 from probe_lab.regular import regular
 
@@ -48,22 +48,22 @@ class Unread:
         require_arrays(file, load_sidecar(self._folder, number, self._rows[number], self._identity), self._identity)
         self.opened[number] = file.stamp
 
-    def compare(self, number: int, key: str, file: OpenFile, start: int, array: Tensor) -> None:
-        """Compare rows ``start``, ``start + 1``, … of one array. CacheError, which names the first that differs."""
+    def compare(self, number: int, key: str, file: OpenFile, rows: slice | IntArray, array: Tensor) -> None:
+        """Compare ``array``, which was read from these rows of one array. CacheError, which names the first row that
+        differs."""
         wanted = self._checksums(number).get(key)
         if wanted is None:  # a sidecar from before there were any
             self.compared.add((number, key))
             return
         unread = self._open.setdefault((number, key), np.ones(len(wanted), dtype=bool))
-        stop = start + len(array)
-        if unread[start:stop].any():
-            differ = np.flatnonzero(np.array(array_checksums(array), dtype=np.uint32) != wanted[start:stop])
+        if unread[rows].any():
+            differ = np.flatnonzero(np.array(array_checksums(array), dtype=np.uint32) != wanted[rows])
             if len(differ):
+                row = np.arange(len(wanted))[rows][differ[0]]
                 raise CacheError(
-                    f"{file.path} is damaged: {key!r} of row {start + differ[0]} is not what was written (CRC-32 "
-                    f"differs): {AGAIN}"
+                    f"{file.path} is damaged: {key!r} of row {row} is not what was written (CRC-32 differs): {AGAIN}"
                 )
-            unread[start:stop] = False
+            unread[rows] = False
         if not unread.any():
             self.compared.add((number, key))
             self._open.pop((number, key), None)  # another thread may have been first

@@ -12,12 +12,14 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
 from probe_lab.regular import regular
 
+IntArray = npt.NDArray[np.int64]
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -90,15 +93,23 @@ class OpenFile:
     def read_into(self, out: Tensor, start: int) -> None:
         """Fill the contiguous CPU tensor `out` from byte `start` on. CacheError when the file ends before."""
         plain = out if out.dtype != torch.bfloat16 else out.view(torch.int16)  # numpy has no bfloat16
-        done = os.preadv(self.handle, [plain.numpy().data], start)
-        if done == out.nbytes:
+        self.read_views([plain.numpy().data], start)
+
+    def read_views(self, views: Sequence[memoryview], start: int) -> None:
+        """Fill the views one after the other from byte ``start`` on. CacheError when the file ends before."""
+        left = sum(view.nbytes for view in views)
+        done = os.preadv(self.handle, views, start)
+        if done == left:
             return
-        view = byte_view(out)  # Linux reads at most 2 GiB at once, and network file systems less
-        while done < view.nbytes:
-            step = os.preadv(self.handle, [view[done:]], start + done)
-            if step == 0:
+        rest = deque(view.cast("B") for view in views)  # Linux reads at most 2 GiB at once, network file systems less
+        while left := left - done:
+            if done == 0:
                 raise _damaged(self.path, "it is truncated")
-            done += step
+            start += done
+            while done >= rest[0].nbytes:
+                done -= rest.popleft().nbytes
+            rest[0] = rest[0][done:]
+            done = os.preadv(self.handle, rest, start)
 
     def content_sha256(self) -> str:
         """``content_sha256`` of the arrays of the file, of which a few MB at a time are in memory."""

@@ -237,10 +237,7 @@ class ProbeDataModule(LightningDataModule):
         return [key for keys in self._keys.values() for key in keys.values()]
 
     def _open(self, steps: Sequence[int]) -> Source:
-        """The arrays of some steps: by their taps where it is one, by "<step>/<tap>" where there are several."""
-        keys = self._keys[steps[0]]
-        if len(steps) > 1:
-            keys = {key: key for step in steps for key in self._keys[step].values()}
+        keys = {step: self._keys[step] for step in steps}
         if self._is_in_memory():
             if self._resident is None:
                 self._resident = load_resident(self.cache, self._all_keys)

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from probe_lab.cache import Cache
+from probe_lab.cache.tensors import IntArray
 from probe_lab.data.splits import SPLITS, Split, SplitFractions, splits_of
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from probe_lab.data.groups import Groups, IntArray
+from probe_lab.cache.tensors import IntArray
+from probe_lab.data.groups import Groups
 
 
 def epoch_order(

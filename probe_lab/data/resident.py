@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache, Manifest
-from probe_lab.data.groups import Groups, IntArray
-from probe_lab.data.source import Window
+from probe_lab.cache.tensors import IntArray
+from probe_lab.data.groups import Groups
+from probe_lab.data.source import Keys, Window
 from probe_lab.errors import DataError
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -61,13 +62,37 @@ class ResidentSource:
 
     window_shards: int | None = None
 
-    def __init__(self, resident: ResidentArrays, keys: Mapping[str, str]) -> None:
-        self._arrays = {tap: resident.arrays[key] for tap, key in keys.items()}
-        self._device = next(iter(self._arrays.values())).device
+    def __init__(self, resident: ResidentArrays, keys: Keys) -> None:
+        self._arrays = {
+            step: {tap: resident.arrays[key] for tap, key in of_step.items()} for step, of_step in keys.items()
+        }
+        self._device = next(array.device for of_step in self._arrays.values() for array in of_step.values())
 
-    def windows(self, groups: Groups, picked: IntArray, samples: IntArray, edges: Sequence[int]) -> Iterator[Window]:
+    def windows(
+        self, groups: Groups, picked: IntArray, samples: IntArray, step: IntArray, edges: Sequence[int]
+    ) -> Iterator[Window]:
         for start, stop in pairwise(edges):
-            yield self._arrays, torch.from_numpy(groups.resident_row[samples[start:stop]]).to(self._device)
+            part = slice(start, stop)
+            rows, steps = torch.from_numpy(groups.resident_row[samples[part]]), torch.from_numpy(step[part])
+            yield _Rows(self._arrays, rows.to(self._device), steps.to(self._device))
+
+
+class _Rows:
+    def __init__(self, arrays: Mapping[int, Mapping[str, Tensor]], rows: Tensor, step: Tensor) -> None:
+        self._arrays, self._rows, self._step = arrays, rows, step
+
+    def features(self, chosen: slice) -> dict[str, Tensor]:
+        rows = self._rows[chosen]
+        if len(self._arrays) == 1:
+            (arrays,) = self._arrays.values()
+            return {tap: array.index_select(0, rows).float() for tap, array in arrays.items()}
+        features: dict[str, Tensor] = {}
+        for step, arrays in self._arrays.items():
+            here = (self._step[chosen] == step).nonzero().squeeze(1)
+            for tap, array in arrays.items():
+                values = array.index_select(0, rows.index_select(0, here)).float()
+                features.setdefault(tap, values.new_empty(len(rows), *values.shape[1:]))[here] = values
+        return features
 
 
 def fits_in_memory(cache: Cache, keys: Iterable[str], processes: int) -> bool:

@@ -1,8 +1,7 @@
-"""Where the rows of a batch come from: slices of shards, a window at a time."""
+"""Where the rows of a batch come from: rows of shards, a window at a time."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
@@ -12,67 +11,75 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.data.groups import Groups, IntArray
+from probe_lab.cache.tensors import IntArray
+from probe_lab.data.groups import Groups
 
-# Wanted stretches of a shard closer than this are read as one: the bytes between cost less than a seek.
-_GAP_BYTES = 128 * 1024
+Keys = Mapping[int, Mapping[str, str]]
+"""Step -> tap string -> key of the array."""
 
-Window = tuple[Mapping[str, Tensor], Tensor]
+
+class Window(Protocol):
+    """The samples of some shards, in the order in which they were asked for."""
+
+    def features(self, chosen: slice) -> dict[str, Tensor]:
+        """Tap -> float32 [n, C, H, W] of some of them, each at its step, in tensors that nobody else has."""
 
 
 class Source(Protocol):
-    """Gives the rows of samples, window by window, of `window_shards` shards each (None: of all)."""
+    """Gives the arrays of samples, window by window, of `window_shards` shards each (None: of all)."""
 
     window_shards: int | None
 
-    def windows(self, groups: Groups, picked: IntArray, samples: IntArray, edges: Sequence[int]) -> Iterator[Window]:
-        """For samples[edges[i]:edges[i + 1]], each i: arrays [k, C, H, W] per tap, and each sample's row.
+    def windows(
+        self, groups: Groups, picked: IntArray, samples: IntArray, step: IntArray, edges: Sequence[int]
+    ) -> Iterator[Window]:
+        """Those of samples[edges[i]:edges[i + 1]], for each i, which are valid until the next window.
 
-        `samples` are positions in `groups`, `picked` the group of each. Arrays have the stored dtype and are
-        valid until the next window; rows are int64 on their device.
+        `samples` are positions in `groups`, `picked` the group of each, and `step` the step that each is seen at.
         """
 
 
 class ShardSource:
-    """Reads one window of shards as slices into one buffer per tap, which the next window overwrites.
+    """Reads one window of shards into one buffer per tap, in the order of the batches, which the next window
+    overwrites.
 
     Memory per iteration: `window_shards` shards of the taps that are read, whatever the size of the cache.
     """
 
-    def __init__(self, cache: Cache, keys: Mapping[str, str], window_shards: int = 2) -> None:
+    def __init__(self, cache: Cache, keys: Keys, window_shards: int = 2) -> None:
         self.window_shards: int | None = window_shards
         self._cache = cache
-        self._keys = dict(keys)  # tap string -> key of the array
+        self._keys = keys
         self._dtype = cache.manifest.array_dtype
-        self._shapes = {tap: cache.manifest.shape(key) for tap, key in self._keys.items()}
-        largest = max(math.prod(shape) for shape in self._shapes.values()) * self._dtype.itemsize
-        self._gap = _GAP_BYTES // largest
+        self._shapes = {tap: cache.manifest.shape(key) for of_step in keys.values() for tap, key in of_step.items()}
 
-    def windows(self, groups: Groups, picked: IntArray, samples: IntArray, edges: Sequence[int]) -> Iterator[Window]:
+    def windows(
+        self, groups: Groups, picked: IntArray, samples: IntArray, step: IntArray, edges: Sequence[int]
+    ) -> Iterator[Window]:
         # Of this iteration alone: validation runs while an epoch of training is half read.
         buffers: dict[str, Tensor] = {}
         for start, stop in pairwise(edges):
             part = slice(start, stop)
-            yield buffers, self._read(buffers, groups.shard[picked[part]], groups.row[samples[part]])
+            self._fill(buffers, groups.shard[picked[part]], groups.row[samples[part]], step[part])
+            yield _Buffered(buffers)
 
-    def _read(self, buffers: dict[str, Tensor], shard: IntArray, row: IntArray) -> Tensor:
-        """Fill the buffers with these rows of these shards; where each one is, int64 [n]."""
-        order = np.lexsort((row, shard))
-        shard, row = shard[order], row[order]
-        begins = (np.diff(shard, prepend=-1) != 0) | (np.diff(row, prepend=row[:1]) > self._gap + 1)
-        first = np.flatnonzero(begins)
-        last = np.append(first[1:], len(row)) - 1
-        size = row[last] + 1 - row[first]
-        offset = np.cumsum(size) - size
+    def _fill(self, buffers: dict[str, Tensor], shard: IntArray, row: IntArray, step: IntArray) -> None:
         for tap, shape in self._shapes.items():
-            if tap not in buffers or len(buffers[tap]) < size.sum():
+            if tap not in buffers or len(buffers[tap]) < len(row):
                 buffers.pop(tap, None)  # freed before its successor is allocated
-                buffers[tap] = torch.empty((int(size.sum()), *shape), dtype=self._dtype)
-        for run in range(len(first)):
-            rows = slice(int(row[first[run]]), int(row[last[run]]) + 1)
-            target = slice(int(offset[run]), int(offset[run] + size[run]))
-            for tap, key in self._keys.items():
-                self._cache.read(key, int(shard[first[run]]), rows, out=buffers[tap][target])
-        position = np.empty(len(row), dtype=np.int64)
-        position[order] = row + np.repeat(offset - row[first], last + 1 - first)
-        return torch.from_numpy(position)
+                buffers[tap] = torch.empty((len(row), *shape), dtype=self._dtype)
+        order = np.lexsort((row, shard, step))
+        step, shard = step[order], shard[order]
+        cut = np.flatnonzero((shard[1:] != shard[:-1]) | (step[1:] != step[:-1])) + 1
+        for first, last in pairwise([0, *cut.tolist(), len(order)]):
+            here = order[first:last]
+            for tap, key in self._keys[int(step[first])].items():
+                self._cache.read_rows(key, int(shard[first]), row[here], buffers[tap], here)
+
+
+class _Buffered:
+    def __init__(self, buffers: Mapping[str, Tensor]) -> None:
+        self._buffers = buffers
+
+    def features(self, chosen: slice) -> dict[str, Tensor]:
+        return {tap: buffer[chosen].to(torch.float32, copy=True) for tap, buffer in self._buffers.items()}

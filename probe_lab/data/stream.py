@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from probe_lab.cache.tensors import IntArray
 from probe_lab.data.batch import Batch
-from probe_lab.data.groups import Groups, IntArray
+from probe_lab.data.groups import Groups
 from probe_lab.data.order import batch_bounds, epoch_order, steps_of, worker_batches
 from probe_lab.data.source import Source
 from probe_lab.data.text_lookup import TextTable
@@ -24,8 +25,7 @@ class BatchStream(IterableDataset[Batch]):
     workers get them with their copy of the stream. `len` is the number of batches of the whole epoch on this
     rank, the same on every rank. Use it with `DataLoader(stream, batch_size=None)`.
 
-    With several `steps` each group is seen at one of them, see `order.steps_of`, and the source names its arrays
-    "<step>/<tap>"; with one, by their taps.
+    With several `steps` each group is seen at one of them, see `order.steps_of`.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class BatchStream(IterableDataset[Batch]):
         self._text = text
         self._scalars = scalars
         self._bounds = batch_bounds(len(groups), batch_prompts, rank, world_size)
-        # Tensors, so that a batch is a few index_select calls.
         self._targets = torch.from_numpy(groups.targets)
         self._sample_id = torch.from_numpy(groups.sample_id)
 
@@ -95,16 +94,22 @@ class BatchStream(IterableDataset[Batch]):
         batch_edges: list[int],
     ) -> Iterator[Batch]:
         """Go through the windows, and emit each batch as soon as its last sample is there."""
-        index, step = torch.from_numpy(samples), torch.from_numpy(step_of_sample)
-        prompt = torch.from_numpy(self._groups.prompt_id[group_of_sample])
+        rows = torch.from_numpy(samples)
+        columns = (
+            self._targets.index_select(0, rows),
+            torch.from_numpy(self._groups.prompt_id[group_of_sample]),
+            self._sample_id.index_select(0, rows),
+            torch.from_numpy(step_of_sample),
+        )
+        columns_of_batches = zip(*(column.split(np.diff(batch_edges).tolist()) for column in columns), strict=True)
         begun: list[dict[str, Tensor]] = []  # parts of a batch that began in earlier windows
         batch = 0
-        windows = self._source.windows(self._groups, group_of_sample, samples, window_edges)
-        for (start, stop), (arrays, rows) in zip(pairwise(window_edges), windows, strict=True):
+        windows = self._source.windows(self._groups, group_of_sample, samples, step_of_sample, window_edges)
+        for (start, stop), window in zip(pairwise(window_edges), windows, strict=True):
             at = start
             while at < stop:
                 end = min(stop, batch_edges[batch + 1])
-                part = self._features(arrays, rows[at - start : end - start], step[at:end])
+                part = window.features(slice(at - start, end - start))
                 at = end
                 if end < batch_edges[batch + 1]:
                     begun.append(part)
@@ -112,38 +117,24 @@ class BatchStream(IterableDataset[Batch]):
                 if begun:
                     part = {tap: torch.cat([*(p[tap] for p in begun), part[tap]]) for tap in part}
                     begun = []
-                chosen = slice(batch_edges[batch], end)
-                yield self._batch(part, index[chosen], prompt[chosen], step[chosen])
+                # Copies and not views: a worker would send those of the whole epoch with each batch.
+                yield self._batch(part, *(column.clone() for column in next(columns_of_batches)))
                 batch += 1
 
-    def _features(self, arrays: Mapping[str, Tensor], rows: Tensor, step: Tensor) -> dict[str, Tensor]:
-        """Tap -> float32 [n, C, H, W] of the wanted rows, each at its step."""
-        if len(self._steps) == 1:
-            return {tap: array.index_select(0, rows).float() for tap, array in arrays.items()}
-        step = step.to(rows.device)
-        features: dict[str, Tensor] = {}
-        for number in self._steps:
-            here = (step == number).nonzero().squeeze(1)
-            for key, array in arrays.items():
-                of_step, _, tap = key.partition("/")
-                if int(of_step) == number:
-                    values = array.index_select(0, rows.index_select(0, here)).float()
-                    features.setdefault(tap, values.new_empty(len(rows), *values.shape[1:]))[here] = values
-        return features
-
-    def _batch(self, features: dict[str, Tensor], index: Tensor, prompt: Tensor, step: Tensor) -> Batch:
+    def _batch(
+        self, features: dict[str, Tensor], targets: Tensor, prompt: Tensor, sample_id: Tensor, step: Tensor
+    ) -> Batch:
         text, tokens, token_mask = self._text.rows(prompt) if self._text else (None, None, None)
-        samples = self._sample_id.index_select(0, index)
         return Batch(
             features=features,
-            targets=self._targets.index_select(0, index),
-            group=prompt.clone(),  # not a view: a worker would send the whole epoch's ids with each batch
-            sample_id=samples,
-            step=step.clone(),
+            targets=targets,
+            group=prompt,
+            sample_id=sample_id,
+            step=step,
             text=text,
             tokens=tokens,
             token_mask=token_mask,
-            scalars=None if self._scalars is None else self._scalars.index_select(0, samples),
+            scalars=None if self._scalars is None else self._scalars.index_select(0, sample_id),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from data_world import STEP, TAPS, Build, World
 
-from probe_lab.cache import Cache
-from probe_lab.data import Batch, ProbeDataModule, SplitFractions, source
+from probe_lab.cache import Cache, scatter
+from probe_lab.cache.tensors import OpenFile
+from probe_lab.data import Batch, ProbeDataModule, SplitFractions
 from probe_lab.errors import DataError
 
 HALF = SplitFractions(0.6, 0.2, 0.2)
@@ -117,39 +119,40 @@ def test_evaluation_order_is_that_of_the_cache(world: World) -> None:
     ]
 
 
-def test_streaming_holds_two_shards_and_reads_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[tuple[int, int]] = []
-    real = Cache.read
+def test_streaming_holds_two_shards_and_asks_each_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = Cache.read_rows
 
-    def read(self: Cache, key: str, shard: int, rows: slice | None = None, out: Any = None) -> Any:
-        assert out is not None
-        assert len(out.untyped_storage()) <= 2 * 12 * out[0].nbytes  # the buffer that `out` is a part of
-        reads.append((shard, len(out)))
-        return real(self, key, shard, rows, out)
+    def read_rows(self: Cache, key: str, shard: int, rows: Any, out: torch.Tensor, places: Any) -> None:
+        assert len(out) <= 2 * 12
+        asked.append(shard)
+        real(self, key, shard, rows, out, places)
 
-    monkeypatch.setattr(Cache, "read", read)
+    monkeypatch.setattr(Cache, "read_rows", read_rows)
     data = module(world, taps=["x0"])
     list(data.train_dataloader())
     needed = world.cache.samples["shard"][world.split("train", HALF)].unique()
-    assert sorted(shard for shard, _ in reads) == sorted(needed), "one slice per shard"
+    assert sorted(asked) == sorted(needed)
 
 
 def test_rows_of_other_splits_are_not_read_where_they_are_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_GAP_BYTES", 0)
-    sizes: list[int] = []
-    real = Cache.read
+    monkeypatch.setattr(scatter, "GAP_BYTES", 0)
+    read = 0
+    real = OpenFile.read_views
 
-    def read(self: Cache, key: str, shard: int, rows: slice | None = None, out: Any = None) -> Any:
-        sizes.append(len(out))
-        return real(self, key, shard, rows, out)
+    def read_views(self: OpenFile, views: Sequence[memoryview], start: int) -> None:
+        nonlocal read
+        read += sum(view.nbytes for view in views)
+        real(self, views, start)
 
-    monkeypatch.setattr(Cache, "read", read)
+    monkeypatch.setattr(OpenFile, "read_views", read_views)
+    sample = sum(world.arrays[f"{STEP}/{tap}"][0].nbytes for tap in TAPS)
     for split in ("train", "val"):
-        sizes.clear()
+        read = 0
         batches = list(getattr(module(world), f"{split}_dataloader")())
         for batch in batches:
             check_content(world, batch)
-        assert sum(sizes) == len(TAPS) * len(world.split(split, HALF))
+        assert read == sample * len(world.split(split, HALF))
 
 
 def test_validation_inside_a_training_epoch_does_not_disturb_it(world: World) -> None:
