@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from probe_lab.cache import Cache
 from probe_lab.config import Experiment
@@ -21,7 +23,7 @@ from probe_lab.errors import ProbeError
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.runs.writing import require_writable, staged, write_cell
 from probe_lab.training.cell_files import metric_entries, over_shuffles, predictions_table
-from probe_lab.training.cross_fitted import cross_fitted
+from probe_lab.training.cross_fitted import validation_predictions
 from probe_lab.training.divergence import diverged
 from probe_lab.training.fit_probe import seeded
 from probe_lab.training.fitted import Fitted, Fitting, Preview
@@ -29,6 +31,7 @@ from probe_lab.training.lightning_module import ContinueAfterEpoch
 from probe_lab.training.out_of_memory import Reduction
 from probe_lab.training.reading import data_of, inputs_of, streamed, taps_of
 from probe_lab.training.shuffles import other_shuffles
+from probe_lab.training.validated import Validated
 
 WHOLE = Reduction()
 _WHERE = (
@@ -125,12 +128,7 @@ def _predictions(fitting: Fitting, fitted: Fitted) -> pd.DataFrame:
     experiment, parts = fitting.experiment, []
     splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
-        loader = fitting.data.evaluation_dataloader(split)
-        predict = fitted.predict
-        if split == "val" and fitted.probe is not None and fitted.probe.blend is not None:
-            predict = cross_fitted(fitted.probe, fitting.data)
-        batches = [(b.sample_id, b.targets, predict(b).float().cpu()) for b in loader]
-        columns = [torch.cat(column).numpy() for column in zip(*batches, strict=True)]
+        columns = [column.numpy() for column in _predicted(fitting, fitted, split)]
         if columns[2].shape != columns[1].shape:
             raise ProbeError(
                 f"{experiment.probe.model} predicts numbers of shape {columns[2].shape} for {columns[1].shape[0]} "
@@ -141,6 +139,16 @@ def _predictions(fitting: Fitting, fitted: Fitted) -> pd.DataFrame:
     if not np.isfinite(table["prediction"]).all():
         raise diverged(experiment.probe.model, experiment.trainer.learning_rate, experiment.probe.temperature)
     return table
+
+
+def _predicted(fitting: Fitting, fitted: Fitted, split: Split) -> Sequence[Tensor]:
+    """Of the samples of a split: ids [n], raw scores [n, E] and what is predicted for them."""
+    batches, probe, validated = fitting.data.evaluation_dataloader(split), fitted.probe, fitted.validated
+    if split == "val" and probe is not None and (probe.blend is not None or validated is not None):
+        validated = validated or Validated.of(probe, batches)
+        return validated.ids, validated.scores, validation_predictions(probe, validated)
+    rows = [(batch.sample_id, batch.targets, fitted.predict(batch).float().cpu()) for batch in batches]
+    return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
 def config_hash(experiment: Experiment) -> str:

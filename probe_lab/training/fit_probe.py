@@ -45,16 +45,18 @@ def by_gradient(fitting: Fitting) -> Fitted:
         go_on=None if kind.is_baseline else fitting.go_on,
     )
     residency = experiment.data.residency if ranks else ""
-    return replace(Fitted.of(trained.probe, trained.history, trained.stopped), residency=residency)
+    fitted = Fitted.of(trained.probe, trained.history, trained.stopped)
+    return replace(fitted, residency=residency, validated=trained.validated)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained probe, its history, and what ended the training before its last epoch."""
+    """A trained probe, its history, what ended the training before its last epoch, and ``Fitted.validated``."""
 
     probe: Probe
     history: list[Epoch]
     stopped: Stop
+    validated: Validated | None = None
 
 
 def train_probe(
@@ -90,7 +92,9 @@ def train_probe(
                 fit(module, data, device_of(settings))
             trained = Trained(module.finish().cpu(), module.history, module.stopped)
         if not objective.scaled or spec.judge:
-            calibrated(trained.probe, data, labels)
+            validated = calibrated(trained.probe, data, labels)
+            if data.steps == (data.step,):  # else it has rows of other steps than those that are predicted
+                trained = replace(trained, validated=validated)
     return trained
 
 
@@ -124,15 +128,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def calibrated(probe: Probe, data: ProbeDataModule, labels: Tensor | None = None) -> None:
+def calibrated(probe: Probe, data: ProbeDataModule, labels: Tensor | None = None) -> Validated:
     """``Blend.fit`` and ``Probe.calibrate`` on prompts that the probe was not trained on: it knows its own too well.
-    There are some, or no epoch could be chosen."""
-    validated = Validated.of(probe, data.val_dataloader(), labels)
+    There are some, or no epoch could be chosen. Returns what was read for that."""
+    validated = Validated.of(probe, data.val_dataloader())
     prediction = validated.prediction
+    target = probe.standardised(validated.scores if labels is None else labels[validated.ids])
     if probe.blend is not None:
-        probe.blend.fit(prediction, validated.judged, validated.target, validated.prompt)
+        probe.blend.fit(prediction, validated.judged, target, validated.prompt)
         prediction = probe.blend(prediction, validated.judged)
-    probe.calibrate(prediction, validated.target)
+    probe.calibrate(prediction, target)
+    return validated
 
 
 def train_batches(data: ProbeDataModule) -> Iterator[Batch]:

@@ -17,6 +17,7 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.prompt_ridge import Penalties
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, Stop
+from probe_lab.training.validated import Validated
 
 Preview = Callable[..., Tensor]
 """(x0 [n, C, h, w], prompts, evaluators) -> raw scores [n, E] of the decoded preview; with ``tiny=True`` where the kind
@@ -89,7 +90,8 @@ class Fitting:
 @dataclass(frozen=True)
 class Fitted:
     """A cell after training: ``probe`` is None where there are no weights to keep; ``residency`` is that of its
-    arrays, empty: that of the data; ``penalties`` of a ridge regression, by evaluator."""
+    arrays, empty: that of the data; ``penalties`` of a ridge regression, by evaluator; ``validated`` what calibration has
+    read already of all validation samples at ``probe.step``."""
 
     predict: Predictor
     probe: Probe | None = None
@@ -97,6 +99,7 @@ class Fitted:
     stopped: Stop = ""
     residency: str = ""
     penalties: Sequence[Penalties] = ()
+    validated: Validated | None = None
 
     @classmethod
     def of(cls, probe: Probe, history: Sequence[Epoch] = (), stopped: Stop = "") -> Fitted:

@@ -1,4 +1,4 @@
-"""What a trained probe says of validation batches, beside what is true of them."""
+"""What a trained probe says of validation batches, beside what is true of them: read once, for all who ask."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ from probe_lab.probes.probe import Probe
 
 @dataclass(frozen=True, eq=False)
 class Validated:
-    """Samples ``ids`` [n] of prompts ``prompt`` [n] with standardised ``target`` [n, E], the probe's own ``prediction``
-    [n, E], and what its judge answers, ``judged`` [n, 2E]; that is [n, 0] of a probe without one."""
+    """Samples ``ids`` [n] of prompts ``prompt`` [n] with raw ``scores`` [n, E], the probe's own ``prediction`` [n, E],
+    standardised, and what its judge answers, ``judged`` [n, 2E]; that is [n, 0] of a probe without one."""
 
     ids: Tensor
     prompt: Tensor
-    target: Tensor
+    scores: Tensor
     prediction: Tensor
     judged: Tensor
 
     @classmethod
     @torch.no_grad()
-    def of(cls, probe: Probe, batches: Iterable[Batch], labels: Tensor | None = None) -> Validated:
-        """``labels`` ``[samples, E]`` replace the scores."""
+    def of(cls, probe: Probe, batches: Iterable[Batch]) -> Validated:
         rows = []
         for batch in batches:
             inputs = Inputs.of(batch)
             prediction = probe(inputs).prediction
             judged = prediction[:, :0] if probe.judge is None else probe.judged(inputs)
-            target = probe.standardised(batch.targets if labels is None else labels[batch.sample_id])
-            rows.append((batch.sample_id, batch.group, target, prediction, judged))
+            rows.append((batch.sample_id, batch.group, batch.targets, prediction, judged))
         return cls(*(torch.cat(column) for column in zip(*rows, strict=True)))

@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from probe_lab.data import Batch, ProbeDataModule
+from probe_lab.data import Batch
 from probe_lab.errors import ProbeError
 from probe_lab.probes import Inputs, load_probe
 from probe_lab.probes.checkpoint import save_probe
 from probe_lab.probes.heads import Blend
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
-from probe_lab.training.cross_fitted import cross_fitted
+from probe_lab.training.cross_fitted import validation_predictions
+from probe_lab.training.validated import Validated
 
 
 def drawn(prompts: int = 200, seeds: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -90,8 +89,7 @@ def test_validation_prompts_are_predicted_in_shares_that_others_decide() -> None
     def predicted(targets: Tensor) -> Tensor:
         text = tuple(values.expand(48, *values.shape[1:]) for values in (inputs.text, inputs.tokens, inputs.token_mask))
         batch = Batch({"x0": features}, targets, prompt, torch.arange(48), torch.full((48,), 5), *text, scalars=answers)
-        data = cast(ProbeDataModule, SimpleNamespace(evaluation_dataloader=lambda split: [batch]))
-        return cross_fitted(probe, data)(batch)
+        return validation_predictions(probe, Validated.of(probe, [batch]))
 
     before = predicted(targets)
     targets[prompt % 2 == 0] = torch.randn(24, 2)  # of every other prompt

@@ -27,12 +27,15 @@ from probe_lab.data.text_lookup import TextTable
 from probe_lab.errors import CacheError, ProbeError, ScoreError
 from probe_lab.metrics import within_prompt_estimate
 from probe_lab.probes import Inputs, load_probe
+from probe_lab.probes.probe import Probe
 from probe_lab.progress import OnProgress
+from probe_lab.training.cross_fitted import validation_predictions
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.judge_batches import LabelledPictures
 from probe_lab.training.judge_run import judge_settings, train_judges
 from probe_lab.training.judged import judge_weights, judged_scores
 from probe_lab.training.reading import data_of
+from probe_lab.training.validated import Validated
 
 SPLIT = SplitFractions(0.7, 0.1, 0.2)
 
@@ -163,6 +166,33 @@ def test_a_cell_reads_its_judge_and_carries_it_along(
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_one_pass_over_validation_batches_serves_shares_and_predictions(
+    judging: Experiment, probe_of: ProbeOf, labelled: Cache, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(judging)
+    cell = probe_of(judging, model="cnn", taps=["x0"])
+    answered: list[int] = []
+    answer = Probe.judged
+
+    def counted(probe: Probe, inputs: Inputs) -> torch.Tensor:
+        answered.append(len(inputs.step))
+        return answer(probe, inputs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Probe, "judged", counted)
+        train_cell(cell, labelled, runs / "once", with_trainer=False)
+    groups = prompt_groups(labelled, ["good"], cell.data.split)
+    count = {split: len(groups[split].sample_id) for split in ("val", "test")}
+    assert sum(answered) == (cell.trainer.max_epochs + 1) * count["val"] + count["test"]
+    probe = load_probe(runs / "once")
+    validated = Validated.of(probe, data_of(cell, labelled).evaluation_dataloader("val"))
+    table = pd.read_parquet(runs / "once" / "predictions.parquet").set_index("sample_id")
+    stored = table.loc[validated.ids.tolist()]
+    assert set(stored["split"]) == {"val"}
+    assert stored["prediction"].tolist() == validation_predictions(probe, validated)[:, 0].tolist()
+    assert stored["target"].tolist() == validated.scores[:, 0].tolist()
 
 
 def test_what_lacks_is_named(judging: Experiment, planted: Cache, labelled: Cache, runs: Path) -> None:
