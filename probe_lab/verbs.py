@@ -64,40 +64,43 @@ def score_images(
     """Score the cached images with the experiment's evaluators, and return what became of each.
 
     Prompts are encoded too where ``text.encoder`` is an evaluator, the previews that its probes read are scored, and
-    ``labels`` are made. ``overwrite`` scores again what has scores; ``watching`` shows the progress of each part, such
+    ``labels`` are made. ``overwrite`` makes all of these again, once: an interrupted call is completed by the next one,
+    with it or without. ``watching`` shows the progress of each part, such
     as :func:`probe_lab.progress.progress`; ``on_note`` is told what was written where.
 
     Raises ConfigError, ScoreError and CacheError as :func:`probe_lab.evaluators.scoring_run.score_cache` does.
     """
     from probe_lab.cache import Cache
     from probe_lab.cache.manifest import manifest_path
+    from probe_lab.cache.overwriting import overwriting
     from probe_lab.evaluators.encode import encode_texts
     from probe_lab.evaluators.scorable import require_scorable
     from probe_lab.evaluators.scoring_run import check_names, score_cache
     from probe_lab.labels.label_run import make_labels
     from probe_lab.sweep.preview_needs import make_previews
+    from probe_lab.sweep.score_files import files_of_score
 
     folder, encoder = experiment.cache_folder, experiment.text.encoder
     check_names(folder, experiment.evaluators, experiment.scoring)
     if manifest_path(folder).exists():  # without a cache, what the names lack is said first
         require_scorable(experiment, Cache(folder).samples["prompt"].unique().tolist())
-    if encode_texts(folder, encoder, experiment.scoring, overwrite=overwrite):
-        on_note(f"text embeddings: {folder / 'text'}/{encoder}.safetensors")
-    with watching("score", "images") as update:
-        summary = score_cache(
-            folder,
-            experiment.evaluators,
-            scoring=experiment.scoring,
-            overwrite=overwrite,
-            workers=experiment.workers,
-            engine=experiment.engine,
-            on_progress=update,
-        )
-    on_note(f"{summary.text} ({folder / 'scores'})")
-    for line in make_previews(experiment, overwrite=overwrite, watching=watching):
-        on_note(line)
-    for line in make_labels(experiment, overwrite=overwrite, watching=watching):
-        on_note(line)
+    with overwriting(folder, files_of_score(experiment) if overwrite else (), asked=overwrite):
+        if encode_texts(folder, encoder, experiment.scoring):
+            on_note(f"text embeddings: {folder / 'text'}/{encoder}.safetensors")
+        with watching("score", "images") as update:
+            summary = score_cache(
+                folder,
+                experiment.evaluators,
+                scoring=experiment.scoring,
+                workers=experiment.workers,
+                engine=experiment.engine,
+                on_progress=update,
+            )
+        on_note(f"{summary.text} ({folder / 'scores'})")
+        for line in make_previews(experiment, watching=watching):
+            on_note(line)
+        for line in make_labels(experiment, watching=watching):
+            on_note(line)
     return summary
 
 

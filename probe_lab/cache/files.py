@@ -37,7 +37,7 @@ class StagedFile:
         self.size = 0
         self.closed = False
         self._digest = hashlib.sha256()
-        self._temporary = path.parent / f".tmp-{os.getpid()}-{machine()}-{secrets.token_hex(4)}-{path.name}"
+        self._temporary = temporary_path(path)
         self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     @property
@@ -80,6 +80,11 @@ class StagedFile:
         self.close()
         with contextlib.suppress(FileNotFoundError):  # committed: the temporary name is gone
             os.unlink(self._temporary)
+
+
+def temporary_path(path: Path) -> Path:
+    """A new name beside ``path`` that ``leftovers`` knows, and whose file it is."""
+    return path.parent / f".tmp-{os.getpid()}-{machine()}-{secrets.token_hex(4)}-{path.name}"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -140,15 +145,20 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the existing file `path` as the lock of its cache: for renames, never while arrays are written."""
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks only files that are open for writing
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            # Some cluster file systems have no locks; there the processes rely on having different shards.
-            if error.errno not in _NO_LOCKS:
-                raise
+        lock(handle)
         yield
     finally:
         os.close(handle)
+
+
+def lock(handle: int) -> None:
+    """Wait until no other process has the open file locked, and lock it until it is closed."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        # Some cluster file systems have no locks; there the processes rely on having different shards.
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def require_space(folder: Path | str, size: int) -> None:

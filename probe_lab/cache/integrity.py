@@ -34,8 +34,8 @@ from probe_lab.cache.problems import Problem, problem, runs
 from probe_lab.cache.samples import read_samples, sample_problems, to_frame
 from probe_lab.cache.scores import CHANGED, IMPORTED, duplicate_rows, has_changed, read_score_table, unreadable_images
 from probe_lab.cache.tables import table_metadata
-from probe_lab.cache.tensors import load_tensors
-from probe_lab.cache.text_table import text_problems
+from probe_lab.cache.tensor_rows import TensorRows
+from probe_lab.cache.text_table import AGAIN
 from probe_lab.cache.verify_judges import judge_problems
 from probe_lab.cache.verify_labels import label_problems
 from probe_lab.cache.verify_shards import shard_problems
@@ -142,7 +142,7 @@ def _strangers(folder: Path) -> list[Path]:
         for path in sorted(place.glob("*"))
         if path.suffix not in suffixes or not is_number(path.stem) or path.stem != f"{int(path.stem):05d}"
     ]
-    found += [path for path in sorted((folder / "text").glob("*")) if path.suffix != ".safetensors"]
+    found += [path for path in sorted((folder / "text").glob("*")) if path.suffix not in (".safetensors", ".partial")]
     scored = (".parquet", ".partial")
     found += [path for path in sorted((folder / "scores").glob("*")) if path.suffix not in scored]
     for step in sorted((folder / "previews").glob("*")):
@@ -160,13 +160,9 @@ def _text_problems(folder: Path, encoder: str, samples: _Samples | None) -> Iter
         yield problem(folder, path, "the file is missing: run `probe-lab generate`, which writes it")
         return
     try:
-        tensors, metadata = load_tensors(str(path))
+        TensorRows(folder, path, *((samples.identity, samples.prompts) if samples else (None, None)), again=AGAIN)
     except CacheError as error:
         yield problem(folder, path, str(error))
-        return
-    identity, prompts = (samples.identity, samples.prompts) if samples else (None, None)
-    for wrong in text_problems(tensors, metadata, path.relative_to(folder).as_posix(), identity, prompts):
-        yield problem(folder, path, wrong)
 
 
 def _score_problems(

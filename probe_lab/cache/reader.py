@@ -34,6 +34,7 @@ from probe_lab.cache.scatter import read_scattered
 from probe_lab.cache.scores import read_score_metadata, read_scores
 from probe_lab.cache.shards import AGAIN, Unread, load_sidecar, require_images
 from probe_lab.cache.stored_labels import StoredLabels
+from probe_lab.cache.tensor_rows import TensorRows
 from probe_lab.cache.tensors import IntArray, OpenFile, TensorEntry
 from probe_lab.cache.text_table import read_text, text_objection
 from probe_lab.errors import CacheError, nearest
@@ -249,6 +250,11 @@ class Cache:
     def text(self, encoder: str) -> dict[str, Tensor]:
         """The tensors of one text encoder, row p for prompt_id p. CacheError when it was not cached, is damaged, or is
         of another encoder or cache."""
+        rows = self.text_rows(encoder)
+        return {name: rows.whole(name) for name in rows.names}
+
+    def text_rows(self, encoder: str) -> TensorRows:
+        """The same, read row by row when it is asked for: FLUX has 8 MB of text per prompt. Errors as in `text`."""
         self.require_text(encoder)
         return read_text(self.folder, encoder, self.identity, int(self.samples["prompt_id"].nunique()))
 

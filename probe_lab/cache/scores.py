@@ -27,6 +27,7 @@ from probe_lab.cache.layout import (
     valid_name,
 )
 from probe_lab.cache.opened import open_cache
+from probe_lab.cache.overwriting import renewed
 from probe_lab.cache.tables import UNREADABLE, read_table, table_metadata, write_table
 from probe_lab.errors import ScoreError, nearest
 
@@ -77,7 +78,9 @@ def write_scores(
     ids, values = ids[order], values[order]
     opened = open_cache(folder)
     _check_ids(f"{evaluator}", ids, len(opened.samples))
-    _write(folder, scores_path(folder, evaluator, of), ids, values, metadata, opened.identity)
+    path = scores_path(folder, evaluator, of)
+    _write(folder, path, ids, values, metadata, opened.identity)
+    renewed(folder, path)
 
 
 def write_partial_scores(

@@ -62,14 +62,13 @@ class StoredLabels:
 
         CacheError when it is missing, damaged, another's, or of other captions.
         """
-        self._require_text(encoder)
-        return read_text(self._folder, encoder, self._identity, len(self.captions), of_labels=True)
+        rows = self.text_rows(encoder)
+        return {name: rows.whole(name) for name in rows.names}
 
     def text_rows(self, encoder: str) -> TensorRows:
         """The same, read row by row when it is asked for: FLUX has 8 MB of text per caption. Errors as in ``text``."""
         self._require_text(encoder)
-        path = text_path(self._folder, encoder, of_labels=True)
-        return TensorRows(self._folder, path, self._identity, len(self.captions))
+        return read_text(self._folder, encoder, self._identity, len(self.captions), of_labels=True)
 
     def _require_text(self, encoder: str) -> None:
         """CacheError for text that, as far as it says, is not of these captions."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probe_lab.cache.files import StagedFile, disk_errors, make_folder
 from probe_lab.cache.identity import Identity
+from probe_lab.cache.overwriting import renewed
 from probe_lab.cache.tensors import content_sha256, write_tensors
 
 CHECKSUM = "sha256"
@@ -28,6 +29,7 @@ def write_tensor_file(
         write_tensors(staged, tensors, {**metadata, CHECKSUM: content_sha256(tensors), **marks})
         staged.seal()
         staged.commit()
+    renewed(folder, path)
 
 
 def tensor_file_objection(

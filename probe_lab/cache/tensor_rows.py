@@ -18,13 +18,15 @@ class TensorRows:
     """The arrays of a file of ``tensor_files``, which all have as many rows (first axis).
 
     The whole file is compared with its checksum once, a few MB at a time; then only rows are read. An ``identity`` of
-    None is not compared.
+    None is not compared; ``again`` is what an error tells to do.
 
     Raises:
         CacheError: it is missing, damaged, another cache's, or its arrays have not ``rows`` rows.
     """
 
-    def __init__(self, folder: Path, path: Path, identity: Identity | None, rows: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, path: Path, identity: Identity | None, rows: int | None = None, *, again: str = ""
+    ) -> None:
         self._file = OpenFile(str(path))
         self.sha256 = self._file.content_sha256()
         stored = self._file.header.metadata
@@ -34,15 +36,28 @@ class TensorRows:
             if not objection and rows is not None and entry.shape[:1] != (rows,):
                 objection = f"{name} has the shape {entry.shape} where {rows} rows belong"
         if objection:
-            raise CacheError(f"{path} is not what belongs there: {objection}")
+            raise CacheError(f"{path} is not what belongs there: {objection}{again and f': {again}'}")
 
     @property
     def _entries(self) -> dict[str, TensorEntry]:
         return self._file.header.entries
 
+    @property
+    def names(self) -> list[str]:
+        """Of the arrays."""
+        return list(self._entries)
+
+    def nbytes(self, name: str) -> int:
+        """Of the whole array. CacheError for an array that is not there."""
+        return self._entry(name).size
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the whole array. CacheError for an array that is not there."""
         return self._entry(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of the stored values. CacheError for an array that is not there."""
+        return self._entry(name).dtype
 
     def read(self, name: str, rows: Tensor) -> Tensor:
         """The rows ``rows``, int64 of any shape, of an array: [*rows.shape, …] in the stored dtype; each is read once.

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +128,9 @@ class OpenFile:
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(self.handle, entry.start, entry.size, os.POSIX_FADV_WILLNEED)
 
+    def __reduce__(self) -> tuple[type[OpenFile], tuple[str]]:
+        return OpenFile, (self.path,)  # a process has files of its own
+
     def __del__(self) -> None:
         if self.handle >= 0:
             os.close(self.handle)
@@ -134,27 +138,35 @@ class OpenFile:
 
 def write_tensors(file: StagedFile, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write contiguous CPU tensors, and text of the caller's, as one safetensors file."""
-    order = data_order(tensors)
-    entries, offset = {}, 0
-    for name in order:
-        tensor = tensors[name]
-        size = tensor.numel() * tensor.element_size()
-        entries[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps({"__metadata__": {"format": "pt", **(metadata or {})}, **entries}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in order:
+    kinds = {name: ArrayKind(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    file.write(header_bytes(kinds, metadata or {}))
+    for name in data_order(tensors):
         file.write(byte_view(tensors[name]))
 
 
-def data_order(tensors: Mapping[str, Tensor]) -> list[str]:
+class ArrayKind(NamedTuple):
+    """What an array is before it is there."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def header_bytes(kinds: Mapping[str, ArrayKind], metadata: Mapping[str, str]) -> bytes:
+    """All that stands before the arrays of a file."""
+    entries, offset = {}, 0
+    for name in data_order(kinds):
+        dtype, shape = kinds[name]
+        size = math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps({"__metadata__": {"format": "pt", **metadata}, **entries}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def data_order(arrays: Mapping[str, Tensor] | Mapping[str, ArrayKind]) -> list[str]:
     """The order of the arrays in a file: larger items first, so every array is aligned to its items."""
-    return sorted(tensors, key=lambda name: -tensors[name].element_size())
+    return sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)
 
 
 def byte_view(tensor: Tensor) -> memoryview:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from probe_lab.cache.identity import Identity, callers
 from probe_lab.cache.layout import text_path, valid_name
 from probe_lab.cache.opened import open_cache
-from probe_lab.cache.tensor_files import tensor_file_objection, write_tensor_file
-from probe_lab.cache.tensors import OpenFile, first_not_finite, load_tensors
+from probe_lab.cache.tensor_files import write_tensor_file
+from probe_lab.cache.tensor_rows import TensorRows
+from probe_lab.cache.tensors import OpenFile, first_not_finite
 from probe_lab.errors import CacheError
 
 AGAIN = "delete it, and `probe-lab generate` (for text.encoder `probe-lab score`) writes it again"
@@ -33,8 +34,7 @@ def write_text(
     cut the prompt). Dtypes are kept; ``metadata`` goes into the file beside its checksum and the identity of the cache.
     CacheError when there is no cache, a row count is not the number of prompts or a value is not finite.
     """
-    if not valid_name(encoder):
-        raise CacheError(f"text encoder name {encoder!r} cannot be a file name: use letters, digits, '.', '_', '-'")
+    require_encoder(encoder)
     if not tensors:
         raise CacheError(f"there is nothing to store for the text encoder {encoder}: give it at least an embedding")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -44,11 +44,24 @@ def write_text(
             raise CacheError(
                 f"text {encoder}/{name} has the shape {tuple(tensor.shape)}, and the cache has {prompts} {what}"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CacheError(f"text {encoder}/{name} is not finite for prompt_id {first_not_finite(tensor)}")
+    require_finite(encoder, stored, range(prompts))
     write_tensor_file(
         folder, text_path(folder, encoder, of_labels=of_labels), stored, metadata or {}, open_cache(folder).identity
     )
+
+
+def require_encoder(encoder: str) -> None:
+    """CacheError for the name of a text encoder that cannot be a file's."""
+    if not valid_name(encoder):
+        raise CacheError(f"text encoder name {encoder!r} cannot be a file name: use letters, digits, '.', '_', '-'")
+
+
+def require_finite(encoder: str, tensors: Mapping[str, Tensor], rows: Sequence[int]) -> None:
+    """CacheError for the first of the ``rows`` of the file whose text is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            row = rows[first_not_finite(tensor)]
+            raise CacheError(f"text {encoder}/{name} is not finite for prompt_id {row}")
 
 
 def text_metadata(folder: Path, encoder: str, identity: Identity, *, of_labels: bool = False) -> dict[str, str] | None:
@@ -58,30 +71,10 @@ def text_metadata(folder: Path, encoder: str, identity: Identity, *, of_labels: 
     return callers(OpenFile(str(text_path(folder, encoder, of_labels=of_labels))).header.metadata)
 
 
-def read_text(
-    folder: Path, encoder: str, identity: Identity, prompts: int, *, of_labels: bool = False
-) -> dict[str, Tensor]:
+def read_text(folder: Path, encoder: str, identity: Identity, prompts: int, *, of_labels: bool = False) -> TensorRows:
     """The arrays of a text encoder. CacheError when they are missing, changed, or of another cache or encoder."""
     path = text_path(folder, encoder, of_labels=of_labels)
-    tensors, metadata = load_tensors(str(path))
-    for wrong in text_problems(tensors, metadata, path.relative_to(folder).as_posix(), identity, prompts):
-        raise CacheError(f"{path} is not what belongs there: {wrong}")
-    return tensors
-
-
-def text_problems(
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    place: str,
-    identity: Identity | None,
-    prompts: int | None,
-) -> Iterator[str]:
-    """What is wrong with the text at ``place``; an identity or a number of prompts that is None is not compared."""
-    if objection := tensor_file_objection(tensors, metadata, place, identity):
-        yield f"{objection}: {AGAIN}"
-    for name, tensor in tensors.items():
-        if prompts is not None and tensor.shape[:1] != (prompts,):
-            yield f"{name} has the shape {tuple(tensor.shape)} for {prompts} prompts: {AGAIN}"
+    return TensorRows(folder, path, identity, prompts, again=AGAIN)
 
 
 def text_objection(folder: Path, encoder: str, identity: Identity, *, of_labels: bool = False) -> str:

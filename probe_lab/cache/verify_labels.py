@@ -21,8 +21,9 @@ from probe_lab.cache.layout import (
     stems,
 )
 from probe_lab.cache.problems import Problem, problem, runs
-from probe_lab.cache.tensors import load_tensors
-from probe_lab.cache.text_table import text_problems
+from probe_lab.cache.tensor_rows import TensorRows
+from probe_lab.cache.tensors import OpenFile
+from probe_lab.cache.text_table import AGAIN
 from probe_lab.cache.verify_renoised import renoised_problems
 from probe_lab.errors import CacheError, ScoreError
 
@@ -54,16 +55,12 @@ def label_problems(
 
 def _text_problems(folder: Path, path: Path, identity: Identity | None, captions: Captions) -> Iterator[Problem]:
     try:
-        tensors, metadata = load_tensors(str(path))
+        if OpenFile(str(path)).header.metadata.get(CAPTIONS) != captions.sha256:
+            yield problem(folder, path, f"it is of other captions than those of {LABELS}/captions.parquet: {_AGAIN}")
+        else:
+            TensorRows(folder, path, identity, len(captions.table), again=AGAIN)
     except CacheError as error:
         yield problem(folder, path, str(error))
-        return
-    place, rows = path.relative_to(folder).as_posix(), len(captions.table)
-    if metadata.get(CAPTIONS) != captions.sha256:
-        yield problem(folder, path, f"it is of other captions than those of {LABELS}/captions.parquet: {_AGAIN}")
-        return
-    for wrong in text_problems(tensors, metadata, place, identity, rows):
-        yield problem(folder, path, wrong)
 
 
 def _score_problems(

@@ -12,6 +12,7 @@ from torch import Tensor
 from probe_lab.backbones.families import family_of
 from probe_lab.backbones.family import Family
 from probe_lab.backbones.token_grid import Arguments
+from probe_lab.backbones.truncation import token_limits, truncated
 from probe_lab.capture.call import PipelineCall
 from probe_lab.config import Sampling
 
@@ -40,6 +41,15 @@ def encode_prompts(
     parts["tokens"] = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts["tokens"]]
     parts["token_mask"] = [F.pad(part, (0, longest - part.shape[1])) for part in parts["token_mask"]]
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def stored_text(
+    pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], *, length: int = 0
+) -> dict[str, Tensor]:
+    """All that a cache keeps of prompts: ``encode_prompts`` and, of each, whether a tokenizer cuts it, ``truncated``
+    [P]."""
+    cut = torch.tensor(truncated(token_limits(pipe, sampling), prompts))
+    return encode_prompts(pipe, sampling, prompts, length=length) | {"truncated": cut}
 
 
 def _read(pipe: DiffusionPipeline, sampling: Sampling, prompts: list[str], length: int) -> dict[str, Tensor]:

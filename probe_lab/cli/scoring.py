@@ -14,7 +14,7 @@ from probe_lab.progress import progress
 def score(
     experiment: ExperimentName,
     overrides: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="score again what has scores")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make again what is there")] = False,
     source: Annotated[
         list[Path] | None,
         typer.Option("--import", help="a CSV or parquet file of scores, by sample_id or prompt and seed"),

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from probe_lab.cache import Cache
+from probe_lab.cache.tensor_rows import TensorRows
+from probe_lab.data.resident import available_memory
+
+_SHARE = 8
+"""The part of the available memory that one array may take."""
 
 
-@dataclass(frozen=True, eq=False)
 class TextTable:
-    """What `Cache.text` holds of one encoder, row p for prompt_id p, in the stored dtype and in memory."""
+    """What `Cache.text` holds of one encoder, row p for prompt_id p. What is larger than an eighth of the available
+    memory, such as the tokens of ten thousand prompts for FLUX, is read row by row."""
 
-    embedding: Tensor | None
-    tokens: Tensor | None
-    token_mask: Tensor | None
+    def __init__(self, stored: TensorRows) -> None:
+        self._stored = stored
+        most = available_memory() // _SHARE
+        self._whole = {name: stored.whole(name) for name in stored.names if stored.nbytes(name) <= most}
 
     @classmethod
     def load(cls, cache: Cache, encoder: str) -> TextTable:
         """CacheError when the cache has no text of this encoder."""
-        found = cache.text(encoder)
-        return cls(found.get("embedding"), found.get("tokens"), found.get("token_mask"))
+        return cls(cache.text_rows(encoder))
+
+    def width(self, name: str) -> int:
+        """Of an embedding or a token; 0 where the encoder stored none."""
+        return self._stored.shape(name)[-1] if name in self._stored.names else 0
 
     def rows(self, prompt_id: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Of prompts int64 [B]: embedding float32 [B, D], tokens float32 [B, L, D], mask bool [B, L]."""
         return (
-            _take(self.embedding, prompt_id, torch.float32),
-            _take(self.tokens, prompt_id, torch.float32),
-            _take(self.token_mask, prompt_id, torch.bool),
+            self._take("embedding", prompt_id, torch.float32),
+            self._take("tokens", prompt_id, torch.float32),
+            self._take("token_mask", prompt_id, torch.bool),
         )
 
-
-def _take(table: Tensor | None, rows: Tensor, dtype: torch.dtype) -> Tensor | None:
-    return None if table is None else table.index_select(0, rows).to(dtype)
+    def _take(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor | None:
+        if name in self._whole:
+            return self._whole[name].index_select(0, rows).to(dtype)
+        return self._stored.read(name, rows).to(dtype) if name in self._stored.names else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from probe_lab.cache import Cache
-from probe_lab.cache.text_table import text_metadata, write_text
+from probe_lab.cache.layout import text_path
+from probe_lab.cache.overwriting import overwriting
+from probe_lab.cache.text_blocks import complete_text, in_blocks, rows_of
 from probe_lab.config import BACKBONE, Scoring
 from probe_lab.evaluators.base import create
-from probe_lab.evaluators.prompt_encoder import text_arrays
+from probe_lab.evaluators.prompt_encoder import text_tower
 
 
 def encode_texts(cache_folder: Path, encoder: str, scoring: Scoring, *, overwrite: bool = False) -> bool:
@@ -25,10 +27,7 @@ def encode_texts(cache_folder: Path, encoder: str, scoring: Scoring, *, overwrit
         return False
     metadata = create(encoder, scoring).metadata()
     cache = Cache(cache_folder)
-    stored = text_metadata(cache.folder, encoder, cache.identity)
-    if stored is not None and metadata.items() <= stored.items() and not overwrite:
-        return False
     prompts = cache.samples.drop_duplicates("prompt_id")["prompt"].tolist()
-    tensors = text_arrays(encoder, scoring, prompts)
-    write_text(cache.folder, encoder, tensors, prompts=len(prompts), metadata=metadata)
-    return True
+    encode = text_tower(encoder, scoring).text_arrays
+    with overwriting(cache.folder, [text_path(cache.folder, encoder)], asked=overwrite):
+        return complete_text(cache.folder, encoder, in_blocks(rows_of(prompts)), encode, metadata=metadata)

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from probe_lab.config import Engine, Experiment
 from probe_lab.engines import Site, deaths_as, open_pool
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Evaluator
+from probe_lab.evaluators.lacking import Ledger
 from probe_lab.evaluators.score_worker import AGAIN, scoring_workers
 from probe_lab.evaluators.scoring_run import SAVE_EVERY
 from probe_lab.progress import OnProgress
-
-
-class Ledger(Protocol):
-    """What one evaluator has scored: ``pending`` samples [n] have no score yet, ``save`` keeps the others."""
-
-    evaluator: Evaluator
-
-    @property
-    def pending(self) -> NDArray[np.int64]: ...
-
-    def save(self) -> None: ...
 
 
 def scoring_processes(experiment: Experiment, evaluators: Iterable[Evaluator]) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
 from probe_lab.cache.layout import PreviewOf, partial_path, scores_path
+from probe_lab.cache.overwriting import is_stale
 from probe_lab.cache.scores import (
     UNREADABLE_IMAGES,
     read_partial_scores,
@@ -25,8 +26,6 @@ from probe_lab.evaluators.base import Evaluator
 
 NONE = "none"
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-_AGAIN = "overwrite"
-"""Metadata of a partial file that scores again what is scored: only the same command continues it."""
 
 
 class ScoreLedger:
@@ -50,7 +49,6 @@ class ScoreLedger:
         cache: Cache,
         evaluator: Evaluator,
         *,
-        overwrite: bool = False,
         of: PreviewOf | None = None,
         made_by: Mapping[str, str] = _NOTHING,
     ) -> None:
@@ -58,7 +56,6 @@ class ScoreLedger:
         self.name = evaluator.name
         self.notes: list[str] = []
         self._cache = cache
-        self._overwrite = overwrite
         self._of = of
         self._wanted = cache.picture_samples["sample_id"].to_numpy()
         self._metadata = evaluator.metadata() | dict(made_by)
@@ -97,12 +94,11 @@ class ScoreLedger:
         if not len(self._open()):
             self._finish()
         elif self._changed:
-            metadata = self._metadata | ({_AGAIN: "true"} if self._overwrite else {})
             write_partial_scores(
                 self._cache.folder,
                 self.name,
                 self.scores,
-                metadata=metadata,
+                metadata=self._metadata,
                 of=self._of,
                 identity=self._cache.identity,
             )
@@ -110,7 +106,7 @@ class ScoreLedger:
 
     def _start(self) -> None:
         """Take over what was scored before, by this very evaluator."""
-        if not self._overwrite:
+        if not is_stale(self._cache.folder, self._path(self.name)):
             for known in (self._kept, self._former):
                 if known is not None and self._is_mine(known[1]):
                     self.scores[:], self._changed = known[0], known is not self._former
@@ -118,7 +114,7 @@ class ScoreLedger:
                     self.unreadable = unreadable_images(known[1]) if self._finished else set()
         identity = self._cache.identity
         partial = read_partial_scores(self._cache.folder, self.name, len(self.scores), self._of, identity)
-        if partial is not None and self._is_mine(partial[1]) and (not self._overwrite or _AGAIN in partial[1]):
+        if partial is not None and self._is_mine(partial[1]):
             self.scores = np.where(np.isnan(self.scores), partial[0], self.scores)
         if len(self._open()):
             self._finished = False

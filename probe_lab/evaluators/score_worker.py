@@ -19,10 +19,9 @@ from probe_lab.config import Engine, Scoring
 from probe_lab.engines import Pool, Site, WorkerSpec, deaths_as, open_pool
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Evaluator, create, families
+from probe_lab.evaluators.lacking import Pass, by_shard
 from probe_lab.evaluators.passes import Part, release, score_here
 
-Pass = tuple[Sequence[Evaluator], NDArray[np.int64]]
-"""Evaluators, and the samples that they have to score."""
 AGAIN = ": run the same command again"
 """After the death of a worker."""
 scoring_workers = partial(WorkerSpec, called="a scoring process", if_killed=" (killed, or out of memory)")
@@ -70,7 +69,7 @@ def _parts(pool: Pool[Any], tasks: dict[tuple[str, ...], list[ScoreTask]]) -> It
 def _tasks(cache: Cache, passes: Sequence[Pass], scoring: Scoring) -> dict[tuple[str, ...], list[ScoreTask]]:
     tasks: dict[tuple[str, ...], list[ScoreTask]] = defaultdict(list)
     for members, ids in passes:
-        shards = [of_shard.to_numpy() for _, of_shard in cache.samples.iloc[ids].groupby("shard")["sample_id"]]
+        shards = by_shard(cache, ids)
         for names in _together(members, scoring):
             tasks[names] += [ScoreTask(names, shard) for shard in shards]
     return tasks

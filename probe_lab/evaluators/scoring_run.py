@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from probe_lab.cache import Cache
 from probe_lab.cache.faults import faults_text, require_pictures
 from probe_lab.cache.layout import scores_path, stems
+from probe_lab.cache.overwriting import overwriting
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.config import Engine, Scoring
 from probe_lab.engines import engine_of
 from probe_lab.errors import ConfigError, ScoreError, nearest
 from probe_lab.evaluators.base import available, card, create, is_known
+from probe_lab.evaluators.lacking import Pass, passes
 from probe_lab.evaluators.passes import Part, score_here
 from probe_lab.evaluators.score_ledger import ScoreLedger
-from probe_lab.evaluators.score_worker import Pass, scoring_pool
+from probe_lab.evaluators.score_worker import scoring_pool
 from probe_lab.progress import OnProgress
 
 SAVE_EVERY = 2.0
@@ -71,8 +71,8 @@ def score_cache(
 ) -> ScoreSummary:
     """Write ``scores/<evaluator>.parquet``, whole or not at all, with every sample of the complete shards.
 
-    What is there with the same metadata (version, checkpoint, preprocessing) is not scored again unless
-    ``overwrite``; an interrupted call is continued by the same one. Scores of another checkpoint are kept under
+    What is there with the same metadata (version, checkpoint, preprocessing) is not scored again unless ``overwrite``,
+    see ``overwriting``; an interrupted call is continued by the same one. Scores of another checkpoint are kept under
     another name, see ``ScoreLedger``. Names that were imported, or kept, are left as they are.
 
     On this machine, evaluators with a model run in this process, one model in memory at a time unless
@@ -94,15 +94,16 @@ def score_cache(
         return ScoreSummary(given=tuple(given))
     cache = Cache(cache_folder)
     _require_images(cache)
-    ledgers = [ScoreLedger(cache, each, overwrite=overwrite) for each in asked]
-    scored = tuple(each.name for each in ledgers if len(each.pending))
-    try:
-        # The engine first: while there is no other thread, its workers can be forked.
-        with _scored(cache, ledgers, scoring, workers, engine or Engine()) as parts:
-            _enter_all(cache, ledgers, parts, on_progress or (lambda done, total: None))
-    finally:
-        for ledger in ledgers:
-            ledger.save()
+    with overwriting(cache.folder, [scores_path(cache.folder, each.name) for each in asked], asked=overwrite):
+        ledgers = [ScoreLedger(cache, each) for each in asked]
+        scored = tuple(each.name for each in ledgers if len(each.pending))
+        try:
+            # The engine first: while there is no other thread, its workers can be forked.
+            with _scored(cache, ledgers, scoring, workers, engine or Engine()) as parts:
+                _enter_all(cache, ledgers, parts, on_progress or (lambda done, total: None))
+        finally:
+            for ledger in ledgers:
+                ledger.save()
     return ScoreSummary(
         scored=scored,
         skipped=tuple(each.name for each in ledgers if each.name not in scored),
@@ -185,13 +186,10 @@ def _enter(part: Part, ledgers: Mapping[str, ScoreLedger]) -> int:
 def _scored(
     cache: Cache, ledgers: Sequence[ScoreLedger], scoring: Scoring, workers: int, engine: Engine
 ) -> Iterator[Iterator[Part]]:
-    """One pass for each set of evaluators that lack the same samples: usually one, and no image is decoded twice.
-
-    On an engine that shares this machine, passes with a model, or for one worker alone, are done here.
-    """
+    """On an engine that shares this machine, passes with a model, or for one worker alone, are done here."""
     here: list[Pass] = []
     elsewhere: list[Pass] = []
-    for members, ids in _passes(ledgers):
+    for members, ids in passes(ledgers):
         alone = workers < 2 or any(evaluator.has_model for evaluator in members)
         (here if alone and engine_of(engine).shares_machine else elsewhere).append((members, ids))
     with ExitStack() as stack:
@@ -199,16 +197,5 @@ def _scored(
         if elsewhere:
             parts = stack.enter_context(scoring_pool(cache, elsewhere, scoring, workers, engine))
         # Closed at once: after an error, nobody prepares further images.
-        passes = [stack.enter_context(closing(score_here(cache, members, ids, scoring))) for members, ids in here]
-        yield chain(parts, *passes)
-
-
-def _passes(ledgers: Sequence[ScoreLedger]) -> Iterator[Pass]:
-    lacks = np.zeros((len(ledgers), len(ledgers[0].scores)), dtype=bool)
-    for row, ledger in zip(lacks, ledgers, strict=True):
-        row[ledger.pending] = True
-    kinds, kind_of = np.unique(lacks, axis=1, return_inverse=True)
-    for index, kind in enumerate(kinds.T):
-        if kind.any():
-            members = [ledger.evaluator for ledger, member in zip(ledgers, kind, strict=True) if member]
-            yield members, np.flatnonzero(kind_of.reshape(-1) == index)
+        scored = [stack.enter_context(closing(score_here(cache, members, ids, scoring))) for members, ids in here]
+        yield chain(parts, *scored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from probe_lab import __version__
 from probe_lab.backbones.family import has_patterns
-from probe_lab.backbones.truncation import token_limits, truncated
 from probe_lab.cache import IMAGES, CacheWriter, Manifest
 from probe_lab.cache.faults import Fault, no_picture
 from probe_lab.cache.identity import prompts_sha256
+from probe_lab.cache.text_blocks import complete_text, in_blocks, rows_of
 from probe_lab.capture.capture import Capture
-from probe_lab.capture.text_embeddings import ENCODER, encode_prompts
+from probe_lab.capture.text_embeddings import ENCODER, stored_text
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
 from probe_lab.generation.sampling import png, sample_pictures, sample_tensors
@@ -49,11 +50,10 @@ def fill_shards(
 
 
 def fill_text(experiment: Experiment, pipe: DiffusionPipeline, writer: CacheWriter) -> None:
-    """Encode and store the text of all prompts."""
+    """Encode and store the text of all prompts, unless it is there."""
     prompts = writer.samples.drop_duplicates("prompt_id")["prompt"].tolist()
-    text = encode_prompts(pipe, experiment.sampling, prompts, length=experiment.capture.tokens)
-    cut = torch.tensor(truncated(token_limits(pipe, experiment.sampling), prompts))
-    writer.write_text(ENCODER, text | {"truncated": cut})
+    encode = partial(stored_text, pipe, experiment.sampling, length=experiment.capture.tokens)
+    complete_text(writer.folder, ENCODER, in_blocks(rows_of(prompts)), encode, metadata={})
 
 
 def capture_of(experiment: Experiment, pipe: DiffusionPipeline) -> Capture:

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from probe_lab.cache import Cache
 from probe_lab.cache.label_files import CAPTIONS, Captions, LabelScores, read_labels, write_labels
 from probe_lab.cache.layout import LabelsOf, labels_path
+from probe_lab.cache.overwriting import is_stale
 from probe_lab.cache.scores import UNREADABLE_IMAGES
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators import Evaluator
-
-_OVERWRITES = "overwrite"
-"""Metadata of a partial file that scores again what is scored: only the same command continues it."""
 
 
 class LabelLedger:
@@ -37,15 +35,15 @@ class LabelLedger:
         ids: NDArray[np.int64],
         *,
         made_by: Mapping[str, str],
-        overwrite: bool = False,
     ) -> None:
         self.evaluator, self.of, self.ids = evaluator, of, ids
         self.scores: NDArray[np.float32] = np.full((len(ids), captions.width), np.nan, dtype=np.float32)
-        self._cache, self._captions, self._overwrite = cache, captions, overwrite
+        self._cache, self._captions = cache, captions
         self._metadata = evaluator.metadata() | dict(made_by) | {CAPTIONS: captions.sha256}
         self._unreadable: set[int] = set()
         self._changed = False
-        self._take_over(partial=False)
+        if not is_stale(cache.folder, labels_path(cache.folder, evaluator.name, of)):
+            self._take_over(partial=False)
         self._take_over(partial=True)
 
     @property
@@ -86,8 +84,7 @@ class LabelLedger:
             stored = read_labels(folder, self.evaluator.name, self.of, identity, self._captions, partial=partial)
         except ScoreError:  # none, or not these
             return
-        again = self._overwrite and not (partial and _OVERWRITES in stored.metadata)
-        if again or not self._metadata.items() <= stored.metadata.items():
+        if not self._metadata.items() <= stored.metadata.items():
             return
         ours = np.isin(stored.ids, self.ids)
         self.scores[np.searchsorted(self.ids, stored.ids[ours])] = stored.scores[ours]
@@ -97,7 +94,6 @@ class LabelLedger:
     def _write(self, *, partial: bool) -> None:
         there = ~np.isnan(self.scores).any(1)
         unreadable = {UNREADABLE_IMAGES: ",".join(map(str, sorted(self._unreadable)))} if self._unreadable else {}
-        again = {_OVERWRITES: "true"} if partial and self._overwrite else {}
-        labels = LabelScores(self.ids[there], self.scores[there], self._metadata | unreadable | again)
+        labels = LabelScores(self.ids[there], self.scores[there], self._metadata | unreadable)
         folder, identity = self._cache.folder, self._cache.identity
         write_labels(folder, self.evaluator.name, self.of, labels, identity, partial=partial)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probe_lab.cache import Cache
 from probe_lab.cache.label_files import Captions
-from probe_lab.cache.layout import FINISHED, LABELS, LabelsOf
+from probe_lab.cache.layout import FINISHED, LABELS, LabelsOf, labels_path, renoised_path, text_path
+from probe_lab.cache.overwriting import overwriting
 from probe_lab.config import Experiment
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators import Evaluator, create
+from probe_lab.evaluators.lacking import by_shard, passes
 from probe_lab.evaluators.ledger_scoring import score_into
 from probe_lab.evaluators.scoring_run import is_given
-from probe_lab.labels.caption_table import encode_captions, stored_captions
+from probe_lab.labels.caption_table import stored_captions
+from probe_lab.labels.caption_text import encode_captions
 from probe_lab.labels.label_ledger import LabelLedger
 from probe_lab.labels.label_worker import Labelled, LabelTask, LabelWorker
 from probe_lab.labels.renoise_run import make_renoised
@@ -30,13 +34,13 @@ _AT_ONCE = 64
 """Samples of one task, about: those of a prompt stay together, since they share its captions."""
 
 
-def make_labels(experiment: Experiment, *, overwrite: bool, watching: Watching) -> Iterator[str]:
+def make_labels(experiment: Experiment, *, overwrite: bool = False, watching: Watching) -> Iterator[str]:
     """Make what ``experiment.labels`` asks for and is not there yet, and tell what was done, a line each.
 
-    Only training prompts are labelled. Captions and text are whole or not at all. Scores are kept as they come: an
+    Only training prompts are labelled. Captions are whole or not at all. Text and scores are kept as they come: an
     interrupted call is continued by the same one. What was made by another evaluator (version, checkpoint,
-    preprocessing), decoder or alteration is made again, with ``overwrite`` all. Evaluators whose scores were imported
-    are passed over.
+    preprocessing), decoder or alteration is made again, with ``overwrite`` all but the captions, see ``overwriting``.
+    Evaluators whose scores were imported are passed over.
 
     Raises:
         CacheError: there is no such cache, or it lacks the ``x0`` of a step.
@@ -47,6 +51,29 @@ def make_labels(experiment: Experiment, *, overwrite: bool, watching: Watching) 
     if not experiment.labels.captions:
         return
     cache = Cache(experiment.cache_folder)
+    with overwriting(cache.folder, label_files(experiment, cache), asked=overwrite):
+        yield from _made(experiment, cache, watching)
+
+
+def label_files(experiment: Experiment, cache: Cache) -> list[Path]:
+    """What ``make_labels`` makes beside the captions; some shards may have no picture to noise again."""
+    folder, labels = cache.folder, experiment.labels
+    if not labels.captions:
+        return []
+    names = [name for name in experiment.evaluators if not is_given(folder, name, experiment.scoring)]
+    return [
+        text_path(folder, experiment.text.encoder, of_labels=True),
+        *(labels_path(folder, name, of) for of in _labelled_pictures(experiment) for name in names),
+        *(renoised_path(folder, number, shard) for number in range(labels.renoised) for shard in cache.shards),
+    ]
+
+
+def _labelled_pictures(experiment: Experiment) -> list[LabelsOf]:
+    labels = experiment.labels
+    return [*sorted(labels.steps), *([FINISHED] if labels.images else [])]
+
+
+def _made(experiment: Experiment, cache: Cache, watching: Watching) -> Iterator[str]:
     given = [name for name in experiment.evaluators if is_given(cache.folder, name, experiment.scoring)]
     evaluators = [create(name, experiment.scoring) for name in experiment.evaluators if name not in given]
     for step in experiment.labels.steps:
@@ -58,12 +85,14 @@ def make_labels(experiment: Experiment, *, overwrite: bool, watching: Watching) 
         f"labels: {captions.width - 1} altered captions of each of {prompts} training prompts "
         f"({captions.settings['alter']}), {'made' if made else 'made before'} ({cache.folder / LABELS})"
     )
-    if encode_captions(experiment, cache, captions, overwrite=overwrite):
+    with watching("text of captions", "captions") as update:
+        encoded = encode_captions(experiment, cache, captions, update)
+    if encoded:
         yield f"text of the captions: {cache.folder / LABELS / 'text'}/{experiment.text.encoder}.safetensors"
     with watching("labels", "pictures") as update:
-        yield from score_labels(experiment, cache, captions, evaluators, overwrite=overwrite, on_progress=update)
+        yield from score_labels(experiment, cache, captions, evaluators, on_progress=update)
     if experiment.labels.renoised:
-        yield from make_renoised(experiment, cache, captions, overwrite=overwrite, watching=watching)
+        yield from make_renoised(experiment, cache, captions, watching=watching)
     if given:
         yield f"no labels of {', '.join(given)}: those scores were imported, and who gave them sees no other captions"
 
@@ -74,7 +103,6 @@ def score_labels(
     captions: Captions,
     evaluators: Sequence[Evaluator],
     *,
-    overwrite: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> list[str]:
     """Write ``labels/<step>/<evaluator>.safetensors`` and ``labels/images/<evaluator>.safetensors``.
@@ -82,14 +110,12 @@ def score_labels(
     ``on_progress(done, total)`` counts pictures that an evaluator has scored under all of their captions. Returns a
     line per step, and for the images. Errors as in ``make_labels``.
     """
-    labels = experiment.labels
-    pictures: list[LabelsOf] = [*sorted(labels.steps), *([FINISHED] if labels.images else [])]
-    samples = cache.picture_samples
+    pictures, samples = _labelled_pictures(experiment), cache.picture_samples
     ids = samples["sample_id"][samples["prompt_id"].isin(captions.table["prompt_id"])].to_numpy()
     decoder = {"preview": MADE_BY, "decoder": f"{cache.manifest.backbone} {experiment.sampling.dtype}"}
     ledgers = {
         (of, evaluator.name): LabelLedger(
-            cache, captions, evaluator, of, ids, made_by={} if of == FINISHED else decoder, overwrite=overwrite
+            cache, captions, evaluator, of, ids, made_by={} if of == FINISHED else decoder
         )
         for of in pictures
         for evaluator in evaluators
@@ -121,19 +147,13 @@ def _fill(experiment: Experiment, cache: Cache, ledgers: Ledgers, on_progress: O
 
 
 def _tasks(cache: Cache, ledgers: Ledgers) -> Iterator[LabelTask]:
-    """What is not labelled, the samples that the same evaluators lack together."""
-    shards, prompts = cache.samples["shard"].to_numpy(), cache.samples["prompt_id"].to_numpy()
+    """What is not labelled."""
+    prompts = cache.samples["prompt_id"].to_numpy()
     for of in dict.fromkeys(of for of, _ in ledgers):
-        lacks: dict[int, tuple[str, ...]] = {}
-        for (each, name), ledger in ledgers.items():
-            if each == of:
-                lacks |= {sample: (*lacks.get(sample, ()), name) for sample in ledger.pending.tolist()}
-        sets: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-        for sample in sorted(lacks):
-            sets.setdefault((int(shards[sample]), lacks[sample]), []).append(sample)
-        for (_, names), samples in sets.items():
-            for ids in _whole_prompts(np.asarray(samples, dtype=np.int64), prompts):
-                yield LabelTask(of, names, ids)
+        for members, lacking in passes([ledger for (each, _), ledger in ledgers.items() if each == of]):
+            names = tuple(evaluator.name for evaluator in members)
+            for samples in by_shard(cache, lacking):
+                yield from (LabelTask(of, names, ids) for ids in _whole_prompts(samples, prompts))
 
 
 def _whole_prompts(ids: NDArray[np.int64], prompts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -16,6 +16,7 @@ from probe_lab.cache import Cache, require_same
 from probe_lab.cache.files import disk_errors
 from probe_lab.cache.label_files import Captions
 from probe_lab.cache.layout import renoised_folder, renoised_path
+from probe_lab.cache.overwriting import is_stale
 from probe_lab.cache.renoised import PROMPTS, RenoisedShard, stored_renoised, write_renoised
 from probe_lab.cache.scores import UNREADABLE_IMAGES
 from probe_lab.config import Experiment
@@ -39,15 +40,13 @@ class RenoiseTask:
     shard: int
 
 
-def make_renoised(
-    experiment: Experiment, cache: Cache, captions: Captions, *, overwrite: bool, watching: Watching
-) -> Iterator[str]:
+def make_renoised(experiment: Experiment, cache: Cache, captions: Captions, *, watching: Watching) -> Iterator[str]:
     """Write ``labels/renoised/<number>/<shard>.safetensors`` for ``labels.renoised`` numbers from 0, and tell so.
 
     Only pictures of the prompts that have ``captions`` are noised again, which are training prompts. A file is whole or
-    not at all; what is there by the same settings is not made again unless ``overwrite``. ``workers`` processes, or
-    cards, share the files, as in ``generate``. Afterwards, all that are there were made by the same settings: others,
-    of higher numbers say, are deleted.
+    not at all; what is there by the same settings is not made again. ``workers`` processes, or cards, share the files,
+    as in ``generate``. Afterwards, all that are there were made by the same settings: others, of higher numbers say,
+    are deleted.
 
     Raises:
         CacheError: the experiment is not the cache's, an x0 does not fit the dtype of the cache, or a file cannot be
@@ -64,7 +63,7 @@ def make_renoised(
         for number in range(experiment.labels.renoised)
         for shard in sorted(pictures["shard"].unique().tolist())
     ]
-    pending = [task for task in tasks if overwrite or not _is_made(cache, captions, task, pictures, made_by)]
+    pending = [task for task in tasks if not _is_made(cache, captions, task, pictures, made_by)]
     if pending:
         _make(experiment, pictures, pending, len(pictures) * experiment.labels.renoised, watching)
     for number, shards in stored_renoised(cache.folder).items():
@@ -124,7 +123,8 @@ def _is_made(
     cache: Cache, captions: Captions, task: RenoiseTask, pictures: pd.DataFrame, made_by: Mapping[str, str]
 ) -> bool:
     """Whether the file is there, whole, by the same settings and of the same samples."""
-    if not renoised_path(cache.folder, task.number, task.shard).exists():
+    path = renoised_path(cache.folder, task.number, task.shard)
+    if not path.exists() or is_stale(cache.folder, path):
         return False
     try:
         stored = RenoisedShard(cache.folder, task.number, task.shard, cache.identity, captions)

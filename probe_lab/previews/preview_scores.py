@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probe_lab.cache import Cache
-from probe_lab.cache.layout import TINY, AskedPreviews, PreviewOf
+from probe_lab.cache.layout import TINY, AskedPreviews, PreviewOf, scores_path
+from probe_lab.cache.overwriting import overwriting
 from probe_lab.config import Experiment
 from probe_lab.engines import Site
 from probe_lab.errors import ScoreError
+from probe_lab.evaluators.lacking import by_shard, passes
 from probe_lab.evaluators.ledger_scoring import score_into
 from probe_lab.evaluators.score_ledger import ScoreLedger
 from probe_lab.previews.decoding import Previewer, preview_evaluator, preview_scorer
@@ -65,25 +68,25 @@ def score_previews(
     """
     cache = Cache(experiment.cache_folder)
     decoders = {of.latent: _decoder(experiment, cache, of.latent) for of in asked}
-    ledgers = {
-        (of, name): ScoreLedger(
-            cache,
-            preview_evaluator(name, experiment.scoring),
-            overwrite=overwrite,
-            of=of,
-            made_by={"preview": MADE_BY, "decoder": decoders[of.latent]},
-        )
-        for of, names in asked.items()
-        for name in dict.fromkeys(names)
-    }
-    pending = {column for column, ledger in ledgers.items() if len(ledger.pending)}
-    for of, _ in pending:
-        cache.read(of.array, cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
-    try:
-        _score(experiment, cache, ledgers, on_progress or (lambda done, total: None))
-    finally:
-        for ledger in ledgers.values():
-            ledger.save()
+    with overwriting(cache.folder, preview_files(cache.folder, asked), asked=overwrite):
+        ledgers = {
+            (of, name): ScoreLedger(
+                cache,
+                preview_evaluator(name, experiment.scoring),
+                of=of,
+                made_by={"preview": MADE_BY, "decoder": decoders[of.latent]},
+            )
+            for of, names in asked.items()
+            for name in dict.fromkeys(names)
+        }
+        pending = {column for column, ledger in ledgers.items() if len(ledger.pending)}
+        for of, _ in pending:
+            cache.read(of.array, cache.shards[0] if cache.shards else 0, slice(0, 0))  # refused before work
+        try:
+            _score(experiment, cache, ledgers, on_progress or (lambda done, total: None))
+        finally:
+            for ledger in ledgers.values():
+                ledger.save()
     lines = []
     for of, names in asked.items():
         made = [name for name in names if (of, name) in pending]
@@ -91,6 +94,11 @@ def score_previews(
         told = [f"{what}: {', '.join(which)}" for what, which in (("scored", made), ("scored before", before)) if which]
         lines.append(f"{of.word}s at step {of.step}: {'; '.join(told)}")
     return [*lines, *(note for ledger in ledgers.values() for note in ledger.notes)]
+
+
+def preview_files(folder: Path, asked: AskedPreviews) -> list[Path]:
+    """Where the scores are kept."""
+    return [scores_path(folder, name, of) for of, names in asked.items() for name in names]
 
 
 def _decoder(experiment: Experiment, cache: Cache, preview: str) -> str:
@@ -133,17 +141,13 @@ def _require_finite(part: _Work, scores: NDArray[np.float32]) -> None:
 
 
 def _work(cache: Cache, ledgers: Mapping[_Column, ScoreLedger]) -> Iterator[_Work]:
-    """What is not scored, the samples that the same evaluators lack together."""
-    shards = cache.samples["shard"].to_numpy()
+    """What is not scored."""
     for of in dict.fromkeys(of for of, _ in ledgers):
-        lacks = {name: set(ledger.pending.tolist()) for (each, name), ledger in ledgers.items() if each == of}
-        sets: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-        for sample in sorted(set().union(*lacks.values())):
-            names = tuple(name for name, samples in lacks.items() if sample in samples)
-            sets.setdefault((int(shards[sample]), names), []).append(sample)
-        for (_, names), samples in sets.items():
-            for start in range(0, len(samples), _AT_ONCE):
-                yield _Work(of, names, np.asarray(samples[start : start + _AT_ONCE], dtype=np.int64))
+        for members, lacking in passes([ledger for (each, _), ledger in ledgers.items() if each == of]):
+            for samples in by_shard(cache, lacking):
+                for start in range(0, len(samples), _AT_ONCE):
+                    names = tuple(evaluator.name for evaluator in members)
+                    yield _Work(of, names, samples[start : start + _AT_ONCE])
 
 
 class PreviewWorker:

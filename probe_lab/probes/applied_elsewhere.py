@@ -68,7 +68,7 @@ def _text_refusal(spec: ProbeSpec, cache: Cache) -> str:
     if spec.text_encoder not in cache.text_encoders():
         return f"that cache has no text of {spec.text_encoder}"
     text = TextTable.load(cache, spec.text_encoder)
-    given = [0 if part is None else part.shape[-1] for part in (text.embedding, text.tokens)]
+    given = [text.width(name) for name in ("embedding", "tokens")]
     wanted = [spec.text_dim if spec.needs_text else 0, spec.token_dim if spec.needs_tokens else 0]
     if any(want not in (0, have) for want, have in zip(wanted, given, strict=True)):
         return "another width of text embeddings"

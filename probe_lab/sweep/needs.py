@@ -73,7 +73,7 @@ def _require_text(cells: Sequence[Cell]) -> None:
                 _require_no_maps(experiment.probe, experiment.text.encoder)
             needed[experiment.cache_folder, experiment.text.encoder] = None
     for folder, encoder in needed:
-        Cache(folder).text(encoder)
+        Cache(folder).text_rows(encoder)
 
 
 def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:

@@ -15,21 +15,21 @@ from probe_lab.sweep.grid import cells, single_cell
 from probe_lab.sweep.needs import decoded, require_latents
 
 
-def make_previews(experiment: Experiment, *, overwrite: bool, watching: Watching) -> Iterator[str]:
+def make_previews(experiment: Experiment, *, watching: Watching) -> Iterator[str]:
     """Score the previews that cells of the experiment read, and tell what was done, a line each.
 
     Those that only baselines read are tried: images have their scores by now, and a sweep may yet decode by itself.
     Errors as in ``asked_previews`` and ``score_previews``.
     """
     asked = asked_previews(experiment)
-    yield from _made(experiment, asked, overwrite, watching)
+    yield from _made(experiment, asked, watching)
     try:
-        yield from _made(experiment, baseline_previews(experiment, but=asked), overwrite, watching)
+        yield from _made(experiment, baseline_previews(experiment, but=asked), watching)
     except ProbeLabError as error:
         yield f"previews of x0_preview are left to the sweep: {error}"
 
 
-def _made(experiment: Experiment, asked: AskedPreviews, overwrite: bool, watching: Watching) -> Iterator[str]:
+def _made(experiment: Experiment, asked: AskedPreviews, watching: Watching) -> Iterator[str]:
     if not asked:
         return
     from probe_lab.previews.preview_scores import (
@@ -37,7 +37,7 @@ def _made(experiment: Experiment, asked: AskedPreviews, overwrite: bool, watchin
     )
 
     with watching("previews", "scores") as update:
-        lines = score_previews(experiment, asked, overwrite=overwrite, on_progress=update)
+        lines = score_previews(experiment, asked, on_progress=update)
     yield from (f"{line} ({experiment.cache_folder / 'previews'})" for line in lines)
 
 

@@ -90,8 +90,8 @@ class Fitting:
 @dataclass(frozen=True)
 class Fitted:
     """A cell after training: ``probe`` is None where there are no weights to keep; ``residency`` is that of its
-    arrays, empty: that of the data; ``penalties`` of a ridge regression, by evaluator; ``validated`` what calibration has
-    read already of all validation samples at ``probe.step``."""
+    arrays, empty: that of the data; ``penalties`` of a ridge regression, by evaluator; ``validated`` what calibration
+    has read already of all validation samples at ``probe.step``."""
 
     predict: Predictor
     probe: Probe | None = None

@@ -136,8 +136,7 @@ def judge_settings(experiment: Experiment, cache: Cache, renoised: RenoisedPictu
 
 def built(experiment: Experiment, cache: Cache, weights: dict[str, Tensor]) -> PictureJudge:
     """The judge that has these weights."""
-    tokens = cache.text(experiment.text.encoder)["tokens"]
-    judge = _untrained(experiment, cache, tokens.shape[2])
+    judge = _untrained(experiment, cache, cache.text_rows(experiment.text.encoder).shape("tokens")[2])
     judge.load_state_dict(weights)
     return judge.eval()
 

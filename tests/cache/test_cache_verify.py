@@ -21,6 +21,7 @@ from probe_lab.cache import Cache, Problem, verify, write_scores
 from probe_lab.cache.files import sha256_of
 from probe_lab.cache.layout import Sidecar
 from probe_lab.cache.tensors import OpenFile
+from probe_lab.cache.text_table import write_text
 from probe_lab.errors import CacheError, ScoreError
 
 SHARD = "shards/00001.safetensors"
@@ -312,9 +313,9 @@ def test_fewer_rows_than_samples(world: World) -> None:
 
 
 def test_text_with_other_rows(world: World) -> None:
-    save_file({"embedding": torch.ones(5, 2)}, world.folder / "text" / "clip.safetensors")
+    write_text(world.folder, "clip", {"embedding": torch.ones(5, 2)}, prompts=5)
     messages = [problem.message for problem in verify(world.folder)]
-    assert any(message.startswith("embedding has the shape (5, 2) for 6 prompts") for message in messages)
+    assert any("embedding has the shape (5, 2) where 6 rows belong" in message for message in messages)
 
 
 def test_manifest_is_what_the_rest_is_compared_with(world: World) -> None:

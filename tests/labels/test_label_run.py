@@ -14,8 +14,8 @@ from PIL import Image
 
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, describe, verify, write_scores
-from probe_lab.cache.layout import captions_path, labels_path
-from probe_lab.capture.text_embeddings import encode_prompts
+from probe_lab.cache.layout import captions_path, labels_path, text_path
+from probe_lab.capture.text_embeddings import encode_prompts, stored_text
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.data.splits import splits_of
 from probe_lab.errors import CacheError, ConfigError, ScoreError
@@ -25,6 +25,7 @@ from probe_lab.generation.generate import is_complete
 from probe_lab.generation.prompts import sample_table
 from probe_lab.labels import label_run as module
 from probe_lab.previews.decoding import pictures
+from probe_lab.progress import OnProgress
 from probe_lab.runs.identity import cell_name
 
 NAMES = ("shapes_reward", "shapes_binding")
@@ -41,9 +42,15 @@ def made(scored_smoke: Callable[..., Experiment]) -> Experiment:
 
 
 def label(
-    experiment: Experiment, progress: list[int] | None = None, *, overwrite: bool = False, stop: int = 10**9
+    experiment: Experiment,
+    progress: list[int] | None = None,
+    *,
+    overwrite: bool = False,
+    stop: int = 10**9,
+    during: str = "labels",
 ) -> list[str]:
-    """The lines of ``make_labels``; KeyboardInterrupt once so many pictures are scored."""
+    """The lines of ``make_labels``; KeyboardInterrupt once so many pictures are scored, or whatever is done ``during``
+    another part."""
 
     def update(done: int, total: int) -> None:
         if progress is not None:
@@ -51,7 +58,10 @@ def label(
         if done >= stop:
             raise KeyboardInterrupt
 
-    return list(module.make_labels(experiment, overwrite=overwrite, watching=lambda what, unit: nullcontext(update)))
+    def watching(what: str, unit: str) -> nullcontext[OnProgress]:
+        return nullcontext(update if what == during else lambda done, total: None)
+
+    return list(module.make_labels(experiment, overwrite=overwrite, watching=watching))
 
 
 def with_labels(experiment: Experiment, **keys: object) -> Experiment:
@@ -112,6 +122,34 @@ def test_captions_are_encoded_as_prompts_are(made: Experiment) -> None:
     torch.testing.assert_close(text["tokens"][1:2], encoded["tokens"])
     torch.testing.assert_close(text["embedding"][1:2], encoded["embedding"])
     assert torch.equal(text["token_mask"][1:2], encoded["token_mask"])
+
+
+def test_the_text_of_captions_is_encoded_in_blocks_and_continued(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = text_path(experiment.cache_folder, "backbone", of_labels=True)
+    encoded: list[int] = []
+
+    def counted(pipe: object, sampling: object, texts: list[str], **options: int) -> dict[str, torch.Tensor]:
+        encoded.append(len(texts))
+        return stored_text(pipe, sampling, texts, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("probe_lab.labels.caption_text.stored_text", counted)
+    monkeypatch.setattr("probe_lab.cache.text_blocks._AT_ONCE", 4)
+    path.unlink()
+    label(experiment)
+    whole, blocks = path.read_bytes(), encoded.copy()
+    assert max(blocks) == 4
+    assert sum(blocks) <= len(Cache(experiment.cache_folder).labels.captions.query("caption > 0"))
+    path.unlink()
+    encoded.clear()
+    with pytest.raises(KeyboardInterrupt):
+        label(experiment, stop=10, during="text of captions")
+    assert 0 < len(encoded) < len(blocks)
+    assert verify(experiment.cache_folder) == []
+    label(experiment)
+    assert encoded == blocks
+    assert path.read_bytes() == whole
 
 
 def test_text_of_an_evaluator_is_as_long_as_that_of_the_prompts(experiment: Experiment) -> None:

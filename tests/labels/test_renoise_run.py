@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from rich.console import Console
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, describe, verify
 from probe_lab.cache.layout import renoised_folder, renoised_path
+from probe_lab.cache.overwriting import OVERWRITE
 from probe_lab.cache.renoised import RenoisedShard, write_renoised
 from probe_lab.config import Backbone, CaptureConfig, Experiment, Prompts, Sampling, load_experiment
 from probe_lab.config.labels import LabelsConfig
@@ -30,6 +33,8 @@ from probe_lab.generation.measured_plan import Plan
 from probe_lab.labels.label_plan import LabelPlan, label_plan, label_table
 from probe_lab.labels.label_run import make_labels
 from probe_lab.labels.renoising import noise_of, renoised_x0
+from probe_lab.sweep.score_files import files_of_score
+from probe_lab.verbs import score_images
 
 SMALL = [
     "evaluators=[shapes_reward]",
@@ -64,7 +69,7 @@ def label(experiment: Experiment, *, stop: float = 2.0) -> str:
 
         return nullcontext(update)
 
-    return list(make_labels(experiment, overwrite=False, watching=watching))[-1]  # type: ignore[arg-type]
+    return list(make_labels(experiment, watching=watching))[-1]  # type: ignore[arg-type]
 
 
 def files_of(experiment: Experiment) -> dict[str, bytes]:
@@ -207,6 +212,46 @@ def test_an_interrupted_call_is_continued_to_the_same_bytes(experiment: Experime
     assert any("not noised again" in each.message for each in verify(experiment.cache_folder))
     assert ": made (" in label(replace(experiment, workers=2))
     assert files_of(experiment) == before
+
+
+def test_an_overwriting_that_is_interrupted_again_and_again_ends(experiment: Experiment) -> None:
+    folder = experiment.cache_folder
+    score_images(experiment)  # with the previews that the sweep reads
+    places = files_of_score(experiment)
+    made = [path for part in ("scores", "previews", "labels") for path in folder.rglob(f"{part}/**/*.*")]
+    assert sorted(places) == sorted(path for path in made if path.name != "captions.parquet")
+    before = {path: path.read_bytes() for path in places}
+    for path in places:
+        os.utime(path, (0, 0))
+    remade: dict[Path, int] = {}
+
+    def watching(what: str, unit: str) -> nullcontext[object]:
+        def update(done: int, total: int) -> None:
+            if len(remade) + 2 < len(made_again(places)) < len(places):
+                raise KeyboardInterrupt
+
+        return nullcontext(update)
+
+    for interruption in range(len(places)):
+        try:
+            score_images(experiment, overwrite=interruption != 1, watching=watching)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            now = made_again(places)
+            assert len(now) > len(remade)
+            assert remade.items() <= now.items()
+            remade = now
+        else:
+            break
+    assert interruption > 1
+    assert remade.items() <= made_again(places).items()
+    assert len(made_again(places)) == len(places)
+    assert {path: path.read_bytes() for path in places} == before
+    assert not (folder / OVERWRITE).exists()
+
+
+def made_again(places: list[Path]) -> dict[Path, int]:
+    """When those were written that are not as old as time."""
+    return {path: time for path in places if (time := path.stat().st_mtime_ns)}
 
 
 def test_other_settings_make_other_pictures(experiment: Experiment) -> None:
