@@ -21,7 +21,7 @@ from probe_lab.report.analysis.load import load_results
 from probe_lab.report.analysis.reads import Reads
 from probe_lab.report.layout.material import Material
 from probe_lab.report.layout.style import drawing
-from probe_lab.report.sections import guide
+from probe_lab.report.sections import guide, tap_choice
 from probe_lab.runs.table import write_results
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ def _per_prompt(table: pd.DataFrame) -> pd.Series[float]:
 
 def test_values_and_differences_are_paired_over_prompts_and_seeds(simulated: Any) -> None:
     material = _material(simulated)
-    found = guide.guides(material)["shapes_reward"]
+    found = tap_choice.guides(material)["shapes_reward"]
     assert found.prompts == 12
     scores = {}
     for candidate in found.candidates:
@@ -64,7 +64,7 @@ def test_values_and_differences_are_paired_over_prompts_and_seeds(simulated: Any
 
 
 def test_the_pick_is_the_cheapest_as_good_and_cost_is_steps_then_bytes(simulated: Any) -> None:
-    found = guide.guides(_material(simulated))["shapes_reward"]
+    found = tap_choice.guides(_material(simulated))["shapes_reward"]
     keys = [(c.cost.calls, c.cost.size) for c in found.candidates]
     assert keys == sorted(keys)
     assert len(found.candidates) == len(simulated.world.steps) * len(simulated.world.taps)
@@ -83,7 +83,7 @@ def test_what_a_lookahead_and_a_preview_take_is_part_of_cost_and_name(
     write_scalars(runs_copy, f"cnn-5-{up.replace('/', '_')}-listwise+infonce-", ["lookahead:shapes_reward"])
     write_scalars(runs_copy, f"cnn-5-{up.replace('/', '_')}-mse-", ["preview:shapes_reward", "preview:shapes_binding"])
     material = _material(simulated, runs_copy)
-    found = guide.guides(material)["shapes_reward"]
+    found = tap_choice.guides(material)["shapes_reward"]
     assert len(found.candidates) == 14  # two more: what they read tells them apart
     at_five = {c.reads.text(): c.cost for c in found.candidates if c.variant.step == 5}
     alone = [text for text in at_five if " of the " not in text]
@@ -116,17 +116,17 @@ def test_the_lookahead_as_a_tap_is_one_more_call_without_a_decode() -> None:
 
 def test_what_may_be_chance_is_not_recommended(simulated: Any) -> None:
     material = _material(simulated)
-    chosen = guide.candidates_of(material.results, "shapes_reward")[:3]
+    chosen = tap_choice.candidates_of(material.results, "shapes_reward")[:3]
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(40, 3)) * 0.3
     noise -= noise.mean(axis=0)
-    weak = guide._guide(material, chosen, _values(noise + np.array([0.0, 0.02, 0.01])), [1] * len(chosen))
+    weak = tap_choice.decided(material, chosen, _values(noise + np.array([0.0, 0.02, 0.01])), [1] * len(chosen))
     assert not any(candidate.as_good for candidate in weak.candidates)
     assert weak.pick is None
     lead = guide._lead(material, "shapes_reward", weak)
     assert "validation cannot tell which tap to use" in lead
     assert "no candidate is known to rank better than chance" in lead
-    strong = guide._guide(material, chosen, _values(noise + np.array([0.0, 0.5, 0.5])), [1] * len(chosen))
+    strong = tap_choice.decided(material, chosen, _values(noise + np.array([0.0, 0.5, 0.5])), [1] * len(chosen))
     assert not next(c for c in strong.candidates if c.variant == chosen[0]).as_good
     assert strong.pick is not None
     assert strong.pick.as_good
@@ -140,10 +140,12 @@ def _values(of_prompts: Array) -> list[Array]:
 def test_the_luckiest_of_many_at_chance_is_not_recommended(simulated: Any) -> None:
     """Each has one chance in forty to look better than chance; that one of ten does is no news."""
     material = _material(simulated)
-    chosen = guide.candidates_of(material.results, "shapes_reward")[:10]
+    chosen = tap_choice.candidates_of(material.results, "shapes_reward")[:10]
     rng, lucky, named = np.random.default_rng(1), 0, 0
     for _ in range(40):
-        found = guide._guide(material, chosen, _values(0.3 * rng.normal(size=(30, len(chosen)))), [1] * len(chosen))
+        found = tap_choice.decided(
+            material, chosen, _values(0.3 * rng.normal(size=(30, len(chosen)))), [1] * len(chosen)
+        )
         lucky += any(candidate.validation.lower > 0 for candidate in found.candidates)
         named += found.pick is not None
     assert lucky > 5
@@ -153,41 +155,44 @@ def test_the_luckiest_of_many_at_chance_is_not_recommended(simulated: Any) -> No
 def test_the_luckiest_of_many_trainings_at_a_place_is_not_recommended(simulated: Any) -> None:
     """Its p says nothing where it is the best of twelve."""
     material = _material(simulated)
-    chosen = guide.candidates_of(material.results, "shapes_reward")[:3]
+    chosen = tap_choice.candidates_of(material.results, "shapes_reward")[:3]
     rng, named, blindly = np.random.default_rng(2), 0, 0
     for _ in range(60):
         noise = 0.3 * rng.normal(size=(12, 30, len(chosen)))
         best = np.take_along_axis(noise, noise.mean(axis=1, keepdims=True).argmax(axis=0, keepdims=True), 0)[0]
-        named += guide._guide(material, chosen, _values(best), [12] * len(chosen)).pick is not None
-        blindly += guide._guide(material, chosen, _values(best), [1] * len(chosen)).pick is not None
+        named += tap_choice.decided(material, chosen, _values(best), [12] * len(chosen)).pick is not None
+        blindly += tap_choice.decided(material, chosen, _values(best), [1] * len(chosen)).pick is not None
     assert named <= 6
     assert blindly > 12
 
 
 def test_the_trainings_of_a_place_are_counted(simulated: Any) -> None:
     results = load_results(simulated.runs)
-    for variant in guide.candidates_of(results, "shapes_reward"):
-        others = guide.trained_at(results, variant, "shapes_reward")
+    for variant in tap_choice.candidates_of(results, "shapes_reward"):
+        others = tap_choice.trained_at(results, variant, "shapes_reward")
         assert variant in others
         assert {(other.step, other.taps) for other in others} == {(variant.step, variant.taps)}
-    assert len(guide.trained_at(results, variant, "nobody")) == 0
+    assert len(tap_choice.trained_at(results, variant, "nobody")) == 0
 
 
 def test_nothing_below_chance_is_recommended(simulated: Any) -> None:
     material = _material(simulated)
-    chosen = guide.candidates_of(material.results, "shapes_reward")[:2]
+    chosen = tap_choice.candidates_of(material.results, "shapes_reward")[:2]
     noise = 0.1 * np.random.default_rng(0).normal(size=(30, 2))
-    assert guide._guide(material, chosen, _values(noise - 0.2), [1] * len(chosen)).pick is None
+    assert tap_choice.decided(material, chosen, _values(noise - 0.2), [1] * len(chosen)).pick is None
 
 
 def test_a_selection_is_priced_to_its_end() -> None:
     """A call more for every candidate against a call less for those that are finished."""
-    five = guide.SelectionCalls(5, 1, 25)
+    five = tap_choice.SelectionCalls(5, 1, 25)
     assert five.calls(5, 0) == 5 * 5 + 20
     assert five.calls(5, 1) == 5 * 6 + 20
     assert five.calls(6, 0) < five.calls(5, 1)  # though both have six calls for every seed
-    assert guide.SelectionCalls(4, 4, 25).calls(3, 0) == guide.SelectionCalls(4, 4, 25).calls(8, 0) == 100
-    costs = [guide.CandidateCost(6, 0, 9, 9, five.calls(6, 0)), guide.CandidateCost(6, 1, 1, 1, five.calls(5, 1))]
+    assert tap_choice.SelectionCalls(4, 4, 25).calls(3, 0) == tap_choice.SelectionCalls(4, 4, 25).calls(8, 0) == 100
+    costs = [
+        tap_choice.CandidateCost(6, 0, 9, 9, five.calls(6, 0)),
+        tap_choice.CandidateCost(6, 1, 1, 1, five.calls(5, 1)),
+    ]
     assert min(costs, key=lambda cost: cost.key) is costs[0]
 
 
@@ -201,23 +206,23 @@ def test_every_place_is_represented_by_its_best_validated_training(
     tap = "up_blocks.1.attentions.0/attention"
     edit_metrics(runs_copy, f"cnn-5-{tap.replace('/', '_')}-mse", "val", raise_it)
     results = load_results(runs_copy)
-    losses = {(v.step, v.taps): v.loss for v in guide.candidates_of(results, "shapes_reward")}
+    losses = {(v.step, v.taps): v.loss for v in tap_choice.candidates_of(results, "shapes_reward")}
     assert losses[5, tap] == "mse"
     assert losses[8, tap] == "listwise"
 
 
 def test_test_numbers_play_no_part(simulated: Any, runs_copy: Path) -> None:
-    before = guide.guides(_material(simulated))["shapes_reward"]
+    before = tap_choice.guides(_material(simulated))["shapes_reward"]
     table = pd.read_parquet(runs_copy / "results.parquet")
     table["estimate"] = -table["estimate"]
     write_results(runs_copy, table)
-    after = guide.guides(_material(simulated, runs_copy))["shapes_reward"]
+    after = tap_choice.guides(_material(simulated, runs_copy))["shapes_reward"]
     assert (after.pick, after.best) == (before.pick, before.best)
 
 
 def test_section_answers_in_one_sentence_and_tables(simulated: Any) -> None:
     material = _material(simulated)
-    found = guide.guides(material)
+    found = tap_choice.guides(material)
     with drawing():
         section = guide.section(material)
     pick = found["shapes_reward"].pick
@@ -250,10 +255,10 @@ def test_parameters_leave_statistics_out(tmp_path: Path) -> None:
     path = tmp_path / "probe.safetensors"
     names = {"head.weight": 6, "encoder.standardise.0.mean": 4, "encoder.out.bias": 2, "target_mean": 3}
     save_file({name: torch.zeros(size) for name, size in names.items()}, path)
-    assert guide.parameters(path) == 8
-    assert guide.parameters(tmp_path / "none") is None
+    assert tap_choice.parameters(path) == 8
+    assert tap_choice.parameters(tmp_path / "none") is None
     path.write_bytes(b"broken")
-    assert guide.parameters(path) is None
+    assert tap_choice.parameters(path) is None
 
 
 def test_an_evaluator_without_validation_is_named(simulated: Any) -> None:
