@@ -151,14 +151,16 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def lock(handle: int) -> None:
-    """Wait until no other process has the open file locked, and lock it until it is closed."""
+def lock(handle: int) -> bool:
+    """Wait until no other process has the open file locked, and lock it until it is closed; whether there are locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
         # Some cluster file systems have no locks; there the processes rely on having different shards.
         if error.errno not in _NO_LOCKS:
             raise
+        return False
+    return True
 
 
 def require_space(folder: Path | str, size: int) -> None:

@@ -117,7 +117,7 @@ class _Partial:
 
     def __enter__(self) -> _Partial:
         with disk_errors(self._partial):
-            self._file = _locked(self._partial)
+            self._file, self._partial = _opened(self._partial)
         self._take_over()
         return self
 
@@ -126,9 +126,13 @@ class _Partial:
     ) -> None:
         try:
             if not self._ended:
-                self._save() if self._header else self.discard()
+                self._save() if self._header and self._is_kept else self.discard()
         finally:
             os.close(self._file)
+
+    @property
+    def _is_kept(self) -> bool:
+        return self._partial == self._path.with_suffix(".partial")
 
     def add(self, block: TextBlock, tensors: Mapping[str, Tensor]) -> None:
         """Enter the next block."""
@@ -245,20 +249,26 @@ def as_long(name: str, tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return F.pad(tensor, (0, 0, 0, missing) if tensor.dim() == 3 else (0, missing))
 
 
-def _locked(path: Path) -> int:
-    """The open file at ``path``, empty where there was none, once no other process writes it."""
+def _opened(path: Path) -> tuple[int, Path]:
+    """The open file at ``path``, empty where there was none, once no other process writes it. On a file system without
+    locks it is one of this process's own, which nobody continues."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        locked = True
         try:
-            lock(file)
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                return file
+            locked = lock(file)
+            if locked and os.path.samestat(os.fstat(file), os.stat(path)):
+                return file, path
         except FileNotFoundError:  # the process that was waited for has finished it
             pass
         except BaseException:
             os.close(file)
             raise
         os.close(file)
+        if not locked:
+            path.unlink(missing_ok=True)
+            path = temporary_path(path)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
 
 
 def _write(file: int, data: bytes | memoryview, start: int) -> None:

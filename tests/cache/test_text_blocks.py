@@ -127,6 +127,23 @@ def test_what_other_settings_or_nobody_began_is_not_continued(world: World, whol
     assert not text_path(world.folder, "t5").with_suffix(".partial").exists()
 
 
+def test_without_locks_each_process_has_a_file_of_its_own(
+    world: World, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "lock", lambda file: False)
+
+    def meanwhile(texts: list[str]) -> dict[str, Tensor]:
+        if texts == ["4", "5"]:
+            assert completed(world.folder)  # by another process
+        return encode(texts)
+
+    assert completed(world.folder, meanwhile)
+    assert text_path(world.folder, "t5").read_bytes() == whole
+    with pytest.raises(KeyboardInterrupt):
+        completed(world.folder, Stopping(2, interrupt), version="2")
+    assert sorted(path.name for path in (world.folder / "text").iterdir()) == ["clip.safetensors", "t5.safetensors"]
+
+
 def test_rows_may_share_a_text(world: World) -> None:
     shared: TextBlock = rows_of(["0", "1", "0", "1", "1", "3"])
     assert dict(shared) == {"0": [0, 2], "1": [1, 3, 4], "3": [5]}
