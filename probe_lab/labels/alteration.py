@@ -13,7 +13,7 @@ from probe_lab.errors import ConfigError
 from probe_lab.labels import grammar, words
 from probe_lab.shapes.captions import parse_caption
 
-MADE_BY = "3"
+MADE_BY = "4"
 """Raised whenever the same prompt may get other captions."""
 PROMPT = "prompt"
 """The edit of a caption that is another prompt."""
@@ -36,7 +36,7 @@ class Altered:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What no altered caption may say: ``meanings`` of prompts that are kept for validation and test, or excluded.
+    """What no altered caption may say: ``meanings`` of prompts that are kept for validation and test.
 
     Nor may a text that is no training prompt be one that would itself be held out by the ``fractions`` of the splits,
     so that it is no held-out prompt of another cache either. This says nothing about prompts with image ids, COCO's for

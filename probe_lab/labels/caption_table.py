@@ -12,7 +12,6 @@ from probe_lab.config import Experiment
 from probe_lab.data.canonical import meaning
 from probe_lab.data.splits import splits_of
 from probe_lab.errors import CacheError, ConfigError
-from probe_lab.generation.prompts import excluded_meanings
 from probe_lab.labels.alteration import MADE_BY, Alteration, HeldOut, alter
 
 
@@ -30,7 +29,7 @@ def stored_captions(experiment: Experiment, cache: Cache) -> tuple[Captions, boo
             f"the cache {cache.folder} has no training prompts to label (data.split: {experiment.data.split}): raise "
             "data.split.train"
         )
-    held_out = {meaning(prompt) for prompt in prompts["prompt"][~trained]} | excluded_meanings(experiment.prompts)
+    held_out = {meaning(prompt) for prompt in prompts["prompt"][~trained]}
     settings = _settings(experiment, held_out)
     try:
         stored = read_captions(cache.folder, cache.identity)

@@ -103,5 +103,6 @@ EDITS: Mapping[str, SceneEdit] = {
     "pair": _pair,
 }
 
-DRAWN = (*EDITS, "pair", "pair")
-"""Edits as they are drawn: pairs thrice as often, since how two things lie is what is learnt last."""
+DRAWN = (*EDITS, *("pair",) * 4, "single")
+"""Edits as they are drawn. Short captions are drawn more often: what one object looks like has to be learnt before
+anything else can be, and how two of them lie is what is learnt last."""

@@ -113,20 +113,21 @@ def test_what_cannot_be_edited_is_left() -> None:
 def test_an_edit_that_changes_nothing_is_not_named() -> None:
     """Nor does it change which captions are drawn: the texts are those of before."""
     alone, alike = "a red circle", "a red circle above a red cross"
-    captions = alter([alone, alike], 40, "grammar", NOTHING, seed=0)
+    captions = alter([alone, alike], 80, "grammar", NOTHING, seed=0)
     edits = {caption.edit for caption in captions[alone]}
     assert {"colour", "shape", "add", "add+single"} <= edits
     assert all(edit.startswith("add") for edit in edits if "single" in edit)  # of one object alone it changes nothing
     assert not any(caption.edit.startswith("rebind") for caption in captions[alike])
     texts = "\n".join(caption.text for altered in captions.values() for caption in altered)
-    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "7d78af0fdd457dac"
+    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "aac8f3c4659a7d50"
 
 
-def test_pairs_are_drawn_thrice_as_often() -> None:
+def test_short_captions_are_drawn_more_often() -> None:
     prompts = [text for text in itertools.islice(sample_captions(0), 2000) if len(parse_caption(text).objects) == 3]
     drawn = Counter(altered[0].edit for altered in alter(prompts, 1, "grammar", NOTHING, seed=0).values())
-    others = [drawn[edit] for edit in ("shape", "link", "swap", "drop", "single")]
-    assert drawn["pair"] == pytest.approx(3 * np.mean(others), rel=0.2)
+    others = np.mean([drawn[edit] for edit in ("shape", "link", "swap", "drop")])
+    assert drawn["pair"] > 4 * others
+    assert drawn["single"] > 1.5 * others
 
 
 def test_words_are_content_words_of_the_vocabulary() -> None:
