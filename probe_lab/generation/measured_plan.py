@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
 from probe_lab.fitting import TapLines
 from probe_lab.generation.fill import Png, capture_of, draw
-from probe_lab.generation.sampling import ROWS
+from probe_lab.generation.sampling import ROWS, sample_tensors
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -78,8 +79,8 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataF
     sampling = experiment.sampling
     # On the CPU, time goes with the rows: few tell it as well. A GPU's goes with the batches.
     batch = samples.iloc[: min(sampling.batch_size, ROWS) if sampling.on_cpu else sampling.batch_size]
-    with capture_of(experiment, pipe) as capture:
-        _warm_up(experiment, pipe, batch.iloc[:1])
+    with capture_of(experiment, pipe) as capture, _refusals_told(pipe):
+        sample_tensors(sampling, pipe, batch.iloc[:1], last=1)  # first calls allocate and choose kernels
         began = time.perf_counter()
         drawn = draw(experiment, pipe, batch)
         seconds = time.perf_counter() - began
@@ -120,10 +121,11 @@ def _text_bytes(experiment: Experiment, pipe: DiffusionPipeline, prompt: str) ->
     return sum(tensor.nbytes for tensor in text.values())
 
 
-def _warm_up(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame) -> None:
-    """First calls allocate and choose kernels; here a pipeline also says what it does not take."""
+@contextmanager
+def _refusals_told(pipe: DiffusionPipeline) -> Iterator[None]:
+    """A pipeline says in a call what it does not take: raised as CaptureError."""
     try:
-        draw(experiment, pipe, samples)
+        yield
     except (ValueError, AssertionError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CaptureError(
