@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import copy
+import functools
 import math
 import re
 import warnings
@@ -16,6 +18,7 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from fontTools import subset
+from fontTools.subset import load_font
 from fontTools.ttLib import TTFont
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -44,7 +47,7 @@ DASH = "–"
 
 _STYLE_FILE = Path(__file__).with_name("probe_lab.mplstyle")
 _DPI = 200
-_SHAPING = {"GSUB", "GPOS", "GDEF", "MATH"}
+_SHAPING = {"GSUB", "GPOS", "GDEF", "MATH", "kern"}
 """Tables of a font."""
 
 _EVALUATORS = {
@@ -115,7 +118,7 @@ def save_figure(figure: Figure, folder: Path, name: str, *, photographic: bool) 
     figure.set_layout_engine("none")  # what was laid out once stays so
     # Fonts of other scripts often have PostScript outlines, which a PDF takes as drawings (Type 3) only.
     kind = 3 if needs_others(texts_of(figure)) else mpl.rcParams["pdf.fonttype"]
-    with mpl.rc_context({"pdf.fonttype": kind}), _fonts_without_shaping():
+    with mpl.rc_context({"pdf.fonttype": kind}), _fonts_read_once():
         FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
     if not photographic:
         image = image.quantize(256, dither=Image.Dither.NONE)
@@ -124,22 +127,35 @@ def save_figure(figure: Figure, folder: Path, name: str, *, photographic: bool) 
 
 
 @contextlib.contextmanager
-def _fonts_without_shaping() -> Iterator[None]:
-    """A PDF places every glyph by itself and reads no table that says how glyphs combine; to cut such tables down to a
-    figure's characters takes three quarters of the time of a font."""
-    load = subset.load_font
+def _fonts_read_once() -> Iterator[None]:
+    """Matplotlib cuts each font down to a figure's characters, from the file; here, from what was read of it before."""
 
-    def load_without(*arguments: Any, **settings: Any) -> TTFont:
-        font = load(*arguments, **settings)
-        for table in _SHAPING & {*font.keys()}:
-            del font[table]
-        return font
+    def load(file: str, options: subset.Options) -> TTFont:
+        font = _font(str(file), options.font_number)
+        fresh = copy.copy(font)
+        fresh.tables = {tag: copy.copy(table) for tag, table in font.tables.items()}
+        fresh["cmap"].tables = [copy.copy(table) for table in font["cmap"].tables]
+        return fresh
 
-    subset.load_font = load_without
+    subset.load_font = load
     try:
         yield
     finally:
-        subset.load_font = load
+        subset.load_font = load_font
+
+
+@functools.lru_cache(maxsize=8)
+def _font(file: str, number: int) -> TTFont:
+    """With all tables in memory but those that say how glyphs combine: a PDF places every glyph by itself."""
+    options = subset.Options()
+    options.font_number = number
+    font = load_font(file, options)
+    for tag in _SHAPING & {*font.keys()}:
+        del font[tag]
+    font.ensureDecompiled(recurse=False)
+    for table in font["cmap"].tables:
+        table.ensureDecompiled()
+    return font
 
 
 def number_text(value: float, digits: int = 2, *, plus: bool = False) -> str:
