@@ -11,25 +11,17 @@ REWARDS_READY := $(VENV)/.rewards-ready
 demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 	$(BIN)/probe-lab demo
 
-# Four processes, two at a time, each with one thread: small models gain nothing from a second one. What starts workers,
-# clusters and servers has processes without the threads of other tests, as a user's command has. The longest come first,
-# so that both cores are busy to the end.
-TESTS_experiments := tests/test_experiments.py
-TESTS_starting := tests/engines tests/tracking tests/test_cli.py tests/selection tests/documents
-TESTS_sweeping := tests/shapes tests/report tests/sweep
-TESTS_rest := $(addprefix --ignore=,$(TESTS_experiments) $(TESTS_starting) $(TESTS_sweeping))
-SUITES := $(addprefix test-,rest starting sweeping experiments)
-TWO_AT_A_TIME := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
+SUITES := $(addprefix test-,starting rest sweeping experiments)
 
 test: setup  ## the whole test suite
-	+$(TWO_AT_A_TIME) $(SUITES)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/suites.py
 
 check: setup  ## tests and lint side by side: what every submission has to pass
-	+$(TWO_AT_A_TIME) $(SUITES) lint
+	+$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test lint
 
 .PHONY: $(SUITES)
-$(SUITES): test-%: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS_$*)
+$(SUITES): test-%: setup  # one part of the test suite
+	OMP_NUM_THREADS=1 $(BIN)/python tests/suites.py $*
 
 setup: $(READY)  ## prepare .venv
 

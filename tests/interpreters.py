@@ -92,8 +92,7 @@ class Popen(subprocess.Popen[str]):
                 files = {number: end if end != -1 else default for number, end, default in ends}
                 self.pid = _start(arguments[1:], files, environment, folder, session=True)
             self._child_created = True
-            for end in {read_in, write_out, write_err} - {-1}:
-                os.close(end)
+            self._close_pipe_fds(*settings[9:15])  # type: ignore[attr-defined]
 
 
 def run(arguments: Sequence[str | Path], **settings: Any) -> subprocess.CompletedProcess[str]:
