@@ -230,7 +230,7 @@ def test_version_is_the_packages() -> None:
 
 
 def test_the_module_starts_by_itself(tmp_path: Path) -> None:
-    """In a process that imports everything itself."""
+    """In a process that nothing was imported for, and that imports nothing heavy before it knows the experiment."""
     command = [sys.executable, "-m", "probe_lab", "generate", "nothing"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -25,6 +25,8 @@ def plan(
 
     Example: probe-lab plan paper/diffusion_probe_sdxl --tflops 300
     """
+    config = experiment_of(experiment, overrides)
+
     from probe_lab.evaluators.scorable import unscorable_note
     from probe_lab.generation.dry_plan import planned
     from probe_lab.generation.measured_plan import plan_table
@@ -32,7 +34,6 @@ def plan(
     from probe_lab.labels.label_plan import label_plan, label_table
     from probe_lab.previews.price import preview_note
 
-    config = experiment_of(experiment, overrides)
     images = planned(config, tflops)
     out.print(plan_table(images))
     if labels := label_plan(config, images, tflops):
@@ -52,9 +53,10 @@ def taps(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab taps quickstart_sd3
     """
+    config = experiment_of(experiment, overrides)
+
     from probe_lab.generation.tap_listing import computed_note, list_taps, taps_table
 
-    config = experiment_of(experiment, overrides)
     size = f"{config.sampling.height}×{config.sampling.width}"
     title = f"{config.backbone.label} at {size}, {config.cache.dtype}; kB per image and step"
     out.print(taps_table(list_taps(config), title, computed_note(config)))
@@ -65,10 +67,11 @@ def generate(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab generate quickstart capture.steps=[3,5]
     """
+    config = experiment_of(experiment, overrides)
+
     from probe_lab.generation.measured_plan import plan_table
     from probe_lab.verbs import generate_images
 
-    config = experiment_of(experiment, overrides)
     with progress("generate", "images") as update:
         generate_images(config, on_progress=update, on_plan=lambda plan: out.print(plan_table(plan)), on_note=out.print)
     out.print(f"images and tensors: {config.cache_folder}")

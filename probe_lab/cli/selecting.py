@@ -80,11 +80,12 @@ def tradeoff(
 
     Example: probe-lab tradeoff quickstart tradeoff.prompts=20 tradeoff.candidates=[2,8] tradeoff.timed=[8]
     """
+    config = experiment_of(experiment, overrides)
+
     from probe_lab.generation.measured_plan import plan_table
     from probe_lab.tradeoff.measure import measure
     from probe_lab.tradeoff.terminal_summary import lines_of, rows_table
 
-    config = experiment_of(experiment, overrides)
     made = measure(config, probe, watching=progress, announce=lambda plan: out.print(plan_table(plan)))
     out.print(rows_table(made))
     for line in lines_of(made):

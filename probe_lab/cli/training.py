@@ -16,10 +16,11 @@ def train(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
     Example: probe-lab train quickstart probe.step=3 probe.loss=mse
     """
+    config = experiment_of(experiment, overrides)
+
     from probe_lab.compare import comparison_table
     from probe_lab.verbs import train_probe
 
-    config = experiment_of(experiment, overrides)
     out.print(comparison_table(config.runs_folder, cells=[train_probe(config).name]))
 
 
@@ -50,11 +51,12 @@ def sweep(
 
     Example: probe-lab sweep quickstart sweep.select='step in [5, 8] and loss != "mse"' --dry-run
     """
+    config = experiment_of(experiment, overrides)
+
     from probe_lab.sweep import run_sweep
     from probe_lab.sweep.plan import plan_sweep
     from probe_lab.sweep.plan_table import plan_listing
 
-    config = experiment_of(experiment, overrides)
     if dry_run:
         out.print(plan_listing(plan_sweep(config)))
         return
