@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import interpreters
 import psutil
 import pytest
 import ray
@@ -95,7 +96,7 @@ def test_after_ctrl_c_nothing_is_left_and_any_engine_continues(tmp_path: Path) -
     before = ray_folders()
     overrides = [
         f"cache.root={tmp_path}", "engine.name=ray", "engine.cpus=0.5",
-        "prompts.count=80", "prompts.seeds=2", "cache.shard_size=4", "sampling.steps=4",
+        "prompts.count=48", "prompts.seeds=2", "cache.shard_size=4", "sampling.steps=4",
         "sampling.height=32", "sampling.width=32",
     ]  # fmt: skip
     program = (
@@ -104,25 +105,25 @@ def test_after_ctrl_c_nothing_is_left_and_any_engine_continues(tmp_path: Path) -
         "from probe_lab.cli import main\n"
         "main()"
     )
-    command = [sys.executable, "-c", program, "generate", "smoke", *overrides]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    command = ["-c", program, "generate", "smoke", *overrides]
+    running = interpreters.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     cache = tmp_path / "smoke"
     deadline = time.monotonic() + PATIENCE
     while not list(cache.glob("shards/*.json")):
-        assert running.poll() is None, running.stderr and running.stderr.read().decode()
+        assert running.poll() is None, running.stderr and running.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.2)
     processes = psutil.Process(running.pid).children(recursive=True)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does it
     _, errors = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 130, errors.decode()
-    assert b"the same command continues where it stopped" in errors
-    assert b"Traceback" not in errors
+    assert running.returncode == 130, errors
+    assert "the same command continues where it stopped" in errors
+    assert "Traceback" not in errors
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
     assert alive == []
     assert ray_folders() == before
     assert list(tmp_path.rglob(".shared-*")) == []
-    assert 0 < len(Cache(cache).shards) < 40
+    assert 0 < len(Cache(cache).shards) < 24
     rest = load_experiment("smoke", [each for each in overrides if not each.startswith("engine")])
     generate(rest, lambda done, total: None, lambda plan: None)
     assert verify(cache) == []

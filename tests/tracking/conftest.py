@@ -34,7 +34,7 @@ def experiment(tmp_path: Path, database: Path, request: pytest.FixtureRequest) -
     return experiment_in(tmp_path, f"sqlite:///{database}", request.node.name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A real MLflow server: its address, and the folder where its artifacts lie."""
     with mlflow_server(tmp_path_factory.mktemp("server")) as found:

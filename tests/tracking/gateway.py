@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -18,6 +16,8 @@ from types import TracebackType
 from typing import Literal
 from urllib.parse import urlsplit
 
+import interpreters
+
 Mode = Literal["pass", "fail", "forget", "hang"]
 
 
@@ -27,7 +27,7 @@ def mlflow_server(folder: Path) -> Iterator[tuple[str, Path]]:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
         "--workers", "1",
         "--backend-store-uri", f"sqlite:///{folder}/server.db",
         "--serve-artifacts",
@@ -35,7 +35,7 @@ def mlflow_server(folder: Path) -> Iterator[tuple[str, Path]]:
     ]  # fmt: skip
     with (folder / "server.log").open("w") as log:
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes for its assistants
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env=environment)
+        server = interpreters.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
         try:
             _wait_for(f"{address}/health", folder / "server.log")
             yield address, folder / "artifacts"
