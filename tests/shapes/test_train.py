@@ -115,5 +115,5 @@ def test_the_velocity_loss_of_the_flow_is_what_the_scheduler_undoes() -> None:
 def test_the_vae_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     _, pictures = picture_pool(32, seed=2, workers=1)
     losses: list[float] = []
-    train_vae(pictures, steps=25, batch_size=8, learning_rate=2e-3, seed=0, log=lambda step, loss: losses.append(loss))
+    train_vae(pictures, steps=25, batch_size=2, learning_rate=2e-3, seed=0, log=lambda step, loss: losses.append(loss))
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])

@@ -20,6 +20,7 @@ from PIL import Image
 from probe_lab.shapes.captions import Object, Scene, parse_caption, sample_captions, sample_scene
 from probe_lab.shapes.render import GROUND, Placed, draw, place
 from probe_lab.shapes.rewards import rewards
+from tools.tiny_models import contrastive
 from tools.tiny_models.clip_card import CLIP as SHIPPED
 from tools.tiny_models.clip_folder import model_config
 from tools.tiny_models.clip_measure import Judge, mistakes_caught, retrieved
@@ -116,8 +117,9 @@ def test_the_prompts_of_the_experiments_are_held_out() -> None:
         assert held_out() >= set(collect_prompts(Prompts(source="shapes", count=count, seeds=8), 0).prompts)
 
 
-def test_the_pool_does_not_depend_on_the_number_of_workers() -> None:
-    one, two = (contrast_pool(502, seed=5, workers=workers) for workers in (1, 2))
+def test_the_pool_does_not_depend_on_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive, "CHUNK", 20)
+    one, two = (contrast_pool(42, seed=5, workers=workers) for workers in (1, 2))
     assert one.captions == two.captions
     for name in ("pictures", "paired", "shown", "named"):
         assert torch.equal(getattr(one, name), getattr(two, name)), name

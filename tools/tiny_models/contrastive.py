@@ -21,6 +21,8 @@ from probe_lab.shapes.captions import COLOURS, MAX_OBJECTS, SHAPES, Object, Scen
 from probe_lab.shapes.render import SIZE, Placed, draw, place
 from tools.tiny_models.mistakes import any_mistake, describes, held_out, is_caption, make_mistake, wrong_caption
 
+CHUNK = 500
+"""Samples that one seed draws, in one process."""
 CROWDED = 80
 """Side of the picture in which five objects find a place quickly; it is shrunk to ``SIZE``."""
 
@@ -136,8 +138,7 @@ def _draw_all(job: tuple[int, int]) -> list[Contrast]:
 
 def contrast_pool(count: int, seed: int, workers: int) -> Pool:
     """``count`` samples; the same for any number of workers."""
-    chunk = 500
-    jobs = [(min(chunk, count - start), seed * 1_000_003 + start) for start in range(0, count, chunk)]
+    jobs = [(min(CHUNK, count - start), seed * 1_000_003 + start) for start in range(0, count, CHUNK)]
     captions, pictures = list[tuple[str, str]](), torch.empty(count, 2, 3, SIZE, SIZE, dtype=torch.uint8)
     paired, shown, named = torch.empty(count, dtype=torch.bool), *torch.empty(2, count, 2, dtype=torch.int64)
     numbers: dict[tuple[str, ...], int] = {}
