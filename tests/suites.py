@@ -17,6 +17,8 @@ from pathlib import Path
 
 import interpreters
 
+from probe_lab.processes import terminated_as_interrupt
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ["tests/test_experiments.py"]
 STARTING = ["tests/engines", "tests/tracking", "tests/test_cli.py", "tests/selection", "tests/documents"]
@@ -39,7 +41,7 @@ class Suite:
         self._output = folder / name
         with self._output.open("w") as output:
             self._process = interpreters.Popen(
-                ["-m", "pytest", *SUITES[name]],
+                ["-m", "pytest", "-W", "ignore:Module already imported", *SUITES[name]],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -81,5 +83,5 @@ def run_suites(names: Sequence[str], folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, terminated_as_interrupt():
         raise SystemExit(0 if run_suites(sys.argv[1:] or list(SUITES), Path(folder)) else 1)
