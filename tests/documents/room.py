@@ -29,14 +29,15 @@ SIZES: dict[str, Any] = {
     "tradeoff.rounds": 1,
     "workers": 1,
 }
-"""What is smaller in every experiment. Steps, taps and losses are as shipped, since pages name them."""
+"""What is smaller in every experiment, beside images. Steps, taps and losses are as shipped, since pages name them."""
 AXES = {"probe.step": (2, 4, 5, 8)}
 """Of these axes only these values, where there are any of them."""
 
 
-def make_room(folder: Path) -> Path:
-    """``folder`` with an ``experiments/`` of its own, of files that include no others."""
-    for path, text in _experiments().items():
+def make_room(folder: Path, pixels: int) -> Path:
+    """``folder`` with an ``experiments/`` of its own, of files that include no others; images have a width and height
+    of ``pixels``."""
+    for path, text in _experiments(pixels).items():
         own = folder / "experiments" / path
         own.parent.mkdir(parents=True, exist_ok=True)
         own.write_text(text, encoding="utf-8")
@@ -44,12 +45,13 @@ def make_room(folder: Path) -> Path:
 
 
 @functools.cache
-def _experiments() -> dict[Path, str]:
+def _experiments(pixels: int) -> dict[Path, str]:
     """Text of the experiments, by their path under ``experiments``."""
+    sizes = SIZES | {"sampling.height": pixels, "sampling.width": pixels}
     shipped, texts = ROOT / "experiments", {}
     for path in sorted(shipped.rglob("*.yaml")):
         content = functools.reduce(laid_over, (document.content for document in read_documents(path)), {})
-        texts[path.relative_to(shipped)] = yaml.safe_dump(_cut(content), sort_keys=False)
+        texts[path.relative_to(shipped)] = yaml.safe_dump(_cut(content, sizes), sort_keys=False)
     return texts
 
 
@@ -59,10 +61,10 @@ def copied(room: Path, folder: Path) -> Path:
     return folder
 
 
-def _cut(content: dict[str, Any]) -> dict[str, Any]:
+def _cut(content: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
     if content.get("prompts", {}).get("source") != "shapes":  # planned alone: what it says is of the whole
         return content
-    for key, value in SIZES.items():
+    for key, value in sizes.items():
         section, _, name = key.partition(".")
         if not name:
             content[key] = value

@@ -2,17 +2,18 @@
 
 Each page has a working folder of its own, in which commands and snippets find what those before them left. Its
 ``experiments/`` are the shipped ones, cut down to seconds. Where a page asks for `make demo` first, the folder has a
-finished quick-start; of the pages that fill the cache of `smoke`, one begins without it. What cannot run here stands
-below with the reason.
+finished quick-start; of the pages that fill the cache of `smoke`, one begins without it. Images have a quarter of their
+size where no snippet selects with a pipeline, which draws in its own. What cannot run here is below with the reason.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +81,18 @@ FILLS_FROM_NOTHING = "guide.md"
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what `make demo` leaves in caches and runs."""
-    return room_after(tmp_path_factory.mktemp("finished"), *(f"probe-lab {verb} quickstart" for verb in DEMO))
+    """A folder with what `make demo` leaves in caches and runs, of pictures as large as those of snippets."""
+    return room_after(tmp_path_factory.mktemp("finished"), 64, *(f"probe-lab {verb} quickstart" for verb in DEMO))
 
 
 @pytest.fixture(scope="session")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the cache of `smoke`."""
-    return room_after(tmp_path_factory.mktemp("filled"), FILLS)
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Folders with the cache of `smoke`, each made once, for images of so many pixels a side."""
+    return functools.cache(lambda pixels: room_after(tmp_path_factory.mktemp("filled"), pixels, FILLS))
 
 
-def room_after(folder: Path, *commands: str) -> Path:
-    make_room(folder)
+def room_after(folder: Path, pixels: int, *commands: str) -> Path:
+    make_room(folder, pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", "")
@@ -110,13 +111,13 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     else:  # a database takes ten seconds to make
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    room = tmp_path / "room"
+    room, pixels = tmp_path / "room", 64 if "ProbeSelect(" in page.read_text(encoding="utf-8") else 32
     if needs_demo(page):
         copied(request.getfixturevalue("finished"), room)
     elif page.name != FILLS_FROM_NOTHING and fills_smoke(page):
-        copied(request.getfixturevalue("filled"), room)
+        copied(request.getfixturevalue("filled")(pixels), room)
     else:
-        make_room(room)
+        make_room(room, pixels)
     if (page.parent / "model.safetensors").exists() or (page.parent / "open_clip_model.safetensors").exists():
         (room / page.parent.name).symlink_to(page.parent)  # a card speaks of the folder that it lies in
     monkeypatch.chdir(room)
