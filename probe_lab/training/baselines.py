@@ -13,8 +13,7 @@ from probe_lab.data import Batch, ProbeDataModule
 from probe_lab.data.scalar_table import stored_previews
 from probe_lab.errors import ProbeError
 from probe_lab.probes.inputs import Inputs
-from probe_lab.probes.probe import Probe
-from probe_lab.probes.prompt_ridge import Penalties, fit_pooled_ridge, fit_prompt_ridge
+from probe_lab.probes.prompt_ridge import fit_pooled_ridge, fit_prompt_ridge
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.fit_probe import calibrated, prepared, train_batches
 from probe_lab.training.fitted import Fitted, Fitting, Predictor
@@ -25,8 +24,7 @@ def by_ridge(fitting: Fitting) -> Fitted:
     """``linear`` and ``attention_entropy``: the probe of ``tuned_ridge``."""
     spec, within_prompt = fitting.spec(), fitting.experiment.probe.within_prompt
     judge = judge_weights(fitting.experiment, fitting.cache) if spec.judge else None
-    probe, penalties = tuned_ridge(spec, fitting.data, within_prompt=within_prompt, judge=judge)
-    return replace(Fitted.of(probe), penalties=penalties)
+    return tuned_ridge(spec, fitting.data, within_prompt=within_prompt, judge=judge)
 
 
 def tuned_ridge(
@@ -35,9 +33,8 @@ def tuned_ridge(
     *,
     within_prompt: bool = True,
     judge: Mapping[str, Tensor] | None = None,
-) -> tuple[Probe, list[Penalties]]:
-    """Ridge regression of an encoder's features on the training split, and the penalties that validation chose for each
-    evaluator.
+) -> Fitted:
+    """Ridge regression of an encoder's features on the training split, with penalties that validation chose.
 
     ``within_prompt``: for ranking the samples of a prompt, see ``fit_prompt_ridge``; else for all images alike, with
     the penalty of the smallest validation error. As after a ranking loss, predictions are calibrated on the validation
@@ -59,8 +56,7 @@ def tuned_ridge(
         spec.numbers,
     )
     probe.head.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})
-    calibrated(probe, data)
-    return probe, penalties
+    return replace(Fitted.of(probe), penalties=penalties, validated=calibrated(probe, data))
 
 
 def by_preview(fitting: Fitting) -> Predictor:

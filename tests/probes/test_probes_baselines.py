@@ -198,20 +198,24 @@ def test_the_closed_form_probe_is_the_calibrated_regression(planted: Cache, expe
     data = ProbeDataModule(
         planted, step=5, taps=list(taps), evaluators=["good", "other"], fractions=experiment.data.split
     )
-    probe, told = tuned_ridge(ProbeSpec("linear", taps, ("good", "other"), 5, 25), data)
+    fitted = tuned_ridge(ProbeSpec("linear", taps, ("good", "other"), 5, 25), data)
+    probe = fitted.probe
+    assert probe is not None
 
     def rows(split: int) -> Rows:
         batches = data.predict_dataloader()[split]
         return [(probe.encoder(Inputs.of(b)), probe.standardised(b.targets), b.group) for b in batches]
 
     weight, bias, expected = fit_prompt_ridge(lambda: rows(0), lambda: rows(1), 18, 2)
-    assert told == expected
+    assert fitted.penalties == expected
     torch.testing.assert_close((probe.head.weight.T, probe.head.bias), (weight.float(), bias.float()))
     x, y, _ = _joined(rows(1))
     for e in range(2):
         slope, shift = np.polyfit((x @ weight.numpy() + bias.numpy())[:, e], y[:, e], 1)
         assert (float(probe.target_slope[e]), float(probe.target_shift[e])) == pytest.approx((slope, shift), abs=1e-3)
-    torch.testing.assert_close(tuned_ridge(probe.spec, data)[0].head.weight, probe.head.weight)
+    again = tuned_ridge(probe.spec, data).probe
+    assert again is not None
+    torch.testing.assert_close(again.head.weight, probe.head.weight)
 
 
 def test_shuffled_labels_are_the_scores_of_each_split_in_another_order(planted: Cache, experiment: Experiment) -> None:
