@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from probe_lab.cache.files import disk_errors, locked, write_atomic
@@ -19,51 +20,64 @@ from probe_lab.json_text import read_json
 OVERWRITE = "overwrite.json"
 
 
+@dataclass(frozen=True)
+class _Overwriting:
+    """``wanted`` is all that was asked for, ``left`` what of it is still to be made."""
+
+    wanted: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()
+
+
 @contextmanager
 def overwriting(folder: Path, paths: Collection[Path], *, asked: bool) -> Iterator[None]:
-    """Inside, the files at ``paths`` are made; if ``asked`` all of them anew, unless some are still to be made by an
-    overwriting that was interrupted: then only those, or it would never end.
+    """Inside, the files at ``paths`` are made; if ``asked`` all of them anew, unless an overwriting of these was
+    interrupted: then only those that are left of it, or it would never end.
 
     CacheError when the list cannot be read or written.
     """
-    places = {path.relative_to(folder).as_posix() for path in paths}
-    if asked and not places & _stale(folder):
+    places = frozenset(path.relative_to(folder).as_posix() for path in paths)
+    begun = _stored(folder)
+    if asked and not (places & begun.left and places <= begun.wanted):
         for path in paths:
             with disk_errors(path):
                 path.with_suffix(".partial").unlink(missing_ok=True)
-        _change(folder, places.union)
+        _change(folder, lambda stored: _Overwriting(stored.wanted | places, stored.left | places))
     yield
-    if done := places & _stale(folder):  # there was nothing to make
-        _change(folder, lambda stale: stale - done)
+    if places & _stored(folder).left:  # there was nothing to make
+        _change(folder, lambda stored: _Overwriting(stored.wanted, stored.left - places))
 
 
 def is_stale(folder: Path, path: Path) -> bool:
     """Whether the file at ``path`` is to be made again, whatever it holds. CacheError as in ``overwriting``."""
-    return path.relative_to(folder).as_posix() in _stale(folder)
+    return path.relative_to(folder).as_posix() in _stored(folder).left
 
 
 def renewed(folder: Path, path: Path) -> None:
     """Note that the file at ``path`` was made. CacheError as in ``overwriting``."""
     if is_stale(folder, path):
-        _change(folder, lambda stale: stale - {path.relative_to(folder).as_posix()})
+        place = {path.relative_to(folder).as_posix()}
+        _change(folder, lambda stored: _Overwriting(stored.wanted, stored.left - place))
 
 
-def _change(folder: Path, changed: Callable[[set[str]], set[str]]) -> None:
+def _change(folder: Path, changed: Callable[[_Overwriting], _Overwriting]) -> None:
     path = folder / OVERWRITE
     with disk_errors(path), locked(manifest_path(folder)):
-        if stale := changed(_stale(folder)):
-            write_atomic(path, f"{json.dumps(sorted(stale), indent=0)}\n".encode())
+        after = changed(_stored(folder))
+        if after.left:
+            content = {"wanted": sorted(after.wanted), "left": sorted(after.left)}
+            write_atomic(path, f"{json.dumps(content, indent=0)}\n".encode())
         else:
             path.unlink(missing_ok=True)
 
 
-def _stale(folder: Path) -> set[str]:
+def _stored(folder: Path) -> _Overwriting:
     path = folder / OVERWRITE
     try:
-        return set(read_json(path.read_bytes()))
+        content = read_json(path.read_bytes())
+        return _Overwriting(frozenset(content["wanted"]), frozenset(content["left"]))
     except FileNotFoundError:
-        return set()
-    except (OSError, ValueError, TypeError) as error:
+        return _Overwriting()
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CacheError(
             f"{path} is no list of files that are to be made again ({error}): delete it, and run `probe-lab score` "
             "with --overwrite"

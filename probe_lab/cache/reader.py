@@ -151,7 +151,7 @@ class Cache:
                 f"give a contiguous CPU tensor of {shape} {entry.dtype}"
             )
         file.read_into(out, entry.start + start * entry.row_bytes)
-        if (shard, key) not in self._unread.compared:
+        if self._unread.has(shard, key, slice(start, stop)):
             self._unread.compare(shard, key, file, slice(start, stop), out)
         return out
 
@@ -165,9 +165,17 @@ class Cache:
             raise self._unknown(key)
         count = self.rows(shard)
         file = self._open(shard)
-        read_scattered(file, self._entry(file, key, count), rows, out, places)
-        if (shard, key) not in self._unread.compared:
-            self._unread.compare(shard, key, file, rows, out[torch.from_numpy(places)])
+        entry = self._entry(file, key, count)
+        if out.shape[1:] != entry.shape[1:] or out.dtype != entry.dtype or not out.is_contiguous():
+            raise CacheError(
+                f"cannot read {key!r} into a tensor of {tuple(out.shape)} {out.dtype}: give a contiguous CPU tensor of "
+                f"{(len(out), *entry.shape[1:])} {entry.dtype}"
+            )
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < count:
+            raise CacheError(f"shard {shard} of {self.folder} has {count} rows, and row {rows[-1]} was asked for")
+        read_scattered(file, entry, rows, out, places)
+        if self._unread.has(shard, key, rows):
+            self._unread.compare(shard, key, file, rows, out.index_select(0, torch.from_numpy(places)))
 
     def prefetch(self, key: str, shard: int) -> None:
         """Ask the kernel to bring one array of one complete shard into memory, and return at once.

@@ -48,6 +48,13 @@ class Unread:
         require_arrays(file, load_sidecar(self._folder, number, self._rows[number], self._identity), self._identity)
         self.opened[number] = file.stamp
 
+    def has(self, number: int, key: str, rows: slice | IntArray) -> bool:
+        """Whether one of these rows of an array was not compared yet."""
+        if (number, key) in self.compared:
+            return False
+        unread = self._open.get((number, key))
+        return unread is None or bool(unread[rows].any())
+
     def compare(self, number: int, key: str, file: OpenFile, rows: slice | IntArray, array: Tensor) -> None:
         """Compare ``array``, which was read from these rows of one array. CacheError, which names the first row that
         differs."""
@@ -56,14 +63,13 @@ class Unread:
             self.compared.add((number, key))
             return
         unread = self._open.setdefault((number, key), np.ones(len(wanted), dtype=bool))
-        if unread[rows].any():
-            differ = np.flatnonzero(np.array(array_checksums(array), dtype=np.uint32) != wanted[rows])
-            if len(differ):
-                row = np.arange(len(wanted))[rows][differ[0]]
-                raise CacheError(
-                    f"{file.path} is damaged: {key!r} of row {row} is not what was written (CRC-32 differs): {AGAIN}"
-                )
-            unread[rows] = False
+        differ = np.flatnonzero(np.array(array_checksums(array), dtype=np.uint32) != wanted[rows])
+        if len(differ):
+            row = np.arange(len(wanted))[rows][differ[0]]
+            raise CacheError(
+                f"{file.path} is damaged: {key!r} of row {row} is not what was written (CRC-32 differs): {AGAIN}"
+            )
+        unread[rows] = False
         if not unread.any():
             self.compared.add((number, key))
             self._open.pop((number, key), None)  # another thread may have been first

@@ -186,6 +186,12 @@ class _Partial:
             os.ftruncate(self._file, 0)
             self._header = self._made(self._file, kinds)
         entries = self._header.entries
+        for name, kind in kinds.items():
+            if name not in entries or entries[name].dtype != kind.dtype:
+                raise CacheError(
+                    f"the text encoder gives {name!r} as {kind.dtype}, and {self._partial} was begun otherwise: delete "
+                    "it, and run the command again"
+                )
         if any(kinds[name].shape[1] > entries[name].shape[1] for name in TOKENS if name in kinds):
             self._header = self._widened(kinds)
         return self._header

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from multiprocessing.queues import Queue
 from typing import Any, cast
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from probe_lab.data.batch import Batch
@@ -76,6 +77,7 @@ class StreamLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         if self.num_workers == 0:  # a DataLoader's own iterator, which adds nothing then, takes half as long again
+            torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # as it does, with any workers
             yield from cast(IterableDataset[Batch], self.dataset)
             return
         try:

@@ -43,7 +43,8 @@ class ShardSource:
     """Reads one window of shards into one buffer per tap, in the order of the batches, which the next window
     overwrites.
 
-    Memory per iteration: `window_shards` shards of the taps that are read, whatever the size of the cache.
+    Memory per iteration: `window_shards` shards of the taps that are read, whatever the size of the cache; where
+    prompts are oversampled, as much more as those of a window are repeated.
     """
 
     def __init__(self, cache: Cache, keys: Keys, window_shards: int = 2) -> None:

@@ -34,6 +34,16 @@ def interrupted() -> Iterator[None]:
         yield
 
 
+def test_what_an_interrupted_overwriting_did_not_ask_for_is_made_again(world: World) -> None:
+    folder = world.folder
+    paths = [scores_path(folder, name) for name in ("first", "second")]
+    score(world, "second")
+    with interrupted(), overwriting(folder, paths[:1], asked=True):
+        raise KeyboardInterrupt
+    with overwriting(folder, paths, asked=True):
+        assert [is_stale(folder, path) for path in paths] == [True, True]
+
+
 def test_what_was_made_before_an_interruption_is_not_made_again(world: World) -> None:
     folder = world.folder
     first, second = paths = [scores_path(folder, name) for name in ("first", "second")]

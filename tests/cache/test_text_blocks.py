@@ -144,6 +144,16 @@ def test_without_locks_each_process_has_a_file_of_its_own(
     assert sorted(path.name for path in (world.folder / "text").iterdir()) == ["clip.safetensors", "t5.safetensors"]
 
 
+def test_an_encoder_that_changes_its_type_is_refused(world: World, whole: bytes) -> None:
+    types = iter([torch.float16, torch.float32])
+
+    def changing(texts: list[str]) -> dict[str, Tensor]:
+        return encode(texts) | {"embedding": torch.ones(len(texts), 4, dtype=next(types))}
+
+    with pytest.raises(CacheError, match=r"gives 'embedding' as torch.float32, and .* was begun otherwise: delete it"):
+        completed(world.folder, changing)
+
+
 def test_rows_may_share_a_text(world: World) -> None:
     shared: TextBlock = rows_of(["0", "1", "0", "1", "1", "3"])
     assert dict(shared) == {"0": [0, 2], "1": [1, 3, 4], "3": [5]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from data_world import STEP, TAPS, Build, World
 
 from probe_lab.cache import Cache, scatter
+from probe_lab.cache.shards import Unread
 from probe_lab.cache.tensors import OpenFile
 from probe_lab.data import Batch, ProbeDataModule, SplitFractions
-from probe_lab.errors import DataError
+from probe_lab.errors import CacheError, DataError
 
 HALF = SplitFractions(0.6, 0.2, 0.2)
 
@@ -153,6 +155,41 @@ def test_rows_of_other_splits_are_not_read_where_they_are_many(world: World, mon
         for batch in batches:
             check_content(world, batch)
         assert read == sample * len(world.split(split, HALF))
+
+
+def test_what_was_compared_with_its_checksum_is_not_compared_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody reads all rows of a shard: those of other splits stay unread."""
+    data = module(replace(world, cache=Cache(world.cache.folder)))
+    list(data.train_dataloader())
+    compared: list[str] = []
+    monkeypatch.setattr(Unread, "compare", lambda self, number, key, *rest: compared.append(key))
+    data.set_epoch(1)
+    list(data.train_dataloader())
+    assert compared == []
+    list(data.val_dataloader())
+    assert compared
+
+
+def test_the_number_of_workers_leaves_the_random_state_alike(world: World) -> None:
+    states = []
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        list(module(world, num_workers=workers).train_dataloader())
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("wrong", ["rows", "dtype", "order"])
+def test_rows_that_do_not_fit_are_refused(world: World, wrong: str) -> None:
+    key = f"{STEP}/x0"
+    out = world.cache.read(key, 0, slice(0, 2))
+    if wrong != "rows":
+        out = out.double() if wrong == "dtype" else torch.stack([out, out], dim=-1)[..., 0]
+    rows = np.array([0, 10**6 if wrong == "rows" else 1])
+    with pytest.raises(CacheError, match="row 1000000 was asked for" if wrong == "rows" else "give a contiguous CPU"):
+        world.cache.read_rows(key, 0, rows, out, np.array([1, 0]))
 
 
 def test_validation_inside_a_training_epoch_does_not_disturb_it(world: World) -> None:
