@@ -12,6 +12,7 @@ from probe_lab.losses import register_loss as register_loss
 from probe_lab.probes import ProbeKind as ProbeKind
 from probe_lab.probes import load_probe as load_probe
 from probe_lab.probes.kinds import register_probe as register_probe
+from probe_lab.probes.shipped import shipped_probe as shipped_probe
 from probe_lab.runs import Runs as Runs
 from probe_lab.selection import ProbeSelect as ProbeSelect
 from probe_lab.sweep import run_sweep as run_sweep

@@ -8,6 +8,7 @@ from probe_lab.cli.reporting import report
 from probe_lab.cli.scoring import score
 from probe_lab.cli.selecting import select
 from probe_lab.cli.training import compare, sweep
+from probe_lab.probes.shipped import SHIPPED
 
 
 def demo(overrides: Overrides = None) -> None:
@@ -23,6 +24,6 @@ def demo(overrides: Overrides = None) -> None:
     compare(["quickstart", *changes])
     out.rule("probe-lab report quickstart")
     report("quickstart", changes)
-    out.rule("probe-lab select quickstart")
+    out.rule(f"probe-lab select quickstart --probe {SHIPPED}")
     prompts = ["a red circle left of a blue square", "a yellow triangle above a green cross"]
-    select("quickstart", changes, prompts, candidates=8, score=True, everything=True)
+    select("quickstart", changes, prompts, candidates=8, probe=[SHIPPED], score=True, everything=True)

@@ -21,7 +21,9 @@ def select(
     seed: Annotated[int | None, typer.Option(help="of all candidates' seeds; default: the experiment's")] = None,
     probe: Annotated[
         list[str] | None,
-        typer.Option(metavar="CELL", help="a cell's folder or part of its name; default: the best cnn at probe.step"),
+        typer.Option(
+            metavar="CELL", help="a cell's folder, part of its name, or shipped; default: the best cnn at probe.step"
+        ),
     ] = None,
     by: Annotated[str | None, typer.Option(help="an evaluator, weights a=0.7,b=0.3, or pareto")] = None,
     schedule: Annotated[

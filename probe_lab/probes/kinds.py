@@ -172,6 +172,14 @@ MODELS = Registry(
         "tiny_preview": replace(
             _DECODED, label="x0 prediction, tiny decoder", preview=TINY, seconds=1e-3, prominence=0
         ),
+        "shipped": ProbeKind(
+            "shipped probe",
+            fit="probe_lab.training.as_shipped:by_shipped",
+            text="always",
+            seconds=2e-3,
+            prominence=7,
+            estimates=True,
+        ),
         "shuffled_labels": replace(_CONTROL, label="shuffled labels", shuffled=True, prominence=1),
     },
 )

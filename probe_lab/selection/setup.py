@@ -12,6 +12,7 @@ from probe_lab.data.scalars import LATENTS
 from probe_lab.errors import SelectError
 from probe_lab.json_text import read_json
 from probe_lab.probes import Probe, load_probe, preview_probe
+from probe_lab.probes.shipped import SHIPPED, shipped_probe
 from probe_lab.runs.files import DESCRIPTION
 from probe_lab.selection.budget import Judged
 from probe_lab.selection.planned import plan_for
@@ -111,8 +112,8 @@ class Setup:
 
 
 def setup_of(experiment: Experiment, wanted: Sequence[str]) -> Setup:
-    """The setup of ``experiment.select`` with the cells that ``wanted`` names, or the best one. A name may also be a
-    preview, ``preview:<evaluator>`` or ``lookahead:<evaluator>``, at ``probe.step``.
+    """The setup of ``experiment.select`` with the cells that ``wanted`` names, or the best one. A name may also be
+    "shipped", or a preview, ``preview:<evaluator>`` or ``lookahead:<evaluator>``, at ``probe.step``.
 
     Raises:
         SelectError: no such cell, one of another backbone or resolution, an evaluator that it does not predict, or a
@@ -145,6 +146,8 @@ def setup_of(experiment: Experiment, wanted: Sequence[str]) -> Setup:
 
 
 def _named(experiment: Experiment, name: str) -> Asked:
+    if name == SHIPPED:
+        return Asked.of(shipped_probe(experiment.backbone.label))
     if name.partition(":")[0] not in LATENTS:
         return Asked.of(named_cell(experiment.runs_folder, name))
     return _preview(experiment, (name,), experiment.probe.step)

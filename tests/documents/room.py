@@ -12,6 +12,7 @@ import yaml
 from pages import ROOT
 
 from probe_lab.config.includes import laid_over, read_documents
+from probe_lab.probes.shipped import CAPTIONS, shipped_probe
 
 SIZES: dict[str, Any] = {
     "prompts.count": 12,
@@ -70,8 +71,8 @@ def _cut(content: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
             content[key] = value
         else:
             content.setdefault(section, {})[name] = value
-    if content["prompts"].get("exclude"):
-        del content["prompts"]["exclude"]
+    # With the small share that trains here, some prompts would be held out that taught the shipped probe.
+    content["prompts"]["exclude"] = [str(shipped_probe("tiny-sd") / CAPTIONS)]
     sweep = content.get("sweep") or []
     grids = sweep if isinstance(sweep, list) else sweep.get("grids", [sweep])
     for grid in grids:
