@@ -79,9 +79,9 @@ def _require_unseen(folder: Path, fitting: Fitting) -> None:
     """ProbeError where a finished probe knows prompts that the cell is chosen or judged by."""
     samples = fitting.cache.samples.drop_duplicates("prompt_id")
     held_out = samples["prompt"][splits_of(samples, fitting.experiment.data.split) != "train"]
-    known = sum(meaning(prompt) in taught_by(folder) for prompt in held_out)
-    if known:
+    taught = sum(meaning(prompt) in taught_by(folder) for prompt in held_out)
+    if taught:
         raise ProbeError(
-            f"the shipped probe was trained on {known} of the {len(held_out)} validation and test prompts: leave them "
+            f"the shipped probe was trained on {taught} of the {len(held_out)} validation and test prompts: leave them "
             f"out by prompts.exclude=[{folder / CAPTIONS}]"
         )
