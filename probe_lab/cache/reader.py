@@ -159,7 +159,7 @@ class Cache:
         """Rows of one array of one shard, scattered: row ``rows[i]`` becomes ``out[places[i]]``.
 
         `rows` are in ascending order, and may repeat; `out` is a contiguous CPU tensor of the stored dtype and shape.
-        Neighbours are one read. CacheError as in `read`, but for the form of `out`.
+        Neighbours are one read. CacheError as in `read`, and for a row that the shard lacks.
         """
         if key not in self._keys:
             raise self._unknown(key)

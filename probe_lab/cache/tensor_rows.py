@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probe_lab.cache.identity import Identity, callers
+from probe_lab.cache.scatter import read_scattered
 from probe_lab.cache.tensor_files import checksum_objection
 from probe_lab.cache.tensors import OpenFile, TensorEntry
 from probe_lab.errors import CacheError
@@ -67,8 +69,7 @@ class TensorRows:
         entry = self._entry(name)
         distinct, place = rows.flatten().unique(return_inverse=True)
         values = torch.empty((len(distinct), *entry.shape[1:]), dtype=entry.dtype)
-        for out, row in zip(values, distinct.tolist(), strict=True):
-            self._file.read_into(out, entry.start + row * entry.row_bytes)
+        read_scattered(self._file, entry, distinct.numpy(), values, np.arange(len(distinct)))
         return values[place].unflatten(0, rows.shape)
 
     def whole(self, name: str) -> Tensor:

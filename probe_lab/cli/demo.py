@@ -8,7 +8,6 @@ from probe_lab.cli.reporting import report
 from probe_lab.cli.scoring import score
 from probe_lab.cli.selecting import select
 from probe_lab.cli.training import compare, sweep
-from probe_lab.probes.shipped import SHIPPED
 
 
 def demo(overrides: Overrides = None) -> None:
@@ -16,6 +15,8 @@ def demo(overrides: Overrides = None) -> None:
 
     Example: probe-lab demo prompts.count=100
     """
+    from probe_lab.probes.shipped import SHIPPED
+
     changes = list(overrides or [])
     for verb in (generate, score, sweep):
         out.rule(f"probe-lab {verb.__name__} quickstart")
