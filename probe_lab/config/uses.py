@@ -36,6 +36,14 @@ class TradeoffConfig:
         "Sampling steps of the rival that finishes all candidates in fewer. None, or 0, leaves it out.",
         up_to(10**5),
     )
+    budgets: list[int] = key(
+        [50, 75, 100, 120, 150, 200, 300],
+        "Denoiser calls for which plans are made, of steps, candidates and who chooses among them. Empty: none.",
+        positive(10**9),
+    )
+    planned_prompts: int = key(
+        30, "Validation prompts on which plans are chosen, with as many seeds as there are candidates.", positive(10**8)
+    )
     thin: float = key(
         0.0,
         "Share of the candidates that the cascade's probe leaves for the lookahead, at least. 0 chooses it on as many "

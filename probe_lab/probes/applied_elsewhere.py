@@ -77,11 +77,12 @@ def _text_refusal(spec: ProbeSpec, cache: Cache) -> str:
 
 @torch.no_grad()
 def predict_at(
-    cache: Cache, step: int, jobs: Sequence[ProbeReading], samples: npt.NDArray[np.int64]
+    cache: Cache, step: int, jobs: Sequence[ProbeReading], samples: npt.NDArray[np.int64], *, told: int | None = None
 ) -> list[npt.NDArray[np.float32]]:
     """Scores ``[n, E]`` of every job for ``samples`` [n] (ids), each array being read once for all jobs.
 
-    Probes are told the true step. A tap of another height and width is resized as the encoder resizes taps to
+    Probes are told the true step, or the one that is ``told``: in a cache of fewer sampling steps, that of their
+    training at the same share of the steps. A tap of another height and width is resized as the encoder resizes taps to
     their common grid: averaged over areas when it shrinks, bilinearly when it grows.
     """
     taps = list(dict.fromkeys(tap for job in jobs for tap in job.reads.values()))
@@ -92,7 +93,7 @@ def predict_at(
         arrays = {tap: read_samples(cache, f"{step}/{tap}", ids) for tap in taps}
         prompts = torch.from_numpy(cache.samples["prompt_id"].to_numpy()[ids])
         for job, parts in zip(jobs, found, strict=True):
-            inputs = _inputs(job, arrays, step, prompts, text)
+            inputs = _inputs(job, arrays, told or step, prompts, text)
             if job.probe.spec.scalars:
                 scalars = scalar_table(cache, step, job.probe.spec.scalars)
                 inputs = replace(inputs, scalars=scalars[torch.from_numpy(ids)])

@@ -12,7 +12,6 @@ from probe_lab.data.scalars import LATENTS
 from probe_lab.errors import SelectError
 from probe_lab.json_text import read_json
 from probe_lab.probes import Probe, load_probe, preview_probe
-from probe_lab.probes.shipped import SHIPPED, shipped_probe
 from probe_lab.runs.files import DESCRIPTION
 from probe_lab.selection.budget import Judged
 from probe_lab.selection.planned import plan_for
@@ -146,10 +145,8 @@ def setup_of(experiment: Experiment, wanted: Sequence[str]) -> Setup:
 
 
 def _named(experiment: Experiment, name: str) -> Asked:
-    if name == SHIPPED:
-        return Asked.of(shipped_probe(experiment.backbone.label))
     if name.partition(":")[0] not in LATENTS:
-        return Asked.of(named_cell(experiment.runs_folder, name))
+        return Asked.of(named_cell(experiment, name))
     return _preview(experiment, (name,), experiment.probe.step)
 
 

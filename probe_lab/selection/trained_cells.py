@@ -11,6 +11,7 @@ from probe_lab.config import CaptureConfig, Experiment, load_experiment
 from probe_lab.errors import SelectError, nearest
 from probe_lab.probes import load_probe
 from probe_lab.probes.kinds import recorded
+from probe_lab.probes.shipped import SHIPPED, shipped_probe
 from probe_lab.runs import CONFIG, DESCRIPTION, FinishedCell, Measure, Runs, is_finished
 from probe_lab.runs.configs import differing
 from probe_lab.runs.files import require_file
@@ -20,13 +21,18 @@ CellsByStep = Mapping[int, Sequence[FinishedCell]]
 """Step -> cells: they differ in nothing but their step, or in what changes no result."""
 
 
-def named_cell(runs_folder: Path, wanted: str) -> Path:
-    """The folder of a trained probe: ``wanted`` is that folder, or the part of a name that only one cell has.
+def named_cell(experiment: Experiment, wanted: str) -> Path:
+    """The folder of a trained probe: ``wanted`` is "shipped", that folder, or the part of a name that only one cell of
+    the experiment has.
 
     Raises:
         SelectError: several cells have it, or the one that has it keeps no probe.
         ReportError: no cell has it.
+        ProbeError: none is shipped for the backbone.
     """
+    runs_folder = experiment.runs_folder
+    if wanted == SHIPPED:
+        return shipped_probe(experiment.backbone.label)
     if (Path(wanted) / DESCRIPTION).is_file():
         return Path(wanted)
     folders = Runs(runs_folder).called(wanted)

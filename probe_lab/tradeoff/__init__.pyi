@@ -3,6 +3,7 @@ from probe_lab.tradeoff.records import Pair as Pair
 from probe_lab.tradeoff.records import Tradeoff as Tradeoff
 from probe_lab.tradeoff.records import TradeoffRow as TradeoffRow
 from probe_lab.tradeoff.ways import BASES as BASES
+from probe_lab.tradeoff.ways import PLANS as PLANS
 from probe_lab.tradeoff.ways import QUESTIONS as QUESTIONS
 from probe_lab.tradeoff.ways import WAYS as WAYS
 from probe_lab.tradeoff.ways import Basis as Basis

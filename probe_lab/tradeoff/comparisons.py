@@ -32,16 +32,21 @@ _SAME_COST: Sequence[tuple[Question, Way]] = (
     ("beats_fewer_steps", "fewer_steps"),
     ("beats_best_of_n", "best_of_n"),
 )
-_LED: Sequence[Way] = ("probe", "progressive", "cascade")
+_SAME_BUDGET: Sequence[tuple[Question, Way, Way]] = (
+    ("beats_lookahead", "probe_plan", "lookahead_plan"),
+    ("beats_preview", "probe_plan", "preview_plan"),
+)
+_LED: Sequence[Way] = ("probe", "progressive", "cascade", "probe_plan")
 """Ways in which a probe decides, or decides first."""
 
 
 @dataclass(frozen=True)
 class WayScores:
-    """A row with the true score of what its way keeps of each prompt, [prompts]."""
+    """A row with the true score of what its way keeps of each prompt, [prompts]; ``budget``: of a plan, in calls."""
 
     row: TradeoffRow
     scores: Floats
+    budget: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,11 @@ def compare_ways(measured: Sequence[WayScores], known: Known, step: int, draws: 
     ones is a lottery between both. Where it would have fewer than one candidate, more than there are seeds, or seconds
     outside those that were timed, there is no pair. ``draws`` are those of the bootstrap over prompts.
     """
-    pairs = [*_same_candidates(measured, draws), *_same_cost(measured, known, step, draws)]
+    pairs = [
+        *_same_candidates(measured, draws),
+        *_same_cost(measured, known, step, draws),
+        *_same_budget(measured, draws),
+    ]
     families: dict[tuple[Question, Basis], list[int]] = {}
     for place, pair in enumerate(pairs):
         families.setdefault((pair.question, pair.basis), []).append(place)
@@ -120,6 +129,16 @@ def _same_candidates(measured: Sequence[WayScores], draws: Floats) -> Iterator[P
             if way == first and rival is not None:
                 costs = rival.row.calls, rival.row.seconds
                 yield _pair(question, "candidates", made, rival.row.text, *costs, rival.scores, draws)
+
+
+def _same_budget(measured: Sequence[WayScores], draws: Floats) -> Iterator[Pair]:
+    plans = {(made.row.way, made.budget): made for made in measured if made.budget}
+    for question, first, second in _SAME_BUDGET:
+        for (way, budget), made in plans.items():
+            rival = plans.get((second, budget))
+            if way == first and rival is not None:
+                costs = rival.row.calls, rival.row.seconds
+                yield _pair(question, "budget", made, rival.row.text, *costs, rival.scores, draws)
 
 
 def _same_cost(measured: Sequence[WayScores], known: Known, step: int, draws: Floats) -> Iterator[Pair]:

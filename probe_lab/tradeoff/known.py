@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from probe_lab.cache import Cache
 from probe_lab.cache.faults import faults_note
 from probe_lab.cache.layout import DECODED, LOOKAHEAD, AskedPreviews, PreviewOf
 from probe_lab.config import Experiment
+from probe_lab.data.canonical import meaning
 from probe_lab.errors import SelectError
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
@@ -19,8 +20,11 @@ from probe_lab.generation.measured_plan import Plan as Generation
 from probe_lab.metrics.per_prompt import Floats
 from probe_lab.previews.preview_scores import score_previews
 from probe_lab.probes import ProbeSpec, load_probe
+from probe_lab.probes.shipped import CAPTIONS, taught_by
 from probe_lab.progress import Watching
+from probe_lab.runs.files import is_finished
 from probe_lab.selection.ranking import check_by
+from probe_lab.selection.schedule import step_in
 from probe_lab.selection.trained_cells import (
     at_other_steps,
     best_cell,
@@ -30,8 +34,10 @@ from probe_lab.selection.trained_cells import (
     named_cell,
     trained_with,
 )
+from probe_lab.tradeoff.budget_plans import Sampler
 from probe_lab.tradeoff.test_prompts import (
     by_prompt,
+    for_plans,
     for_validation,
     in_fewer_steps,
     predictions,
@@ -59,20 +65,27 @@ class Probes:
     def step(self) -> int:
         return self.spec.step
 
-    def asked_previews(self, evaluator: str, *, single: bool = False) -> AskedPreviews:
-        """What previewing ways decode at the step of the single cut, and what the probes read at theirs; ``single``:
-        only the probe of that cut."""
-        asked = {PreviewOf(self.step, latent): {evaluator} for latent in DECODED}
-        for spec in [self.spec] if single else self.specs.values():
+    def asked_previews(self, evaluator: str) -> AskedPreviews:
+        """What previewing ways decode at the step of the single cut, and what all probes read at theirs."""
+        return self._asked(evaluator, self.step, [(spec.step, spec) for spec in self.specs.values()])
+
+    def asked_at(self, cut: int, evaluator: str) -> AskedPreviews:
+        """The same where the single cut is at call ``cut``, of its probe alone."""
+        return self._asked(evaluator, cut, [(cut, self.spec)])
+
+    def _asked(self, evaluator: str, cut: int, reading: Iterable[tuple[int, ProbeSpec]]) -> AskedPreviews:
+        asked = {PreviewOf(cut, latent): {evaluator} for latent in DECODED}
+        for step, spec in reading:
             for each in spec.previews:
-                asked.setdefault(PreviewOf(spec.step, each.latent), set()).add(each.evaluator)
+                asked.setdefault(PreviewOf(step, each.latent), set()).add(each.evaluator)
         return {of: sorted(names) for of, names in sorted(asked.items())}
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of every candidate, [prompts, seeds] each: the true score, those of the images of fewer steps (by
-    their number), of the decoded latents of the cut, and what the probe and its like at several steps predict."""
+    their number), of the decoded latents of the cut, and what the probe and its like at several steps predict.
+    ``samplers`` are those that plans may use, by their number of steps."""
 
     target: Floats
     fewer: Mapping[int, Floats]
@@ -80,6 +93,7 @@ class Known:
     lookahead: Floats
     probe: Floats
     by_step: Mapping[int, Floats]
+    samplers: Mapping[int, Sampler]
 
 
 def probes_of(experiment: Experiment, wanted: str, evaluator: str) -> Probes:
@@ -93,9 +107,9 @@ def probes_of(experiment: Experiment, wanted: str, evaluator: str) -> Probes:
     """
     one_cut = replace(experiment, select=replace(experiment.select, schedule=[], budget=0))
     several = replace(one_cut, select=replace(one_cut.select, budget=1))
-    cell = named_cell(experiment.runs_folder, wanted) if wanted else best_cell(one_cut, evaluator, previews=False)
+    cell = named_cell(experiment, wanted) if wanted else best_cell(one_cut, evaluator, previews=False)
     group = at_other_steps(cell)
-    if len(group) == 1:
+    if len(group) == 1 and is_finished(cell):
         group = at_other_steps(best_cell(several, evaluator, previews=False))
     cells = {step: one for step, one in sorted(group.items()) if step < experiment.sampling.steps}
     specs = {one: _checked(one, experiment, evaluator) for one in (cell, *cells.values())}
@@ -117,6 +131,18 @@ def _checked(cell: Path, experiment: Experiment, evaluator: str) -> ProbeSpec:
     return probe.spec
 
 
+def require_unseen(probes: Probes, prompts: Sequence[str]) -> None:
+    """SelectError where a shipped probe was trained on some of the prompts."""
+    for cell in probes.specs:
+        taught = taught_by(cell) if (cell / CAPTIONS).is_file() else frozenset()
+        known = [prompt for prompt in prompts if meaning(prompt) in taught]
+        if known:
+            raise SelectError(
+                f"the shipped probe was trained on {len(known)} of the {len(prompts)} test prompts, '{known[0]}' for "
+                f"one: leave them out by prompts.exclude=[{cell / CAPTIONS}]"
+            )
+
+
 def known_of(
     experiment: Experiment,
     probes: Probes,
@@ -126,21 +152,76 @@ def known_of(
     announce: Callable[[Generation], None],
 ) -> Known:
     """Of the candidates of the test ``prompts``, generated and scored in caches that an interrupted call continues."""
-    step = probes.step
     taps = [tap for spec in probes.specs.values() for tap in spec.taps]
-    world = with_all_candidates(experiment, prompts, [step, *probes.cells], [*taps, *DECODED])
+    world = with_all_candidates(experiment, prompts, [probes.step, *probes.cells], [*taps, *DECODED])
     cache = _previewed(world, probes.asked_previews(evaluator), evaluator, watching, announce)
-    fewer = {}
+    whole = _sampler(cache, probes.step, probes, evaluator)
+    shorter = {made.steps: made for made in _shorter(experiment, world, probes, evaluator, watching, announce)}
+    fewer = {steps: made.target for steps, made in shorter.items()}
     for steps in step_counts(experiment):
-        shorter = _made(in_fewer_steps(world, steps), evaluator, watching, announce)
-        fewer[steps] = by_prompt(shorter, shorter.scores(evaluator))
+        if steps not in shorter:
+            finished = _made(in_fewer_steps(world, steps, steps, ["x0"]), evaluator, watching, announce)
+            fewer[steps] = by_prompt(finished, finished.scores(evaluator))
     return Known(
-        target=by_prompt(cache, cache.scores(evaluator)),
-        fewer=fewer,
-        preview=by_prompt(cache, cache.preview_scores(evaluator, step)),
-        lookahead=by_prompt(cache, cache.preview_scores(evaluator, step, LOOKAHEAD)),
-        probe=predictions({step: probes.cell}, cache, evaluator)[step],
+        target=whole.target,
+        fewer=dict(sorted(fewer.items())),
+        preview=whole.preview,
+        lookahead=whole.lookahead,
+        probe=whole.probe,
         by_step=predictions(probes.cells, cache, evaluator) if len(probes.cells) > 1 else {},
+        samplers={whole.steps: whole, **shorter},
+    )
+
+
+def planning_samplers(
+    experiment: Experiment,
+    probes: Probes,
+    evaluator: str,
+    watching: Watching,
+    announce: Callable[[Generation], None],
+) -> list[Sampler]:
+    """What plans are chosen by: all candidates of validation prompts, in every number of steps that a plan may have;
+    none where no plan is asked for.
+
+    Raises:
+        SelectError: no prompt is in the validation split.
+    """
+    asked = experiment.tradeoff
+    if not asked.budgets:
+        return []
+    prompts = prompts_of(experiment, "val", asked.planned_prompts)
+    world = for_plans(experiment, prompts, probes.step, [*probes.spec.taps, *DECODED])
+    cache = _previewed(world, probes.asked_at(probes.step, evaluator), evaluator, watching, announce)
+    whole = _sampler(cache, probes.step, probes, evaluator)
+    return [whole, *_shorter(experiment, world, probes, evaluator, watching, announce)]
+
+
+def _shorter(
+    experiment: Experiment,
+    world: Experiment,
+    probes: Probes,
+    evaluator: str,
+    watching: Watching,
+    announce: Callable[[Generation], None],
+) -> Iterator[Sampler]:
+    """The candidates of the world in fewer steps, wherever plans are asked for and a call is at the probe's share of
+    the steps."""
+    cuts = {steps: step_in(probes.spec, steps) for steps in step_counts(experiment) if experiment.tradeoff.budgets}
+    for steps, cut in cuts.items():
+        if cut:
+            shorter = in_fewer_steps(world, steps, cut, [*probes.spec.taps, *DECODED])
+            cache = _previewed(shorter, probes.asked_at(cut, evaluator), evaluator, watching, announce)
+            yield _sampler(cache, cut, probes, evaluator)
+
+
+def _sampler(cache: Cache, cut: int, probes: Probes, evaluator: str) -> Sampler:
+    return Sampler(
+        steps=cache.manifest.steps,
+        cut=cut,
+        target=by_prompt(cache, cache.scores(evaluator)),
+        probe=predictions({cut: probes.cell}, cache, evaluator)[cut],
+        preview=by_prompt(cache, cache.preview_scores(evaluator, cut)),
+        lookahead=by_prompt(cache, cache.preview_scores(evaluator, cut, LOOKAHEAD)),
     )
 
 
@@ -159,14 +240,11 @@ def thinning_of(
     """
     if experiment.tradeoff.thin:
         return Thinning(experiment.tradeoff.thin)
-    prompts = prompts_of(experiment, "val")
+    prompts = prompts_of(experiment, "val", experiment.tradeoff.prompts)
     world = for_validation(experiment, prompts, probes.step, [*probes.spec.taps, *DECODED])
-    cache = _previewed(world, probes.asked_previews(evaluator, single=True), evaluator, watching, announce)
-    return choose_thinning(
-        by_prompt(cache, cache.scores(evaluator)),
-        predictions({probes.step: probes.cell}, cache, evaluator)[probes.step],
-        by_prompt(cache, cache.preview_scores(evaluator, probes.step, LOOKAHEAD)),
-    )
+    cache = _previewed(world, probes.asked_at(probes.step, evaluator), evaluator, watching, announce)
+    whole = _sampler(cache, probes.step, probes, evaluator)
+    return choose_thinning(whole.target, whole.probe, whole.lookahead)
 
 
 def _previewed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,23 @@ from probe_lab.generation.measured_plan import Plan as Generation
 from probe_lab.metrics.bootstrap import resample
 from probe_lab.metrics.per_prompt import Floats
 from probe_lab.progress import Watching
+from probe_lab.tradeoff.budget_plans import Sampler, stages_of
 from probe_lab.tradeoff.comparisons import WayScores, compare_ways, mean_interval
-from probe_lab.tradeoff.known import Known, Probes, known_of, probes_of, thinning_of
-from probe_lab.tradeoff.plans import Compared, progressive_way, single_ways
+from probe_lab.tradeoff.known import (
+    Known,
+    Probes,
+    known_of,
+    planning_samplers,
+    probes_of,
+    require_unseen,
+    thinning_of,
+)
+from probe_lab.tradeoff.plans import Compared, planned_ways, progressive_way, single_ways
 from probe_lab.tradeoff.policies import Stage, draw_candidates, kept_scores
 from probe_lab.tradeoff.records import About, Tradeoff, TradeoffRow
 from probe_lab.tradeoff.test_prompts import held_out_prompts, step_counts
 from probe_lab.tradeoff.timing import Cost, costs_of
+from probe_lab.tradeoff.ways import PLANS
 
 RESAMPLES = 2000
 
@@ -33,11 +43,12 @@ def measure(
     """Compare all ways on the experiment's test prompts, and write the result into its runs folder.
 
     ``wanted`` names the cell of the single cut, the best one on validation where empty. The evaluator is the first that
-    the experiment's probes predict. Schedules and the cascade's share are chosen on validation prompts. Candidates are
-    generated and scored in caches of their own, which an interrupted call continues.
+    the experiment's probes predict. Schedules, plans and the cascade's share are chosen on validation prompts.
+    Candidates are generated and scored in caches of their own, which an interrupted call continues.
 
     Raises:
-        SelectError: no cell, no test or validation prompt, no fewer steps, or an evaluator whose scores were imported.
+        SelectError: no cell, no test or validation prompt, one that a shipped probe knows, no fewer steps, or an
+            evaluator whose scores were imported.
         CacheError, CaptureError, ScoreError, ConfigError: as in ``generate`` and ``score``.
         ReportError: no cell is finished, or the files cannot be written.
     """
@@ -50,15 +61,17 @@ def measure(
         )
     prompts = held_out_prompts(experiment)
     probes = probes_of(experiment, wanted, evaluator)
+    require_unseen(probes, prompts)
     thinning = thinning_of(experiment, probes, evaluator, watching, announce)
-    ways = _ways(experiment, probes, evaluator, thinning.share)
+    samplers = planning_samplers(experiment, probes, evaluator, watching, announce)
+    ways = _ways(experiment, probes, evaluator, thinning.share, samplers)
     known = known_of(experiment, probes, prompts, evaluator, watching, announce)
     costs = costs_of(experiment, probes, ways, prompts, watching)
     draws = resample(len(prompts), RESAMPLES, experiment.seed)
     measured = []
     for way in ways:
         scores = _scores(way, known, experiment.seed)
-        measured.append(WayScores(_row(way, scores, costs.get(way, Cost()), draws), scores))
+        measured.append(WayScores(_row(way, scores, costs.get(way, Cost()), draws), scores, way.budget))
     made = Tradeoff(
         tuple(way.row for way in measured),
         compare_ways(measured, known, probes.step, draws),
@@ -77,7 +90,9 @@ def measure(
     return made
 
 
-def _ways(experiment: Experiment, probes: Probes, evaluator: str, thin: float) -> list[Compared]:
+def _ways(
+    experiment: Experiment, probes: Probes, evaluator: str, thin: float, samplers: Sequence[Sampler]
+) -> list[Compared]:
     step, steps = probes.step, experiment.sampling.steps
     ways = [Compared("random", 1, steps, steps)]
     for number in experiment.tradeoff.candidates:
@@ -94,12 +109,13 @@ def _ways(experiment: Experiment, probes: Probes, evaluator: str, thin: float) -
             ways.append(
                 progressive_way(probes.cells, evaluator, candidates=number, seeds=seeds, step=step, steps=steps)
             )
-    return ways
+    looks_ahead = probes.spec.looks_ahead
+    return ways + planned_ways(experiment.tradeoff.budgets, samplers, experiment.seed, looks_ahead=looks_ahead)
 
 
 def _scores(way: Compared, known: Known, seed: int) -> Floats:
     """The true score of what a way keeps, mean over sets of candidates: [prompts]."""
-    target = known.fewer[way.steps] if way.way == "fewer_steps" else known.target
+    target = known.fewer.get(way.steps, known.target)  # of the experiment's own number of steps there are none fewer
     candidates = draw_candidates(len(target), target.shape[1], way.candidates, seed)
     return kept_scores(target, _stages(way, known, seed), candidates)
 
@@ -107,6 +123,8 @@ def _scores(way: Compared, known: Known, seed: int) -> Floats:
 def _stages(way: Compared, known: Known, seed: int) -> list[Stage]:
     if way.way == "random":
         return []
+    if way.way in PLANS:
+        return stages_of(PLANS[way.way], way.plan, known.samplers[way.steps])
     if way.way == "progressive":
         return [Stage(known.by_step[step], keep) for step, keep in way.plan]
     if way.way in ("cascade", "thinned"):

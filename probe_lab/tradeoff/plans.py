@@ -9,20 +9,27 @@ from pathlib import Path
 
 from probe_lab.selection.budget import CutPlan, calls_of
 from probe_lab.selection.planned import looking_ahead, plan_for
-from probe_lab.tradeoff.ways import Way
+from probe_lab.tradeoff.budget_plans import Sampler, best_within
+from probe_lab.tradeoff.ways import PLANS, Way
 
 
 @dataclass(frozen=True)
 class Compared:
     """A way with ``candidates``, of which one is kept. ``steps`` are the sampling steps of the finished image, ``plan``
     its cuts: (step, candidates that go on). ``calls`` are denoiser calls per prompt, counted per image; looking ahead
-    is one too."""
+    is one too. ``budget``: what a planned way was planned for."""
 
     way: Way
     candidates: int
     steps: int
     calls: int
     plan: CutPlan = ()
+    budget: int = 0
+
+    @property
+    def finished(self) -> int:
+        """Images that a selecting call finishes."""
+        return self.plan[-1][1] if self.plan else 1
 
     @property
     def schedule(self) -> list[dict[str, int]]:
@@ -56,6 +63,23 @@ def single_ways(
         Compared("cascade", candidates, steps, whole + left, thinned),
         Compared("oracle", candidates, steps, asked, cut),
     ]
+
+
+def planned_ways(
+    budgets: Sequence[int], samplers: Sequence[Sampler], seed: int, *, looks_ahead: bool
+) -> list[Compared]:
+    """The best plans for each of ``budgets`` calls by validation prompts, see ``best_within``. Those for a budget that
+    pays for no more than the one below are left out."""
+    ways = []
+    for way, first in PLANS.items():
+        before = None
+        for budget in sorted(set(budgets)):
+            extra = int(looks_ahead and first == "probe")
+            plan = best_within(budget, first, samplers, seed, extra=extra)
+            if plan is not None and plan != before:
+                ways.append(Compared(way, plan.candidates, plan.steps, plan.calls, plan.cuts, budget))
+            before = plan
+    return ways
 
 
 def progressive_way(

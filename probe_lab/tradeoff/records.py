@@ -23,7 +23,7 @@ from probe_lab.errors import ReportError, nearest
 from probe_lab.json_text import read_json
 from probe_lab.runs.files import stored_digest
 from probe_lab.tradeoff.thinning import Left, Thinning
-from probe_lab.tradeoff.ways import BASES, QUESTIONS, WAYS, Basis, Question, Way
+from probe_lab.tradeoff.ways import BASES, IN_ANY_STEPS, PLANS, QUESTIONS, WAYS, Basis, Question, Way
 
 ROWS = "tradeoff.parquet"
 PAIRS = "tradeoff_pairs.parquet"
@@ -120,14 +120,17 @@ class TradeoffRow:
 
 def way_text(way: Way, candidates: str, steps: int, schedule: str = "") -> str:
     """What a way with so many candidates is called, see ``TradeoffRow.text``."""
-    sampled = f", {steps} steps" if way == "fewer_steps" else ""
+    sampled = f", {steps} steps" if way in IN_ANY_STEPS else ""
     cut = f", cut {schedule}" if schedule else ""
     return f"{WAYS[way].label}, N = {candidates}{sampled}{cut}"
 
 
 def way_name(text: str) -> str:
-    """Of what ``way_text`` made, the way, and its steps where it has fewer: "fewer steps, 10 steps"."""
+    """Of what ``way_text`` made, the way, and its steps where it is sampled in fewer: "fewer steps, 10 steps". A plan
+    is one way, in whatever steps."""
     name, _, details = text.partition(", N = ")
+    if name in (WAYS[way].label for way in PLANS):
+        return name
     return ", ".join([name, *(detail for detail in details.split(", ") if detail.endswith(" steps"))])
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from probe_lab.console import literal
 from probe_lab.fitting import FittingTable, natural_width
 from probe_lab.tradeoff.records import Pair, Tradeoff, TradeoffRow, way_name
-from probe_lab.tradeoff.ways import BASES, QUESTIONS, WAYS, Basis, Question
+from probe_lab.tradeoff.ways import BASES, IN_ANY_STEPS, QUESTIONS, WAYS, Basis, Question
 
 AHEAD, BEHIND, APART = "ahead", "behind", "not told apart"
 
@@ -30,7 +30,7 @@ def _table(made: Tradeoff, *, narrow: bool) -> Table:
     for heading in ("calls", "s per prompt", "score"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in made.rows:
-        sampled = f", {row.steps}" if row.way == "fewer_steps" else ""
+        sampled = f", {row.steps}" if row.way in IN_ANY_STEPS else ""
         table.add_row(
             WAYS[row.way].label + sampled,
             str(row.candidates),

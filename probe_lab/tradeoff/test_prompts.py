@@ -29,11 +29,11 @@ def held_out_prompts(experiment: Experiment) -> tuple[str, ...]:
     Raises:
         SelectError: there is none.
     """
-    return prompts_of(experiment, "test")
+    return prompts_of(experiment, "test", experiment.tradeoff.prompts)
 
 
-def prompts_of(experiment: Experiment, split: Split) -> tuple[str, ...]:
-    """As ``held_out_prompts``, of any split."""
+def prompts_of(experiment: Experiment, split: Split, count: int) -> tuple[str, ...]:
+    """The first ``count`` of any split, as ``held_out_prompts``."""
     every = prompt_table(collect_prompts(experiment.prompts, experiment.seed))
     own = every[splits_of(every, experiment.data.split) == split]
     if own.empty:
@@ -41,7 +41,7 @@ def prompts_of(experiment: Experiment, split: Split) -> tuple[str, ...]:
             f"none of the {len(every)} prompts of {experiment.name} is in its {_SPLITS[split]} split "
             f"({experiment.data.split}): set data.split.{split} above 0, or prompts.count higher"
         )
-    return tuple(own.head(experiment.tradeoff.prompts)["prompt"])
+    return tuple(own.head(count)["prompt"])
 
 
 def step_counts(experiment: Experiment) -> tuple[int, ...]:
@@ -63,6 +63,11 @@ def for_validation(experiment: Experiment, prompts: Sequence[str], step: int, ta
     return _world(experiment, "tradeoff_val", prompts, experiment.prompts.seeds, [step], taps)
 
 
+def for_plans(experiment: Experiment, prompts: Sequence[str], step: int, taps: Sequence[str]) -> Experiment:
+    """As ``with_all_candidates``, of validation prompts: ``<cache>_tradeoff_plans``."""
+    return _world(experiment, "tradeoff_plans", prompts, max(experiment.tradeoff.candidates), [step], taps)
+
+
 def _world(
     experiment: Experiment, suffix: str, prompts: Sequence[str], seeds: int, steps: Sequence[int], taps: Sequence[str]
 ) -> Experiment:
@@ -76,13 +81,14 @@ def _world(
     )
 
 
-def in_fewer_steps(world: Experiment, steps: int) -> Experiment:
-    """The same prompts and seeds in so many sampling steps, in a cache of its own."""
+def in_fewer_steps(world: Experiment, steps: int, cut: int, taps: Sequence[str]) -> Experiment:
+    """The same prompts and seeds in so many sampling steps, with what is read of them at call ``cut``, in a cache of
+    its own."""
     return replace(
         world,
         sampling=replace(world.sampling, steps=steps),
-        probe=replace(world.probe, step=steps, taps=[], scalars=[]),
-        capture=replace(world.capture, steps=[steps], taps=["x0"]),
+        probe=replace(world.probe, step=cut, taps=[], scalars=[]),
+        capture=replace(world.capture, steps=[cut], taps=list(dict.fromkeys(taps))),
         cache=replace(world.cache, name=f"{world.cache_folder.name}_{steps}steps"),
     )
 
@@ -95,12 +101,14 @@ def _write_prompts(experiment: Experiment, name: str, prompts: Sequence[str]) ->
 
 
 def predictions(cells: Mapping[int, Path], world: Cache, evaluator: str) -> dict[int, Floats]:
-    """What the probes of ``cells`` (by step) predict of every candidate, [prompts, seeds]."""
+    """What the probes of ``cells`` (by step, a call of the world's sampler) predict of every candidate, [prompts,
+    seeds]."""
     found = {}
     everything = world.samples["sample_id"].to_numpy()
     for step, cell in cells.items():
         probe = load_probe(cell)
-        scores = predict_at(world, step, [ProbeReading(probe, {tap: tap for tap in probe.spec.taps})], everything)[0]
+        reading = ProbeReading(probe, {tap: tap for tap in probe.spec.taps})
+        scores = predict_at(world, step, [reading], everything, told=probe.spec.step)[0]
         found[step] = by_prompt(world, scores[:, probe.spec.evaluators.index(evaluator)])
     return found
 

@@ -24,7 +24,7 @@ from probe_lab.progress import Watching
 from probe_lab.selection.probe_select import ProbeSelect
 from probe_lab.tradeoff.known import Probes
 from probe_lab.tradeoff.plans import Compared
-from probe_lab.tradeoff.ways import Way
+from probe_lab.tradeoff.ways import PLANS, Way
 
 Draw = Callable[[list[str]], object]
 UNTIMED: tuple[Way, ...] = ("oracle", "thinned")
@@ -42,14 +42,16 @@ class Cost:
 def costs_of(
     experiment: Experiment, probes: Probes, ways: Sequence[Compared], prompts: Sequence[str], watching: Watching
 ) -> dict[Compared, Cost]:
-    """Of the ways whose candidates are in ``tradeoff.timed``; none of them with no ``tradeoff.rounds``.
+    """Of plans, and of the ways whose candidates are in ``tradeoff.timed``; none of them with no ``tradeoff.rounds``.
 
     All ways take turns within a round. The oracle costs what the probe costs.
     """
     settings = experiment.tradeoff
     if not settings.rounds:
         return {}
-    timed = [way for way in ways if way.way not in UNTIMED and way.candidates in (1, *settings.timed)]
+    timed = [
+        way for way in ways if way.way not in UNTIMED and (way.way in PLANS or way.candidates in (1, *settings.timed))
+    ]
     shown = prompts[: settings.timed_prompts]
     judge = create(experiment.probe_evaluators[0], experiment.scoring)
     bench = Bench(experiment, load_pipeline(experiment.backbone, experiment.sampling), judge, probes.cell, probes.cells)
@@ -105,7 +107,10 @@ class Bench:
         def draw(prompts: list[str]) -> object:
             options = self._options(way, prompts)
             del options["prompt"]
-            return select(prompts, generator=self._generators(way, prompts), **options)
+            images = select(prompts, generator=self._generators(way, prompts), **options).images
+            if way.finished > 1:  # the evaluator takes the best
+                score_all([self.judge], images, [prompt for prompt in prompts for _ in range(way.finished)])
+            return images
 
         return draw
 
@@ -134,12 +139,17 @@ class Bench:
             asked = [self._preview("lookahead", way)]
             if len(way.plan) > 1:
                 asked.insert(0, self.cell)
+        elif way.way in PLANS:
+            first = PLANS[way.way]
+            asked = [self.cell if first == "probe" else self._preview(first, way)]
+            if len(way.plan) > 1:
+                asked.append(self._preview("lookahead", way))
         capture = self.experiment.capture
         return ProbeSelect(
             self.pipe,
             asked,
             candidates=way.candidates,
-            keep=1,
+            keep=way.finished,
             schedule=way.schedule,
             by=self.judge.name,
             scoring=self.experiment.scoring,

@@ -16,8 +16,12 @@ Way = Literal[
     "progressive",
     "thinned",
     "cascade",
+    "probe_plan",
+    "preview_plan",
+    "lookahead_plan",
     "oracle",
 ]
+First = Literal["probe", "preview", "lookahead"]
 Question = Literal[
     "beats_preview",
     "probe_first",
@@ -27,8 +31,9 @@ Question = Literal[
     "beats_fewer_steps",
     "beats_best_of_n",
 ]
-Basis = Literal["candidates", "calls", "seconds"]
-"""What two ways of a pair have in common: as many candidates, as many denoiser calls, or as many seconds."""
+Basis = Literal["candidates", "calls", "seconds", "budget"]
+"""What two ways of a pair have in common: as many candidates, as many denoiser calls, as many seconds, or as many calls
+at most."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,13 @@ WAYS: Mapping[Way, Words] = {
         "probe, then lookahead",
         "The probe thins out the candidates, then lookaheads decide among the rest.",
     ),
+    "probe_plan": Words(
+        "planned with the probe",
+        "For a number of calls, the best on validation prompts: in more or fewer steps the probe chooses among the "
+        "candidates, then lookaheads do or do not, and the best of those that are finished is kept.",
+    ),
+    "preview_plan": Words("planned with previews", "The same, where decoded and scored previews choose first."),
+    "lookahead_plan": Words("planned with lookaheads", "The same, where lookaheads of all candidates choose."),
     "oracle": Words("oracle", "The truly best of N at the probe's cost: a bound, which nothing can reach."),
 }
 """In the order in which they are listed."""
@@ -78,4 +90,9 @@ BASES: Mapping[Basis, str] = {
     "candidates": "as many candidates",
     "calls": "as many denoiser calls",
     "seconds": "as many seconds",
+    "budget": "as many denoiser calls at most",
 }
+PLANS: Mapping[Way, First] = {"probe_plan": "probe", "preview_plan": "preview", "lookahead_plan": "lookahead"}
+"""Ways that are planned for a number of denoiser calls, and what chooses first among all candidates."""
+IN_ANY_STEPS: frozenset[Way] = frozenset({"fewer_steps", *PLANS})
+"""Ways whose number of sampling steps is their own."""

@@ -32,15 +32,18 @@ ABOUT = About("shapes_reward", 64, 50, "tiny-sd", "25 steps, ddim, 64×64", ("cn
 COUNTS = (2, 5, 10, 20, 50)
 REACHED: dict[Way, float] = {
     "best_of_n": 1.0, "fewer_steps": 0.5, "preview": 0.62, "lookahead": 0.7, "probe": 0.55, "progressive": 0.58,
-    "thinned": 0.66, "cascade": 0.72,
+    "thinned": 0.66, "cascade": 0.72, "probe_plan": 0.8, "preview_plan": 0.76, "lookahead_plan": 0.78,
     "oracle": 1.0,
 }  # fmt: skip
-CUTS: dict[Way, str] = {"preview": "5:1", "probe": "5:1", "progressive": "2:6,5:4,8:3,10:2,12:1", "cascade": "5:3,8:1"}
+CUTS: dict[Way, str] = {"preview": "5:1", "probe": "5:1", "progressive": "2:6,5:4,8:3,10:2,12:1", "cascade": "5:3,8:1",
+    "probe_plan": "2:6,2:2", "preview_plan": "3:4", "lookahead_plan": "2:3",
+}  # fmt: skip
 
 
 def _row(way: Way, count: int, calls: float, score: float) -> TradeoffRow:
     seconds = calls * 0.045 + 0.003 * count
-    steps = 9 if way == "fewer_steps" else 25
+    own = {"fewer_steps": 9, "probe_plan": 10 if count < 10 else 15, "preview_plan": 15, "lookahead_plan": 10}
+    steps = own.get(way, 25)
     times = (NAN, NAN, NAN) if way == "oracle" else (seconds, 0.9 * seconds, 1.2 * seconds)
     return TradeoffRow(way, count, 1, steps, CUTS.get(way, ""), calls, *times, score, score - 0.03, score + 0.03)
 

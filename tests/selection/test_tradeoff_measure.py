@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from probe_lab.backbones.families import family_of
+from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache
 from probe_lab.cli import app
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.data.splits import split_of
+from probe_lab.data.text_lookup import TextTable
 from probe_lab.errors import ConfigError, SelectError
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
+from probe_lab.generation.prompts import sample_seed
+from probe_lab.probes import load_probe, preview_probe, shipped
+from probe_lab.probes.inputs import Inputs
+from probe_lab.selection.probe_select import ProbeSelect
 from probe_lab.sweep import run_sweep
+from probe_lab.tradeoff.budget_plans import Sampler, best_within
 from probe_lab.tradeoff.measure import measure
 from probe_lab.tradeoff.policies import draw_candidates
 from probe_lab.tradeoff.records import Tradeoff
 from probe_lab.tradeoff.test_prompts import held_out_prompts
+from probe_lab.tradeoff.ways import PLANS
 
 KEYS = [
     "prompts.count=24",
@@ -35,7 +46,8 @@ KEYS = [
     "tracking.uri=",
     "workers=1",
     "sweep={probe.step: [2, 4], probe.taps: [[up_blocks.1/activation]]}",
-    "tradeoff={prompts: 3, candidates: [2, 6], fewer_steps: [3, 5], timed: [2], timed_prompts: 1, rounds: 2}",
+    "tradeoff={prompts: 3, candidates: [2, 6], fewer_steps: [3, 4, 5], timed: [2], timed_prompts: 1, rounds: 2, "
+    "budgets: [15, 12, 500, 600, 3], planned_prompts: 2}",
 ]
 
 
@@ -112,10 +124,11 @@ def test_rows_are_what_the_scores_say(experiment: Experiment, made: Tradeoff) ->
 
 
 def test_what_is_timed_has_its_spread(made: Tradeoff) -> None:
-    timed = {(row.way, row.candidates) for row in made.rows if row.timed}
+    timed = {(row.way, row.candidates) for row in made.rows if row.timed and row.way not in PLANS}
     ways = {"best_of_n", "fewer_steps", "preview", "lookahead", "probe", "progressive", "cascade", "oracle"}
     assert timed == {("random", 1)} | {(way, 2) for way in ways}
     assert all(0 < row.seconds_low <= row.seconds <= row.seconds_high for row in made.rows if row.timed)
+    assert all(row.timed and row.flops > 0 for row in made.rows if row.way in PLANS)
 
 
 def test_arithmetic_is_counted_where_time_is(made: Tradeoff) -> None:
@@ -162,11 +175,105 @@ def test_rivals_at_the_same_calls_cost_the_same(experiment: Experiment, made: Tr
     (pair,) = (p for p in same if p.second == "best of N, N = 2.25" and p.first == rows["probe", 6].text)
     assert pair.difference == pytest.approx(rows["probe", 6].score - 0.75 * best(2) - 0.25 * best(3), abs=1e-6)
     assert {p.second for p in same if p.first == pair.first and p.question == "beats_fewer_steps"} == {
-        "fewer steps, N = 6, 3 steps", "fewer steps, N = 3.6, 5 steps",
+        "fewer steps, N = 6, 3 steps", "fewer steps, N = 4.5, 4 steps", "fewer steps, N = 3.6, 5 steps",
     }  # fmt: skip
     timed = [pair for pair in made.pairs if pair.basis == "seconds"]
     assert all(pair.seconds_first == pytest.approx(pair.seconds_second) for pair in timed)
     assert all(pair.p >= 0 for pair in made.pairs if pair.lower < pair.upper)
+
+
+def candidates_in(experiment: Experiment, steps: int, suffix: str, prompts: int) -> Sampler:
+    """What caches on disk say of the candidates of plans, read without the code that plans."""
+    name = f"smoke_{suffix}" + (f"_{steps}steps" if steps < 8 else "")
+    cache, cut = Cache(experiment.cache_folder.with_name(name)), steps // 4
+    assert (cache.manifest.steps, cache.manifest.seeds) == (steps, 6)
+    (cell,) = experiment.runs_folder.glob("step02-cnn*")
+    probe = load_probe(cell)
+    taps = {tap: cache.read(f"{cut}/{tap}", 0).float() for tap in probe.spec.taps}
+    ids = torch.tensor(cache.samples["prompt_id"].tolist())
+    text = TextTable.load(cache, "backbone").rows(ids) if probe.spec.needs_text or probe.spec.aligned else ()
+    inputs = Inputs(taps, torch.full((len(ids),), 2), torch.arange(len(ids)), *text)
+    place = probe.spec.evaluators.index("shapes_reward")
+    scores = (
+        cache.scores("shapes_reward"),
+        probe.predict(inputs)[:, place].numpy(),
+        cache.preview_scores("shapes_reward", cut),
+        cache.preview_scores("shapes_reward", cut, "lookahead"),
+    )
+    return Sampler(steps, cut, *(values.reshape(prompts, 6).astype(float) for values in scores))
+
+
+def test_plans_are_the_best_on_validation_prompts(experiment: Experiment, made: Tradeoff) -> None:
+    samples = Cache(experiment.cache_folder.with_name("smoke_tradeoff_plans_4steps")).samples
+    assert all(split_of(prompt, experiment.data.split) == "val" for prompt in samples["prompt"].unique())
+    validation = [candidates_in(experiment, steps, "tradeoff_plans", 2) for steps in (8, 4)]
+    for way, first in PLANS.items():
+        rows = [row for row in made.rows if row.way == way]
+        plans = dict.fromkeys(best_within(budget, first, validation, experiment.seed) for budget in (3, 12, 15, 500))
+        assert [(row.steps, row.candidates, row.calls) for row in rows] == [
+            (plan.steps, plan.candidates, plan.calls) for plan in plans if plan is not None
+        ]
+
+
+def test_plans_are_measured_in_their_own_steps(experiment: Experiment, made: Tradeoff) -> None:
+    rows = [row for row in made.rows if row.way in PLANS and row.candidates == 6]
+    assert rows
+    for row in rows:
+        world = candidates_in(experiment, row.steps, "tradeoff", 3)
+        cuts = [tuple(map(int, cut.split(":"))) for cut in row.schedule.split(",")]
+        kept = []
+        for prompt in range(3):
+            left = list(range(6))
+            for scores, (_, keep) in zip([world.chosen_by(PLANS[row.way]), world.lookahead], cuts, strict=False):
+                left = sorted(left, key=lambda seed, of=scores[prompt]: -of[seed])[:keep]
+            kept.append(max(world.target[prompt, seed] for seed in left))
+        assert row.score == pytest.approx(np.mean(kept))
+
+
+def test_a_plan_is_what_a_selecting_call_does(experiment: Experiment) -> None:
+    (cell,) = experiment.runs_folder.glob("step02-cnn*")
+    world = candidates_in(experiment, 4, "tradeoff", 3)
+    prompts = held_out_prompts(experiment)
+    sampling = replace(experiment.sampling, steps=4)
+    pipe = load_pipeline(experiment.backbone, sampling)
+    previews = preview_probe("lookahead:shapes_reward", step=1, total_steps=4)
+    schedule = [{"step": 1, "keep": 4}, {"step": 1, "keep": 2}]
+    select = ProbeSelect(pipe, [cell, previews], candidates=6, keep=2, schedule=schedule)
+    generators = [
+        torch.Generator().manual_seed(sample_seed(prompt, index, experiment.seed))
+        for prompt in prompts
+        for index in range(6)
+    ]
+    options = family_of(pipe).call_options(sampling, prompts)
+    del options["prompt"]
+    selection = select(list(prompts), generator=generators, **options)
+    for prompt, kept in enumerate(selection.kept):
+        left = sorted(range(6), key=lambda seed: -world.probe[prompt, seed])[:4]
+        assert set(kept) == set(sorted(left, key=lambda seed: -world.lookahead[prompt, seed])[:2])
+    assert selection.denoiser_calls == 3 * (6 * 1 + 4 * 1 + 2 * 3)
+
+
+def test_plans_of_one_budget_are_compared(made: Tradeoff) -> None:
+    pairs = [pair for pair in made.pairs if pair.basis == "budget"]
+    assert {(pair.question, pair.first.partition(",")[0], pair.second.partition(",")[0]) for pair in pairs} == {
+        ("beats_lookahead", "planned with the probe", "planned with lookaheads"),
+        ("beats_preview", "planned with the probe", "planned with previews"),
+    }
+    rows = {row.text: row for row in made.rows}
+    for pair in pairs:
+        assert pair.difference == pytest.approx(rows[pair.first].score - rows[pair.second].score)
+        assert max(pair.calls_first, pair.calls_second) <= 500
+
+
+def test_without_budgets_nothing_is_planned(experiment: Experiment, made: Tradeoff) -> None:
+    folder = experiment.cache_folder.parent / "apart"
+    asked = replace(experiment.tradeoff, budgets=[], fewer_steps=[4], rounds=0)
+    apart = replace(experiment, tradeoff=asked, cache=replace(experiment.cache, root=str(folder)))
+    plain = measured(apart)
+    made.save(experiment.runs_folder)  # as the other tests left it
+    assert not [row for row in plain.rows if row.way in PLANS]
+    assert {path.name for path in folder.iterdir()} == {f"smoke_tradeoff{end}" for end in ("", "_val", "_4steps")}
+    assert set(Cache(folder / "smoke_tradeoff_4steps").manifest.taps) == {"x0"}
 
 
 def test_several_cuts_take_no_more_calls_than_one(made: Tradeoff) -> None:
@@ -242,6 +349,18 @@ def test_an_evaluator_that_the_probes_do_not_predict_is_refused_at_once(experime
     other = replace(experiment, probe=replace(experiment.probe, evaluators=["shapes_fidelity"]))
     with pytest.raises(SelectError, match="'shapes_fidelity' is not predicted by the probe"):
         measure(other, cell, watching=lambda what, unit: pytest.fail(what), announce=lambda plan: None)
+
+
+def test_a_shipped_probe_is_not_measured_on_prompts_that_taught_it(
+    experiment: Experiment, overrides: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (cell,) = experiment.runs_folder.glob("step02-cnn*")
+    shutil.copytree(cell, tmp_path / "tiny-sd", ignore=shutil.ignore_patterns("metrics.json"))
+    monkeypatch.setattr(shipped, "SHIPPED_PROBES", tmp_path)
+    first = held_out_prompts(experiment)[0]
+    (tmp_path / "tiny-sd" / shipped.CAPTIONS).write_text(f"A {first.removeprefix('a ')}\n", encoding="utf-8")
+    with pytest.raises(SelectError, match=r"was trained on 1 of the 3 test prompts, '.*' for one: leave them out by"):
+        measure(experiment, "shipped", watching=lambda what, unit: pytest.fail(what), announce=lambda plan: None)
 
 
 def test_without_test_prompts_it_is_refused(experiment: Experiment) -> None:

@@ -16,7 +16,7 @@ from probe_lab.report.layout.labels import Label, place_labels
 from probe_lab.report.layout.material import Drawing, Material, Section
 from probe_lab.report.layout.style import GREY, OKABE_ITO, PAGE, evaluator_label
 from probe_lab.report.sections.tradeoff_tables import lead, pairs_table, rows_table, thinning_table, ways_table
-from probe_lab.tradeoff import WAYS, Tradeoff, TradeoffRow, Way
+from probe_lab.tradeoff import PLANS, WAYS, Tradeoff, TradeoffRow, Way
 
 TITLE = "Quality over compute"
 MOST_MARKS = 8
@@ -81,6 +81,9 @@ _LOOKS: dict[Way, Look] = {
     "probe": Look(OKABE_ITO[0], "o"),
     "progressive": Look(OKABE_ITO[1], "s"),
     "cascade": Look(OKABE_ITO[2], "^"),
+    "preview_plan": Look("#7b3294", "d", "-."),
+    "lookahead_plan": Look("#b2182b", "<", "-."),
+    "probe_plan": Look("#01665e", ">", "-."),
 }
 """From the back to the front."""
 _NUMBERED: tuple[Way, ...] = ("best_of_n", "fewer_steps", "cascade", "progressive", "probe", "preview", "lookahead")
@@ -163,8 +166,10 @@ def _lines(ax: Axes, way: Way, rows: Sequence[TradeoffRow], resource: Resource) 
 
 
 def _in_order(rows: Sequence[TradeoffRow], way: Way, resource: Resource) -> list[list[TradeoffRow]]:
-    """The rows of one way, a list for each number of sampling steps, the cheapest first."""
+    """The rows of one way, a list for each number of sampling steps, the cheapest first; plans are one list."""
     own = [row for row in rows if row.way == way]
+    if way in PLANS:
+        return [sorted(own, key=lambda row: _cost(row, resource))] if own else []
     return [
         sorted((row for row in own if row.steps == steps), key=lambda row: _cost(row, resource))
         for steps in sorted({row.steps for row in own})

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.layout.style import DASH, evaluator_label
 from probe_lab.report.layout.table_forms import Field, Table
-from probe_lab.tradeoff import BASES, QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow, Way
+from probe_lab.tradeoff import BASES, PLANS, QUESTIONS, WAYS, Pair, Tradeoff, TradeoffRow, Way
 from probe_lab.tradeoff.terminal_summary import AHEAD, APART, BEHIND, verdict
 
-_BOUNDS = ("random", "best_of_n", "oracle")
+_BOUNDS: tuple[Way, ...] = ("random", "best_of_n", "oracle")
 
 
 def share(found: Tradeoff, row: TradeoffRow) -> float | None:
@@ -38,7 +38,7 @@ def share(found: Tradeoff, row: TradeoffRow) -> float | None:
 def lead(found: Tradeoff) -> str:
     """What every way reaches at the largest N that all were measured at, and at which share of the calls of best of
     N; "" where there is no such N."""
-    rows = [row for row in found.rows if row.way not in _BOUNDS]
+    rows = [row for row in found.rows if row.way not in (*_BOUNDS, *PLANS)]
     whole = {row.candidates: row.calls for row in found.rows if row.way == "best_of_n"}
     ways = {_line(row) for row in rows}
     shared = [n for n in whole if n > 1 and {_line(row) for row in rows if row.candidates == n} == ways]
@@ -131,9 +131,10 @@ def pairs_table(found: Tradeoff) -> Table:
         f"Mean true {evaluator_label(found.about.evaluator)} of the first minus that of the second, over the same "
         f"{found.about.prompts} test prompts, with the paired 95 % interval over prompts. With as many denoiser calls "
         "or seconds, the second has as many candidates as these pay for; a number between two whole ones is a lottery "
-        "between both. N is that of the first. p: of no difference, by Holm over all rows of the same question and the "
-        "same resource; below 0.05 one is ahead. Two that are not told apart need not be equal. A lookahead counts as "
-        "a whole call, though it is half of one under guidance: at the same calls, lookaheads are a little short.",
+        "between both. Plans are compared with a rival's plan for the same budget of calls. N is that of the first. p: "
+        "of no difference, by Holm over all rows of the same question and the same resource; below 0.05 one is ahead. "
+        "Two that are not told apart need not be equal. A lookahead counts as a whole call, though it is half of one "
+        "under guidance: at the same calls, lookaheads are a little short.",
         (
             "question", "at equal", "first", "second", "N", "difference", "p (Holm)", "ahead",
             "calls first", "calls second", "seconds first", "seconds second",
