@@ -1,8 +1,9 @@
 """Capture and probe beside one denoiser call of SDXL's UNet at full size: 2 567 M random weights, bfloat16.
 
 A call is one row without guidance, the cheapest there is: with guidance the same capture stands beside twice the work.
-Captured are the papers' taps. Each round has a pipeline call of one step without a capture, one with, and the probe's
-prediction from what that captured. Two figures come of it, both over the time of the denoiser without a capture:
+Captured are the papers' taps, and the predicted clean latent for the probe's picture judge. Each round has a pipeline
+call of one step without a capture, one with, and the probe's prediction from what that captured. Two figures come of
+it, both over the time of the denoiser without a capture:
 
 - `share`: seconds inside the capture's own code (its hooks, and its set-up and end), read off by a stopwatch around it,
   and of the probe;
@@ -37,9 +38,10 @@ from probe_lab.capture.readers import LayerReader
 from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Sampling
 from probe_lab.probes import Inputs
+from probe_lab.probes.spec import JUDGED
 from probe_lab.shapes.captions import sample_captions
 
-AT_MOST = 0.05
+AT_MOST = 0.02
 """Capture and probe over the denoiser call."""
 WIDTH, DEEP = (320, 640, 1280), 10
 DENOISER: list[Method] = [(UNet2DConditionModel, "forward")]
@@ -98,7 +100,7 @@ def captured_call(workload: Workload, pipe: DiffusionPipeline) -> tuple[float, f
     captures: list[Capture] = []
 
     def run() -> None:
-        with Capture(pipe, ["paper"], [1]) as capture:
+        with Capture(pipe, ["paper", JUDGED], [1]) as capture:
             workload.run(pipe)
         captures.append(capture)
 
