@@ -70,11 +70,12 @@ def tradeoff(
     experiment: ExperimentName,
     overrides: Overrides = None,
     probe: Annotated[
-        str, typer.Option(metavar="CELL", help="a folder or part of a name; default: the best cnn at probe.step")
+        str,
+        typer.Option(metavar="CELL", help="`shipped`, a folder or part of a name; default: the best at probe.step"),
     ] = "",
 ) -> None:
     """Measure on test prompts what each way of selecting gives for what it costs: random seed, best of N, fewer steps,
-    previews, probe, several cuts, the cascade. `report` draws it.
+    previews, probe, several cuts, the cascade, and plans for a number of denoiser calls. `report` draws it.
 
     All candidates are generated once, in caches of their own; the same command continues.
 

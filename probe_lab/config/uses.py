@@ -33,7 +33,7 @@ class TradeoffConfig:
     )
     fewer_steps: list[int] = key(
         [5, 7, 10, 15],
-        "Sampling steps of the rival that finishes all candidates in fewer. None, or 0, leaves it out.",
+        "Sampling steps of the rival that finishes all candidates in fewer, and of plans. None, or 0, leaves it out.",
         up_to(10**5),
     )
     budgets: list[int] = key(
@@ -51,7 +51,9 @@ class TradeoffConfig:
         SHARE,
     )
     timed: list[int] = key(
-        [2, 5, 8, 20, 50], "Numbers of `candidates` whose time and operations are measured too.", up_to(10**5)
+        [2, 5, 8, 20, 50],
+        "Numbers of `candidates` whose time and operations are measured too, beside those of all plans.",
+        up_to(10**5),
     )
     timed_prompts: int = key(8, "Prompts whose wall-clock is measured.", positive(10**8))
     rounds: int = key(3, "Rounds of the wall-clock, in which all ways take turns.", up_to(10_000))

@@ -10,9 +10,8 @@ from probe_lab.selection.budget import CutPlan
 from probe_lab.tradeoff.policies import Stage, draw_candidates, kept_scores
 from probe_lab.tradeoff.ways import First
 
-_NUMBERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40, 50, 60, 75, 90, 110, 130, 160, 200)
-"""Of candidates, and of those that are left; more are in proportion to these so close that prompts do not tell them
-apart."""
+_LEFT = (2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40, 50, 60, 75, 90, 110, 130, 160, 200)
+"""Where two numbers are free, both are looked for among these; where one is, it is looked for among all."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,14 @@ def best_within(
 
     ``extra``: calls that ``first`` takes for each candidate.
     """
-    best: tuple[float, int] | None = None
-    chosen = None
+    scores: dict[BudgetPlan, float] = {}
     for sampler in samplers:
         prompts, seeds = sampler.target.shape
         for plan in plans_within(budget, first, sampler.steps, sampler.cut, seeds, extra=extra):
             candidates = draw_candidates(prompts, seeds, plan.candidates, seed)
-            score = float(kept_scores(sampler.target, stages_of(plan.first, plan.cuts, sampler), candidates).mean())
-            if best is None or (score, -plan.calls) > best:
-                best, chosen = (score, -plan.calls), plan
-    return chosen
+            kept = kept_scores(sampler.target, stages_of(plan.first, plan.cuts, sampler), candidates)
+            scores[plan] = float(kept.mean())
+    return max(scores, key=lambda plan: (scores[plan], -plan.calls), default=None)
 
 
 def stages_of(first: First, cuts: CutPlan, sampler: Sampler) -> list[Stage]:
@@ -75,17 +72,19 @@ def stages_of(first: First, cuts: CutPlan, sampler: Sampler) -> list[Stage]:
 def plans_within(
     budget: int, first: First, steps: int, cut: int, seeds: int, *, extra: int = 0
 ) -> Iterator[BudgetPlan]:
-    """Plans that finish as many images as ``budget`` pays for, but fewer than were left before. What is left of all
-    candidates looks ahead in some; where lookaheads come first, all do."""
+    """Plans that finish as many images as ``budget`` pays for, but fewer than were left before. In some, what is left
+    of all candidates looks ahead; where lookaheads come first, all do."""
     each, rest = cut + extra + (first == "lookahead"), steps - cut
-    for candidates in (number for number in _NUMBERS if 2 <= number <= seeds):
+    for candidates in range(2, seeds + 1):
         begun = candidates * each
         finished = min((budget - begun) // rest, candidates - 1)
         if finished >= 1:
             yield BudgetPlan(first, steps, candidates, ((cut, finished),), begun + finished * rest)
-        if first == "lookahead":
-            continue
-        for left in (number for number in _NUMBERS if 2 <= number < candidates):
+    if first == "lookahead":
+        return
+    for candidates in {*_LEFT, seeds} - {number for number in _LEFT if number > seeds}:
+        begun = candidates * each
+        for left in (number for number in _LEFT if number < candidates):
             finished = min((budget - begun - left) // rest, left - 1)
             if finished >= 1:
                 cuts = ((cut, left), (cut, finished))

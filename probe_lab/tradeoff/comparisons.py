@@ -27,26 +27,27 @@ _SAME_CANDIDATES: Sequence[tuple[Question, Way, Way]] = (
     ("progressive", "progressive", "probe"),
     ("beats_random", "probe", "random"),
 )
-_SAME_COST: Sequence[tuple[Question, Way]] = (
-    ("beats_lookahead", "lookahead"),
-    ("beats_fewer_steps", "fewer_steps"),
-    ("beats_best_of_n", "best_of_n"),
+_LED: Sequence[Way] = ("probe", "progressive", "cascade")
+"""Ways in which a probe decides, or decides first, in all steps."""
+_SAME_COST: Sequence[tuple[Question, Sequence[Way], Way]] = (
+    ("beats_lookahead", _LED, "lookahead"),
+    ("beats_fewer_steps", _LED, "fewer_steps"),
+    ("beats_best_of_n", _LED, "best_of_n"),
+    ("plan_beats_fewer_steps", ("probe_plan",), "fewer_steps"),
+    ("plan_beats_best_of_n", ("probe_plan",), "best_of_n"),
 )
 _SAME_BUDGET: Sequence[tuple[Question, Way, Way]] = (
-    ("beats_lookahead", "probe_plan", "lookahead_plan"),
-    ("beats_preview", "probe_plan", "preview_plan"),
+    ("plan_beats_lookahead", "probe_plan", "lookahead_plan"),
+    ("plan_beats_preview", "probe_plan", "preview_plan"),
 )
-_LED: Sequence[Way] = ("probe", "progressive", "cascade", "probe_plan")
-"""Ways in which a probe decides, or decides first."""
 
 
 @dataclass(frozen=True)
 class WayScores:
-    """A row with the true score of what its way keeps of each prompt, [prompts]; ``budget``: of a plan, in calls."""
+    """A row with the true score of what its way keeps of each prompt, [prompts]."""
 
     row: TradeoffRow
     scores: Floats
-    budget: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _same_candidates(measured: Sequence[WayScores], draws: Floats) -> Iterator[P
 
 
 def _same_budget(measured: Sequence[WayScores], draws: Floats) -> Iterator[Pair]:
-    plans = {(made.row.way, made.budget): made for made in measured if made.budget}
+    plans = {(made.row.way, made.row.budget): made for made in measured if made.row.budget}
     for question, first, second in _SAME_BUDGET:
         for (way, budget), made in plans.items():
             rival = plans.get((second, budget))
@@ -144,8 +145,8 @@ def _same_budget(measured: Sequence[WayScores], draws: Floats) -> Iterator[Pair]
 def _same_cost(measured: Sequence[WayScores], known: Known, step: int, draws: Floats) -> Iterator[Pair]:
     rows = [made.row for made in measured]
     rivals = _rivals(rows, known, step)
-    led = [made for way in _LED for made in measured if made.row.way == way]
-    for question, way in _SAME_COST:
+    for question, leading, way in _SAME_COST:
+        led = [made for first in leading for made in measured if made.row.way == first]
         for rival in (rival for rival in rivals if rival.way == way):
             for made in led:
                 numbers: dict[Basis, float] = {
@@ -204,4 +205,5 @@ def _pair(
         calls_second=calls,
         seconds_first=made.row.seconds,
         seconds_second=seconds,
+        budget=made.row.budget,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from probe_lab.cache import Cache
 from probe_lab.cache.faults import faults_note
 from probe_lab.cache.layout import DECODED, LOOKAHEAD, AskedPreviews, PreviewOf
 from probe_lab.config import Experiment
-from probe_lab.data.canonical import meaning
 from probe_lab.errors import SelectError
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
@@ -20,7 +19,6 @@ from probe_lab.generation.measured_plan import Plan as Generation
 from probe_lab.metrics.per_prompt import Floats
 from probe_lab.previews.preview_scores import score_previews
 from probe_lab.probes import ProbeSpec, load_probe
-from probe_lab.probes.shipped import CAPTIONS, taught_by
 from probe_lab.progress import Watching
 from probe_lab.runs.files import is_finished
 from probe_lab.selection.ranking import check_by
@@ -131,18 +129,6 @@ def _checked(cell: Path, experiment: Experiment, evaluator: str) -> ProbeSpec:
     return probe.spec
 
 
-def require_unseen(probes: Probes, prompts: Sequence[str]) -> None:
-    """SelectError where a shipped probe was trained on some of the prompts."""
-    for cell in probes.specs:
-        taught = taught_by(cell) if (cell / CAPTIONS).is_file() else frozenset()
-        known = [prompt for prompt in prompts if meaning(prompt) in taught]
-        if known:
-            raise SelectError(
-                f"the shipped probe was trained on {len(known)} of the {len(prompts)} test prompts, '{known[0]}' for "
-                f"one: leave them out by prompts.exclude=[{cell / CAPTIONS}]"
-            )
-
-
 def known_of(
     experiment: Experiment,
     probes: Probes,
@@ -189,7 +175,7 @@ def planning_samplers(
     asked = experiment.tradeoff
     if not asked.budgets:
         return []
-    prompts = prompts_of(experiment, "val", asked.planned_prompts)
+    prompts = prompts_of(experiment, "val", asked.planned_prompts, ", or tradeoff.budgets=[] for no plans")
     world = for_plans(experiment, prompts, probes.step, [*probes.spec.taps, *DECODED])
     cache = _previewed(world, probes.asked_at(probes.step, evaluator), evaluator, watching, announce)
     whole = _sampler(cache, probes.step, probes, evaluator)
@@ -204,11 +190,9 @@ def _shorter(
     watching: Watching,
     announce: Callable[[Generation], None],
 ) -> Iterator[Sampler]:
-    """The candidates of the world in fewer steps, wherever plans are asked for and a call is at the probe's share of
-    the steps."""
-    cuts = {steps: step_in(probes.spec, steps) for steps in step_counts(experiment) if experiment.tradeoff.budgets}
-    for steps, cut in cuts.items():
-        if cut:
+    """The candidates of the world in fewer steps, wherever a call is at the probe's share of them."""
+    for steps in step_counts(experiment):
+        if cut := step_in(probes.spec, steps):
             shorter = in_fewer_steps(world, steps, cut, [*probes.spec.taps, *DECODED])
             cache = _previewed(shorter, probes.asked_at(cut, evaluator), evaluator, watching, announce)
             yield _sampler(cache, cut, probes, evaluator)
@@ -240,7 +224,7 @@ def thinning_of(
     """
     if experiment.tradeoff.thin:
         return Thinning(experiment.tradeoff.thin)
-    prompts = prompts_of(experiment, "val", experiment.tradeoff.prompts)
+    prompts = prompts_of(experiment, "val", experiment.tradeoff.prompts, ", or say tradeoff.thin yourself")
     world = for_validation(experiment, prompts, probes.step, [*probes.spec.taps, *DECODED])
     cache = _previewed(world, probes.asked_at(probes.step, evaluator), evaluator, watching, announce)
     whole = _sampler(cache, probes.step, probes, evaluator)

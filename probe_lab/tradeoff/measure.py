@@ -24,7 +24,6 @@ from probe_lab.tradeoff.known import (
     known_of,
     planning_samplers,
     probes_of,
-    require_unseen,
     thinning_of,
 )
 from probe_lab.tradeoff.plans import Compared, planned_ways, progressive_way, single_ways
@@ -47,8 +46,8 @@ def measure(
     Candidates are generated and scored in caches of their own, which an interrupted call continues.
 
     Raises:
-        SelectError: no cell, no test or validation prompt, one that a shipped probe knows, no fewer steps, or an
-            evaluator whose scores were imported.
+        SelectError: no cell, no test or validation prompt, no fewer steps, or an evaluator whose scores were imported.
+        ProbeError: "shipped" where none is, for this backbone.
         CacheError, CaptureError, ScoreError, ConfigError: as in ``generate`` and ``score``.
         ReportError: no cell is finished, or the files cannot be written.
     """
@@ -61,7 +60,6 @@ def measure(
         )
     prompts = held_out_prompts(experiment)
     probes = probes_of(experiment, wanted, evaluator)
-    require_unseen(probes, prompts)
     thinning = thinning_of(experiment, probes, evaluator, watching, announce)
     samplers = planning_samplers(experiment, probes, evaluator, watching, announce)
     ways = _ways(experiment, probes, evaluator, thinning.share, samplers)
@@ -71,7 +69,7 @@ def measure(
     measured = []
     for way in ways:
         scores = _scores(way, known, experiment.seed)
-        measured.append(WayScores(_row(way, scores, costs.get(way, Cost()), draws), scores, way.budget))
+        measured.append(WayScores(_row(way, scores, costs.get(way, Cost()), draws), scores))
     made = Tradeoff(
         tuple(way.row for way in measured),
         compare_ways(measured, known, probes.step, draws),
@@ -154,6 +152,7 @@ def _row(way: Compared, scores: Floats, cost: Cost, draws: Floats) -> TradeoffRo
         lower=mean.lower,
         upper=mean.upper,
         flops=cost.flops,
+        budget=way.budget,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from probe_lab.selection.budget import CutPlan, calls_of
 from probe_lab.selection.planned import looking_ahead, plan_for
-from probe_lab.tradeoff.budget_plans import Sampler, best_within
+from probe_lab.tradeoff.budget_plans import BudgetPlan, Sampler, best_within
 from probe_lab.tradeoff.ways import PLANS, Way
 
 
@@ -68,17 +68,22 @@ def single_ways(
 def planned_ways(
     budgets: Sequence[int], samplers: Sequence[Sampler], seed: int, *, looks_ahead: bool
 ) -> list[Compared]:
-    """The best plans for each of ``budgets`` calls by validation prompts, see ``best_within``. Those for a budget that
-    pays for no more than the one below are left out."""
-    ways = []
-    for way, first in PLANS.items():
-        before = None
-        for budget in sorted(set(budgets)):
-            extra = int(looks_ahead and first == "probe")
-            plan = best_within(budget, first, samplers, seed, extra=extra)
-            if plan is not None and plan != before:
-                ways.append(Compared(way, plan.candidates, plan.steps, plan.calls, plan.cuts, budget))
-            before = plan
+    """The best plans for each of ``budgets`` calls by validation prompts, see ``best_within``. A budget that buys none
+    of them more than the one below is left out."""
+    ways: list[Compared] = []
+    before: dict[Way, BudgetPlan | None] = dict.fromkeys(PLANS)
+    for budget in sorted(set(budgets)):
+        plans = {
+            way: best_within(budget, first, samplers, seed, extra=int(looks_ahead and first == "probe"))
+            for way, first in PLANS.items()
+        }
+        if plans != before:
+            ways += [
+                Compared(way, plan.candidates, plan.steps, plan.calls, plan.cuts, budget)
+                for way, plan in plans.items()
+                if plan is not None
+            ]
+        before = plans
     return ways
 
 

@@ -27,7 +27,7 @@ from probe_lab.tradeoff.ways import BASES, IN_ANY_STEPS, PLANS, QUESTIONS, WAYS,
 
 ROWS = "tradeoff.parquet"
 PAIRS = "tradeoff_pairs.parquet"
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 _DIGEST = "digest"
 
 _ROWS = pa.schema(
@@ -45,6 +45,7 @@ _ROWS = pa.schema(
         ("lower", pa.float64()),
         ("upper", pa.float64()),
         ("flops", pa.float64()),
+        ("budget", pa.int64()),
     ]
 )
 _PAIRS = pa.schema(
@@ -62,6 +63,7 @@ _PAIRS = pa.schema(
         ("seconds_second", pa.float64()),
         ("basis", pa.string()),
         ("p", pa.float64()),
+        ("budget", pa.int64()),
     ]
 )
 
@@ -75,6 +77,7 @@ class TradeoffRow:
     over timed rounds of the wall-clock per prompt, NaN where it was not timed. ``score``, ``lower``, ``upper``: mean
     true score of the kept image, with its 95 % interval over prompts. ``flops``: floating-point operations per prompt
     of everything that PyTorch computes, a multiplication and an addition being two; NaN where they were not counted.
+    ``budget``: the calls that a plan was made for, 0 of other ways.
 
     Raises ReportError for an unknown way, no candidates, calls or a score that are not finite, or times that are not
     above 0.
@@ -93,6 +96,7 @@ class TradeoffRow:
     lower: float
     upper: float
     flops: float = math.nan
+    budget: int = 0
 
     def __post_init__(self) -> None:
         if self.way not in WAYS:
@@ -111,26 +115,28 @@ class TradeoffRow:
     @property
     def text(self) -> str:
         """ "probe, N = 20, cut 5:1": what it is called where several ways are named."""
-        return way_text(self.way, str(self.candidates), self.steps, self.schedule)
+        return way_text(self.way, str(self.candidates), self.steps, self.schedule, self.budget)
 
     @property
     def timed(self) -> bool:
         return not math.isnan(self.seconds)
 
 
-def way_text(way: Way, candidates: str, steps: int, schedule: str = "") -> str:
+def way_text(way: Way, candidates: str, steps: int, schedule: str = "", budget: int = 0) -> str:
     """What a way with so many candidates is called, see ``TradeoffRow.text``."""
     sampled = f", {steps} steps" if way in IN_ANY_STEPS else ""
     cut = f", cut {schedule}" if schedule else ""
-    return f"{WAYS[way].label}, N = {candidates}{sampled}{cut}"
+    planned = f" for {budget} calls" if budget else ""
+    return f"{WAYS[way].label}{planned}, N = {candidates}{sampled}{cut}"
 
 
 def way_name(text: str) -> str:
-    """Of what ``way_text`` made, the way, and its steps where it is sampled in fewer: "fewer steps, 10 steps". A plan
-    is one way, in whatever steps."""
+    """Of what ``way_text`` made, the way, and its steps where it is sampled in fewer: "fewer steps, 10 steps". Plans
+    for any number of calls, in whatever steps, are one way."""
     name, _, details = text.partition(", N = ")
-    if name in (WAYS[way].label for way in PLANS):
-        return name
+    for label in (WAYS[way].label for way in PLANS):
+        if name.startswith(label):
+            return label
     return ", ".join([name, *(detail for detail in details.split(", ") if detail.endswith(" steps"))])
 
 
@@ -141,7 +147,7 @@ class Pair:
 
     ``candidates`` are those of the first; ``basis`` is what both have as much of. Calls and seconds as in
     ``TradeoffRow``. ``p``: of no difference, adjusted by Holm over all pairs of this question and basis, NaN where
-    nothing varies. Raises ReportError for an unknown question or basis.
+    nothing varies. ``budget``: of the first, where it is a plan. Raises ReportError for an unknown question or basis.
     """
 
     first: str
@@ -157,6 +163,7 @@ class Pair:
     seconds_second: float
     basis: Basis = "candidates"
     p: float = math.nan
+    budget: int = 0
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:

@@ -30,9 +30,10 @@ def _table(made: Tradeoff, *, narrow: bool) -> Table:
     for heading in ("calls", "s per prompt", "score"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in made.rows:
+        planned = f" for {row.budget}" if row.budget else ""
         sampled = f", {row.steps}" if row.way in IN_ANY_STEPS else ""
         table.add_row(
-            WAYS[row.way].label + sampled,
+            WAYS[row.way].label + planned + sampled,
             str(row.candidates),
             row.schedule.replace(",", ",\n" if narrow else ","),
             f"{row.calls:g}",
@@ -44,7 +45,7 @@ def _table(made: Tradeoff, *, narrow: bool) -> Table:
 
 def lines_of(made: Tradeoff) -> list[str]:
     """How the cascade's share was chosen, and a sentence per question, basis and two ways: at which N the first is
-    ahead, and at which it is behind."""
+    ahead, and at which it is behind; of plans, for how many calls."""
     lines = [] if made.about.thinning is None else [_chosen(made)]
     alike: dict[tuple[Question, Basis, str, str], list[Pair]] = {}
     for pair in made.pairs:
@@ -78,9 +79,11 @@ def _verdicts(pairs: Sequence[Pair]) -> Iterator[str]:
         of_word = [pair for pair in pairs if verdict(pair) == word]
         if of_word:
             lowest, highest = (choose(pair.difference for pair in of_word) for choose in (min, max))
-            numbers = ", ".join(str(pair.candidates) for pair in of_word)
+            planned = any(pair.budget for pair in of_word)
+            numbers = ", ".join(str(pair.budget if planned else pair.candidates) for pair in of_word)
+            where = f"{numbers} calls" if planned else f"N = {numbers}"
             between = f"{lowest:+.4f}" if lowest == highest else f"{lowest:+.4f} to {highest:+.4f}"
-            yield f"{word} at N = {numbers} ({between})"
+            yield f"{word} at {where} ({between})"
 
 
 def _seconds(row: TradeoffRow, between: str) -> str:

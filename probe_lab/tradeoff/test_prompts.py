@@ -32,20 +32,20 @@ def held_out_prompts(experiment: Experiment) -> tuple[str, ...]:
     return prompts_of(experiment, "test", experiment.tradeoff.prompts)
 
 
-def prompts_of(experiment: Experiment, split: Split, count: int) -> tuple[str, ...]:
-    """The first ``count`` of any split, as ``held_out_prompts``."""
+def prompts_of(experiment: Experiment, split: Split, count: int, otherwise: str = "") -> tuple[str, ...]:
+    """The first ``count`` of any split, as ``held_out_prompts``; ``otherwise`` ends what its error advises."""
     every = prompt_table(collect_prompts(experiment.prompts, experiment.seed))
     own = every[splits_of(every, experiment.data.split) == split]
     if own.empty:
         raise SelectError(
             f"none of the {len(every)} prompts of {experiment.name} is in its {_SPLITS[split]} split "
-            f"({experiment.data.split}): set data.split.{split} above 0, or prompts.count higher"
+            f"({experiment.data.split}): set data.split.{split} above 0, or prompts.count higher{otherwise}"
         )
     return tuple(own.head(count)["prompt"])
 
 
 def step_counts(experiment: Experiment) -> tuple[int, ...]:
-    """Of the rival in fewer steps, in order."""
+    """Fewer than all, of the rival that finishes all candidates and of plans, in order."""
     return tuple(sorted(steps for steps in experiment.tradeoff.fewer_steps if steps))
 
 

@@ -30,6 +30,10 @@ Question = Literal[
     "beats_lookahead",
     "beats_fewer_steps",
     "beats_best_of_n",
+    "plan_beats_lookahead",
+    "plan_beats_preview",
+    "plan_beats_fewer_steps",
+    "plan_beats_best_of_n",
 ]
 Basis = Literal["candidates", "calls", "seconds", "budget"]
 """What two ways of a pair have in common: as many candidates, as many denoiser calls, as many seconds, or as many calls
@@ -85,6 +89,10 @@ QUESTIONS: Mapping[Question, str] = {
     "beats_lookahead": "better than lookaheads without a probe?",
     "beats_fewer_steps": "better than fewer steps?",
     "beats_best_of_n": "better than best of N?",
+    "plan_beats_lookahead": "planned better with the probe than with lookaheads?",
+    "plan_beats_preview": "planned better with the probe than with previews?",
+    "plan_beats_fewer_steps": "is a plan better than fewer steps?",
+    "plan_beats_best_of_n": "is a plan better than best of N?",
 }
 BASES: Mapping[Basis, str] = {
     "candidates": "as many candidates",

@@ -23,19 +23,22 @@ from probe_lab.config import Experiment, load_experiment
 from probe_lab.data.splits import split_of
 from probe_lab.data.text_lookup import TextTable
 from probe_lab.errors import ConfigError, SelectError
+from probe_lab.evaluators import create
 from probe_lab.evaluators.scoring_run import score_cache
 from probe_lab.generation.generate import generate
-from probe_lab.generation.prompts import sample_seed
-from probe_lab.probes import load_probe, preview_probe, shipped
+from probe_lab.probes import load_probe, shipped
 from probe_lab.probes.inputs import Inputs
-from probe_lab.selection.probe_select import ProbeSelect
 from probe_lab.sweep import run_sweep
+from probe_lab.tradeoff import known
 from probe_lab.tradeoff.budget_plans import Sampler, best_within
+from probe_lab.tradeoff.known import probes_of
 from probe_lab.tradeoff.measure import measure
+from probe_lab.tradeoff.plans import Compared
 from probe_lab.tradeoff.policies import draw_candidates
-from probe_lab.tradeoff.records import Tradeoff
+from probe_lab.tradeoff.records import Tradeoff, way_name
 from probe_lab.tradeoff.test_prompts import held_out_prompts
-from probe_lab.tradeoff.ways import PLANS
+from probe_lab.tradeoff.timing import Bench
+from probe_lab.tradeoff.ways import PLANS, Way
 
 KEYS = [
     "prompts.count=24",
@@ -163,7 +166,10 @@ def test_the_share_that_the_probe_leaves_is_chosen_on_validation_prompts(
 
 def test_rivals_at_the_same_calls_cost_the_same(experiment: Experiment, made: Tradeoff) -> None:
     same = [pair for pair in made.pairs if pair.basis == "calls"]
-    assert {pair.question for pair in same} == {"beats_lookahead", "beats_fewer_steps", "beats_best_of_n"}
+    assert {pair.question for pair in same} == {
+        "beats_lookahead", "beats_fewer_steps", "beats_best_of_n", "plan_beats_fewer_steps", "plan_beats_best_of_n",
+    }  # fmt: skip
+    assert all(bool(pair.budget) is pair.question.startswith("plan_") for pair in made.pairs)
     assert all(pair.calls_first == pytest.approx(pair.calls_second) for pair in same)
     # One cut at 2 of 8 with 6 candidates: 18 calls, which are 2.25 whole images and 3.6 images of five steps.
     rows = {(row.way, row.candidates): row for row in made.rows}
@@ -209,9 +215,11 @@ def test_plans_are_the_best_on_validation_prompts(experiment: Experiment, made: 
     validation = [candidates_in(experiment, steps, "tradeoff_plans", 2) for steps in (8, 4)]
     for way, first in PLANS.items():
         rows = [row for row in made.rows if row.way == way]
-        plans = dict.fromkeys(best_within(budget, first, validation, experiment.seed) for budget in (3, 12, 15, 500))
-        assert [(row.steps, row.candidates, row.calls) for row in rows] == [
-            (plan.steps, plan.candidates, plan.calls) for plan in plans if plan is not None
+        plans = {budget: best_within(budget, first, validation, experiment.seed) for budget in (3, 12, 15, 500, 600)}
+        assert plans.pop(3) is None
+        assert plans.pop(600) == plans[500]  # which is left out, since it buys none of them more
+        assert [(row.budget, row.steps, row.candidates, row.calls) for row in rows] == [
+            (budget, plan.steps, plan.candidates, plan.calls) for budget, plan in plans.items() if plan is not None
         ]
 
 
@@ -230,39 +238,37 @@ def test_plans_are_measured_in_their_own_steps(experiment: Experiment, made: Tra
         assert row.score == pytest.approx(np.mean(kept))
 
 
-def test_a_plan_is_what_a_selecting_call_does(experiment: Experiment) -> None:
+@pytest.mark.parametrize("way", PLANS)
+def test_a_plan_is_timed_as_what_its_stages_keep(experiment: Experiment, way: Way) -> None:
+    cuts = ((1, 2),) if way == "lookahead_plan" else ((1, 4), (1, 2))
+    plan = Compared(way, 6, 4, 6 * 1 + 2 * 3 + (6 if way == "lookahead_plan" else 4), cuts, 20)
     (cell,) = experiment.runs_folder.glob("step02-cnn*")
-    world = candidates_in(experiment, 4, "tradeoff", 3)
+    pipe = load_pipeline(experiment.backbone, experiment.sampling)
+    bench = Bench(experiment, pipe, create("shapes_reward", experiment.scoring), cell, {})
     prompts = held_out_prompts(experiment)
-    sampling = replace(experiment.sampling, steps=4)
-    pipe = load_pipeline(experiment.backbone, sampling)
-    previews = preview_probe("lookahead:shapes_reward", step=1, total_steps=4)
-    schedule = [{"step": 1, "keep": 4}, {"step": 1, "keep": 2}]
-    select = ProbeSelect(pipe, [cell, previews], candidates=6, keep=2, schedule=schedule)
-    generators = [
-        torch.Generator().manual_seed(sample_seed(prompt, index, experiment.seed))
-        for prompt in prompts
-        for index in range(6)
-    ]
-    options = family_of(pipe).call_options(sampling, prompts)
+    options = family_of(pipe).call_options(replace(experiment.sampling, steps=4), prompts)
     del options["prompt"]
-    selection = select(list(prompts), generator=generators, **options)
+    selection = bench._select(plan)(list(prompts), generator=bench._generators(plan, prompts), **options)
+    assert selection.denoiser_calls == 3 * plan.calls
+    world = candidates_in(experiment, 4, "tradeoff", 3)
     for prompt, kept in enumerate(selection.kept):
-        left = sorted(range(6), key=lambda seed: -world.probe[prompt, seed])[:4]
-        assert set(kept) == set(sorted(left, key=lambda seed: -world.lookahead[prompt, seed])[:2])
-    assert selection.denoiser_calls == 3 * (6 * 1 + 4 * 1 + 2 * 3)
+        left = list(range(6))
+        for scores, (_, keep) in zip([world.chosen_by(PLANS[way]), world.lookahead], cuts, strict=False):
+            left = sorted(left, key=lambda seed, of=scores[prompt]: -of[seed])[:keep]
+        assert set(kept) == set(left)
 
 
 def test_plans_of_one_budget_are_compared(made: Tradeoff) -> None:
     pairs = [pair for pair in made.pairs if pair.basis == "budget"]
-    assert {(pair.question, pair.first.partition(",")[0], pair.second.partition(",")[0]) for pair in pairs} == {
-        ("beats_lookahead", "planned with the probe", "planned with lookaheads"),
-        ("beats_preview", "planned with the probe", "planned with previews"),
+    assert {(pair.question, way_name(pair.first), way_name(pair.second)) for pair in pairs} == {
+        ("plan_beats_lookahead", "planned with the probe", "planned with lookaheads"),
+        ("plan_beats_preview", "planned with the probe", "planned with previews"),
     }
+    assert sorted(pair.budget for pair in pairs) == [12, 12, 15, 15, 500, 500]
     rows = {row.text: row for row in made.rows}
     for pair in pairs:
         assert pair.difference == pytest.approx(rows[pair.first].score - rows[pair.second].score)
-        assert max(pair.calls_first, pair.calls_second) <= 500
+        assert max(pair.calls_first, pair.calls_second) <= pair.budget
 
 
 def test_without_budgets_nothing_is_planned(experiment: Experiment, made: Tradeoff) -> None:
@@ -273,7 +279,6 @@ def test_without_budgets_nothing_is_planned(experiment: Experiment, made: Tradeo
     made.save(experiment.runs_folder)  # as the other tests left it
     assert not [row for row in plain.rows if row.way in PLANS]
     assert {path.name for path in folder.iterdir()} == {f"smoke_tradeoff{end}" for end in ("", "_val", "_4steps")}
-    assert set(Cache(folder / "smoke_tradeoff_4steps").manifest.taps) == {"x0"}
 
 
 def test_several_cuts_take_no_more_calls_than_one(made: Tradeoff) -> None:
@@ -351,16 +356,28 @@ def test_an_evaluator_that_the_probes_do_not_predict_is_refused_at_once(experime
         measure(other, cell, watching=lambda what, unit: pytest.fail(what), announce=lambda plan: None)
 
 
-def test_a_shipped_probe_is_not_measured_on_prompts_that_taught_it(
-    experiment: Experiment, overrides: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_shipped_probe_is_asked_for_by_that_word(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (cell,) = experiment.runs_folder.glob("step02-cnn*")
-    shutil.copytree(cell, tmp_path / "tiny-sd", ignore=shutil.ignore_patterns("metrics.json"))
+    folder = tmp_path / "tiny-sd"
+    shutil.copytree(cell, folder, ignore=shutil.ignore_patterns("metrics.json", "predictions.parquet"))
     monkeypatch.setattr(shipped, "SHIPPED_PROBES", tmp_path)
-    first = held_out_prompts(experiment)[0]
-    (tmp_path / "tiny-sd" / shipped.CAPTIONS).write_text(f"A {first.removeprefix('a ')}\n", encoding="utf-8")
-    with pytest.raises(SelectError, match=r"was trained on 1 of the 3 test prompts, '.*' for one: leave them out by"):
-        measure(experiment, "shipped", watching=lambda what, unit: pytest.fail(what), announce=lambda plan: None)
+    probes = probes_of(experiment, "shipped", "shapes_reward")
+    assert (probes.cell, dict(probes.cells), probes.step) == (folder, {2: folder}, 2)
+    other = replace(experiment.data, split=replace(experiment.data.split, train=0.5, test=0.2))
+    with pytest.raises(SelectError, match="it would be tested on prompts that it was trained on"):
+        probes_of(replace(experiment, data=other), "shipped", "shapes_reward")
+
+
+@pytest.mark.parametrize(("changes", "advice"), [({}, "tradeoff.thin"), ({"thin": 0.5}, r"tradeoff.budgets=\[\]")])
+def test_without_validation_prompts_it_says_what_needs_them(
+    experiment: Experiment, changes: dict[str, Any], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "check_split", lambda *given: None)  # the cells are of another split
+    none = replace(experiment.data, split=replace(experiment.data.split, train=0.7, val=0.0))
+    with pytest.raises(SelectError, match=rf"none of the 24 prompts of smoke is in its validation split .*{advice}"):
+        measured(replace(experiment, data=none, tradeoff=replace(experiment.tradeoff, **changes)))
 
 
 def test_without_test_prompts_it_is_refused(experiment: Experiment) -> None:

@@ -92,8 +92,19 @@ def test_budgets_that_buy_nothing_more_are_left_out() -> None:
 
 def test_a_probe_that_looks_ahead_pays_for_it() -> None:
     worlds = [sampler(8, 2, 1)]
-    (plain, *_), (ahead, *_) = (planned_ways([30], worlds, 0, looks_ahead=ahead) for ahead in (False, True))
-    plan = next(plan for plan in plans_within(30, "probe", 8, 2, 8, extra=1) if plan.cuts == ahead.plan)
-    assert plan.calls == calls_by_hand(plan, 1)
-    assert plain.calls <= 30
-    assert ahead.calls <= 30
+    for way in planned_ways([30], worlds, 0, looks_ahead=True):
+        plan = BudgetPlan(PLANS[way.way], way.steps, way.candidates, way.plan, way.calls)
+        assert way.calls == calls_by_hand(plan, 1)
+    free = [way for way in planned_ways([30], worlds, 0, looks_ahead=False) if way.way != "probe_plan"]
+    assert free == [way for way in planned_ways([30], worlds, 0, looks_ahead=True) if way.way != "probe_plan"]
+
+
+def test_where_one_plan_has_all_there_is_its_rivals_grow_beside_it() -> None:
+    world = sampler(25, 5, 2)
+    ways = planned_ways([120, 150, 175], [world], 0, looks_ahead=False)
+    by_way = {way: [made for made in ways if made.way == way] for way in PLANS}
+    assert {way: [made.budget for made in own] for way, own in by_way.items()} == {
+        way: [120, 150, 175] for way in PLANS
+    }
+    assert any(own[1].calls == own[2].calls for own in by_way.values())
+    assert any(own[1].calls < own[2].calls for own in by_way.values())

@@ -55,7 +55,7 @@ def test_both_files_open_with_any_reader_and_say_what_they_are_of(tmp_path: Path
         table = pq.read_table(tmp_path / name)
         assert table.column_names == [field.name for field in dataclasses.fields(record)]
         metadata = table_metadata(table)
-        assert metadata["format_version"] == "2"
+        assert metadata["format_version"] == "3"
         assert metadata["version"] == __version__
         assert (metadata["prompts"], metadata["seeds"], metadata["evaluator"]) == ("60", "50", "shapes_reward")
         assert metadata["cells"] == '["cnn-5-a", "cnn-2-b"]'
@@ -100,7 +100,7 @@ def test_another_version_is_refused(tmp_path: Path, name: str) -> None:
     table = pq.read_table(tmp_path / name)
     for metadata, version in (({**table.schema.metadata, b"format_version": b"1"}, "1"), (None, "none")):
         pq.write_table(table.replace_schema_metadata(metadata), tmp_path / name)
-        with pytest.raises(ReportError, match=rf"{name} is of version {version} and this is version 2: run `probe-lab"):
+        with pytest.raises(ReportError, match=rf"{name} is of version {version} and this is version 3: run `probe-lab"):
             Tradeoff.load(tmp_path)
 
 

@@ -23,13 +23,13 @@ MOST_MARKS = 8
 """Points of one line that have a marker and bars."""
 
 _EXPLANATION = """Mean true score of the kept image over what it costs per prompt, on a logarithmic scale: {costs}. A
-line joins one way of selecting at growing N, the numbers are N; upright bars are 95 % intervals over test prompts.
-Higher is better and further left is cheaper: go up from a cost to see which way makes most of it. Black and grey are
-what to measure the colours against. All ways saw the same {prompts} prompts, so bars that overlap do not mean that
-two ways are alike: the table of paired differences decides, also at the same cost. Suspicious would be a way above
-best of N or the oracle at the same N, since they have the best that there is (fewer steps apart, whose images are
-others); a score that falls with N by more than its bars; or a random seed that is level with the rest, for then there
-is nothing to choose."""
+line joins one way of selecting at growing N, or plans for growing numbers of calls; the numbers are N; upright bars are
+95 % intervals over test prompts. Higher is better and further left is cheaper: go up from a cost to see which way makes
+most of it. Black and grey are what to measure the colours against. All ways saw the same {prompts} prompts, so bars
+that overlap do not mean that two ways are alike: the table of paired differences decides, also at the same cost.
+Suspicious would be a way above best of N or the oracle at the same N, since they have the best that there is (fewer
+steps and plans apart, whose images are others); a score that falls with N by more than its bars; or a random seed that
+is level with the rest, for then there is nothing to choose."""
 
 Resource = Literal["calls", "seconds", "flops"]
 
@@ -178,10 +178,10 @@ def _in_order(rows: Sequence[TradeoffRow], way: Way, resource: Resource) -> list
 
 def _marked(line: Sequence[TradeoffRow]) -> list[int]:
     """The numbers of those rows that get a marker and bars: both ends, and between them evenly over the logarithm of
-    N."""
+    N, of plans over that of their calls."""
     if len(line) <= MOST_MARKS:
         return list(range(len(line)))
-    counts = np.log([row.candidates for row in line])
+    counts = np.log([row.budget or row.candidates for row in line])
     wanted = np.linspace(counts[0], counts[-1], MOST_MARKS)
     return sorted({int(np.abs(counts - count).argmin()) for count in wanted})
 
