@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read when PyTorch is imported. Some tests have more threads than the machine has cores; they would wait in a loop.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,9 +17,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))  # commands.py, interpreters.py
+sys.path.insert(0, str(Path(__file__).parent))  # the modules beside this one
 
 import interpreters
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+    from probe_lab.cache import Cache
 
 # Time is measured in benchmarks/, never in a test: the machine may be busy.
 settings.register_profile("probe_lab", deadline=None)
@@ -44,3 +50,30 @@ def pytest_collection() -> Generator[None, Any, Any]:
 def pytest_unconfigure() -> None:
     """Extension modules look for leaks at the very end."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def random_pipe(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
+    from random_pipeline import random_pipeline
+
+    return random_pipeline(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusionPipeline]:
+    """The tiny random pipeline of a family, built once."""
+    from tiny_pipelines import PIPELINES
+
+    @functools.cache
+    def get(name: str) -> DiffusionPipeline:
+        return PIPELINES[name](tmp_path_factory.mktemp("tiny"))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """The cache of ``planted_world`` at step 5; read only."""
+    from planted_world import make_planted
+
+    return make_planted(tmp_path_factory.mktemp("caches") / "planted", (5,))

@@ -21,8 +21,15 @@ from probe_lab.processes import terminated_as_interrupt
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ["tests/test_experiments.py"]
-STARTING = ["tests/engines", "tests/tracking", "tests/test_cli.py", "tests/selection", "tests/documents"]
-SWEEPING = ["tests/shapes", "tests/report", "tests/sweep"]
+STARTING = [
+    "tests/engines",
+    "tests/tracking",
+    "tests/cli/test_cli.py",
+    "tests/selection",
+    "tests/tradeoff",
+    "tests/documents",
+]
+SWEEPING = ["tests/shapes", "tests/report", "tests/sweep", "tests/compare"]
 # The longest come first, so that both cores are busy to the end.
 SUITES = {
     "starting": STARTING,

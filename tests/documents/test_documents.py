@@ -62,10 +62,10 @@ LISTINGS = {
 """Blocks that are neither commands nor programs, by their page and beginning."""
 
 ELSEWHERE = {
-    ("docs/prompts.md", "text json yaml"): "tests/capture/test_prompts.py",
+    ("docs/prompts.md", "text json yaml"): "tests/generation/test_prompts.py",
     ("docs/sweeps.md", "text yaml"): "tests/sweep/test_sweep_docs.py",
-    ("docs/losses.md", "python"): "tests/probes/test_probes_objective.py",
-    ("docs/backbones.md", "python"): "tests/capture/test_backbones_docs.py",
+    ("docs/losses.md", "python"): "tests/training/test_probes_objective.py",
+    ("docs/backbones.md", "python"): "tests/backbones/test_backbones_docs.py",
 }
 """Blocks that another test runs, for what comes out of them: page and languages."""
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from diffusers import DiffusionPipeline
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # where they are made
-
 from tiny_pipelines import PIPELINES
 
 

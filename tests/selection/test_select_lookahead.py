@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL.Image import Image
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines of every family
-
 from tiny_pipelines import CALL, PIPELINES
+from torch import Tensor
 
 from probe_lab.backbones.families import family_of
 from probe_lab.backbones.pipelines import load_pipeline

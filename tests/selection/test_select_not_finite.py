@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,8 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines of every family
-
 from tiny_pipelines import build
+from torch import Tensor
 
 from probe_lab.errors import SelectError
 from probe_lab.previews.decoding import previewer

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +16,8 @@ from diffusers.hooks import (
     TaylorSeerCacheConfig,
     apply_first_block_cache,
 )
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))  # tiny pipelines of every family
-
 from tiny_pipelines import PIPELINES
+from torch import nn
 
 from probe_lab.capture import Capture
 from probe_lab.capture.stateful import kept_between_steps

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
-
 from tiny_pipelines import PIPELINES
 
 from probe_lab.capture import Capture, Tap

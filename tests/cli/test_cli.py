@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VERBS = ["plan", "generate", "score", "evaluators", "train", "sweep", "report", "track", "compare", "select", "demo"]
 VERBS += ["init", "power", "breakeven"]
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 from PIL import Image
 
 from probe_lab.cache import Cache, CacheWriter, Manifest, shard_layout, write_scores
-from probe_lab.config import Backbone, CacheConfig, Data, Experiment, ProbeConfig, Trainer
 from probe_lab.data import SplitFractions, split_of
 
 PROMPTS, SEEDS, TOKENS, WIDTH = 120, 6, 5, 12
@@ -42,20 +39,9 @@ def _arrays(signal: torch.Tensor, mask: torch.Tensor, generator: torch.Generator
     return {"up/attention": maps, "mid/activation": activation, "x0": x0, "latent": noise(4, 16, 16)}
 
 
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """Score = difficulty of the prompt (in its text) + signal of the sample (in the taps); ``other`` is its
-    negative."""
-    return _planted(tmp_path_factory.mktemp("caches") / "planted", (5,))
-
-
-@pytest.fixture(scope="session")
-def stepped(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """The same at two steps, of which the first shows half of the signal."""
-    return _planted(tmp_path_factory.mktemp("caches") / "stepped", (2, 5))
-
-
-def _planted(folder: Path, steps: tuple[int, ...]) -> Cache:
+def make_planted(folder: Path, steps: tuple[int, ...]) -> Cache:
+    """Score = difficulty of the prompt (in its text) + signal of the sample (in the taps, less of it at earlier steps);
+    ``other`` is its negative."""
     count = PROMPTS * SEEDS
     prompt_id = np.arange(count) // SEEDS
     prompts = [f"planted prompt {index}" for index in range(PROMPTS)]
@@ -115,32 +101,3 @@ def _planted(folder: Path, steps: tuple[int, ...]) -> Cache:
     for name, values in {"good": 5 + 2 * score, "other": -score}.items():
         write_scores(folder, name, np.arange(count), values, metadata={"version": "1"})
     return Cache(folder)
-
-
-@pytest.fixture
-def experiment(planted: Cache) -> Experiment:
-    """A fast cnn on ``planted``; tests change what they are about with ``probe_of``."""
-    return Experiment(
-        name="test",
-        backbone=Backbone(name="tiny-sd"),
-        cache=CacheConfig(root=str(planted.folder.parent), name=planted.folder.name),
-        evaluators=["good"],
-        data=Data(batch_prompts=8, split=FRACTIONS),
-        probe=ProbeConfig(taps=["up/attention", "mid/activation", "x0"], width=16, embedding=16, ema=0.9),
-        trainer=Trainer(max_epochs=6, learning_rate=5e-3),
-    )
-
-
-def probe_of(experiment: Experiment, **changes: object) -> Experiment:
-    """The experiment with other keys of ``probe``."""
-    return replace(experiment, probe=replace(experiment.probe, **changes))  # type: ignore[arg-type]
-
-
-@pytest.fixture(name="probe_of")
-def _probe_of() -> object:
-    return probe_of
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    return tmp_path / "runs"
