@@ -107,8 +107,8 @@ class Uncertainty:
         instead of 95. Student's c for Satterthwaite's pooled degrees of freedom is too narrow, 92 of 100, where the
         trainings make most of the variance: the few variances that come out small seem well known. Their squares are
         therefore averaged, and the first counts twice the share of the trainings in the variance, or alone where they
-        make half of it: 95 to 97 of 100 for every share (``tests/test_metrics_coverage.py``). With a single training
-        it is Student's t.
+        make half of it: 95 to 97 of 100 for every share (``tests/metrics/test_metrics_coverage.py``). With a single
+        training it is Student's t.
         """
         prompts = self.tail**2 * self.variance
         total, degrees = _pooled(prompts, self.degrees, self.trainings, self.training_degrees)
