@@ -17,12 +17,21 @@ from tools.tiny_models.mistakes import held_out
 
 PILOTS = (0, 2000)
 """Seed and number of captions of the pilots of ``shapes_full``."""
-COUNTS = {"shapes_full": 2000, "shapes_full_sd3": 1000, "selection_sd3": 1600, "shipped_sd": 2000}
+COUNTS = {"shapes_full": 2000, "shapes_full_sd3": 1000, "selection_sd3": 1600, "shipped_sd": 2000, "shipped_sd3": 1000}
 EARLIER = {
     "shapes_full": ("smoke", "quickstart", "quickstart_sd3"),
     "shapes_full_sd3": ("smoke", "quickstart", "quickstart_sd3", "shapes_full"),
     "selection_sd3": ("smoke", "quickstart", "quickstart_sd3", "shapes_full", "shapes_full_sd3"),
     "shipped_sd": ("smoke", "quickstart", "quickstart_sd3", "shapes_full", "shapes_full_sd3", "judge_study"),
+    "shipped_sd3": (
+        "smoke",
+        "quickstart",
+        "quickstart_sd3",
+        "shapes_full",
+        "shapes_full_sd3",
+        "selection_sd3",
+        "judge_study",
+    ),
 }
 
 
