@@ -82,7 +82,7 @@ def plans_within(
             yield BudgetPlan(first, steps, candidates, ((cut, finished),), begun + finished * rest)
     if first == "lookahead":
         return
-    for candidates in {*_LEFT, seeds} - {number for number in _LEFT if number > seeds}:
+    for candidates in [*(number for number in _LEFT if number < seeds), seeds]:
         begun = candidates * each
         for left in (number for number in _LEFT if number < candidates):
             finished = min((budget - begun - left) // rest, left - 1)

@@ -169,9 +169,9 @@ def _rivals(rows: Sequence[TradeoffRow], known: Known, step: int) -> list[_Rival
         return [row for row in rows if row.way in ways and row.steps == steps]
 
     steps = next(row.steps for row in rows if row.way == "random")
-    target = known.target
+    whole, target = known.whole, known.whole.target
     return [
-        _Rival("lookahead", steps, target, known.lookahead, steps - step, step + 1, rows_of("lookahead", steps=steps)),
+        _Rival("lookahead", steps, target, whole.lookahead, steps - step, step + 1, rows_of("lookahead", steps=steps)),
         *(
             _Rival("fewer_steps", number, scores, scores, 0, number, rows_of("fewer_steps", steps=number))
             for number, scores in known.fewer.items()

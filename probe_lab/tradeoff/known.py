@@ -81,15 +81,12 @@ class Probes:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of every candidate, [prompts, seeds] each: the true score, those of the images of fewer steps (by
-    their number), of the decoded latents of the cut, and what the probe and its like at several steps predict.
-    ``samplers`` are those that plans may use, by their number of steps."""
+    """What is known of every candidate, [prompts, seeds] each: in the ``whole`` number of steps, true scores of the
+    images of ``fewer`` steps (by their number), and what the probe's like at several steps predict. ``samplers`` are
+    those that plans may use, by their number of steps, the whole one among them."""
 
-    target: Floats
+    whole: Sampler
     fewer: Mapping[int, Floats]
-    preview: Floats
-    lookahead: Floats
-    probe: Floats
     by_step: Mapping[int, Floats]
     samplers: Mapping[int, Sampler]
 
@@ -149,11 +146,8 @@ def known_of(
             finished = _made(in_fewer_steps(world, steps, steps, ["x0"]), evaluator, watching, announce)
             fewer[steps] = by_prompt(finished, finished.scores(evaluator))
     return Known(
-        target=whole.target,
+        whole=whole,
         fewer=dict(sorted(fewer.items())),
-        preview=whole.preview,
-        lookahead=whole.lookahead,
-        probe=whole.probe,
         by_step=predictions(probes.cells, cache, evaluator) if len(probes.cells) > 1 else {},
         samplers={whole.steps: whole, **shorter},
     )

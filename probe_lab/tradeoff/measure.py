@@ -76,7 +76,7 @@ def measure(
         About(
             evaluator=evaluator,
             prompts=len(prompts),
-            seeds=known.target.shape[1],
+            seeds=known.whole.target.shape[1],
             backbone=experiment.backbone.label,
             sampling=_sampling_text(experiment),
             cells=tuple(dict.fromkeys([probes.cell.name, *(cell.name for cell in probes.cells.values())])),
@@ -113,7 +113,9 @@ def _ways(
 
 def _scores(way: Compared, known: Known, seed: int) -> Floats:
     """The true score of what a way keeps, mean over sets of candidates: [prompts]."""
-    target = known.fewer.get(way.steps, known.target)  # of the experiment's own number of steps there are none fewer
+    target = known.fewer.get(
+        way.steps, known.whole.target
+    )  # of the experiment's own number of steps there are none fewer
     candidates = draw_candidates(len(target), target.shape[1], way.candidates, seed)
     return kept_scores(target, _stages(way, known, seed), candidates)
 
@@ -125,13 +127,14 @@ def _stages(way: Compared, known: Known, seed: int) -> list[Stage]:
         return stages_of(PLANS[way.way], way.plan, known.samplers[way.steps])
     if way.way == "progressive":
         return [Stage(known.by_step[step], keep) for step, keep in way.plan]
+    whole = known.whole
     if way.way in ("cascade", "thinned"):
-        first = known.probe if way.way == "cascade" else np.random.default_rng(seed).random(known.probe.shape)
-        deciding = [first, known.lookahead][-len(way.plan) :]
+        first = whole.probe if way.way == "cascade" else np.random.default_rng(seed).random(whole.probe.shape)
+        deciding = [first, whole.lookahead][-len(way.plan) :]
         return [Stage(scores, keep) for scores, (_, keep) in zip(deciding, way.plan, strict=True)]
     if way.way == "fewer_steps":
         return [Stage(known.fewer[way.steps], 1)]
-    scores = {"probe": known.probe, "preview": known.preview, "lookahead": known.lookahead}.get(way.way, known.target)
+    scores = {"probe": whole.probe, "preview": whole.preview, "lookahead": whole.lookahead}.get(way.way, whole.target)
     return [Stage(scores, 1)]
 
 
