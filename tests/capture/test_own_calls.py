@@ -39,8 +39,13 @@ def generators(count: int, first: int = 0) -> list[torch.Generator]:
 
 @pytest.fixture
 def other(random_pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
-    """Another pipeline with the same parts and a scheduler of its own."""
-    parts = {**random_pipe.components, "scheduler": copy.deepcopy(random_pipe.scheduler)}
+    """Another pipeline with the same parts, and a scheduler and tokenizer of its own.
+
+    Those two hold what a call sets: a fast tokenizer is told how to pad and then pads, so two threads that share one
+    may read each other's padding, with or without a capture.
+    """
+    own = {name: copy.deepcopy(random_pipe.components[name]) for name in ("scheduler", "tokenizer")}
+    parts = {**random_pipe.components, **own}
     twin = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     twin.set_progress_bar_config(disable=True)
     return twin
