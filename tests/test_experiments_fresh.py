@@ -17,7 +17,14 @@ from tools.tiny_models.mistakes import held_out
 
 PILOTS = (0, 2000)
 """Seed and number of captions of the pilots of ``shapes_full``."""
-COUNTS = {"shapes_full": 2000, "shapes_full_sd3": 1000, "selection_sd3": 1600, "shipped_sd": 2000, "shipped_sd3": 1000}
+COUNTS = {
+    "shapes_full": 2000,
+    "shapes_full_sd3": 1000,
+    "selection_sd3": 1600,
+    "shipped_sd": 2000,
+    "shipped_sd3": 1000,
+    "plans_sd3": 640,
+}
 EARLIER = {
     "shapes_full": ("smoke", "quickstart", "quickstart_sd3"),
     "shapes_full_sd3": ("smoke", "quickstart", "quickstart_sd3", "shapes_full"),
@@ -33,6 +40,7 @@ EARLIER = {
         "judge_study",
     ),
 }
+EARLIER["plans_sd3"] = (*EARLIER["shipped_sd3"], "shipped_sd", "shipped_sd3")
 
 
 def drawn(seed: int, count: int) -> frozenset[str]:

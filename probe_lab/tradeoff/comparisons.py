@@ -33,6 +33,7 @@ _SAME_COST: Sequence[tuple[Question, Sequence[Way], Way]] = (
     ("beats_lookahead", _LED, "lookahead"),
     ("beats_fewer_steps", _LED, "fewer_steps"),
     ("beats_best_of_n", _LED, "best_of_n"),
+    ("plan_beats_one_lookahead", ("probe_plan",), "lookahead"),
     ("plan_beats_fewer_steps", ("probe_plan",), "fewer_steps"),
     ("plan_beats_best_of_n", ("probe_plan",), "best_of_n"),
 )

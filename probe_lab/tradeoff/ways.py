@@ -32,6 +32,7 @@ Question = Literal[
     "beats_best_of_n",
     "plan_beats_lookahead",
     "plan_beats_preview",
+    "plan_beats_one_lookahead",
     "plan_beats_fewer_steps",
     "plan_beats_best_of_n",
 ]
@@ -91,6 +92,7 @@ QUESTIONS: Mapping[Question, str] = {
     "beats_best_of_n": "better than best of N?",
     "plan_beats_lookahead": "planned better with the probe than with lookaheads?",
     "plan_beats_preview": "planned better with the probe than with previews?",
+    "plan_beats_one_lookahead": "is a plan better than lookaheads of all, of which the best is finished?",
     "plan_beats_fewer_steps": "is a plan better than fewer steps?",
     "plan_beats_best_of_n": "is a plan better than best of N?",
 }

@@ -167,7 +167,8 @@ def test_the_share_that_the_probe_leaves_is_chosen_on_validation_prompts(
 def test_rivals_at_the_same_calls_cost_the_same(experiment: Experiment, made: Tradeoff) -> None:
     same = [pair for pair in made.pairs if pair.basis == "calls"]
     assert {pair.question for pair in same} == {
-        "beats_lookahead", "beats_fewer_steps", "beats_best_of_n", "plan_beats_fewer_steps", "plan_beats_best_of_n",
+        "beats_lookahead", "beats_fewer_steps", "beats_best_of_n", "plan_beats_one_lookahead",
+        "plan_beats_fewer_steps", "plan_beats_best_of_n",
     }  # fmt: skip
     assert all(bool(pair.budget) is pair.question.startswith("plan_") for pair in made.pairs)
     assert all(pair.calls_first == pytest.approx(pair.calls_second) for pair in same)
