@@ -41,15 +41,10 @@ def work(
             pipe.send(Ready(portable(error)))
             return
         pipe.send(Ready())
-        while (task := _next_task(pipe)) is not None:
+        while (task := pipe.recv()) is not None:
             for message in sent_messages(worker, task):
                 pipe.send(message)
+    except (EOFError, ConnectionError):
+        pass  # the parent ended without a word, and nobody is left to tell: what a task raises is a message
     finally:  # a thread may keep a process that has nothing left to do
         pipe.close()
-
-
-def _next_task(pipe: connection.Connection) -> Any:
-    try:
-        return pipe.recv()
-    except EOFError:  # the parent ended without a word
-        return None

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from probe_lab.config import Engine
-from probe_lab.engines import Ended, Said, Site, WorkerDied, WorkerSpec, local, open_pool
+from probe_lab.engines import Ended, Said, Site, WorkerDied, WorkerSpec, local, local_worker, open_pool
 from probe_lab.errors import DataError, ProbeLabError
 
 
@@ -155,3 +155,42 @@ def test_workers_that_never_get_ready_are_given_up(
     with open_pool(Engine(), WorkerSpec(Unready(error, log), 1)) as pool, pytest.raises(ProbeLabError, match=told):
         pool.one("about")
     assert log.read_text() == "x" * starts
+
+
+@pytest.mark.parametrize("moment", ["as it begins", "before a task", "within a task"])
+def test_a_worker_that_nobody_hears_any_more_ends_without_a_word(
+    moment: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its parent was killed: what it would have sent is not an error of the worker's."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    ended = context.Event()
+
+    def wait(site: Site) -> Any:
+        ours.close()  # the child's copy
+        if moment == "as it begins":
+            ended.wait(60)
+        return Waiting(ended)
+
+    process = context.Process(target=local_worker.work, args=(theirs, wait, Site(1), 1, False))
+    process.start()
+    theirs.close()
+    if moment != "as it begins":
+        ours.recv()
+    if moment == "within a task":
+        ours.send("wait")
+    ours.close()
+    ended.set()
+    process.join(60)
+    assert process.exitcode == 0
+    assert capfd.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Has its result once nobody hears it."""
+
+    ended: Any
+
+    def do(self, task: str) -> bool:
+        return bool(self.ended.wait(60))
