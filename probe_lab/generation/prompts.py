@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +39,7 @@ def collect_prompts(prompts: Prompts, seed: int) -> PromptSet:
     Raises:
         ConfigError: the source cannot be read or holds no prompt, or ``prompts.exclude`` names something else.
     """
-    return _collected(prompts, seed, ())
+    return _collected(prompts, seed, _Excluding({}))
 
 
 def read_prompts(prompts: Prompts, seed: int) -> list[str]:
@@ -47,9 +47,17 @@ def read_prompts(prompts: Prompts, seed: int) -> list[str]:
     return list(collect_prompts(prompts, seed).prompts)
 
 
-def _collected(prompts: Prompts, seed: int, within: tuple[str, ...]) -> PromptSet:
-    """``within`` are the experiments whose ``prompts.exclude`` led here."""
-    excluded = excluded_meanings(prompts, within)
+@dataclass(frozen=True)
+class _Excluding:
+    """Prompts of the experiments that were read, by name, since several may exclude the same one; and ``within``, those
+    whose ``prompts.exclude`` led here."""
+
+    read: dict[str, tuple[str, ...]]
+    within: tuple[str, ...] = ()
+
+
+def _collected(prompts: Prompts, seed: int, excluding: _Excluding) -> PromptSet:
+    excluded = _meanings(prompts, excluding)
     source = SOURCES.get(prompts.source)
     captions = source.captions(prompts, seed)
     if source.is_endless:
@@ -64,9 +72,13 @@ def _collected(prompts: Prompts, seed: int, within: tuple[str, ...]) -> PromptSe
     return chosen
 
 
-def excluded_meanings(prompts: Prompts, within: tuple[str, ...] = ()) -> set[str]:
+def excluded_meanings(prompts: Prompts) -> set[str]:
     """What the prompts say that ``prompts.exclude`` names. ConfigError where an entry names nothing."""
-    return {meaning(prompt) for entry in prompts.exclude for prompt in _named_by(entry, prompts, within)}
+    return _meanings(prompts, _Excluding({}))
+
+
+def _meanings(prompts: Prompts, excluding: _Excluding) -> set[str]:
+    return {meaning(prompt) for entry in prompts.exclude for prompt in _named_by(entry, prompts, excluding)}
 
 
 def _first(captions: Iterable[Caption], count: int, excluded: set[str]) -> PromptSet:
@@ -83,29 +95,35 @@ def _first(captions: Iterable[Caption], count: int, excluded: set[str]) -> Promp
     return PromptSet(tuple(prompts), excluded=passed_over)
 
 
-def _named_by(entry: str, prompts: Prompts, within: tuple[str, ...]) -> Iterator[str]:
+def _named_by(entry: str, prompts: Prompts, excluding: _Excluding) -> Iterable[str]:
     """The prompts that an entry of ``prompts.exclude`` stands for: ``shapes:SEED:COUNT``, a file, a cache, or an
     experiment."""
     path = Path(entry).expanduser()
     if entry.startswith("shapes:"):
         seed, count = _seed_and_count(entry)
-        yield from (caption.text for caption in itertools.islice(SOURCES.get("shapes").captions(prompts, seed), count))
-    elif (path / SAMPLES).is_file():
-        yield from load_samples(path / SAMPLES)["prompt"].unique()
-    elif path.suffix.lower() in SUFFIXES:
+        return (caption.text for caption in itertools.islice(SOURCES.get("shapes").captions(prompts, seed), count))
+    if (path / SAMPLES).is_file():
+        return load_samples(path / SAMPLES)["prompt"].unique()
+    if path.suffix.lower() in SUFFIXES:
         read = replace(prompts, source="file", path=entry, per_image="all", split="")
-        yield from (caption.text for caption in file_captions(path, read))
-    elif entry in within:
-        raise ConfigError(f"'prompts.exclude' leads from '{entry}' back to itself: leave one of the entries out")
-    else:
+        return (caption.text for caption in file_captions(path, read))
+    return _of_experiment(entry, excluding)
+
+
+def _of_experiment(name: str, excluding: _Excluding) -> tuple[str, ...]:
+    if name in excluding.within:
+        raise ConfigError(f"'prompts.exclude' leads from '{name}' back to itself: leave one of the entries out")
+    if name not in excluding.read:
         try:
-            experiment = load_experiment(entry)
+            experiment = load_experiment(name)
         except ConfigError as error:
             raise ConfigError(
-                f"'prompts.exclude' names '{entry}', which is no file of prompts, cache folder, shapes:SEED:COUNT or "
+                f"'prompts.exclude' names '{name}', which is no file of prompts, cache folder, shapes:SEED:COUNT or "
                 f"experiment ({error})"
             ) from error
-        yield from _collected(experiment.prompts, experiment.seed, (*within, entry)).prompts
+        inner = replace(excluding, within=(*excluding.within, name))
+        excluding.read[name] = _collected(experiment.prompts, experiment.seed, inner).prompts
+    return excluding.read[name]
 
 
 def _seed_and_count(entry: str) -> tuple[int, int]:

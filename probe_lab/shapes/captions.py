@@ -37,6 +37,9 @@ class Object:
         return f"a {self.colour} {self.shape}"
 
 
+_OBJECTS = tuple(Object(colour, shape) for colour in COLOURS for shape in SHAPES)
+
+
 @dataclass(frozen=True)
 class Relation:
     """``objects[subject]`` is ``kind`` of ``objects[reference]``; the distance is measured between centres."""
@@ -131,8 +134,7 @@ def _parsed(caption: str, allowed: Sequence[str]) -> tuple[list[Object], list[st
 def sample_scene(rng: random.Random) -> Scene:
     """A random scene: 1 to 4 objects (weights 1 : 3 : 3 : 3), distinct in (colour, shape), links uniform."""
     count = rng.choices(range(1, MAX_OBJECTS + 1), weights=(1, 3, 3, 3))[0]
-    kinds = [Object(colour, shape) for colour in COLOURS for shape in SHAPES]
-    return Scene(tuple(rng.sample(kinds, count)), tuple(rng.choice(LINKS) for _ in range(count - 1)))
+    return Scene(tuple(rng.sample(_OBJECTS, count)), tuple(rng.choice(LINKS) for _ in range(count - 1)))
 
 
 def sample_captions(seed: int) -> Iterator[str]:
