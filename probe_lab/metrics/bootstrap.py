@@ -75,18 +75,27 @@ class Uncertainty:
     """How far an estimate may be from the truth, by two independent sources.
 
     Other prompts: a ``variance``, as good as one from ``degrees`` of freedom, and ``tail``, its critical value over
-    Student's. Other trainings: the variance ``trainings`` that they add, from ``training_degrees``.
+    Student's. Other trainings: the variance ``between`` their own values, from ``training_degrees``, of which the part
+    ``explained`` is that of their errors on single prompts.
     """
 
     variance: float
     degrees: float
     tail: float = 1.0
-    trainings: float = 0.0
+    between: float = 0.0
     training_degrees: float = math.inf
+    explained: float = 0.0
+
+    @property
+    def trainings(self) -> float:
+        """The variance that trainings add. It is cut at 0 here, after all sums: cut in each of their terms, it would be
+        too high where trainings hardly differ."""
+        return max(0.0, self.between - self.explained)
 
     def scaled(self, weight: float) -> Uncertainty:
         """That of ``weight`` times the statistic."""
-        return replace(self, variance=self.variance * weight**2, trainings=self.trainings * weight**2)
+        variance, between, explained = (part * weight**2 for part in (self.variance, self.between, self.explained))
+        return replace(self, variance=variance, between=between, explained=explained)
 
     def and_of(self, other: Uncertainty) -> Uncertainty:
         """That of the sum of two independent statistics.
@@ -95,9 +104,11 @@ class Uncertainty:
         and kurtosis, which in a sum count by the square of the share of the variance.
         """
         variance, degrees = _pooled(self.variance, self.degrees, other.variance, other.degrees)
-        trainings = _pooled(self.trainings, self.training_degrees, other.trainings, other.training_degrees)
+        trainings = _pooled(self.between, self.training_degrees, other.between, other.training_degrees)
+        explained = self.explained + other.explained
         excess = (self.tail - 1.0) * self.variance**2 + (other.tail - 1.0) * other.variance**2
-        return Uncertainty(variance, degrees, 1.0 + excess / variance**2 if variance > 0 else 1.0, *trainings)
+        tail = 1.0 + excess / variance**2 if variance > 0 else 1.0
+        return Uncertainty(variance, degrees, tail, *trainings, explained)
 
     def reach(self, level: float) -> float:
         """Distance that |estimate − truth| exceeds with a probability of ``level`` in (0, 1).
@@ -279,8 +290,11 @@ def _critical(level: float, degrees: float) -> float:
 
 def _pooled(first: float, its_degrees: float, second: float, other_degrees: float) -> tuple[float, float]:
     """The sum of two independent variances, and its degrees of freedom after Satterthwaite."""
-    terms = first**2 / its_degrees + second**2 / other_degrees
-    return first + second, (first + second) ** 2 / terms if terms > 0 else math.inf
+    if second == 0:
+        return first, its_degrees
+    if first == 0:
+        return second, other_degrees
+    return first + second, (first + second) ** 2 / (first**2 / its_degrees + second**2 / other_degrees)
 
 
 def _p_value(estimate: float, spread: Uncertainty, prompts: int) -> float:

@@ -13,8 +13,10 @@ training it cannot be known, and the interval is about other prompts alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -49,16 +51,16 @@ class Trainings:
         """What is left of them in a difference whose other side they are too: nothing."""
         return Trainings(np.zeros_like(self.values), np.zeros_like(self.influence))
 
-    def components(self, prompts: int) -> tuple[float, float, float]:
-        """Of the variance of their mean: MS_training / (P S), the part of it that prompts explain, MS_both / (P S), and
-        v²/df of the first. All 0 of a single training."""
+    def spread(self, prompts: int) -> Uncertainty:
+        """What they add to the uncertainty of their mean: MS_training / (P S), and the part of it that prompts explain,
+        MS_both / (P S). Nothing of a single training."""
         count = len(self.values)
         if count < 2 or prompts < 2:
-            return 0.0, 0.0, 0.0
+            return Uncertainty(0.0, math.inf)
         between = float(self.values.var(ddof=1)) / count
         both = self.influence - self.influence.mean(axis=0)
         explained = sum(mean_variance(row, prompts) for row in both) / (count - 1) / count
-        return between, explained, between**2 / (count - 1)
+        return Uncertainty(0.0, math.inf, between=between, training_degrees=count - 1, explained=explained)
 
 
 @dataclass(frozen=True)
@@ -124,14 +126,9 @@ class Measured:
         """Over prompts, with the tails of the samples ``draws [R, P]``, and over trainings where there are several."""
         count = min(self.prompts, len(self.influence))
         tail = max((ratio.tail(draws, confidence) for ratio in self.ratios), default=1.0)
-        spread = Uncertainty(mean_variance(self.influence, count), count - 1, tail)
-        parts = [side.components(count) for side in self.sides]
-        between, explained, terms = (sum(part[i] for part in parts) for i in range(3))
-        # Cut at 0 over both sides together: on each of them, it would be too high where trainings hardly differ.
-        excess = between - explained
-        if not excess > 0:
-            return spread
-        return replace(spread, trainings=excess, training_degrees=between**2 / terms)
+        prompts = Uncertainty(mean_variance(self.influence, count), count - 1, tail)
+        sides = [side.spread(count) for side in self.sides]
+        return reduce(Uncertainty.and_of, sides, prompts)
 
     def interval(self, draws: Floats, confidence: float) -> Interval:
         """The estimate with its interval and p-value."""

@@ -64,7 +64,7 @@ def test_two_sources_of_error_hold_the_truth_whatever_their_shares(trainings: in
     second = stats.chi2.ppf(quantiles, training_degrees) / training_degrees
     for share in (0.0, 0.02, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0):
         spreads = [
-            Uncertainty((1 - share) * a, degrees, trainings=share * b, training_degrees=training_degrees)
+            Uncertainty((1 - share) * a, degrees, between=share * b, training_degrees=training_degrees)
             for a in first for b in second
         ]  # fmt: skip
         held = np.mean([1 - 2 * stats.norm.sf(spread.reach(level)) for spread in spreads])
@@ -86,6 +86,23 @@ def test_a_sum_of_independent_statistics_is_nearer_to_normal_than_each() -> None
     alone = Uncertainty(1.0, 19.0, 1.4)
     assert alone.and_of(alone).tail == pytest.approx(1.2)
     assert alone.and_of(Uncertainty(0.0, 19.0)).tail == pytest.approx(1.4)
+
+
+def test_what_trainings_add_is_cut_at_nothing_after_all_sums() -> None:
+    """Independent means of trainings that differ by nothing: cut in each, their sum would be 0.4 of it too high."""
+    rng, added = np.random.default_rng(0), []
+    for _ in range(2000):
+        several = [
+            Uncertainty(1.0, 19.0, between=rng.chisquare(2) / 2, training_degrees=2, explained=1.0) for _ in "ab"
+        ]
+        whole = several[0].scaled(0.5).and_of(several[1].scaled(0.5))
+        assert whole.trainings == pytest.approx(max(0.0, sum(one.between - 1.0 for one in several) / 4))
+        assert whole.training_degrees == pytest.approx(
+            2 * sum(one.between for one in several) ** 2 / sum(one.between**2 for one in several)
+        )
+        added.append((whole.trainings, sum(one.trainings for one in several) / 4))
+    together, apart = np.mean(added, axis=0)
+    assert together < 0.8 * apart
     shape = 3.0
     skewness = stats.gamma(shape).stats(moments="s"), stats.gamma(2 * shape).stats(moments="s")
     assert skewness[1] ** 2 == pytest.approx(skewness[0] ** 2 / 2)
