@@ -1,12 +1,12 @@
 """How often the 95 % intervals of the project hold the truth, on made-up prompts whose truth is known.
 
-`python -m benchmarks.coverage [--part NAME …] [--prompts N …] [--kind NAME …] [--json FILE]`; 20 minutes of one core.
+`python -m benchmarks.coverage [--part NAME …] [--prompts N …] [--kind NAME …] [--json FILE]`; an hour of one core.
 Every simulation draws new prompts (and trainings) of a world of ``benchmarks/coverage_worlds.py``, of the skewed one
 unless another is named, and the functions that reports call make the intervals: metrics within prompts and over all
 images, paired differences, curves over the number of candidates, agreement and spread of evaluators, means of the
 trade-off, reliability, and, with 3 and 5 trainings, all that is about training seeds too. Coverage should be 0.95. Its
-own standard error, √(0.95 · 0.05 / simulations), is below 0.008 throughout, so of some hundred numbers a few lie 0.02
-apart from the truth by chance.
+own standard error, √(0.95 · 0.05 / simulations), is 0.005, so of some hundred numbers a few lie 0.015 apart from the
+truth by chance.
 """
 
 from __future__ import annotations
@@ -50,15 +50,10 @@ Named = tuple[str, Interval | Value, float]
 Ratios = Mapping[str, tuple[Sequence[PromptRatio], ...]]
 """By metric within prompts, its value for every training of the two probes."""
 
+SIMULATIONS = 2000
+"""Data sets for each number."""
 _BLOCK = 100
 """Simulations whose prompts are drawn together: metrics within prompts are computed for all of them at once."""
-
-
-def simulations(part: Part, prompts: int) -> int:
-    """How many data sets: at least 760, more where they are cheap."""
-    if part in ("within", "others"):
-        return 2000
-    return 1000 if prompts <= 60 else 760
 
 
 def within(ratios: Ratios, truth: Mapping[str, float], trainings: int) -> Iterator[Named]:
@@ -215,19 +210,19 @@ def measure(kinds: Sequence[Kind], prompts: Sequence[int], parts: Sequence[Part]
     found: dict[str, dict[str, dict[str, float]]] = {kind: {str(count): {} for count in prompts} for kind in kinds}
     with ExitStack() as stack:
         shared = cache(resample)  # the functions draw the same prompts anew each time, from the same seed
-        for module in ("metrics.agreement", "metrics.paired", "metrics.selection", "report.intervals"):
+        for module in ("metrics.agreement", "metrics.paired", "metrics.selection", "report.analysis.intervals"):
             stack.enter_context(patch(f"probe_lab.{module}.resample", shared))
         for part in parts:
             for kind in kinds:
                 for count in prompts:
-                    new = simulate(kind, count, part, simulations(part, count))
+                    new = simulate(kind, count, part, SIMULATIONS)
                     found[kind][str(count)] |= new
                     print(f"{part}, {kind}, {count} prompts: {new}", file=sys.stderr, flush=True)
     return {
         "benchmark": "coverage",
         "confidence": 0.95,
         "asked": [LOWEST, HIGHEST],
-        "simulations": {part: {str(count): simulations(part, count) for count in prompts} for part in parts},
+        "simulations": SIMULATIONS,
         "outside": outside(found),
         "coverage": found,
     }

@@ -1,8 +1,9 @@
-"""The whole test suite, or the parts of it that are named: `python tests/suites.py rest starting`.
+"""The whole test suite, or the parts of it that are named: `python tests/suites.py rest servers`.
 
-Four processes, two at a time, each with one thread: small models gain nothing from a second one. What starts workers,
-clusters and servers has processes without the threads of other tests, as a user's command has. All are forked from one
-process that has imported the libraries, see ``interpreters.py``.
+Five processes, three at a time, each with one thread: small models gain nothing from a second one, and what waits for
+clusters and servers leaves its core to others. What starts workers, clusters and servers has processes without the
+threads of other tests, as a user's command has. All are forked from one process that has imported the libraries, see
+``interpreters.py``.
 """
 
 from __future__ import annotations
@@ -21,23 +22,18 @@ from probe_lab.processes import terminated_as_interrupt
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ["tests/test_experiments.py"]
-STARTING = [
-    "tests/engines",
-    "tests/tracking",
-    "tests/cli/test_cli.py",
-    "tests/selection",
-    "tests/tradeoff",
-    "tests/documents",
-]
+COMMANDS = ["tests/documents", "tests/cli/test_cli.py", "tests/selection", "tests/tradeoff"]
+SERVERS = ["tests/engines", "tests/tracking"]
 SWEEPING = ["tests/shapes", "tests/report", "tests/sweep", "tests/compare"]
-# The longest come first, so that both cores are busy to the end.
+# The longest come first, so that both cores are busy to the end; and what waits most, beside what does not.
 SUITES = {
-    "starting": STARTING,
-    "rest": [f"--ignore={path}" for path in (*EXPERIMENTS, *STARTING, *SWEEPING)],
+    "servers": SERVERS,
+    "rest": [f"--ignore={path}" for path in (*EXPERIMENTS, *COMMANDS, *SERVERS, *SWEEPING)],
+    "commands": COMMANDS,
     "sweeping": SWEEPING,
     "experiments": EXPERIMENTS,
 }
-AT_A_TIME = 2
+AT_A_TIME = 3
 
 
 class Suite:
