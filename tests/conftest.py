@@ -17,7 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))  # the modules beside this one
+# The modules beside this one, and the tiny pipelines, which scripts look for in tests/capture.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "capture")]
 
 import interpreters
 
