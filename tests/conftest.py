@@ -18,7 +18,8 @@ import torch
 from hypothesis import settings
 
 # The modules beside this one, and the tiny pipelines, which scripts look for in tests/capture.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "capture")]
+sys.path.insert(0, str(Path(__file__).parent / "capture"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import interpreters
 
