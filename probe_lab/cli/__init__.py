@@ -25,7 +25,6 @@ from probe_lab.cli.training import compare, judge, sweep, track, train
 app = typer.Typer(
     name="probe-lab",
     help="Predict how good a diffusion model's image will be from its own early attention and activations.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from probe_lab.cli import completion
 from probe_lab.console import PlainConsole
 
 if TYPE_CHECKING:
     from probe_lab.config import Experiment
 
-ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="a YAML file, or its name in experiments/")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys set for this run")]
+ExperimentName = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT", help="a YAML file, or its name in experiments/", autocompletion=completion.experiments
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="keys set for this run", autocompletion=completion.overrides),
+]
 out = PlainConsole(soft_wrap=True)
 
 

@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
+from probe_lab.cli import completion
 from probe_lab.cli.arguments import out
 
 
 def config(
-    name: Annotated[str, typer.Argument(metavar="[SECTION|KEY]", help="probe or probe.loss for instance")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SECTION|KEY]", help="probe or probe.loss for instance", autocompletion=completion.keys
+        ),
+    ] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="all keys as a page of the documents")] = False,
 ) -> None:
     """Print what the keys of an experiment are for, their defaults and what they may be.

@@ -226,12 +226,16 @@ def _find(name: Path) -> Path:
         for candidate in [name, EXPERIMENTS / name, EXPERIMENTS / f"{name}.yaml", SHIPPED / f"{name}.yaml"]:
             if candidate.is_file():
                 return candidate
-    known = {
-        str(path.relative_to(folder).with_suffix(""))
+    raise ConfigError(f"there is no experiment '{name}': {nearest(str(name), experiment_names())}")
+
+
+def experiment_names() -> set[str]:
+    """The experiments that can be named here: those of the folder ``experiments``, and those of the checkout."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix()
         for folder in (EXPERIMENTS, SHIPPED)
         for path in folder.rglob("*.yaml")
     }
-    raise ConfigError(f"there is no experiment '{name}': {nearest(str(name), known)}")
 
 
 def _refuse_unknown(content: DictConfig, cls: type, origin: str, prefix: str = "") -> None:

@@ -252,8 +252,11 @@ PLACEHOLDER = re.compile(r"\[?[A-Z]+\]?|X.*|.*….*|\.\.\.")
 
 
 def require_known(arguments: list[str]) -> None:
-    """That a `probe-lab` command names a verb, options of it and an experiment that there is."""
+    """That a `probe-lab` command names a verb, options of it and an experiment that there is, or an option of all."""
     verb, *rest = arguments
+    if verb.startswith("--"):
+        assert {verb} <= {name for option in VERBS.params for name in option.opts}, arguments
+        return
     verbs = verb.split("|")
     if PLACEHOLDER.fullmatch(verb):  # `probe-lab VERB EXPERIMENT`
         return
