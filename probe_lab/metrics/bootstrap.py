@@ -40,6 +40,9 @@ _RANGE: dict[Scale, tuple[float, float]] = {
 STUDENTISED_FROM = 8
 """Fewer prompts than these say too little about the tails of |value − estimate| / error: Student's t decides."""
 
+_APART = 1.2
+"""Weight of the rule that takes each source apart, per share of the trainings in the variance."""
+
 _LEAST_LOGARITHM = -34.0
 """Of a p-value that is told from 0, where there are trainings."""
 
@@ -117,15 +120,16 @@ class Uncertainty:
         each source (Cochran), is too wide where both weigh the same: three trainings hold the truth 98 times of 100
         instead of 95. Student's c for Satterthwaite's pooled degrees of freedom is too narrow, 92 of 100, where the
         trainings make most of the variance: the few variances that come out small seem well known. Their squares are
-        therefore averaged, and the first counts twice the share of the trainings in the variance, or alone where they
-        make half of it: 95 to 97 of 100 for every share (``tests/metrics/test_metrics_coverage.py``). With a single
-        training it is Student's t.
+        therefore averaged, and the weight of the first grows with the share of the trainings in the variance, by the
+        smallest factor with which no share is covered less than 95 times of 100
+        (``tests/metrics/test_metrics_coverage.py``): then it is 95 to 96 for every share. With a single training it is
+        Student's t.
         """
         prompts = self.tail**2 * self.variance
         total, degrees = _pooled(prompts, self.degrees, self.trainings, self.training_degrees)
         if total == 0:
             return 0.0
-        weight = min(1.0, 2.0 * self.trainings / total)
+        weight = min(1.0, _APART * self.trainings / total)
         apart = (
             _critical(level, self.degrees) ** 2 * prompts
             + _critical(level, self.training_degrees) ** 2 * self.trainings

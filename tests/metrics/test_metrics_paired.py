@@ -96,7 +96,7 @@ def test_several_trainings_have_the_variance_of_a_two_way_layout() -> None:
     sources = np.array([spread.tail**2 * of_columns, of_rows - rest]) / (count * prompts)
     degrees = np.array([prompts - 1, count - 1])
     pooled = sources.sum() ** 2 / (sources**2 / degrees).sum()
-    weight = min(1, 2 * sources[1] / sources.sum())
+    weight = min(1, 1.2 * sources[1] / sources.sum())
     apart, together = stats.t.ppf(0.975, degrees) ** 2 @ sources, stats.t.ppf(0.975, pooled) ** 2 * sources.sum()
     reach = np.sqrt(weight * apart + (1 - weight) * together)
     found = measured(values).interval(resample(prompts, 1000, 0), 0.95)
