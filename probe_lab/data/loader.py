@@ -81,14 +81,20 @@ class StreamLoader(DataLoader[Batch]):
             yield from cast(IterableDataset[Batch], self.dataset)
             return
         try:
-            yield from super().__iter__()
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+            try:
+                yield from super().__iter__()
+            except (ConnectionError, EOFError) as error:
+                raise self._lost(error) from error
+        except RuntimeError as error:  # from a handler of signals, which may interrupt the lines above too
+            if not str(error).startswith("DataLoader worker (pid"):
                 raise
-            raise DataError(
-                f"one of the {self.num_workers} processes of data.num_workers ended, for want of shared memory "
-                f"(/dev/shm), file handles or memory: set data.num_workers=0, or give them more ({error})"
-            ) from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> DataError:
+        return DataError(
+            f"one of the {self.num_workers} processes of data.num_workers ended, for want of shared memory "
+            f"(/dev/shm), file handles or memory: set data.num_workers=0, or give them more ({error})"
+        )
 
 
 def _end_when_a_batch_is_lost(worker: int) -> None:
