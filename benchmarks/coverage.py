@@ -5,7 +5,7 @@ Every simulation draws new prompts (and trainings) of a world of ``benchmarks/co
 unless another is named, and the functions that reports call make the intervals: metrics within prompts and over all
 images, paired differences, curves over the number of candidates, agreement and spread of evaluators, means of the
 trade-off, reliability, and, with 3 and 5 trainings, all that is about training seeds too. Coverage should be 0.95. Its
-own standard error, √(0.95 · 0.05 / simulations), is 0.005, so of some hundred numbers a few lie 0.015 apart from the
+own standard error, √(0.95 · 0.05 / simulations), is 0.005, so of some hundred numbers a few lie 0.012 apart from the
 truth by chance.
 """
 
@@ -210,7 +210,7 @@ def measure(kinds: Sequence[Kind], prompts: Sequence[int], parts: Sequence[Part]
     found: dict[str, dict[str, dict[str, float]]] = {kind: {str(count): {} for count in prompts} for kind in kinds}
     with ExitStack() as stack:
         shared = cache(resample)  # the functions draw the same prompts anew each time, from the same seed
-        for module in ("metrics.agreement", "metrics.paired", "metrics.selection", "report.analysis.intervals"):
+        for module in ("metrics.agreement", "metrics.paired", "metrics.gain", "report.analysis.intervals"):
             stack.enter_context(patch(f"probe_lab.{module}.resample", shared))
         for part in parts:
             for kind in kinds:

@@ -12,6 +12,7 @@ from probe_lab.data import splits_of
 from probe_lab.data.canonical import meaning
 from probe_lab.generation.prompts import collect_prompts, prompt_table
 from probe_lab.generation.sources import CAPTION_SEED
+from probe_lab.probes.shipped import shipped_probe, taught_by
 from probe_lab.shapes.captions import sample_captions
 from tools.tiny_models.mistakes import held_out
 
@@ -80,3 +81,10 @@ def test_the_clip_of_the_shapes_world_was_not_trained_on_the_captions_that_it_sc
     scored = load_experiment("quickstart")
     assert "shapes_clip_score" in scored.evaluators
     assert set(collect_prompts(scored.prompts, scored.seed).prompts) <= held_out()
+
+
+def test_what_taught_the_shipped_probe_chooses_and_judges_no_plan() -> None:
+    taught = taught_by(shipped_probe("tiny-sd3"))
+    assert not taught & (said("plans_sd3", "val") | said("plans_sd3", "test"))
+    assert not taught_by(shipped_probe("tiny-sd")) & said("shipped_sd", "test")
+    assert not taught & said("shipped_sd3", "test")

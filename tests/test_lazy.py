@@ -52,7 +52,7 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
 def test_completion_imports_nothing_heavy() -> None:
     typed = "from probe_lab.cli import completion; completion.experiments('q'); completion.keys('probe.')"
     assert not HEAVY & imported(typed)
-    words = {"_PROBE_LAB_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "probe-lab sweep smoke probe.judge="}
+    words = {"_PROBE_LAB_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "probe-lab config probe."}
     code = f"import os; os.environ |= {words}; from probe_lab.cli import app; app(prog_name='probe-lab')"
     modules = imported(code)
     assert "probe_lab.cli.completion" in modules

@@ -19,10 +19,7 @@ ExperimentName = Annotated[
         metavar="EXPERIMENT", help="a YAML file, or its name in experiments/", autocompletion=completion.experiments
     ),
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="keys set for this run", autocompletion=completion.overrides),
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keys set for this run")]
 out = PlainConsole(soft_wrap=True)
 
 

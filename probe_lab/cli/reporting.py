@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from probe_lab.cli import completion
 from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, out, runs_folders
 from probe_lab.progress import progress
 
@@ -15,7 +16,11 @@ def report(
     overrides: Overrides = None,
     beside: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME|FOLDER", help="another swept experiment to show side by side; repeatable"),
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="another swept experiment to show side by side; repeatable",
+            autocompletion=completion.experiments,
+        ),
     ] = None,
 ) -> None:
     """Draw the figures and tables of a finished sweep, and one HTML page with all of them; or, with `paper.exhibit`,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from probe_lab.cli import completion
 from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, out
 from probe_lab.progress import progress
 
@@ -59,7 +60,10 @@ def _import(folder: Path, sources: list[Path], evaluators: list[str], columns: l
 
 
 def list_evaluators(
-    experiment: Annotated[str | None, typer.Argument(metavar="[EXPERIMENT]")] = None, overrides: Overrides = None
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT]", autocompletion=completion.experiments)
+    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """List every evaluator: what it measures, its range, model and licence, and whether its weights are here.
 

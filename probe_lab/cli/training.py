@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from probe_lab.cli import completion
 from probe_lab.cli.arguments import ExperimentName, Overrides, experiment_of, is_folder, out, runs_folders
 from probe_lab.progress import progress
 
@@ -82,7 +83,12 @@ def track(experiment: ExperimentName, overrides: Overrides = None) -> None:
 
 def compare(
     experiments: Annotated[
-        list[str], typer.Argument(metavar="EXPERIMENT... [KEY=VALUE]...", help="names, or folders such as runs/NAME")
+        list[str],
+        typer.Argument(
+            metavar="EXPERIMENT... [KEY=VALUE]...",
+            help="names, or folders such as runs/NAME",
+            autocompletion=completion.experiments,
+        ),
     ],
     metric: Annotated[
         list[str] | None, typer.Option(help="srcc_within (default), selection_gain, srcc, ktc, auc, ...; repeatable")

@@ -84,6 +84,8 @@ class StreamLoader(DataLoader[Batch]):
             try:
                 yield from super().__iter__()
             except (ConnectionError, EOFError) as error:
+                if str(error).startswith("Caught "):  # what the stream itself raised in its process
+                    raise
                 raise self._lost(error) from error
         except RuntimeError as error:  # from a handler of signals, which may interrupt the lines above too
             if not str(error).startswith("DataLoader worker (pid"):

@@ -45,6 +45,6 @@ def work(
             for message in sent_messages(worker, task):
                 pipe.send(message)
     except (EOFError, ConnectionError):
-        pass  # the parent ended without a word, and nobody is left to tell: what a task raises is a message
+        pass  # the other end of the pipe is gone, and nobody is left to tell: what a task raises is a message
     finally:  # a thread may keep a process that has nothing left to do
         pipe.close()

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
-from typer._click import Context
 
-from probe_lab.cli import app, completion
+from probe_lab.cli import completion
 from probe_lab.config.keys import leaf_keys
 
 SCRIPT = """
@@ -28,34 +26,18 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["sw"], ["sweep"]),
         (["sweep", "own"], ["own_world"]),
         (["sweep", "paper/dp_table_pre"], ["paper/dp_table_prediction"]),
-        (["sweep", "own_world", "probe.judge", "=", "t"], ["true"]),
+        (["compare", "smoke", "own"], ["own_world"]),
+        (["report", "smoke", "--beside", "own"], ["own_world"]),
+        (["config", "probe.lo"], ["probe.loss"]),
     ],
 )
-def test_bash_offers_verbs_experiments_and_values(typed: list[str], offered: list[str], tmp_path: Path) -> None:
+def test_bash_offers_verbs_experiments_and_keys(typed: list[str], offered: list[str], tmp_path: Path) -> None:
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "own_world.yaml").write_text("backbone: tiny-sd\n")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     command = ["bash", "-c", SCRIPT, "bash", "probe-lab", *typed]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     assert done.stdout.split() == offered, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("before", "incomplete", "offered"),
-    [
-        ([], "probe.ju", {"probe.judge="}),
-        ([], "probe.judge=", {"probe.judge=true", "probe.judge=false"}),
-        (["workers=2"], "engine.name=r", {"engine.name=ray"}),
-        (["probe.judge"], "", {"true", "false"}),  # as Bash has it after `probe.judge=`
-        (["probe.judge", "="], "f", {"false"}),
-        ([], "cache.name=", set()),
-        ([], "no.key=", set()),
-    ],
-)
-def test_keys_and_what_they_may_be(before: list[str], incomplete: str, offered: set[str]) -> None:
-    context = Context(typer.main.get_command(app))
-    context.params["overrides"] = tuple(before)
-    assert set(completion.overrides(context, incomplete)) == offered
 
 
 def test_every_key_and_section_can_be_explained() -> None:

@@ -39,3 +39,17 @@ def test_a_batch_that_was_lost_is_an_error(lost: tuple[int, ...]) -> None:
         DataError, match=r"^one of the 1 processes of data.num_workers ended, for want of shared memory"
     ):
         list(loader)
+
+
+class Truncated(Stream):
+    """One whose second batch ends too early."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield torch.tensor(0)
+        raise EOFError("the file ends here")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_stream_raises_is_not_a_lost_process(workers: int) -> None:
+    with pytest.raises(EOFError, match="the file ends here"):
+        list(StreamLoader(Truncated(), num_workers=workers))

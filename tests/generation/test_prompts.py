@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe_lab.config import Prompts, load_experiment
+from probe_lab.config import Experiment, Prompts, load_experiment
 from probe_lab.data.canonical import meaning
 from probe_lab.errors import ConfigError
 from probe_lab.generation.prompts import choose_prompts, collect_prompts, read_prompts, sample_seed, sample_table
@@ -370,3 +370,34 @@ def test_an_entry_that_excludes_nothing_is_refused(tmp_path: Path, exclude: str,
     own.write_text(f"backbone: tiny-sd\nprompts: {{exclude: ['{exclude.format(own=own)}']}}\n")
     with pytest.raises(ConfigError, match=message):
         read_prompts(load_experiment(own).prompts, 0)
+
+
+def test_an_experiment_that_several_exclude_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    excluded = {"whole": ["left", "right"], "left": ["shared"], "right": ["shared"], "shared": []}
+    for name, names in excluded.items():
+        entries = [str(tmp_path / f"{entry}.yaml") for entry in names]
+        text = f"backbone: tiny-sd\nseed: {len(name)}\nprompts: {{count: 40, exclude: {entries}}}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    whole = load_experiment(tmp_path / "whole.yaml")
+    read: list[str] = []
+
+    def recorded(name: str) -> Experiment:
+        read.append(Path(name).stem)
+        return load_experiment(name)
+
+    monkeypatch.setattr("probe_lab.generation.prompts.load_experiment", recorded)
+    chosen = read_prompts(whole.prompts, whole.seed)
+    assert sorted(read) == ["left", "right", "shared"]
+    others = [load_experiment(tmp_path / f"{name}.yaml") for name in ("left", "right")]
+    said = {meaning(prompt) for other in others for prompt in read_prompts(other.prompts, other.seed)}
+    assert len(chosen) == 40
+    assert not said & {meaning(prompt) for prompt in chosen}
+
+
+def test_experiments_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"backbone: tiny-sd\nprompts: {{exclude: ['{tmp_path / other}.yaml']}}\n"
+        )
+    with pytest.raises(ConfigError, match=r"leads from .* back to itself"):
+        read_prompts(load_experiment(tmp_path / "one.yaml").prompts, 0)

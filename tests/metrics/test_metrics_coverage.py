@@ -53,7 +53,7 @@ def test_means_of_skewed_scores_and_their_differences_hold_the_truth() -> None:
         assert stats.binomtest(held, SIMULATIONS, 0.95).pvalue > 0.001
 
 
-@pytest.mark.parametrize("trainings", [3, 5, 9])
+@pytest.mark.parametrize("trainings", [2, 3, 5, 9])
 @pytest.mark.parametrize("prompts", [20, 303])
 @pytest.mark.parametrize("level", [0.05, 0.1])
 def test_two_sources_of_error_hold_the_truth_whatever_their_shares(trainings: int, prompts: int, level: float) -> None:
@@ -68,7 +68,8 @@ def test_two_sources_of_error_hold_the_truth_whatever_their_shares(trainings: in
             for a in first for b in second
         ]  # fmt: skip
         held = np.mean([1 - 2 * stats.norm.sf(spread.reach(level)) for spread in spreads])
-        assert -0.005 < held - (1 - level) < 0.27 * level, (share, held)
+        below, above = (0.4, 0.37) if trainings == 2 else (0.1, 0.27)
+        assert -max(0.005, below * level) < held - (1 - level) < above * level, (share, held)
 
 
 def test_the_level_of_a_distance_is_that_at_which_it_is_reached() -> None:
@@ -86,6 +87,9 @@ def test_a_sum_of_independent_statistics_is_nearer_to_normal_than_each() -> None
     alone = Uncertainty(1.0, 19.0, 1.4)
     assert alone.and_of(alone).tail == pytest.approx(1.2)
     assert alone.and_of(Uncertainty(0.0, 19.0)).tail == pytest.approx(1.4)
+    shape = 3.0
+    skewness = stats.gamma(shape).stats(moments="s"), stats.gamma(2 * shape).stats(moments="s")
+    assert skewness[1] ** 2 == pytest.approx(skewness[0] ** 2 / 2)
 
 
 def test_what_trainings_add_is_cut_at_nothing_after_all_sums() -> None:
@@ -103,6 +107,11 @@ def test_what_trainings_add_is_cut_at_nothing_after_all_sums() -> None:
         added.append((whole.trainings, sum(one.trainings for one in several) / 4))
     together, apart = np.mean(added, axis=0)
     assert together < 0.8 * apart
-    shape = 3.0
-    skewness = stats.gamma(shape).stats(moments="s"), stats.gamma(2 * shape).stats(moments="s")
-    assert skewness[1] ** 2 == pytest.approx(skewness[0] ** 2 / 2)
+
+
+def test_variances_whose_squares_vanish_are_pooled_like_others() -> None:
+    tiny = Uncertainty(1e-170, 19.0, 1.2, between=2e-170, training_degrees=2.0)
+    like = Uncertainty(1.0, 19.0, 1.2, between=2.0, training_degrees=2.0)
+    for scale, whole in ((1e-170, tiny.and_of(tiny)), (1.0, like.and_of(like))):
+        assert (whole.degrees, whole.tail, whole.training_degrees) == pytest.approx((38.0, 1.1, 4.0))
+        assert whole.reach(0.05) == pytest.approx(like.and_of(like).reach(0.05) * scale**0.5)
