@@ -1,9 +1,8 @@
-"""The whole test suite, or the parts of it that are named: `python tests/suites.py rest servers`.
+"""The whole test suite, or the parts of it that are named: `python tests/suites.py rest starting`.
 
-Five processes, three at a time, each with one thread: small models gain nothing from a second one, and what waits for
-clusters and servers leaves its core to others. What starts workers, clusters and servers has processes without the
-threads of other tests, as a user's command has. All are forked from one process that has imported the libraries, see
-``interpreters.py``.
+Four processes, two at a time, each with one thread: small models gain nothing from a second one. What starts workers,
+clusters and servers has processes without the threads of other tests, as a user's command has. All are forked from one
+process that has imported the libraries, see ``interpreters.py``.
 """
 
 from __future__ import annotations
@@ -22,18 +21,23 @@ from probe_lab.processes import terminated_as_interrupt
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ["tests/test_experiments.py"]
-COMMANDS = ["tests/documents", "tests/cli/test_cli.py", "tests/selection", "tests/tradeoff"]
-SERVERS = ["tests/engines", "tests/tracking"]
+STARTING = [
+    "tests/engines",
+    "tests/tracking",
+    "tests/cli/test_cli.py",
+    "tests/selection",
+    "tests/tradeoff",
+    "tests/documents",
+]
 SWEEPING = ["tests/shapes", "tests/report", "tests/sweep", "tests/compare"]
-# The longest come first, so that both cores are busy to the end; and what waits most, beside what does not.
+# The longest come first, so that both cores are busy to the end.
 SUITES = {
-    "servers": SERVERS,
-    "rest": [f"--ignore={path}" for path in (*EXPERIMENTS, *COMMANDS, *SERVERS, *SWEEPING)],
-    "commands": COMMANDS,
+    "starting": STARTING,
+    "rest": [f"--ignore={path}" for path in (*EXPERIMENTS, *STARTING, *SWEEPING)],
     "sweeping": SWEEPING,
     "experiments": EXPERIMENTS,
 }
-AT_A_TIME = 3
+AT_A_TIME = 2
 
 
 class Suite:
