@@ -89,6 +89,10 @@ class AttentionRow:
     maps: list[list[Lit]]
 
 
+Row = AttentionRow
+"""Its former name."""
+
+
 def _prompts(table: pd.DataFrame) -> dict[int, float]:
     """Prompt -> rank correlation, at the quantiles; prompts without a defined correlation never."""
     found: dict[int, float] = {}
