@@ -113,9 +113,7 @@ def _ways(
 
 def _scores(way: Compared, known: Known, seed: int) -> Floats:
     """The true score of what a way keeps, mean over sets of candidates: [prompts]."""
-    target = known.fewer.get(
-        way.steps, known.whole.target
-    )  # of the experiment's own number of steps there are none fewer
+    target = known.fewer.get(way.steps, known.whole.target)  # those of all steps are in `whole`
     candidates = draw_candidates(len(target), target.shape[1], way.candidates, seed)
     return kept_scores(target, _stages(way, known, seed), candidates)
 
