@@ -83,7 +83,7 @@ def test_an_experiment_runs(path: Path, tmp_path: Path) -> None:
         cache=experiment.cache_folder,
         out=experiment.report_folder,
         title=experiment.name,
-        evaluators=experiment.evaluators,
+        evaluators=experiment.evaluators[:2],  # every further one has the same figures again
     )
     assert page.exists()
 

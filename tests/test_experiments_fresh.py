@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from functools import cache
 
+import pandas as pd
 import pytest
 
 from probe_lab.config import load_experiment
@@ -49,17 +50,22 @@ def drawn(seed: int, count: int) -> frozenset[str]:
 
 
 @cache
-def said(name: str, split: str = "") -> frozenset[str]:
+def prompts_of(name: str) -> pd.DataFrame:
+    """The prompts of an experiment, with their split and what they say."""
     experiment = load_experiment(name)
     prompts = prompt_table(collect_prompts(experiment.prompts, experiment.seed))
-    chosen = prompts[splits_of(prompts, experiment.data.split) == split] if split else prompts
-    return frozenset(map(meaning, chosen["prompt"]))
+    return prompts.assign(split=splits_of(prompts, experiment.data.split), says=prompts["prompt"].map(meaning))
+
+
+def said(name: str, split: str = "") -> frozenset[str]:
+    prompts = prompts_of(name)
+    return frozenset(prompts["says"][prompts["split"] == split] if split else prompts["says"])
 
 
 @pytest.mark.parametrize("name", EARLIER)
 def test_test_captions_are_fresh(name: str) -> None:
-    experiment, test = load_experiment(name), said(name, "test")
-    assert len(collect_prompts(experiment.prompts, experiment.seed).prompts) == COUNTS[name]
+    test = said(name, "test")
+    assert len(prompts_of(name)) == COUNTS[name]
     assert len(test) > 0.1 * COUNTS[name]
     assert not test & drawn(*PILOTS)
     for earlier in EARLIER[name]:
@@ -78,9 +84,8 @@ def test_those_that_share_a_cache_share_its_captions(name: str, world: str) -> N
 
 
 def test_the_clip_of_the_shapes_world_was_not_trained_on_the_captions_that_it_scores() -> None:
-    scored = load_experiment("quickstart")
-    assert "shapes_clip_score" in scored.evaluators
-    assert set(collect_prompts(scored.prompts, scored.seed).prompts) <= held_out()
+    assert "shapes_clip_score" in load_experiment("quickstart").evaluators
+    assert set(prompts_of("quickstart")["prompt"]) <= held_out()
 
 
 def test_what_taught_the_shipped_probe_chooses_and_judges_no_plan() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,7 @@ from probe_lab.capture.text_embeddings import ENCODER, stored_text
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
 from probe_lab.generation.sampling import png, sample_pictures, sample_tensors
+from probe_lab.taps import Tap
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,32 @@ class Png:
     fault: Fault | None = None
 
 
+@dataclass(frozen=True)
+class DrawnBatch:
+    """Images of some samples (none with ``capture.images=false``), what was captured of them by step and tap,
+    [samples, ...] each, and their token mask."""
+
+    images: list[Png]
+    captured: dict[tuple[int, Tap], Tensor]
+    mask: Tensor | None
+
+
+Drawn = Mapping[tuple[int, ...], DrawnBatch]
+"""Batches that were drawn before, by the ids of their samples."""
+
+
 def fill_shards(
-    experiment: Experiment,
-    pipe: DiffusionPipeline,
-    writer: CacheWriter,
-    shards: Iterable[int],
+    experiment: Experiment, pipe: DiffusionPipeline, writer: CacheWriter, shards: Iterable[int], drawn: Drawn
 ) -> Generator[int]:
     """Generate and store ``shards``; yields the images of every batch, while a shard's last ones are not stored yet."""
     with capture_of(experiment, pipe) as capture:
         for shard in shards:
             samples = writer.samples_of(shard)
-            arrays, drawn, mask = yield from _run(experiment, pipe, capture, samples)
-            faults = {row: each.fault for row, each in enumerate(drawn) if each.fault is not None}
+            arrays, images, mask = yield from _run(experiment, pipe, capture, samples, drawn)
+            faults = {row: image.fault for row, image in enumerate(images) if image.fault is not None}
             if faults and len(faults) == len(writer.samples):
                 raise no_picture(writer.folder, list(faults.values()))  # a cache of one shard: nothing is stored
-            writer.write_shard(shard, arrays, [each.data for each in drawn], mask, faults)
+            writer.write_shard(shard, arrays, [image.data for image in images], mask, faults)
 
 
 def fill_text(experiment: Experiment, pipe: DiffusionPipeline, writer: CacheWriter) -> None:
@@ -67,6 +79,7 @@ def _run(
     pipe: DiffusionPipeline,
     capture: Capture,
     samples: pd.DataFrame,
+    drawn: Drawn,
 ) -> Generator[int, None, tuple[dict[str, Tensor], list[Png], Tensor | None]]:
     """Arrays by cache key, images and token mask of some samples, in their order; yields images of each batch."""
     arrays: dict[str, Tensor] = {}
@@ -75,15 +88,16 @@ def _run(
     size = experiment.sampling.batch_size
     for start in range(0, len(samples), size):
         batch = samples.iloc[start : start + size]
-        images += draw(experiment, pipe, batch)
-        for (step, tap), tensor in capture.items():
+        made = drawn.get(ids_of(batch)) or draw(experiment, pipe, capture, batch)
+        images += made.images
+        for (step, tap), tensor in made.captured.items():
             key = f"{step}/{tap}"
             if key not in arrays:
                 arrays[key] = tensor.new_empty(len(samples), *tensor.shape[1:])
             _require_shape(key, tensor, arrays[key])
-            arrays[key][start : start + len(batch)] = tensor[: len(batch)]
-        if capture.token_mask is not None:
-            masks.append(capture.token_mask[: len(batch)])
+            arrays[key][start : start + len(batch)] = tensor
+        if made.mask is not None:
+            masks.append(made.mask)
             _require_shape("token_mask", masks[-1], masks[0])
         yield len(batch)
     return arrays, images, torch.cat(masks) if masks else None
@@ -97,12 +111,22 @@ def _require_shape(key: str, tensor: Tensor, before: Tensor) -> None:
         )
 
 
-def draw(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame) -> list[Png]:
-    """Images of some samples; none, and no step after the last captured one, with ``capture.images=false``."""
+def ids_of(samples: pd.DataFrame) -> tuple[int, ...]:
+    """What a batch of them is known by."""
+    return tuple(samples["sample_id"].tolist())
+
+
+def draw(experiment: Experiment, pipe: DiffusionPipeline, capture: Capture, samples: pd.DataFrame) -> DrawnBatch:
+    """One pipeline call, up to the last captured step with ``capture.images=false``."""
+    images: list[Png] = []
     if experiment.capture.images:
-        return [Png(png(each.image), each.fault) for each in sample_pictures(experiment.sampling, pipe, samples)]
-    sample_tensors(experiment.sampling, pipe, samples, max(experiment.capture.steps))
-    return []
+        pictures = sample_pictures(experiment.sampling, pipe, samples)
+        images = [Png(png(picture.image), picture.fault) for picture in pictures]
+    else:
+        sample_tensors(experiment.sampling, pipe, samples, max(experiment.capture.steps))
+    count = len(samples)  # the call may have had more rows
+    captured = {key: tensor[:count] for key, tensor in capture.items()}
+    return DrawnBatch(images, captured, None if capture.token_mask is None else capture.token_mask[:count])
 
 
 def manifest_of(experiment: Experiment, shapes: dict[str, tuple[int, ...]], samples: pd.DataFrame) -> Manifest:

@@ -118,7 +118,7 @@ def plan_generation(experiment: Experiment) -> Plan:
     workers = workers_of(experiment, samples["shard"].nunique())
     with shared_threads(workers):
         pipe = load_pipeline(experiment.backbone, experiment.sampling)
-        return make_plan(experiment, pipe, samples, workers)
+        return make_plan(experiment, pipe, samples, workers)[0]
 
 
 def is_complete(experiment: Experiment, samples: pd.DataFrame) -> bool:

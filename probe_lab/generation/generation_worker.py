@@ -15,7 +15,7 @@ from probe_lab.cache import Cache, CacheWriter, Manifest
 from probe_lab.config import Experiment
 from probe_lab.engines import Site, WorkerSpec, engine_of
 from probe_lab.errors import CacheError
-from probe_lab.generation.fill import fill_shards, fill_text
+from probe_lab.generation.fill import Drawn, fill_shards, fill_text
 from probe_lab.generation.measured_plan import Plan, make_plan
 
 
@@ -63,20 +63,22 @@ class GenerationWorker:
         self._experiment = replace(experiment, sampling=sampling)
         self._pipe = load_pipeline(experiment.backbone, sampling)
         self._writer: CacheWriter | None = None
+        self._drawn: Drawn = {}  # the batch that the plan was made with
 
     def do(self, task: Task) -> Plan | Generator[int] | None:
         """The plan, or the images of each batch of a shard."""
         if isinstance(task, PlanTask):
-            return make_plan(self._experiment, self._pipe, task.samples, task.workers)
+            plan, self._drawn = make_plan(self._experiment, self._pipe, task.samples, task.workers)
+            return plan
         if task == "text":
             fill_text(self._experiment, self._pipe, self._open())
             return None
         return self._fill(task)
 
     def _fill(self, shard: int) -> Generator[int]:
-        writer = self._open()
+        writer, drawn, self._drawn = self._open(), self._drawn, {}
         try:
-            yield from fill_shards(self._experiment, self._pipe, writer, [shard])
+            yield from fill_shards(self._experiment, self._pipe, writer, [shard], drawn)
         except CacheError:
             if shard in writer.pending():  # else another worker had completed it, and was lost before it said so
                 raise

@@ -1,4 +1,4 @@
-"""What a generation will take, measured on one small batch before it starts."""
+"""What a generation will take, measured on its first batch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
 from probe_lab.fitting import TapLines
-from probe_lab.generation.fill import Png, capture_of, draw
-from probe_lab.generation.sampling import ROWS, sample_tensors
+from probe_lab.generation.fill import Drawn, Png, capture_of, draw, ids_of
+from probe_lab.generation.sampling import sample_tensors
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
@@ -68,8 +68,12 @@ class Plan:
         require_space(folder, int(self.total_bytes * share))
 
 
-def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame, workers: int) -> Plan:
-    """Run one small batch: shapes are read off, the time is scaled up to all images over ``workers`` processes.
+def make_plan(
+    experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame, workers: int
+) -> tuple[Plan, Drawn]:
+    """Draw the first batch: shapes are read off, the time is scaled up to all images over ``workers`` processes.
+
+    That batch comes with the plan, so that a generation need not draw it again.
 
     Raises:
         CaptureError: a tap or a step that the backbone or the schedule lacks, or settings that the pipeline refuses.
@@ -77,27 +81,26 @@ def make_plan(experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataF
     if not experiment.capture.taps:
         raise CaptureError("'capture.taps' is empty: name at least one, x0 for instance")
     sampling = experiment.sampling
-    # On the CPU, time goes with the rows: few tell it as well. A GPU's goes with the batches.
-    batch = samples.iloc[: min(sampling.batch_size, ROWS) if sampling.on_cpu else sampling.batch_size]
+    batch = samples[samples["shard"] == samples["shard"].iloc[0]].iloc[: sampling.batch_size]
     with capture_of(experiment, pipe) as capture, _refusals_told(pipe):
         sample_tensors(sampling, pipe, batch.iloc[:1], last=1)  # first calls allocate and choose kernels
         began = time.perf_counter()
-        drawn = draw(experiment, pipe, batch)
+        drawn = draw(experiment, pipe, capture, batch)
         seconds = time.perf_counter() - began
-        shapes = {str(tap): tuple(tensor.shape[1:]) for (_, tap), tensor in capture.items()}
     prompts = samples.drop_duplicates("prompt_id")["prompt"].tolist()
-    return Plan(
+    plan = Plan(
         images=len(samples),
         steps=tuple(sorted(set(experiment.capture.steps))),
-        shapes=shapes,
+        shapes={str(tap): tuple(tensor.shape[1:]) for (_, tap), tensor in drawn.captured.items()},
         element_bytes=ELEMENT_BYTES[experiment.cache.dtype],
-        image_bytes=max((len(each.data) for each in drawn), default=0),
+        image_bytes=max((len(image.data) for image in drawn.images), default=0),
         seconds=seconds / len(batch) * len(samples) / workers,
         units=(os.cpu_count() or 1) if sampling.on_cpu else workers,
         hardware="CPU" if sampling.on_cpu else "GPU",
         text_bytes=len(prompts) * _text_bytes(experiment, pipe, prompts[0]),
-        note="\n".join(filter(None, (truncation_note(token_limits(pipe, sampling), prompts), _faults(drawn)))),
+        note="\n".join(filter(None, (truncation_note(token_limits(pipe, sampling), prompts), _faults(drawn.images)))),
     )
+    return plan, {ids_of(batch): drawn}
 
 
 def _faults(drawn: Sequence[Png]) -> str:

@@ -28,6 +28,7 @@ SIZES: dict[str, Any] = {
     "probe.shuffles": 1,
     "tradeoff.timed_prompts": 1,
     "tradeoff.rounds": 1,
+    "tradeoff.budgets": [20],
     "workers": 1,
 }
 """What is smaller in every experiment, beside images. Steps, taps and losses are as shipped, since pages name them."""

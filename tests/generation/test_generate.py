@@ -14,6 +14,7 @@ from pathlib import Path
 
 import interpreters
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -24,8 +25,8 @@ from probe_lab.capture import Capture
 from probe_lab.config import Experiment, load_experiment
 from probe_lab.errors import CacheError, CaptureError, ConfigError, ScoreError
 from probe_lab.evaluators.scoring_run import score_cache
+from probe_lab.generation import fill, generation_worker, measured_plan
 from probe_lab.generation import generate as generate_module
-from probe_lab.generation import generation_worker
 from probe_lab.generation.generate import generate, plan_generation
 from probe_lab.generation.generation_worker import workers_of
 from probe_lab.generation.measured_plan import Plan, plan_table
@@ -358,6 +359,31 @@ def test_the_plan_counts_bytes_as_they_come_out(cache: Cache) -> None:
     assert plan.seconds > 0
     assert plan.hours == pytest.approx(plan.seconds * plan.units / 3600)
     assert plan_table(plan).row_count == len(plan.shapes) + 5
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_the_batch_of_the_plan_is_not_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
+) -> None:
+    """Two shards of nine images, in batches of six and three."""
+    drawn: list[list[int]] = []
+    draw = fill.draw
+
+    def counted(experiment: Experiment, pipe: object, capture: Capture, samples: pd.DataFrame) -> fill.DrawnBatch:
+        drawn.append(samples["sample_id"].tolist())
+        return draw(experiment, pipe, capture, samples)  # type: ignore[arg-type]
+
+    for module in (fill, measured_plan):
+        monkeypatch.setattr(module, "draw", counted)
+    experiment = experiment_in(tmp_path, "sampling.batch_size=6", f"capture.images={str(images).lower()}")
+    run(experiment)
+    assert drawn == [[*range(6)], [6, 7, 8], [*range(9, 15)], [15, 16, 17]]
+    first = Cache(experiment.cache_folder).shards[0]
+    (experiment.cache_folder / "shards" / f"{first:05d}.json").unlink()
+    before = files_of(experiment.cache_folder)
+    run(experiment)
+    assert files_of(experiment.cache_folder).items() >= before.items()
+    assert drawn[4:] == drawn[:2]
 
 
 def test_hours_are_of_all_that_runs_side_by_side() -> None:
