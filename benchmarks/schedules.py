@@ -24,7 +24,7 @@ from probe_lab.metrics.bootstrap import Interval, PromptRatio, mean_over, resamp
 from probe_lab.metrics.per_prompt import Floats
 from probe_lab.runs.files import PREDICTIONS
 from probe_lab.selection.budget import CutPlan, calls_of, candidate_sets
-from probe_lab.selection.planned import plan_for
+from probe_lab.selection.budget_schedule import plan_for
 from probe_lab.selection.trained_cells import at_other_steps, best_cell
 from probe_lab.tradeoff.policies import Places, Stage, kept_scores
 

@@ -7,7 +7,7 @@ runs, and ``ProbeSelect`` prunes its candidates early (docs/python.md).
 """
 
 from probe_lab.lazy import lazy_names
-from probe_lab.moved import find_moved_modules
+from probe_lab.old_module_names import find_moved_modules
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

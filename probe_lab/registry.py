@@ -114,7 +114,7 @@ def registry_of(key: str) -> Registry[Any]:
 NAMED = {
     "probe.model": "probe_lab.probes.kinds:MODELS",
     "evaluators": "probe_lab.evaluators.base:EVALUATORS",
-    "prompts.source": "probe_lab.generation.sources:SOURCES",
+    "prompts.source": "probe_lab.generation.caption_sources:SOURCES",
     "report_sections": "probe_lab.report.layout.section_maker:SECTIONS",
     "engine.name": "probe_lab.engines.engine_table:ENGINES",
 }

@@ -168,7 +168,7 @@ def track(experiment: Experiment) -> Tracked:
 
 def _plan(experiment: Experiment) -> Sequence[Cell]:
     from probe_lab.sweep import cells
-    from probe_lab.sweep.alike import recognised
+    from probe_lab.sweep.equivalent_cells import recognised
 
     return recognised(cells(experiment), experiment.runs_folder)
 

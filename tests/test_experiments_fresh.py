@@ -11,8 +11,8 @@ import pytest
 from probe_lab.config import load_experiment
 from probe_lab.data import splits_of
 from probe_lab.data.canonical import meaning
+from probe_lab.generation.caption_sources import CAPTION_SEED
 from probe_lab.generation.prompts import collect_prompts, prompt_table
-from probe_lab.generation.sources import CAPTION_SEED
 from probe_lab.probes.shipped import shipped_probe, taught_by
 from probe_lab.shapes.captions import sample_captions
 from tools.tiny_models.mistakes import held_out

@@ -40,8 +40,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("words",),
     ("taps",),
     ("cache", "losses", "metrics", "shapes"),
-    ("csv_text", "fitting", "fonts", "markdown_text", "operations", "processes", "progress", "scarcity"),
-    ("console", "json_text", "lazy", "moved", "names", "registry", "regular"),
+    (
+        "csv_text",
+        "flop_counter",
+        "fonts",
+        "markdown_text",
+        "processes",
+        "progress",
+        "resource_errors",
+        "terminal_tables",
+    ),
+    ("console", "json_text", "lazy", "old_module_names", "registry", "regular_files", "safe_names"),
     ("errors",),
 )
 """From the top to the bottom. Rooms beside each other do not import each other."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from probe_lab.cache.files import StagedFile
 from probe_lab.cache.tables import UNREADABLE
 from probe_lab.errors import CacheError
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 # What the Hugging Face `datasets` library and its viewer read to show a struct column as pictures.
 _FEATURES = {"info": {"features": {"sample_id": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}}}

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 from probe_lab.cache.faults import FAULTS, Fault
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
-from probe_lab.names import MOST_BYTES
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
+from probe_lab.safe_names import MOST_BYTES
 
 SAMPLES = "samples.parquet"
 TOKEN_MASK = "token_mask"

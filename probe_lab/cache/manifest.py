@@ -12,7 +12,7 @@ import torch
 from probe_lab.cache.files import write_atomic
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 FORMAT_VERSION = 1
 IMAGES = "capture.images"

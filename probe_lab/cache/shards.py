@@ -16,7 +16,7 @@ from probe_lab.cache.images import image_metadata
 from probe_lab.cache.layout import Sidecar, images_path, shard_path, sidecar_path
 from probe_lab.cache.tensors import IntArray, OpenFile, array_checksums, read_bytes, row_checksums
 from probe_lab.errors import CacheError
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 _SIDECARS = 64
 AGAIN = "delete the .json of this shard and run `probe-lab generate`"

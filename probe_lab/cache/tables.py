@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from probe_lab.cache.files import StagedFile, disk_errors
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 # What pyarrow raises for a damaged file, wherever the damage is (a column name may cease to be UTF-8).
 UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError, KeyError, IndexError)

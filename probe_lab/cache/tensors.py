@@ -27,7 +27,7 @@ from torch import Tensor
 from probe_lab.cache.files import StagedFile
 from probe_lab.errors import CacheError
 from probe_lab.json_text import read_json
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 IntArray = npt.NDArray[np.int64]
 _DTYPES = {

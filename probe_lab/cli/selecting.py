@@ -48,9 +48,9 @@ def select(
 
     Example: probe-lab select quickstart --prompt "a green cross" -n 8 --schedule 1:6,3:3,5:1
     """
+    from probe_lab.selection.live_view import watching
     from probe_lab.selection.select_command import SelectRequest, run
-    from probe_lab.selection.watch import watching
-    from probe_lab.selection.words import overrides_of
+    from probe_lab.selection.short_forms import overrides_of
 
     if not prompt:
         raise typer.BadParameter('--prompt "..." is missing: say what to draw')

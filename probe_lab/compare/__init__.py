@@ -14,7 +14,7 @@ from probe_lab.runs import Runs
 if TYPE_CHECKING:
     import pandas as pd
 
-    from probe_lab.fitting import FittingTable
+    from probe_lab.terminal_tables import FittingTable
 
 __all__ = ["Query", "Sheet", "compare", "compared", "comparison_table", "words"]
 

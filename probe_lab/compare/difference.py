@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from probe_lab.compare.cell_sheet import PARTS, chosen
-from probe_lab.compare.compared_cells import EXPERIMENT, SEED, SHOWN, SeedCells, settings, shown
+from probe_lab.compare.columns import EXPERIMENT, SEED, SHOWN, SeedCells, settings, shown
 from probe_lab.compare.query import Query
 from probe_lab.compare.sheet import Sheet
 from probe_lab.errors import ConfigError, ReportError, nearest

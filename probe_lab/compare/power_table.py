@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from probe_lab.compare.compared_cells import settings
+from probe_lab.compare.columns import settings
 from probe_lab.errors import DataError
 from probe_lab.metrics import measured_predictions
 from probe_lab.metrics.power import (
@@ -34,7 +34,7 @@ from probe_lab.runs import Runs
 from probe_lab.runs.files import finished_names
 
 if TYPE_CHECKING:
-    from probe_lab.compare.compared_cells import SeedCells
+    from probe_lab.compare.columns import SeedCells
 
 METRICS: dict[WithinMetric, str] = {"srcc_within": "SRCC within prompts", "selection_gain": "selection gain"}
 DIFFERENCES = (0.02, 0.05, 0.1)

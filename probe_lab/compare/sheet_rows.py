@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from probe_lab.compare.compared_cells import EXPERIMENT, SEED, SeedCells, keys_named, settings, shown, value_of
+from probe_lab.compare.columns import EXPERIMENT, SEED, SeedCells, keys_named, settings, shown, value_of
 from probe_lab.compare.query import Query
 from probe_lab.errors import ReportError
 from probe_lab.runs import FinishedCell, Measure

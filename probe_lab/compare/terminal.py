@@ -8,7 +8,7 @@ from rich.text import Text
 
 from probe_lab.compare.sheet import Sheet, shown, worded
 from probe_lab.console import literal, visible
-from probe_lab.fitting import FittingTable, TapLines, natural_width
+from probe_lab.terminal_tables import FittingTable, TapLines, natural_width
 
 if TYPE_CHECKING:
     from rich.table import Table

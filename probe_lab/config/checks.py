@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from probe_lab.cache.layout import valid_name
+from probe_lab.config.duplicates import check_repeats
 from probe_lab.config.limits import require_ranges
-from probe_lab.config.repeats import check_repeats
 from probe_lab.config.schema import EXHIBITS, Conditional, Experiment, ProbeConfig
-from probe_lab.config.world import Prompts
+from probe_lab.config.world_sections import Prompts
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.losses import parse_loss
-from probe_lab.names import problem_of
 from probe_lab.registry import registry_of
+from probe_lab.safe_names import problem_of
 
 _MODEL, _ENGINE = "probe.model", "engine.name"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from probe_lab.config.document import DEFAULTS, SWEEP, Document, read_document
-from probe_lab.config.repeats import require_once
+from probe_lab.config.duplicates import require_once
 from probe_lab.config.schema import BACKBONE
 from probe_lab.config.sweep import overridden
 from probe_lab.errors import ConfigError, nearest

@@ -16,11 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from probe_lab.config.checks import check, check_axis_names, require_probe_step
 from probe_lab.config.document import DEFAULTS, OVERRIDES, Document, read_document, read_value
+from probe_lab.config.duplicates import check_axes
 from probe_lab.config.environment import Written, without_values, written_texts
-from probe_lab.config.hints import OPEN, hint_at, is_section
 from probe_lab.config.includes import laid_over, read_documents
+from probe_lab.config.key_types import OPEN, hint_at, is_section
 from probe_lab.config.keys import ENTRIES, SWEEP, section
-from probe_lab.config.repeats import check_axes
 from probe_lab.config.schema import BACKBONE, Experiment, Schema
 from probe_lab.config.sweep import Sweep, overridden, read_sweep, require_option
 from probe_lab.errors import ConfigError, nearest

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probe_lab.config.declare import Declared, declared
-from probe_lab.config.hints import hint_at, is_text, without_null
+from probe_lab.config.key_types import hint_at, is_text, without_null
 from probe_lab.config.keys import ENTRIES, declarations, key_of, leaf_keys
 from probe_lab.config.schema import Schema
 from probe_lab.errors import ConfigError, nearest

@@ -11,27 +11,27 @@ from omegaconf import OmegaConf
 
 from probe_lab.config.declare import SEED, key, positive, section_field
 from probe_lab.config.environment import Written, as_written
-from probe_lab.config.judge import JudgeConfig
-from probe_lab.config.labels import LabelsConfig
-from probe_lab.config.training import BACKBONE as BACKBONE
-from probe_lab.config.training import Backend as Backend
-from probe_lab.config.training import Data as Data
-from probe_lab.config.training import EvaluatorModel as EvaluatorModel
-from probe_lab.config.training import Halving as Halving
-from probe_lab.config.training import Head as Head
-from probe_lab.config.training import Metrics as Metrics
-from probe_lab.config.training import Negatives as Negatives
-from probe_lab.config.training import ProbeConfig as ProbeConfig
-from probe_lab.config.training import Scoring as Scoring
-from probe_lab.config.training import Text as Text
-from probe_lab.config.training import Trainer as Trainer
-from probe_lab.config.uses import EXHIBITS as EXHIBITS
-from probe_lab.config.uses import Engine as Engine
-from probe_lab.config.uses import Paper as Paper
-from probe_lab.config.uses import Select as Select
-from probe_lab.config.uses import Tracking as Tracking
-from probe_lab.config.uses import TradeoffConfig as TradeoffConfig
-from probe_lab.config.world import Backbone, CacheConfig, CaptureConfig, Prompts, Sampling
+from probe_lab.config.judge_section import JudgeConfig
+from probe_lab.config.labels_section import LabelsConfig
+from probe_lab.config.training_sections import BACKBONE as BACKBONE
+from probe_lab.config.training_sections import Backend as Backend
+from probe_lab.config.training_sections import Data as Data
+from probe_lab.config.training_sections import EvaluatorModel as EvaluatorModel
+from probe_lab.config.training_sections import Halving as Halving
+from probe_lab.config.training_sections import Head as Head
+from probe_lab.config.training_sections import Metrics as Metrics
+from probe_lab.config.training_sections import Negatives as Negatives
+from probe_lab.config.training_sections import ProbeConfig as ProbeConfig
+from probe_lab.config.training_sections import Scoring as Scoring
+from probe_lab.config.training_sections import Text as Text
+from probe_lab.config.training_sections import Trainer as Trainer
+from probe_lab.config.use_sections import EXHIBITS as EXHIBITS
+from probe_lab.config.use_sections import Engine as Engine
+from probe_lab.config.use_sections import Paper as Paper
+from probe_lab.config.use_sections import Select as Select
+from probe_lab.config.use_sections import Tracking as Tracking
+from probe_lab.config.use_sections import TradeoffConfig as TradeoffConfig
+from probe_lab.config.world_sections import Backbone, CacheConfig, CaptureConfig, Prompts, Sampling
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import ChainDataset, DataLoader, IterableDataset
 
 from probe_lab.cache import Cache
-from probe_lab.config.repeats import require_once
+from probe_lab.config.duplicates import require_once
 from probe_lab.data.batch import Batch
 from probe_lab.data.groups import prompt_groups, some_of
 from probe_lab.data.loader import EpochProgress, Layout, StreamLoader, TrainLoader

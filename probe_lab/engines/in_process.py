@@ -9,7 +9,7 @@ from typing import Any
 
 from probe_lab.engines.pool import Finished, Member, Message, Report, Worker
 from probe_lab.errors import ProbeLabError
-from probe_lab.scarcity import one_line
+from probe_lab.resource_errors import one_line
 
 
 def messages(worker: Callable[[], Worker], task: Any) -> Generator[Report | Finished]:

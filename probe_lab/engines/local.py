@@ -16,7 +16,7 @@ from probe_lab.engines.local_worker import ParentQuestion, work
 from probe_lab.engines.pool import Died, EngineKind, Member, Message, Pool, Ready, Site, WorkerDied, WorkerSpec
 from probe_lab.errors import ConfigError, ProbeLabError
 from probe_lab.processes import READ_AGAIN, cores, ending, environment, interrupts_held, start_context, visible_cards
-from probe_lab.scarcity import one_line
+from probe_lab.resource_errors import one_line
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PATIENCE = 5.0

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from probe_lab.cache import sha256_of
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Settings, card
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 SHOWN = 5
 """Keys of each kind that an error lists."""

@@ -19,7 +19,7 @@ from probe_lab.evaluators.clip_tokens import tokenizer_folder
 from probe_lab.evaluators.model import Transform
 from probe_lab.evaluators.preprocessing import CLIP_MEAN, CLIP_STD, clip_transform
 from probe_lab.json_text import read_json
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 OWN_CONFIG, THEIR_CONFIG, THEIR_PICTURES = "open_clip_config.json", "config.json", "preprocessor_config.json"

@@ -17,7 +17,7 @@ from probe_lab.config import Experiment, Scoring
 from probe_lab.errors import ScoreError
 from probe_lab.evaluators.base import Card, Settings, available, card, is_known
 from probe_lab.evaluators.checkpoints import Key, is_present
-from probe_lab.fitting import FittingTable
+from probe_lab.terminal_tables import FittingTable
 
 _ON_A_BASE = ("aesthetic",)
 """Evaluators of two checkpoints, their own and the model's that it sits on."""

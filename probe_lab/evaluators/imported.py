@@ -17,7 +17,7 @@ from probe_lab.cache.layout import scores_path, valid_name
 from probe_lab.cache.scores import IMPORTED, read_score_metadata
 from probe_lab.errors import ScoreError, nearest
 from probe_lab.evaluators.base import is_known
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 KEYS: tuple[tuple[str, ...], ...] = (("sample_id",), ("prompt", "seed"))
 """What may tell a row's sample."""

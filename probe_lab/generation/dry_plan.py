@@ -9,11 +9,11 @@ from probe_lab.backbones.families import located
 from probe_lab.capture.capture import Capture
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError, ConfigError
+from probe_lab.flop_counter import OperationCounter
+from probe_lab.generation.caption_sources import SOURCES
 from probe_lab.generation.generate import plan_generation
 from probe_lab.generation.measured_plan import ELEMENT_BYTES, Plan
 from probe_lab.generation.prompts import read_prompts
-from probe_lab.generation.sources import SOURCES
-from probe_lab.operations import OperationCounter
 from probe_lab.taps import Tap
 
 TFLOPS = 400.0

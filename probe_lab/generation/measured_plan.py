@@ -21,9 +21,9 @@ from probe_lab.cache.faults import faults_remedy, faults_text
 from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Experiment
 from probe_lab.errors import CaptureError
-from probe_lab.fitting import TapLines
 from probe_lab.generation.fill import Drawn, Png, capture_of, draw, ids_of
 from probe_lab.generation.sampling import sample_tensors
+from probe_lab.terminal_tables import TapLines
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 

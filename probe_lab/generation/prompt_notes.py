@@ -8,8 +8,8 @@ from probe_lab.backbones.architectures import absent
 from probe_lab.config import Experiment
 from probe_lab.data.splits import SPLITS, SplitFractions, splits_of
 from probe_lab.data.twins import Twins, twins_of
+from probe_lab.generation.caption_sources import SOURCES
 from probe_lab.generation.prompts import PromptSet, collect_prompts, prompt_table
-from probe_lab.generation.sources import SOURCES
 
 
 def prompts_at_hand(experiment: Experiment) -> PromptSet | None:

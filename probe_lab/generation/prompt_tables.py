@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from probe_lab.cache.tables import UNREADABLE
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.generation.prompt_text import Caption, read_text
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 PerImage = Literal["first", "all"]
 Quoting = Literal["auto", "csv", "none"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probe_lab.errors import ConfigError
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

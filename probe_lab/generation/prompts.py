@@ -17,10 +17,10 @@ from probe_lab.config import Experiment, Prompts, load_experiment
 from probe_lab.data.canonical import canonical, meaning
 from probe_lab.data.splits import splits_of
 from probe_lab.errors import ConfigError
+from probe_lab.generation.caption_sources import SOURCES
 from probe_lab.generation.prompt_choice import PromptSet, choose_prompts
 from probe_lab.generation.prompt_sources import SUFFIXES, file_captions
 from probe_lab.generation.prompt_text import Caption
-from probe_lab.generation.sources import SOURCES
 
 __all__ = [
     "PromptSet",

@@ -13,12 +13,12 @@ from probe_lab.backbones.families import family_of, located
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.capture.capture import Capture
 from probe_lab.config import Experiment
-from probe_lab.fitting import TapLines
 from probe_lab.generation.dry_plan import shapes_of
 from probe_lab.generation.measured_plan import ELEMENT_BYTES
 from probe_lab.generation.prompts import sample_table
 from probe_lab.generation.sampling import stopped_after
 from probe_lab.taps import Tap
+from probe_lab.terminal_tables import TapLines
 
 
 @dataclass(frozen=True)

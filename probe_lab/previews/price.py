@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin
 
 from probe_lab.backbones.families import located
 from probe_lab.config import Experiment, Sampling
-from probe_lab.operations import OperationCounter
+from probe_lab.flop_counter import OperationCounter
 
 _CHANNELS = {"sd": 4, "sdxl": 4, "pixart-sigma": 4, "sd3": 16, "flux": 16}
 """Channels of the latents of families whose autoencoder is that of Stable Diffusion, whatever model it is."""

@@ -20,7 +20,7 @@ from probe_lab.errors import ProbeError, ReportError
 from probe_lab.json_text import read_json
 from probe_lab.probes.description import spec_of, version_of
 from probe_lab.probes.probe import Probe
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 from probe_lab.runs.files import DESCRIPTION, WEIGHTS, require_file
 
 

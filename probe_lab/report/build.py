@@ -12,9 +12,9 @@ from probe_lab.errors import CacheError
 from probe_lab.progress import OnProgress
 from probe_lab.report.analysis.chosen import choose, variant_text
 from probe_lab.report.analysis.load import load_results
+from probe_lab.report.layout.html_page import Block, page, paragraph, section_block, table_html
 from probe_lab.report.layout.left_out import LeftOut
 from probe_lab.report.layout.material import Material, Section
-from probe_lab.report.layout.page import Block, page, paragraph, section_block, table_html
 from probe_lab.report.layout.replacing import replacing
 from probe_lab.report.layout.section_maker import drawn_by
 from probe_lab.report.layout.style import drawing, evaluator_label, number_text

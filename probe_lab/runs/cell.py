@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe_lab.errors import ReportError
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 from probe_lab.runs.configs import Configs, Flat
 from probe_lab.runs.files import AGAIN, CONFIG, DESCRIPTION, read_metrics, read_predictions, require_files
 

@@ -12,8 +12,8 @@ from typing import Any
 from probe_lab.cache.files import write_whole
 from probe_lab.errors import ReportError, SweepError
 from probe_lab.json_text import read_json
-from probe_lab.names import problem_of
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
+from probe_lab.safe_names import problem_of
 
 FAILURES = "failures.json"
 

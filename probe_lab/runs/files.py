@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from probe_lab.cache.layout import valid_name
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
-from probe_lab.names import problem_of
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
+from probe_lab.safe_names import problem_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from probe_lab.errors import ReportError
 from probe_lab.json_text import read_json
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 from probe_lab.runs.cell import FinishedCell
 from probe_lab.runs.failures import write_file
 from probe_lab.runs.files import METRICS, finished_names, read_metrics, stored_digest

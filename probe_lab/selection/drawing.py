@@ -24,9 +24,9 @@ from probe_lab.config import Experiment
 from probe_lab.generation.prompts import sample_seed
 from probe_lab.previews.decoding import pictures
 from probe_lab.selection.candidates import Candidate, PromptCandidates
+from probe_lab.selection.live_view import RemainingCandidates, Watch
 from probe_lab.selection.probe_select import ProbeSelect, Selection
 from probe_lab.selection.setup import Setup
-from probe_lab.selection.watch import RemainingCandidates, Watch
 from probe_lab.taps import Tap
 
 _X0 = Tap("", "x0")

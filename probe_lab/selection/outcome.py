@@ -14,7 +14,7 @@ from probe_lab.cache.faults import FAULT_WORDS
 from probe_lab.console import literal
 from probe_lab.selection.candidates import PromptCandidates
 from probe_lab.selection.contact_sheet import labels_of, order_note, score_text, unscaled_of
-from probe_lab.selection.watch import shortened
+from probe_lab.selection.live_view import shortened
 
 SAME_WITHIN = 8
 """Grey levels of 255: what half precision makes of another order of additions."""

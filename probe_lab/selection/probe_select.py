@@ -25,8 +25,8 @@ from probe_lab.previews.decoding import previewer
 from probe_lab.probes import Probe, load_probe
 from probe_lab.selection.call_inputs import CallPrompts, Seed, generators_of, seeds_of
 from probe_lab.selection.ranking import By, check_by
-from probe_lab.selection.running import Running
 from probe_lab.selection.schedule import Cut, check_probe, placed, progressive, single_cut
+from probe_lab.selection.selecting_call import Running
 
 SCHEDULERS = (
     "DDIMScheduler",

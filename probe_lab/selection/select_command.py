@@ -16,11 +16,11 @@ from probe_lab.data.canonical import canonical
 from probe_lab.errors import SelectError
 from probe_lab.generation.prompts import choose_prompts
 from probe_lab.selection.drawing import CandidateSampler
-from probe_lab.selection.judges import judges_of, score_rows
+from probe_lab.selection.live_view import Watch
 from probe_lab.selection.outcome import Summary, fault_lines, kept_table, lines_of, worth
 from probe_lab.selection.record import require_writable, write_record
 from probe_lab.selection.setup import Setup, setup_of
-from probe_lab.selection.watch import Watch
+from probe_lab.selection.true_scores import judges_of, score_rows
 
 FOLDER = Path("selections")
 

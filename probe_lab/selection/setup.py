@@ -14,9 +14,10 @@ from probe_lab.json_text import read_json
 from probe_lab.probes import Probe, load_probe, preview_probe
 from probe_lab.runs.files import DESCRIPTION
 from probe_lab.selection.budget import Judged
-from probe_lab.selection.planned import plan_for
+from probe_lab.selection.budget_schedule import plan_for
 from probe_lab.selection.ranking import By, check_by
 from probe_lab.selection.schedule import step_in
+from probe_lab.selection.short_forms import read_by
 from probe_lab.selection.trained_cells import (
     at_other_steps,
     best_cell,
@@ -26,7 +27,6 @@ from probe_lab.selection.trained_cells import (
     notes_of,
     trained_with,
 )
-from probe_lab.selection.words import read_by
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from probe_lab.config import Engine
 from probe_lab.engines import Ended, Pool, WorkerDied, WorkerSpec, deaths_as, engine_of, open_pool
 from probe_lab.errors import SweepError
 from probe_lab.probes.kinds import kind_of
+from probe_lab.resource_errors import one_line
 from probe_lab.runs.files import finished_at
-from probe_lab.scarcity import one_line
 from probe_lab.sweep.grid import Cell, group_by_arrays
 from probe_lab.sweep.halving import Rungs
 from probe_lab.sweep.worker import CellTrainer, CellWorker, Outcome

@@ -87,7 +87,7 @@ def _require_no_maps(probe: ProbeConfig, encoder: str) -> None:
 
 
 def _require_judges(cells: Sequence[Cell]) -> None:
-    from probe_lab.training.judged import judged_scores
+    from probe_lab.training.judge_scores import judged_scores
 
     reading = {}
     for cell in cells:

@@ -12,12 +12,12 @@ from probe_lab.cache import Manifest
 from probe_lab.cache.manifest import manifest_path
 from probe_lab.config import Experiment
 from probe_lab.errors import ProbeLabError
-from probe_lab.sweep.alike import recognised
 from probe_lab.sweep.cell_pool import at_once_of
+from probe_lab.sweep.cell_states import Standing, standing_of
+from probe_lab.sweep.equivalent_cells import recognised
 from probe_lab.sweep.grid import Cell, group_by_arrays, lay_out
 from probe_lab.sweep.needs import require_all, require_arrays
-from probe_lab.sweep.rate import rate_of
-from probe_lab.sweep.standing import Standing, standing_of
+from probe_lab.sweep.time_estimate import rate_of
 
 State = Literal["pending", "finished", "stopped", "elsewhere"]
 """A ``pending`` cell will be trained, one that is finished ``elsewhere`` copied; ``stopped`` by successive halving."""

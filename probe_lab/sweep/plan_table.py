@@ -11,10 +11,10 @@ from rich.console import Group as Lines
 from rich.table import Table
 
 from probe_lab.console import literal
-from probe_lab.fitting import TapLines
 from probe_lab.probes.kinds import kind_of
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.plan import Group, State, SweepPlan
+from probe_lab.terminal_tables import TapLines
 
 _WORDS: dict[State, str] = {
     "pending": "to train",

@@ -21,12 +21,12 @@ from probe_lab.processes import terminated_as_interrupt
 from probe_lab.runs import FinishedCell, Measure, Runs, is_finished
 from probe_lab.runs.failures import FAILURES, Failure, cannot_write, read_failures, write_failures
 from probe_lab.runs.table import RESULTS, collect, write_results
-from probe_lab.sweep.adopt import adopt
-from probe_lab.sweep.alike import recognised
 from probe_lab.sweep.cell_pool import cell_outcomes
+from probe_lab.sweep.cell_states import standing_of
+from probe_lab.sweep.equivalent_cells import recognised
 from probe_lab.sweep.grid import Cell, cells
 from probe_lab.sweep.halving import rungs_of
-from probe_lab.sweep.standing import standing_of
+from probe_lab.sweep.sibling_cells import adopt
 from probe_lab.sweep.sweep_bar import SweepProgress
 from probe_lab.sweep.worker import PARTIAL, CellTrainer, Outcome, ProbeTrainer
 from probe_lab.tracking import Tracker, track

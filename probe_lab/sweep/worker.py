@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from probe_lab.config import Experiment
 from probe_lab.engines import Site
 from probe_lab.probes.kinds import kind_of
+from probe_lab.resource_errors import one_line
 from probe_lab.runs import METRICS, is_finished
-from probe_lab.scarcity import one_line
 from probe_lab.sweep.grid import Cell
 from probe_lab.sweep.needs import require_all
 

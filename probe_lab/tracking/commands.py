@@ -16,7 +16,7 @@ from probe_lab.runs import Runs
 from probe_lab.runs.failures import read_failures
 from probe_lab.tracking.background import Background
 from probe_lab.tracking.folder import FOLDER, Status, write_status
-from probe_lab.tracking.receipt import Receipt
+from probe_lab.tracking.sent_record import Receipt
 from probe_lab.tracking.server import place_of
 from probe_lab.tracking.sync import PlannedCell, Sync, report_files
 

@@ -24,8 +24,8 @@ from probe_lab.runs.identity import plain
 from probe_lab.runs.table import Planned
 from probe_lab.tracking.folder import Status, owner_of, read_status
 from probe_lab.tracking.overview import Row, note_of, ranked
-from probe_lab.tracking.receipt import Receipt, digest_of
 from probe_lab.tracking.run_names import run_names
+from probe_lab.tracking.sent_record import Receipt, digest_of
 from probe_lab.tracking.server import place_of
 from probe_lab.tracking.store import ERROR, CellRun, RefusedError, Store
 from probe_lab.tracking.values import allowed, final_metrics, read_values, tags_of

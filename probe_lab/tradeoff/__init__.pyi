@@ -2,10 +2,10 @@ from probe_lab.tradeoff.records import About as About
 from probe_lab.tradeoff.records import Pair as Pair
 from probe_lab.tradeoff.records import Tradeoff as Tradeoff
 from probe_lab.tradeoff.records import TradeoffRow as TradeoffRow
-from probe_lab.tradeoff.ways import BASES as BASES
-from probe_lab.tradeoff.ways import PLANS as PLANS
-from probe_lab.tradeoff.ways import QUESTIONS as QUESTIONS
-from probe_lab.tradeoff.ways import WAYS as WAYS
-from probe_lab.tradeoff.ways import Basis as Basis
-from probe_lab.tradeoff.ways import Question as Question
-from probe_lab.tradeoff.ways import Way as Way
+from probe_lab.tradeoff.way_names import BASES as BASES
+from probe_lab.tradeoff.way_names import PLANS as PLANS
+from probe_lab.tradeoff.way_names import QUESTIONS as QUESTIONS
+from probe_lab.tradeoff.way_names import WAYS as WAYS
+from probe_lab.tradeoff.way_names import Basis as Basis
+from probe_lab.tradeoff.way_names import Question as Question
+from probe_lab.tradeoff.way_names import Way as Way

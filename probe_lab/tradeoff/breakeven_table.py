@@ -8,7 +8,7 @@ from dataclasses import replace
 from rich.table import Table
 
 from probe_lab.tradeoff.breakeven import Offer, Terms, needed_skill, offers, pays, unpriced
-from probe_lab.tradeoff.ways import WAYS
+from probe_lab.tradeoff.way_names import WAYS
 
 MULTIPLES = (1.5, 2.0, 3.0, 5.0, 10.0)
 """Budgets where none are asked for, in finished images."""

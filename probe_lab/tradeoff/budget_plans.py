@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from probe_lab.metrics.per_prompt import Floats
 from probe_lab.selection.budget import CutPlan
 from probe_lab.tradeoff.policies import Stage, draw_candidates, kept_scores
-from probe_lab.tradeoff.ways import First
+from probe_lab.tradeoff.way_names import First
 
 _LEFT = (2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 22, 27, 33, 40, 50, 60, 75, 90, 110, 130, 160, 200)
 """Where two numbers are free, both are looked for among these; where one is, it is looked for among all."""

@@ -13,10 +13,10 @@ from scipy.optimize import isotonic_regression
 from probe_lab.metrics import holm
 from probe_lab.metrics.bootstrap import Interval, Scale, mean_over
 from probe_lab.metrics.per_prompt import Floats
-from probe_lab.tradeoff.known import Known
+from probe_lab.tradeoff.candidate_scores import CandidateScores
 from probe_lab.tradeoff.policies import best_of
 from probe_lab.tradeoff.records import Pair, TradeoffRow, way_text
-from probe_lab.tradeoff.ways import Basis, Question, Way
+from probe_lab.tradeoff.way_names import Basis, Question, Way
 
 CONFIDENCE = 0.95
 
@@ -94,7 +94,7 @@ class _Rival:
         return np.array([number for number, _ in timed], dtype=np.float64), np.asarray(smooth, dtype=np.float64)
 
 
-def compare_ways(measured: Sequence[WayScores], known: Known, step: int, draws: Floats) -> tuple[Pair, ...]:
+def compare_ways(measured: Sequence[WayScores], scored: CandidateScores, step: int, draws: Floats) -> tuple[Pair, ...]:
     """Every question, with p-values adjusted by Holm over all pairs of one question and basis.
 
     At the same cost, the rival has as many candidates as the calls or the seconds pay for; a number between two whole
@@ -103,7 +103,7 @@ def compare_ways(measured: Sequence[WayScores], known: Known, step: int, draws: 
     """
     pairs = [
         *_same_candidates(measured, draws),
-        *_same_cost(measured, known, step, draws),
+        *_same_cost(measured, scored, step, draws),
         *_same_budget(measured, draws),
     ]
     families: dict[tuple[Question, Basis], list[int]] = {}
@@ -143,9 +143,9 @@ def _same_budget(measured: Sequence[WayScores], draws: Floats) -> Iterator[Pair]
                 yield _pair(question, "budget", made, rival.row.text, *costs, rival.scores, draws)
 
 
-def _same_cost(measured: Sequence[WayScores], known: Known, step: int, draws: Floats) -> Iterator[Pair]:
+def _same_cost(measured: Sequence[WayScores], scored: CandidateScores, step: int, draws: Floats) -> Iterator[Pair]:
     rows = [made.row for made in measured]
-    rivals = _rivals(rows, known, step)
+    rivals = _rivals(rows, scored, step)
     for question, leading, way in _SAME_COST:
         led = [made for first in leading for made in measured if made.row.way == first]
         for rival in (rival for rival in rivals if rival.way == way):
@@ -163,19 +163,19 @@ def _same_cost(measured: Sequence[WayScores], known: Known, step: int, draws: Fl
                         )
 
 
-def _rivals(rows: Sequence[TradeoffRow], known: Known, step: int) -> list[_Rival]:
+def _rivals(rows: Sequence[TradeoffRow], scored: CandidateScores, step: int) -> list[_Rival]:
     """The ways that a probe has to beat at its cost."""
 
     def rows_of(*ways: Way, steps: int) -> list[TradeoffRow]:
         return [row for row in rows if row.way in ways and row.steps == steps]
 
     steps = next(row.steps for row in rows if row.way == "random")
-    whole, target = known.whole, known.whole.target
+    whole, target = scored.whole, scored.whole.target
     return [
         _Rival("lookahead", steps, target, whole.lookahead, steps - step, step + 1, rows_of("lookahead", steps=steps)),
         *(
             _Rival("fewer_steps", number, scores, scores, 0, number, rows_of("fewer_steps", steps=number))
-            for number, scores in known.fewer.items()
+            for number, scores in scored.fewer.items()
         ),
         _Rival("best_of_n", steps, target, target, 0, steps, rows_of("random", "best_of_n", steps=steps)),
     ]

@@ -17,21 +17,21 @@ from probe_lab.metrics.bootstrap import resample
 from probe_lab.metrics.per_prompt import Floats
 from probe_lab.progress import Watching
 from probe_lab.tradeoff.budget_plans import Sampler, stages_of
-from probe_lab.tradeoff.comparisons import WayScores, compare_ways, mean_interval
-from probe_lab.tradeoff.known import (
-    Known,
+from probe_lab.tradeoff.candidate_scores import (
+    CandidateScores,
     Probes,
-    known_of,
+    candidate_scores,
     planning_samplers,
     probes_of,
     thinning_of,
 )
-from probe_lab.tradeoff.plans import Compared, planned_ways, progressive_way, single_ways
+from probe_lab.tradeoff.compared_ways import Compared, planned_ways, progressive_way, single_ways
+from probe_lab.tradeoff.comparisons import WayScores, compare_ways, mean_interval
 from probe_lab.tradeoff.policies import Stage, draw_candidates, kept_scores
 from probe_lab.tradeoff.records import About, Tradeoff, TradeoffRow
 from probe_lab.tradeoff.test_prompts import held_out_prompts, step_counts
 from probe_lab.tradeoff.timing import Cost, costs_of
-from probe_lab.tradeoff.ways import PLANS
+from probe_lab.tradeoff.way_names import PLANS
 
 RESAMPLES = 2000
 
@@ -63,20 +63,20 @@ def measure(
     thinning = thinning_of(experiment, probes, evaluator, watching, announce)
     samplers = planning_samplers(experiment, probes, evaluator, watching, announce)
     ways = _ways(experiment, probes, evaluator, thinning.share, samplers)
-    known = known_of(experiment, probes, prompts, evaluator, watching, announce)
+    scored = candidate_scores(experiment, probes, prompts, evaluator, watching, announce)
     costs = costs_of(experiment, probes, ways, prompts, watching)
     draws = resample(len(prompts), RESAMPLES, experiment.seed)
     measured = []
     for way in ways:
-        scores = _scores(way, known, experiment.seed)
+        scores = _scores(way, scored, experiment.seed)
         measured.append(WayScores(_row(way, scores, costs.get(way, Cost()), draws), scores))
     made = Tradeoff(
         tuple(way.row for way in measured),
-        compare_ways(measured, known, probes.step, draws),
+        compare_ways(measured, scored, probes.step, draws),
         About(
             evaluator=evaluator,
             prompts=len(prompts),
-            seeds=known.whole.target.shape[1],
+            seeds=scored.whole.target.shape[1],
             backbone=experiment.backbone.label,
             sampling=_sampling_text(experiment),
             cells=tuple(dict.fromkeys([probes.cell.name, *(cell.name for cell in probes.cells.values())])),
@@ -111,27 +111,27 @@ def _ways(
     return ways + planned_ways(experiment.tradeoff.budgets, samplers, experiment.seed, looks_ahead=looks_ahead)
 
 
-def _scores(way: Compared, known: Known, seed: int) -> Floats:
+def _scores(way: Compared, scored: CandidateScores, seed: int) -> Floats:
     """The true score of what a way keeps, mean over sets of candidates: [prompts]."""
-    target = known.fewer.get(way.steps, known.whole.target)  # those of all steps are in `whole`
+    target = scored.fewer.get(way.steps, scored.whole.target)  # those of all steps are in `whole`
     candidates = draw_candidates(len(target), target.shape[1], way.candidates, seed)
-    return kept_scores(target, _stages(way, known, seed), candidates)
+    return kept_scores(target, _stages(way, scored, seed), candidates)
 
 
-def _stages(way: Compared, known: Known, seed: int) -> list[Stage]:
+def _stages(way: Compared, scored: CandidateScores, seed: int) -> list[Stage]:
     if way.way == "random":
         return []
     if way.way in PLANS:
-        return stages_of(PLANS[way.way], way.plan, known.samplers[way.steps])
+        return stages_of(PLANS[way.way], way.plan, scored.samplers[way.steps])
     if way.way == "progressive":
-        return [Stage(known.by_step[step], keep) for step, keep in way.plan]
-    whole = known.whole
+        return [Stage(scored.by_step[step], keep) for step, keep in way.plan]
+    whole = scored.whole
     if way.way in ("cascade", "thinned"):
         first = whole.probe if way.way == "cascade" else np.random.default_rng(seed).random(whole.probe.shape)
         deciding = [first, whole.lookahead][-len(way.plan) :]
         return [Stage(scores, keep) for scores, (_, keep) in zip(deciding, way.plan, strict=True)]
     if way.way == "fewer_steps":
-        return [Stage(known.fewer[way.steps], 1)]
+        return [Stage(scored.fewer[way.steps], 1)]
     scores = {"probe": whole.probe, "preview": whole.preview, "lookahead": whole.lookahead}.get(way.way, whole.target)
     return [Stage(scores, 1)]
 

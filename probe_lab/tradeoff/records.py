@@ -23,7 +23,7 @@ from probe_lab.errors import ReportError, nearest
 from probe_lab.json_text import read_json
 from probe_lab.runs.files import stored_digest
 from probe_lab.tradeoff.thinning import Left, Thinning
-from probe_lab.tradeoff.ways import BASES, IN_ANY_STEPS, PLANS, QUESTIONS, WAYS, Basis, Question, Way
+from probe_lab.tradeoff.way_names import BASES, IN_ANY_STEPS, PLANS, QUESTIONS, WAYS, Basis, Question, Way
 
 ROWS = "tradeoff.parquet"
 PAIRS = "tradeoff_pairs.parquet"

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from probe_lab.console import literal
-from probe_lab.fitting import FittingTable, natural_width
+from probe_lab.terminal_tables import FittingTable, natural_width
 from probe_lab.tradeoff.records import Pair, Tradeoff, TradeoffRow, way_name
-from probe_lab.tradeoff.ways import BASES, IN_ANY_STEPS, QUESTIONS, WAYS, Basis, Question
+from probe_lab.tradeoff.way_names import BASES, IN_ANY_STEPS, QUESTIONS, WAYS, Basis, Question
 
 AHEAD, BEHIND, APART = "ahead", "behind", "not told apart"
 

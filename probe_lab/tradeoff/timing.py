@@ -17,14 +17,14 @@ from probe_lab.backbones.families import family_of
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.config import Experiment
 from probe_lab.evaluators import Evaluator, create, score_all
+from probe_lab.flop_counter import OperationCounter
 from probe_lab.generation.prompts import sample_seed
-from probe_lab.operations import OperationCounter
 from probe_lab.probes import Probe, preview_probe
 from probe_lab.progress import Watching
 from probe_lab.selection.probe_select import ProbeSelect
-from probe_lab.tradeoff.known import Probes
-from probe_lab.tradeoff.plans import Compared
-from probe_lab.tradeoff.ways import PLANS, Way
+from probe_lab.tradeoff.candidate_scores import Probes
+from probe_lab.tradeoff.compared_ways import Compared
+from probe_lab.tradeoff.way_names import PLANS, Way
 
 Draw = Callable[[list[str]], object]
 UNTIMED: tuple[Way, ...] = ("oracle", "thinned")

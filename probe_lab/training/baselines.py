@@ -17,7 +17,7 @@ from probe_lab.probes.prompt_ridge import fit_pooled_ridge, fit_prompt_ridge
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.fit_probe import calibrated, prepared, train_batches
 from probe_lab.training.fitted import Fitted, Fitting, Predictor
-from probe_lab.training.judged import judge_weights
+from probe_lab.training.judge_scores import judge_weights
 
 
 def by_ridge(fitting: Fitting) -> Fitted:

@@ -34,7 +34,7 @@ from probe_lab.processes import begin_worker, ending, interrupts_held, spawn_con
 from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, ProbeModule, Stop
 from probe_lab.training.lightning_trainer import fit_by_trainer, module_of
 from probe_lab.training.out_of_memory import is_out_of_memory
-from probe_lab.training.reading import data_of, decided
+from probe_lab.training.probe_data import data_of, decided
 
 _PATIENCE = 10.0
 """Seconds that a rank gets to end by itself, when all is done."""

@@ -29,9 +29,9 @@ from probe_lab.training.fit_probe import seeded
 from probe_lab.training.fitted import Fitted, Fitting, Preview
 from probe_lab.training.lightning_module import ContinueAfterEpoch
 from probe_lab.training.out_of_memory import Reduction
-from probe_lab.training.reading import data_of, inputs_of, streamed, taps_of
+from probe_lab.training.probe_data import data_of, inputs_of, streamed, taps_of
 from probe_lab.training.shuffles import other_shuffles
-from probe_lab.training.validated import Validated
+from probe_lab.training.validation_predictions import Validated
 
 WHOLE = Reduction()
 _WHERE = (

@@ -16,13 +16,13 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.distributed import RankTask, fit_on_ranks
 from probe_lab.training.fitted import Fitted, Fitting
-from probe_lab.training.judged import judge_weights
+from probe_lab.training.judge_scores import judge_weights
 from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, Stop
 from probe_lab.training.lightning_trainer import fit_by_trainer, module_of, objective_of
-from probe_lab.training.loop import fit
-from probe_lab.training.reading import decided
+from probe_lab.training.probe_data import decided
 from probe_lab.training.shuffles import shuffled
-from probe_lab.training.validated import Validated
+from probe_lab.training.sweep_loop import fit
+from probe_lab.training.validation_predictions import Validated
 
 
 def by_gradient(fitting: Fitting) -> Fitted:

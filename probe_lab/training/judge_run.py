@@ -33,7 +33,7 @@ from probe_lab.training.fit_probe import seeded
 from probe_lab.training.judge_batches import JudgeBatches, LabelledPictures
 from probe_lab.training.judge_module import JudgeModule
 from probe_lab.training.judge_painting import learn_to_paint
-from probe_lab.training.judged import ANSWERS, MADE_FROM, WEIGHTS, lacks_scores
+from probe_lab.training.judge_scores import ANSWERS, MADE_FROM, WEIGHTS, lacks_scores
 from probe_lab.training.lightning_trainer import quietly
 from probe_lab.training.renoised_pictures import RenoisedPictures
 

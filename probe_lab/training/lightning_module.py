@@ -134,10 +134,10 @@ class ProbeModule(LightningModule):
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         super().optimizer_step(*arguments, **named)
-        self.follow()
+        self.update_average()
 
-    def follow(self) -> None:
-        """Let the average follow a step of the optimizer; the first one is taken over whole."""
+    def update_average(self) -> None:
+        """After a step of the optimizer, update the moving average of the weights; the first call copies them."""
         if self._average is not None and self._weights is not None:
             seen = self._updates
             decay = min(self._decay, (1 + seen) / (10 + seen)) if self._warmup else self._decay

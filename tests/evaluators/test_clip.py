@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel
 
 from probe_lab.config import EvaluatorModel, Scoring
-from probe_lab.config.world import Precision
+from probe_lab.config.world_sections import Precision
 from probe_lab.errors import ConfigError, ScoreError
 from probe_lab.evaluators import clip, create, score_all
 from probe_lab.evaluators.base import Settings

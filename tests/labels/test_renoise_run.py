@@ -22,7 +22,7 @@ from probe_lab.cache.layout import renoised_folder, renoised_path
 from probe_lab.cache.overwriting import OVERWRITE
 from probe_lab.cache.renoised import RenoisedShard, write_renoised
 from probe_lab.config import Backbone, CaptureConfig, Experiment, Prompts, Sampling, load_experiment
-from probe_lab.config.labels import LabelsConfig
+from probe_lab.config.labels_section import LabelsConfig
 from probe_lab.config.schema import Data, Text
 from probe_lab.data.splits import SplitFractions, splits_of
 from probe_lab.errors import CacheError, CaptureError, ConfigError

@@ -12,7 +12,7 @@ import pytest
 from chromium import PROGRAMS, Chromium, find_chromium
 
 from probe_lab.report.analysis.results import Value
-from probe_lab.report.layout.page import Block, page, table_html
+from probe_lab.report.layout.html_page import Block, page, table_html
 from probe_lab.report.layout.table_forms import Table
 
 PAGE = "index.html"

@@ -10,7 +10,7 @@ import pytest
 
 from probe_lab.cache.files import machine
 from probe_lab.errors import ReportError
-from probe_lab.report.layout.page import page
+from probe_lab.report.layout.html_page import page
 from probe_lab.report.layout.replacing import replacing
 
 REPORTS = Path(__file__).parents[2] / "reports"

@@ -26,11 +26,11 @@ from probe_lab.runs.files import METRICS, sealed
 from probe_lab.selection.budget import calls_of
 from probe_lab.selection.candidates import Candidate, PromptCandidates, file_names
 from probe_lab.selection.contact_sheet import contact_sheet, labels_of, score_text, title_of
+from probe_lab.selection.live_view import RemainingCandidates, picture
 from probe_lab.selection.outcome import _sameness, kept_table, lines_of, worth
 from probe_lab.selection.setup import setup_of
+from probe_lab.selection.short_forms import overrides_of, read_by, read_schedule
 from probe_lab.selection.trained_cells import at_other_steps, best_cell
-from probe_lab.selection.watch import RemainingCandidates, picture
-from probe_lab.selection.words import overrides_of, read_by, read_schedule
 
 PROMPT = "a red circle left of a blue square"
 SWEEP = "sweep=[{probe.step: [2, 4], probe.taps: [[x0]]}, {probe.model: [prompt_only, x0_preview]}]"

@@ -21,7 +21,7 @@ from probe_lab.previews.decoding import previewer
 from probe_lab.probes import Probe, ProbeSpec, preview_probe, save_probe
 from probe_lab.runs.files import PREDICTIONS
 from probe_lab.selection import ProbeSelect, Selection
-from probe_lab.selection.planned import plan_for
+from probe_lab.selection.budget_schedule import plan_for
 from probe_lab.selection.ranking import By, order, ranked
 
 PROMPT = "a red circle"

@@ -24,7 +24,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tracking_world import experiment_in, play
-from probe_lab.tracking.receipt import Receipt
+from probe_lab.tracking.sent_record import Receipt
 from probe_lab.tracking.store import Store
 from probe_lab.tracking.sync import Sync
 

@@ -21,8 +21,8 @@ from probe_lab.tracking import background, sync
 from probe_lab.tracking.background import Background
 from probe_lab.tracking.folder import Status, alone_in, known_owner, owner_of, write_status
 from probe_lab.tracking.overview import Row, ShownValue, note_of, ranked
-from probe_lab.tracking.receipt import Receipt, digest_of
 from probe_lab.tracking.run_names import WIDTH, run_names
+from probe_lab.tracking.sent_record import Receipt, digest_of
 from probe_lab.tracking.server import place_of
 from probe_lab.tracking.sync import Sync, config_of
 from probe_lab.tracking.values import TAG_LENGTH, read_values

@@ -19,7 +19,7 @@ from probe_lab.runs import FinishedCell
 from probe_lab.sweep import cells, run_sweep
 from probe_lab.tracking import log_report, store, track, tracking_uri
 from probe_lab.tracking.folder import owner_of
-from probe_lab.tracking.receipt import Receipt
+from probe_lab.tracking.sent_record import Receipt
 from probe_lab.tracking.store import OWNER
 from probe_lab.tracking.values import read_values
 

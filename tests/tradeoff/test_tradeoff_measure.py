@@ -29,16 +29,16 @@ from probe_lab.generation.generate import generate
 from probe_lab.probes import load_probe, shipped
 from probe_lab.probes.inputs import Inputs
 from probe_lab.sweep import run_sweep
-from probe_lab.tradeoff import known
+from probe_lab.tradeoff import candidate_scores
 from probe_lab.tradeoff.budget_plans import Sampler, best_within
-from probe_lab.tradeoff.known import probes_of
+from probe_lab.tradeoff.candidate_scores import probes_of
+from probe_lab.tradeoff.compared_ways import Compared
 from probe_lab.tradeoff.measure import measure
-from probe_lab.tradeoff.plans import Compared
 from probe_lab.tradeoff.policies import draw_candidates
 from probe_lab.tradeoff.records import Tradeoff, way_name
 from probe_lab.tradeoff.test_prompts import held_out_prompts
 from probe_lab.tradeoff.timing import Bench
-from probe_lab.tradeoff.ways import PLANS, Way
+from probe_lab.tradeoff.way_names import PLANS, Way
 
 KEYS = [
     "prompts.count=24",
@@ -375,7 +375,7 @@ def test_a_shipped_probe_is_asked_for_by_that_word(
 def test_without_validation_prompts_it_says_what_needs_them(
     experiment: Experiment, changes: dict[str, Any], advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "check_split", lambda *given: None)  # the cells are of another split
+    monkeypatch.setattr(candidate_scores, "check_split", lambda *given: None)  # the cells are of another split
     none = replace(experiment.data, split=replace(experiment.data.split, train=0.7, val=0.0))
     with pytest.raises(SelectError, match=rf"none of the 24 prompts of smoke is in its validation split .*{advice}"):
         measured(replace(experiment, data=none, tradeoff=replace(experiment.tradeoff, **changes)))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe_lab.tradeoff.budget_plans import BudgetPlan, Sampler, best_within, plans_within
-from probe_lab.tradeoff.plans import planned_ways
+from probe_lab.tradeoff.compared_ways import planned_ways
 from probe_lab.tradeoff.policies import draw_candidates
-from probe_lab.tradeoff.ways import PLANS, First
+from probe_lab.tradeoff.way_names import PLANS, First
 
 FIRSTS: tuple[First, ...] = ("probe", "preview", "lookahead")
 

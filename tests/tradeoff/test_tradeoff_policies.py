@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe_lab.selection.budget import CutPlan, calls_of
+from probe_lab.tradeoff.compared_ways import scaled, single_ways
 from probe_lab.tradeoff.comparisons import _Rival
-from probe_lab.tradeoff.plans import scaled, single_ways
 from probe_lab.tradeoff.policies import Stage, best_of, draw_candidates, kept_scores
 from probe_lab.tradeoff.records import TradeoffRow
 from probe_lab.tradeoff.thinning import choose_thinning

@@ -20,7 +20,7 @@ from probe_lab.cache.label_files import CAPTIONS, Captions, LabelScores, write_c
 from probe_lab.cache.layout import FINISHED, LabelsOf
 from probe_lab.cache.text_table import write_text
 from probe_lab.config import Experiment, JudgeConfig
-from probe_lab.config.labels import LabelsConfig
+from probe_lab.config.labels_section import LabelsConfig
 from probe_lab.data import SplitFractions, prompt_groups
 from probe_lab.data.provenance import CachesNow
 from probe_lab.data.text_lookup import TextTable
@@ -33,9 +33,9 @@ from probe_lab.training.cross_fitted import validation_predictions
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.judge_batches import LabelledPictures
 from probe_lab.training.judge_run import judge_settings, train_judges
-from probe_lab.training.judged import judge_weights, judged_scores
-from probe_lab.training.reading import data_of
-from probe_lab.training.validated import Validated
+from probe_lab.training.judge_scores import judge_weights, judged_scores
+from probe_lab.training.probe_data import data_of
+from probe_lab.training.validation_predictions import Validated
 
 SPLIT = SplitFractions(0.7, 0.1, 0.2)
 

@@ -22,7 +22,7 @@ from probe_lab.probes.prompt_ridge import fit_prompt_ridge
 from probe_lab.probes.ridge import PENALTIES, Moments, fit_ridge, prompt_means, ridge
 from probe_lab.training.baselines import tuned_ridge
 from probe_lab.training.cell_files import over_shuffles
-from probe_lab.training.reading import taps_of
+from probe_lab.training.probe_data import taps_of
 from probe_lab.training.shuffles import other_shuffles, shuffled
 
 

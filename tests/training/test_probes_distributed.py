@@ -29,7 +29,7 @@ from probe_lab.probes import Inputs, Probe, load_probe
 from probe_lab.training.distributed import RankTask, fit_on_ranks, require_devices
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.fit_probe import prepared, seeded
-from probe_lab.training.reading import data_of, decided
+from probe_lab.training.probe_data import data_of, decided
 
 sys.path.insert(0, str(Path(__file__).parent))  # which the ranks inherit
 

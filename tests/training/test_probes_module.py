@@ -33,7 +33,7 @@ def test_the_average_follows_its_formula(probe: Probe) -> None:
     for seen in range(5):
         with torch.no_grad():
             weight.fill_(float(seen + 1))
-        module.follow()
+        module.update_average()
         # The first update copies; then the decay rises towards 0.25.
         decay = min(0.25, (1 + seen) / (10 + seen))
         expected = seen + 1.0 if expected is None else decay * expected + (1 - decay) * (seen + 1)

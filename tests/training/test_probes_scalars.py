@@ -24,7 +24,7 @@ from probe_lab.probes.applied_elsewhere import ProbeReading, predict_at, refusal
 from probe_lab.probes.checkpoint import DESCRIPTION
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.fit_probe import prepared
-from probe_lab.training.reading import data_of
+from probe_lab.training.probe_data import data_of
 
 ProbeOf = Callable[..., Experiment]
 SCALARS = ["preview:good", "preview:useless"]

@@ -24,7 +24,7 @@ from probe_lab.sweep import cells
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.flat_weights import FlatWeights
 from probe_lab.training.lightning_trainer import module_of
-from probe_lab.training.reading import data_of
+from probe_lab.training.probe_data import data_of
 
 ProbeOf = Callable[..., Experiment]
 RELEASED: dict[str, Any] = {
@@ -186,7 +186,7 @@ def test_the_decay_of_the_average_is_constant_without_a_warm_up(
     for step, decay in enumerate(decays):
         with torch.no_grad():
             weights.vectors.fill_(step + 1.0)
-        module.follow()
+        module.update_average()
         expected = decay * expected + (1 - decay) * (step + 1.0)
         torch.testing.assert_close(average.vectors.detach(), expected)
 

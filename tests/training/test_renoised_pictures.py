@@ -17,13 +17,13 @@ from probe_lab.cache.layout import FINISHED, LabelsOf
 from probe_lab.cache.renoised import PROMPTS, write_renoised
 from probe_lab.cache.text_table import write_text
 from probe_lab.config import Experiment, JudgeConfig
-from probe_lab.config.labels import LabelsConfig
+from probe_lab.config.labels_section import LabelsConfig
 from probe_lab.data import SplitFractions
 from probe_lab.errors import CacheError, ProbeError
 from probe_lab.progress import unwatched
 from probe_lab.training.judge_batches import JudgeBatches, LabelledPictures
 from probe_lab.training.judge_run import judge_settings, train_judges
-from probe_lab.training.judged import MADE_FROM
+from probe_lab.training.judge_scores import MADE_FROM
 from probe_lab.training.renoised_pictures import RenoisedPictures
 
 SETTINGS = JudgeConfig(batches=3, prompts=2, captions=2, pictures=0, renoised=0.5)

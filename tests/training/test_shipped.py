@@ -28,7 +28,7 @@ from probe_lab.runs.files import CONFIG
 from probe_lab.training.as_shipped import by_shipped
 from probe_lab.training.fit_cell import train_cell
 from probe_lab.training.fitted import Fitting
-from probe_lab.training.reading import data_of
+from probe_lab.training.probe_data import data_of
 from probe_lab.verbs import score_images
 
 ProbeOf = Callable[..., Experiment]

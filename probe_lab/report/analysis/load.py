@@ -14,13 +14,13 @@ from probe_lab.cache.layout import valid_name
 from probe_lab.config.keys import leaf_keys
 from probe_lab.errors import ConfigError, ReportError
 from probe_lab.json_text import read_json
-from probe_lab.names import problem_of
 from probe_lab.report.analysis.origin import Origin, origin_of
 from probe_lab.report.analysis.results import VARIANT, Results, columns_of
 from probe_lab.runs import FinishedCell, Runs
 from probe_lab.runs.configs import differing
 from probe_lab.runs.failures import Failure, read_failures
 from probe_lab.runs.table import RESULTS, read_table, require_cells
+from probe_lab.safe_names import problem_of
 from probe_lab.sweep.normalise import unread_keys
 
 _COLUMNS = [

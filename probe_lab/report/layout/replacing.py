@@ -14,7 +14,7 @@ from pathlib import Path
 
 from probe_lab.cache.files import abandoned, machine
 from probe_lab.errors import ReportError
-from probe_lab.report.layout.page import MARK
+from probe_lab.report.layout.html_page import MARK
 
 _HEAD = 65536
 """Bytes of a page in which its mark stands."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
-from probe_lab.names import slug
 from probe_lab.report.analysis.chosen import choose, probes, steps_of, variant_text
 from probe_lab.report.analysis.origin import origin_names
 from probe_lab.report.analysis.results import Results
@@ -15,6 +14,7 @@ from probe_lab.report.layout.material import Material, Section
 from probe_lab.report.sections import curves, guide, heatmap, losses, selection
 from probe_lab.report.sections.cell_listing import cells_table
 from probe_lab.report.sections.headline import headline_tables
+from probe_lab.safe_names import slug
 
 _FAMILIES: tuple[Callable[[Material], Section], ...] = (
     guide.section,

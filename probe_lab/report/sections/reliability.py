@@ -18,7 +18,7 @@ from probe_lab.metrics.bootstrap import PromptRatio
 from probe_lab.metrics.measured import left_out_in_turn
 from probe_lab.metrics.per_prompt import Floats
 from probe_lab.probes.kinds import recorded
-from probe_lab.regular import regular
+from probe_lab.regular_files import regular
 from probe_lab.report.analysis.chosen import variant_text
 from probe_lab.report.analysis.intervals import draws, measured_value, value_of
 from probe_lab.report.analysis.results import Results, Value, Variant

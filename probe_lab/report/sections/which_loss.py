@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probe_lab.errors import DataError
-from probe_lab.names import slug
 from probe_lab.report.analysis.objectives import (
     ALPHA,
     METRICS,
@@ -25,6 +24,7 @@ from probe_lab.report.layout.material import Drawing, Material, Section
 from probe_lab.report.layout.style import GREY, MARKERS, OKABE_ITO, PAGE, evaluator_label, number_text
 from probe_lab.report.layout.style import METRICS as METRIC_LABELS
 from probe_lab.report.layout.table_forms import Field, Table
+from probe_lab.safe_names import slug
 
 TITLE = "Which loss?"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from probe_lab.config.declare import key, up_to
-from probe_lab.config.world import STEPS
+from probe_lab.config.world_sections import STEPS
 
 Alter = Literal["auto", "grammar", "words", "prompts"]
 

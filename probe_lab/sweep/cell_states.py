@@ -11,8 +11,8 @@ from probe_lab.data.provenance import CachesNow
 from probe_lab.errors import ReportError
 from probe_lab.runs import FinishedCell, Runs
 from probe_lab.runs.files import finished_names
-from probe_lab.sweep.adopt import adoptable
 from probe_lab.sweep.grid import Cell
+from probe_lab.sweep.sibling_cells import adoptable
 
 _SHOWN = 3
 

@@ -16,7 +16,7 @@ from probe_lab.data.scalar_table import stored_previews
 from probe_lab.data.scalars import Scalar
 from probe_lab.errors import ProbeError
 from probe_lab.probes.kinds import ATTENTION, kind_of, reads_text
-from probe_lab.training.judged import judge_path_of, judged_scores
+from probe_lab.training.judge_scores import judge_path_of, judged_scores
 
 
 def taps_of(model: str, taps: Sequence[str]) -> list[str]:

@@ -80,7 +80,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class Known:
+class CandidateScores:
     """What is known of every candidate, [prompts, seeds] each: in the ``whole`` number of steps, true scores of the
     images of ``fewer`` steps (by their number), and what the probe's like at several steps predict. ``samplers`` are
     those that plans may use, by their number of steps, the whole one among them."""
@@ -126,14 +126,14 @@ def _checked(cell: Path, experiment: Experiment, evaluator: str) -> ProbeSpec:
     return probe.spec
 
 
-def known_of(
+def candidate_scores(
     experiment: Experiment,
     probes: Probes,
     prompts: tuple[str, ...],
     evaluator: str,
     watching: Watching,
     announce: Callable[[Generation], None],
-) -> Known:
+) -> CandidateScores:
     """Of the candidates of the test ``prompts``, generated and scored in caches that an interrupted call continues."""
     taps = [tap for spec in probes.specs.values() for tap in spec.taps]
     world = with_all_candidates(experiment, prompts, [probes.step, *probes.cells], [*taps, *DECODED])
@@ -145,7 +145,7 @@ def known_of(
         if steps not in shorter:
             finished = _made(in_fewer_steps(world, steps, steps, ["x0"]), evaluator, watching, announce)
             fewer[steps] = by_prompt(finished, finished.scores(evaluator))
-    return Known(
+    return CandidateScores(
         whole=whole,
         fewer=dict(sorted(fewer.items())),
         by_step=predictions(probes.cells, cache, evaluator) if len(probes.cells) > 1 else {},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from probe_lab.config.declare import SEED, SHARE, Limits, key, positive, section_field, up_to
-from probe_lab.config.world import STEPS, Precision
+from probe_lab.config.world_sections import STEPS, Precision
 from probe_lab.data.scalars import Scalar
 from probe_lab.data.splits import SplitFractions
 from probe_lab.losses import TERMS

@@ -13,7 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from probe_lab import cli
-from probe_lab.scarcity import one_line, scarcity
+from probe_lab.resource_errors import one_line, scarcity
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from probe_lab.config.declare import key, positive, up_to
-from probe_lab.config.world import STEPS
+from probe_lab.config.world_sections import STEPS
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from probe_lab.selection.budget import CutPlan, calls_of
-from probe_lab.selection.planned import looking_ahead, plan_for
+from probe_lab.selection.budget_schedule import looking_ahead, plan_for
 from probe_lab.tradeoff.budget_plans import BudgetPlan, Sampler, best_within
-from probe_lab.tradeoff.ways import PLANS, Way
+from probe_lab.tradeoff.way_names import PLANS, Way
 
 
 @dataclass(frozen=True)

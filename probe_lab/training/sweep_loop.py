@@ -46,7 +46,7 @@ def _step(module: ProbeModule, optimizer: Optimizer, schedule: LRScheduler) -> N
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         torch.nn.utils.clip_grad_norm_(weights, module.settings.gradient_clip)
     optimizer.step()
-    module.follow()
+    module.update_average()
     schedule.step()
 
 

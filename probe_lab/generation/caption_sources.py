@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe_lab.config.world import Prompts
+from probe_lab.config.world_sections import Prompts
 from probe_lab.errors import ConfigError
 from probe_lab.generation.prompt_text import Caption
 from probe_lab.registry import Registry

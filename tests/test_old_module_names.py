@@ -8,7 +8,7 @@ import sys
 import interpreters
 import pytest
 
-from probe_lab.moved import MOVED
+from probe_lab.old_module_names import MOVED
 
 
 @pytest.mark.parametrize("old", sorted(MOVED))

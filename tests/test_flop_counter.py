@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from probe_lab.operations import OperationCounter
+from probe_lab.flop_counter import OperationCounter
 
 
 class Small(nn.Module):
