@@ -1,8 +1,9 @@
-"""The whole test suite, or the parts of it that are named: `python tests/suites.py rest starting`.
+"""The whole test suite, or the parts of it that are named: `python tests/suites.py rest servers`.
 
-Four processes, two at a time, each with one thread: small models gain nothing from a second one. What starts workers,
-clusters and servers has processes without the threads of other tests, as a user's command has. All are forked from one
-process that has imported the libraries, see ``interpreters.py``.
+A process for each part, three at a time on two cores, since servers and clusters mostly wait; each has one thread:
+small models gain nothing from a second one. What starts workers, clusters and servers has processes without the threads
+of other tests, as a user's command has. All are forked from one process that has imported the libraries, see
+``interpreters.py``.
 """
 
 from __future__ import annotations
@@ -20,24 +21,18 @@ import interpreters
 from probe_lab.processes import terminated_as_interrupt
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = ["tests/test_experiments.py"]
-STARTING = [
-    "tests/engines",
-    "tests/tracking",
-    "tests/cli/test_cli.py",
-    "tests/selection",
-    "tests/tradeoff",
-    "tests/documents",
-]
-SWEEPING = ["tests/shapes", "tests/report", "tests/sweep", "tests/compare"]
-# The longest come first, so that both cores are busy to the end.
-SUITES = {
-    "starting": STARTING,
-    "rest": [f"--ignore={path}" for path in (*EXPERIMENTS, *STARTING, *SWEEPING)],
-    "sweeping": SWEEPING,
-    "experiments": EXPERIMENTS,
+PARTS = {
+    "servers": ["tests/engines", "tests/tracking"],
+    "pages": ["tests/documents"],
+    "training": ["tests/training", "tests/probes", "tests/labels"],
+    "commands": ["tests/cli/test_cli.py", "tests/tradeoff", "tests/selection"],
+    "sweeping": ["tests/shapes", "tests/report", "tests/sweep", "tests/compare"],
+    "experiments": ["tests/test_experiments.py"],
 }
-AT_A_TIME = 2
+NAMED = [path for paths in PARTS.values() for path in paths]
+SUITES = {"rest": [f"--ignore={path}" for path in NAMED], **PARTS}
+"""Arguments of pytest. The longest come first, so that all cores are busy to the end."""
+AT_A_TIME = 3
 
 
 class Suite:

@@ -20,9 +20,10 @@ from probe_lab.config.duplicates import check_axes
 from probe_lab.config.environment import Written, without_values, written_texts
 from probe_lab.config.includes import laid_over, read_documents
 from probe_lab.config.key_types import OPEN, hint_at, is_section
-from probe_lab.config.keys import ENTRIES, SWEEP, section
+from probe_lab.config.keys import SWEEP
 from probe_lab.config.schema import BACKBONE, Experiment, Schema
 from probe_lab.config.sweep import Sweep, overridden, read_sweep, require_option
+from probe_lab.config.unknown_keys import drop_former, refuse_unknown
 from probe_lab.errors import ConfigError, nearest
 from probe_lab.registry import import_file
 
@@ -30,11 +31,6 @@ EXPERIMENTS = Path("experiments")
 PLUGINS = "plugins"
 SHIPPED = Path(__file__).parents[2] / "experiments"
 """Those of the checkout, also when a command is started in another folder."""
-FORMER = {
-    "select.accept": "no choice was ever sure enough to end early, so leave it out and cut early by a schedule",
-    "trainer.strategy": "several trainer.devices always share one training by DDP, so leave it out",
-}
-"""Keys of earlier versions, and what to do about them."""
 
 
 def load_experiment(name: str | Path, overrides: list[str] | None = None, *, stored: bool = False) -> Experiment:
@@ -50,7 +46,7 @@ def load_experiment(name: str | Path, overrides: list[str] | None = None, *, sto
     changes = read_overrides(overrides or [])
     content = _created(document)
     if stored:
-        _drop_former(content)
+        drop_former(content)
     try:
         if not stored:
             _import_plugins(content, changes, path.parent)
@@ -78,7 +74,7 @@ def _with_included(path: Path) -> Document:
     for document in included:
         keys = _created(document)
         _write_out_backbone(keys)
-        _refuse_unknown(keys, Schema, document.origin)
+        refuse_unknown(keys, Schema, document.origin)
         content = laid_over(content, document.content)
         places |= document.places
     return Document(own.origin, laid_over(content, own.content), places | own.places)
@@ -106,8 +102,8 @@ def merged(content: DictConfig, changes: DictConfig, *, origin: str, default_nam
     """``build_experiment`` without the check of limits."""
     for part in (content, changes):
         _write_out_backbone(part)
-    _refuse_unknown(content, Schema, origin)
-    _refuse_unknown(changes, Schema, OVERRIDES)
+    refuse_unknown(content, Schema, origin)
+    refuse_unknown(changes, Schema, OVERRIDES)
     try:
         keys = cast(DictConfig, OmegaConf.merge(*map(_without_sweep, (content, changes))))
         sweep = _sweep(content, changes, keys)
@@ -236,38 +232,6 @@ def experiment_names() -> set[str]:
         for folder in (EXPERIMENTS, SHIPPED)
         for path in folder.rglob("*.yaml")
     }
-
-
-def _refuse_unknown(content: DictConfig, cls: type, origin: str, prefix: str = "") -> None:
-    names = {entry.name for entry in fields(cls)} | ({SWEEP} if not prefix else set())
-    for key in map(str, content):
-        if prefix + key in FORMER:
-            raise ConfigError(f"'{prefix}{key}' in {origin} is no key any more: {FORMER[prefix + key]}")
-        if key not in names:
-            raise ConfigError(f"unknown key '{prefix}{key}' in {origin}: {nearest(key, names)}")
-        kind, value = section(cls, key), content._get_node(key)
-        if kind is not None:
-            _refuse_unknown(_as_section(value, origin, f"{prefix}{key}"), kind, origin, f"{prefix}{key}.")
-        elif prefix + key in ENTRIES:
-            entries = _as_section(value, origin, prefix + key)
-            for name in map(str, entries):
-                place = f"{prefix}{key}.{name}"
-                _refuse_unknown(
-                    _as_section(entries._get_node(name), origin, place), ENTRIES[prefix + key], origin, f"{place}."
-                )
-
-
-def _drop_former(content: DictConfig) -> None:
-    for key in FORMER:
-        name, _, entry = key.partition(".")
-        if isinstance(part := content.get(name), DictConfig):
-            part.pop(entry, None)
-
-
-def _as_section(value: object, origin: str, key: str) -> DictConfig:
-    if not isinstance(value, DictConfig):
-        raise ConfigError(f"'{key}' in {origin} is a section: write '{key}.<key>'")
-    return value
 
 
 def _one_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from probe_lab.backbones.schedulers import name_of
 from probe_lab.cache.faults import Fault
 from probe_lab.capture.capture import Normalize
 from probe_lab.config import Scoring
-from probe_lab.config.load import FORMER
+from probe_lab.config.unknown_keys import FORMER
 from probe_lab.errors import SelectError, nearest
 from probe_lab.evaluators import Evaluator
 from probe_lab.previews.decoding import previewer

@@ -22,6 +22,7 @@ from probe_lab.probes.encoder import CNNEncoder
 from probe_lab.probes.inputs import Inputs
 from probe_lab.probes.probe import Probe
 from probe_lab.training.augment import random_shift, randomly_shifted
+from probe_lab.training.best_epoch import BestEpoch, weights_of
 from probe_lab.training.divergence import diverged
 from probe_lab.training.flat_weights import FlatWeights
 from probe_lab.training.objective import Objective
@@ -82,9 +83,7 @@ class ProbeModule(LightningModule):
         self._weights: FlatWeights | None = None
         self._average: FlatWeights | None = None
         self._go_on = go_on
-        self._best_epoch = 0
-        self.best = -math.inf
-        self.best_state: dict[str, Tensor] = {}
+        self._best = BestEpoch()
         self.train_loss = MeanMetric()
         self.val_srcc = WithinPromptSpearman()
         self.val_gain = SelectionGain()
@@ -167,11 +166,7 @@ class ProbeModule(LightningModule):
         if not math.isfinite(error):
             raise diverged(self.probe.spec.kind, self.settings.learning_rate, self.objective.temperature)
         score = float(self.val_srcc.compute()) if self.monitor == "srcc_within" else -error
-        # Where no prompt can be ranked (nan) the last epoch is kept; a number is better than that.
-        if not score < self.best and not (math.isnan(score) and math.isfinite(self.best)):
-            self._best_epoch = self.epoch if not score <= self.best and not math.isnan(score) else self._best_epoch
-            self.best = score
-            self.best_state = _state_of(self.evaluated)
+        self._best.offer(self.epoch, score, self.evaluated)
 
     def on_train_epoch_end(self) -> None:
         last = self.end_epoch()
@@ -200,13 +195,13 @@ class ProbeModule(LightningModule):
     def _stop(self) -> Stop:
         if self.epoch >= self.settings.max_epochs:
             return ""
-        if 0 < self.settings.patience <= self.epoch - 1 - self._best_epoch:
+        if 0 < self.settings.patience <= self.epoch - 1 - self._best.improved:
             return "patience"
-        return "" if self._go_on is None or self._go_on(self.epoch, self.best) else "halving"
+        return "" if self._go_on is None or self._go_on(self.epoch, self._best.value) else "halving"
 
     def finish(self) -> Probe:
         """The probe with the weights of the best epoch, in evaluation mode and with storage of its own."""
-        self.probe.load_state_dict(self.best_state or _state_of(self.evaluated), assign=True)
+        self.probe.load_state_dict(self._best.weights or weights_of(self.evaluated), assign=True)
         return self.probe.eval()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -227,10 +222,6 @@ class ProbeModule(LightningModule):
             fused=True,
         )
         return optimizer, LambdaLR(optimizer, lambda step: rate((step + 1) / max(steps, 1)))
-
-
-def _state_of(probe: Probe) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in probe.state_dict().items()}
 
 
 def rate(done: float) -> float:

@@ -298,6 +298,23 @@ def test_commands_within_the_text_are_commands(page: Path) -> None:
         require_known(arguments)
 
 
+def test_what_is_to_be_changed_is_where_the_page_says() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    places = re.findall(r"^\| .* \| `(\w+)` in `([\w/.]+)` \|$", page, re.MULTILINE)
+    assert len(places) > 10
+    for name, path in places:
+        names = [target for node in ast.parse((ROOT / path).read_text()).body for target in defined_by(node)]
+        assert name in names, path
+
+
+def defined_by(node: ast.stmt) -> list[str]:
+    """Names of a module that a statement makes."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 def texts_of(path: Path) -> Iterator[str]:
     """Every text of a module, with X for what is filled in."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
