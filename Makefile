@@ -11,7 +11,7 @@ REWARDS_READY := $(VENV)/.rewards-ready
 demo: setup  ## the main job: generate, score, sweep, report on the shapes world
 	$(BIN)/probe-lab demo
 
-SUITES := $(addprefix test-,rest servers pages training commands sweeping experiments)
+SUITES := $(addprefix test-,servers images pages sweeping commands rest training experiments)
 
 test: setup  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python tests/suites.py

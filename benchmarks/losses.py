@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.output import show
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.objectives import METRICS, SELECTION, LossesCompared, LossSetting, Study, study, verdict
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.sections.which_loss import summary_table

@@ -23,15 +23,18 @@ from probe_lab.processes import terminated_as_interrupt
 ROOT = Path(__file__).parents[1]
 PARTS = {
     "servers": ["tests/engines", "tests/tracking"],
+    "images": ["tests/generation", "tests/cache", "tests/capture", "tests/data"],
     "pages": ["tests/documents"],
-    "training": ["tests/training", "tests/probes", "tests/labels"],
-    "commands": ["tests/cli/test_cli.py", "tests/tradeoff", "tests/selection"],
     "sweeping": ["tests/shapes", "tests/report", "tests/sweep", "tests/compare"],
+    "commands": ["tests/cli/test_cli.py", "tests/tradeoff", "tests/selection"],
+    "rest": [],
+    "training": ["tests/training", "tests/probes", "tests/labels"],
     "experiments": ["tests/test_experiments.py"],
 }
-NAMED = [path for paths in PARTS.values() for path in paths]
-SUITES = {"rest": [f"--ignore={path}" for path in NAMED], **PARTS}
-"""Arguments of pytest. The longest come first, so that all cores are busy to the end."""
+"""Paths of the tests, the rest being all others; in an order in which three at a time end together."""
+ELSEWHERE = [f"--ignore={path}" for paths in PARTS.values() for path in paths]
+SUITES = {name: paths or ELSEWHERE for name, paths in PARTS.items()}
+"""Arguments of pytest."""
 AT_A_TIME = 3
 
 

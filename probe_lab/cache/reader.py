@@ -30,7 +30,7 @@ from probe_lab.cache.layout import (
 )
 from probe_lab.cache.manifest import IMAGES
 from probe_lab.cache.opened import open_cache
-from probe_lab.cache.scatter import read_scattered
+from probe_lab.cache.scattered_rows import read_scattered
 from probe_lab.cache.scores import read_score_metadata, read_scores
 from probe_lab.cache.shards import AGAIN, Unread, load_sidecar, require_images
 from probe_lab.cache.stored_labels import StoredLabels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probe_lab.cache.identity import Identity, callers
-from probe_lab.cache.scatter import read_scattered
+from probe_lab.cache.scattered_rows import read_scattered
 from probe_lab.cache.tensor_files import checksum_objection
 from probe_lab.cache.tensors import OpenFile, TensorEntry
 from probe_lab.errors import CacheError

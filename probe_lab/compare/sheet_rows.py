@@ -15,7 +15,7 @@ from probe_lab.errors import ReportError
 from probe_lab.runs import FinishedCell, Measure
 from probe_lab.runs.configs import differing
 
-Member = TypeVar("Member")
+_Member = TypeVar("_Member")
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def _best(rows: Sequence[SheetRow], keys: Mapping[str, str], chosen_by: Measure)
 
 
 def _by_value(
-    members: Sequence[Member], keys: Iterable[str], cell_of: Callable[[Member], FinishedCell]
-) -> dict[tuple[Hashable, ...], list[Member]]:
-    found: dict[tuple[Hashable, ...], list[Member]] = {}
+    members: Sequence[_Member], keys: Iterable[str], cell_of: Callable[[_Member], FinishedCell]
+) -> dict[tuple[Hashable, ...], list[_Member]]:
+    found: dict[tuple[Hashable, ...], list[_Member]] = {}
     for member in members:
         cell = cell_of(member)
         found.setdefault(tuple(value_of(cell, key) for key in keys), []).append(member)

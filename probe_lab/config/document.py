@@ -16,7 +16,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from probe_lab.config.key_types import OPEN, hint_at, inner, is_section, is_text, without_null
-from probe_lab.config.scalars import scalar_of
+from probe_lab.config.plain_values import scalar_of
 from probe_lab.config.schema import Schema
 from probe_lab.config.world_sections import Backbone
 from probe_lab.config.yaml_text import require_bounds

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from probe_lab.cache.tensors import IntArray
 from probe_lab.data.batch import Batch
 from probe_lab.data.groups import Groups
-from probe_lab.data.order import batch_bounds, epoch_order, steps_of, worker_batches
+from probe_lab.data.sample_order import batch_bounds, epoch_order, steps_of, worker_batches
 from probe_lab.data.source import Source
 from probe_lab.data.text_lookup import TextTable
 

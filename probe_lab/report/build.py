@@ -11,7 +11,7 @@ from probe_lab.cache import Cache
 from probe_lab.errors import CacheError
 from probe_lab.progress import OnProgress
 from probe_lab.report.analysis.chosen import choose, variant_text
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.layout.html_page import Block, page, paragraph, section_block, table_html
 from probe_lab.report.layout.left_out import LeftOut
 from probe_lab.report.layout.material import Material, Section

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from probe_lab.progress import progress
-from probe_lab.tracking.folder import alone_in
 from probe_lab.tracking.machine import Machine
 from probe_lab.tracking.server import is_web, trouble
 from probe_lab.tracking.store import one_line
 from probe_lab.tracking.sync import Sync
+from probe_lab.tracking.tracking_folder import alone_in
 
 _log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from probe_lab.processes import terminated_as_interrupt
 from probe_lab.runs import Runs
 from probe_lab.runs.failures import read_failures
 from probe_lab.tracking.background import Background
-from probe_lab.tracking.folder import FOLDER, Status, write_status
 from probe_lab.tracking.sent_record import Receipt
 from probe_lab.tracking.server import place_of
 from probe_lab.tracking.sync import PlannedCell, Sync, report_files
+from probe_lab.tracking.tracking_folder import FOLDER, Status, write_status
 
 _log = logging.getLogger(__name__)
 

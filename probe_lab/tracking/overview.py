@@ -28,25 +28,29 @@ class ShownValue:
 
 
 @dataclass(frozen=True)
-class Row:
+class OverviewRow:
     """The headline of a finished cell on both splits."""
 
     val: ShownValue
     test: ShownValue
 
     @staticmethod
-    def of(cell: FinishedCell, evaluator: str) -> Row:
+    def of(cell: FinishedCell, evaluator: str) -> OverviewRow:
         measures = (Measure(split, evaluator, HEADLINE) for split in ("val", "test"))
-        return Row(*(ShownValue(*(cell.number(m, part) for part in ("estimate", "lower", "upper"))) for m in measures))
+        return OverviewRow(
+            *(ShownValue(*(cell.number(m, part) for part in ("estimate", "lower", "upper"))) for m in measures)
+        )
 
 
-def ranked(rows: Mapping[str, Row]) -> list[str]:
+def ranked(rows: Mapping[str, OverviewRow]) -> list[str]:
     """The cells that have a value on validation, the best first: test prompts choose nothing."""
     validated = [name for name, row in rows.items() if not math.isnan(row.val.estimate)]
     return sorted(validated, key=lambda name: (-rows[name].val.estimate, name))
 
 
-def note_of(experiment: str, evaluator: str, rows: Mapping[str, Row], names: Mapping[str, str], failed: int) -> str:
+def note_of(
+    experiment: str, evaluator: str, rows: Mapping[str, OverviewRow], names: Mapping[str, str], failed: int
+) -> str:
     """Markdown with one line per cell in the order of ``rows``, ``ranked`` ones first; as many as a tag of MLflow
     holds."""
     lines = [

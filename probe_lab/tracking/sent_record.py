@@ -16,7 +16,7 @@ from pathlib import Path
 from probe_lab.cache.files import write_whole
 from probe_lab.json_text import read_json
 from probe_lab.runs.files import bytes_digest, finished_names
-from probe_lab.tracking.folder import FOLDER, known_owner, read_status
+from probe_lab.tracking.tracking_folder import FOLDER, known_owner, read_status
 
 _FILE = "sent.json"
 _SQLITE = "sqlite:///"

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from probe_lab.config import Experiment
 from probe_lab.tracking.database import make_database
-from probe_lab.tracking.folder import Status
 from probe_lab.tracking.sent_record import database_of
 from probe_lab.tracking.server import answers
+from probe_lab.tracking.tracking_folder import Status
 from probe_lab.tracking.values import TAG_LENGTH, CellValues
 
 if TYPE_CHECKING:

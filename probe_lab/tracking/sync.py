@@ -22,12 +22,12 @@ from probe_lab.runs.failures import Failure, read_failures
 from probe_lab.runs.files import finished_at, finished_names
 from probe_lab.runs.identity import plain
 from probe_lab.runs.table import Planned
-from probe_lab.tracking.folder import Status, owner_of, read_status
-from probe_lab.tracking.overview import Row, note_of, ranked
+from probe_lab.tracking.overview import OverviewRow, note_of, ranked
 from probe_lab.tracking.run_names import run_names
 from probe_lab.tracking.sent_record import Receipt, digest_of
 from probe_lab.tracking.server import place_of
 from probe_lab.tracking.store import ERROR, CellRun, RefusedError, Store
+from probe_lab.tracking.tracking_folder import Status, owner_of, read_status
 from probe_lab.tracking.values import allowed, final_metrics, read_values, tags_of
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Sync:
         self._names: dict[str, str] = {}
         self._seen = {name: finished_at(self.runs / name) for name in pending or ()}
         self._digests: dict[str, str] = {}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, OverviewRow] = {}
         self._in_store: dict[str, CellRun] = {}
 
     def connect(self) -> Store:
@@ -161,7 +161,7 @@ class Sync:
             self._seen[name], self._digests[name] = written, digest_of(self.runs / name)  # before anything is read
             try:
                 cell = self._cells.cell(name)
-                self._rows[name] = Row.of(cell, self._evaluator)
+                self._rows[name] = OverviewRow.of(cell, self._evaluator)
                 if name not in self._configs:
                     self._configs[name] = cell.config
             except _DAMAGED as error:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.losses import measure, table
 from benchmarks.made_up_runs import experiment_in, truth_of, write_runs
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.objectives import study, verdict
 from probe_lab.runs.table import write_results
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe_lab.data.order import batch_bounds, repeats, worker_batches
+from probe_lab.data.sample_order import batch_bounds, repeats, worker_batches
 
 
 @given(st.integers(1, 200), st.integers(2, 20), st.integers(1, 9))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe_lab.data import Batch, ProbeDataModule, SplitFractions, load_resident
-from probe_lab.data.order import steps_of
+from probe_lab.data.sample_order import steps_of
 from probe_lab.errors import DataError
 
 STEPS = (1, STEP)

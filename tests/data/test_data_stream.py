@@ -13,7 +13,7 @@ import pytest
 import torch
 from data_world import STEP, TAPS, Build, World
 
-from probe_lab.cache import Cache, scatter
+from probe_lab.cache import Cache, scattered_rows
 from probe_lab.cache.shards import Unread
 from probe_lab.cache.tensors import OpenFile
 from probe_lab.data import Batch, ProbeDataModule, SplitFractions
@@ -138,7 +138,7 @@ def test_streaming_holds_two_shards_and_asks_each_once(world: World, monkeypatch
 
 
 def test_rows_of_other_splits_are_not_read_where_they_are_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scatter, "GAP_BYTES", 0)
+    monkeypatch.setattr(scattered_rows, "GAP_BYTES", 0)
     read = 0
     real = OpenFile.read_views
 

@@ -16,7 +16,7 @@ from scipy import stats
 from probe_lab.cache import Cache, write_scores
 from probe_lab.report import build, build_report
 from probe_lab.report.analysis.chosen import choose
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.layout.material import Material
 from probe_lab.report.layout.style import drawing
 from probe_lab.report.sections import evaluator_agreement as agreement

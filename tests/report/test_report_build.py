@@ -17,7 +17,7 @@ import pytest
 
 from probe_lab.errors import ReportError
 from probe_lab.report import build, build_report
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.layout.html_page import MARK
 from probe_lab.report.sections import activations, attention
 from probe_lab.runs.table import write_results

@@ -11,7 +11,7 @@ import pytest
 
 from probe_lab.errors import ReportError
 from probe_lab.report.analysis.chosen import choose, main_slice, variant_text
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.results import Variant
 from probe_lab.runs.table import write_results
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from probe_lab.cache import Cache
 from probe_lab.report.analysis.chosen import choose
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.layout.material import Material
 from probe_lab.report.layout.style import drawing
 from probe_lab.report.sections import complexity

@@ -14,7 +14,7 @@ import pytest
 from probe_lab.cache import Cache
 from probe_lab.errors import ReportError
 from probe_lab.report import build
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.origin import Origin
 from probe_lab.report.sections import beside, elsewhere, losses, which_loss
 from probe_lab.safe_names import slug

@@ -19,7 +19,7 @@ from probe_lab.cache import Cache
 from probe_lab.data.splits import RULE, SplitFractions, split_of
 from probe_lab.metrics import selection_gain_curve
 from probe_lab.report.analysis.chosen import choose, main_slice
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.layout.material import Material, Section
 from probe_lab.report.layout.pictures import phrases, read_sample
 from probe_lab.report.layout.style import drawing

@@ -11,7 +11,7 @@ import pytest
 
 from probe_lab.metrics import compare_predictions, holm, within_prompt_estimate
 from probe_lab.report.analysis.chosen import choose
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.layout.material import Material
 from probe_lab.report.sections.headline import DIFFERENCE, headline_tables

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from probe_lab.report.analysis.chosen import choose
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.layout.material import Material
 from probe_lab.report.layout.style import drawing

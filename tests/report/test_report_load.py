@@ -15,7 +15,7 @@ from probe_lab.errors import ReportError
 from probe_lab.metrics import measured_predictions
 from probe_lab.metrics.bootstrap import resample
 from probe_lab.report.analysis.chosen import variant_text
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.origin import Origin
 from probe_lab.report.analysis.results import Variant
 from probe_lab.runs.failures import Failure

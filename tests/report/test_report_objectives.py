@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from probe_lab.metrics import Measured, compare_predictions, holm
 from probe_lab.metrics.bootstrap import mean_over
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.objectives import METRICS, LossesCompared, LossResult, LossSetting, Study, study, verdict
 from probe_lab.report.analysis.results import RESAMPLES, Results
 from probe_lab.runs.table import write_results

@@ -15,7 +15,7 @@ import yaml
 from probe_lab.config.schema import EXHIBITS as NAMES
 from probe_lab.errors import ReportError
 from probe_lab.report.analysis.chosen import best_on_validation
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.results import Variant
 from probe_lab.report.papers import EXHIBITS, ablations, build_exhibit
 from probe_lab.report.papers.shown import cost

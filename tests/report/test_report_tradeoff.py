@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from probe_lab.errors import ReportError
 from probe_lab.report import build, build_report
 from probe_lab.report.analysis.chosen import choose
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.results import Results
 from probe_lab.report.layout.labels import Label, place_labels
 from probe_lab.report.layout.material import Material, Section

@@ -21,7 +21,7 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.report.analysis import applied, transferred
 from probe_lab.report.analysis.chosen import choose
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.layout.material import Material
 from probe_lab.report.layout.style import drawing
 from probe_lab.report.sections import beside, transfer

@@ -17,7 +17,7 @@ import torch
 from probe_lab.config import load_experiment
 from probe_lab.errors import ProbeLabError, ReportError
 from probe_lab.probes import Probe, ProbeSpec, load_probe, save_probe
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.runs import FinishedCell, Runs
 from probe_lab.runs.files import (
     CONFIG,

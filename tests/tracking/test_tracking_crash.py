@@ -16,8 +16,8 @@ from tracking_world import FINISHED, experiment_in, finish, play, runs_of, statu
 from probe_lab.cache.files import machine
 from probe_lab.config import Experiment
 from probe_lab.tracking.database import make_database
-from probe_lab.tracking.folder import alone_in, owner_of
 from probe_lab.tracking.store import OWNER
+from probe_lab.tracking.tracking_folder import alone_in, owner_of
 
 PROGRAM = """
 import os, signal, sys

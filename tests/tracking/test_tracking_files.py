@@ -19,12 +19,12 @@ from probe_lab.runs import FinishedCell
 from probe_lab.sweep import cells
 from probe_lab.tracking import background, sync
 from probe_lab.tracking.background import Background
-from probe_lab.tracking.folder import Status, alone_in, known_owner, owner_of, write_status
-from probe_lab.tracking.overview import Row, ShownValue, note_of, ranked
+from probe_lab.tracking.overview import OverviewRow, ShownValue, note_of, ranked
 from probe_lab.tracking.run_names import WIDTH, run_names
 from probe_lab.tracking.sent_record import Receipt, digest_of
 from probe_lab.tracking.server import place_of
 from probe_lab.tracking.sync import Sync, config_of
+from probe_lab.tracking.tracking_folder import Status, alone_in, known_owner, owner_of, write_status
 from probe_lab.tracking.values import TAG_LENGTH, read_values
 
 
@@ -194,7 +194,11 @@ def test_taps_of_one_kind_are_told_apart_by_where_they_are() -> None:
 
 def test_a_note_is_a_table_that_fits_and_shows_what_users_wrote() -> None:
     none = ShownValue(math.nan, math.nan, math.nan)
-    rows = {"a": Row(ShownValue(0.5, 0.4, 0.6), none), "b": Row(none, none), "c": Row(ShownValue(0.7, 0.6, 0.8), none)}
+    rows = {
+        "a": OverviewRow(ShownValue(0.5, 0.4, 0.6), none),
+        "b": OverviewRow(none, none),
+        "c": OverviewRow(ShownValue(0.7, 0.6, 0.8), none),
+    }
     assert ranked(rows) == ["c", "a"]
     assert ranked({"a": rows["c"], "b": rows["c"]}) == ["a", "b"]
     note = note_of("tiny", "mine_<b>|x", rows, {"a": "step 1 | *bold*"}, 2)

@@ -18,10 +18,18 @@ from probe_lab import verbs
 from probe_lab.config import Experiment
 from probe_lab.errors import ReportError, TrackingError
 from probe_lab.sweep import cells
-from probe_lab.tracking import background, folder, log_report, store, sync_runs, track, tracking_uri
-from probe_lab.tracking.folder import alone_in
+from probe_lab.tracking import (
+    background,
+    log_report,
+    store,
+    sync_runs,
+    track,
+    tracking_folder,
+    tracking_uri,
+)
 from probe_lab.tracking.store import REPORT
 from probe_lab.tracking.sync import Sync
+from probe_lab.tracking.tracking_folder import alone_in
 
 
 @pytest.fixture
@@ -206,7 +214,7 @@ def test_two_commands_at_once_where_a_file_system_has_no_locks(
     def no_locks(*arguments: object) -> None:
         raise OSError("not supported")
 
-    monkeypatch.setattr(folder.fcntl, "flock", no_locks)
+    monkeypatch.setattr(tracking_folder.fcntl, "flock", no_locks)
     finish(experiment, 0, 1, 2)
     threads = [threading.Thread(target=verbs_track_quietly, args=(experiment,)) for _ in range(2)]
     for thread in threads:

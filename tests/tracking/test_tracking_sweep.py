@@ -18,9 +18,9 @@ from probe_lab.config import Experiment
 from probe_lab.runs import FinishedCell
 from probe_lab.sweep import cells, run_sweep
 from probe_lab.tracking import log_report, store, track, tracking_uri
-from probe_lab.tracking.folder import owner_of
 from probe_lab.tracking.sent_record import Receipt
 from probe_lab.tracking.store import OWNER
+from probe_lab.tracking.tracking_folder import owner_of
 from probe_lab.tracking.values import read_values
 
 

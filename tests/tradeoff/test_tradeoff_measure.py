@@ -294,7 +294,7 @@ def test_several_cuts_take_no_more_calls_than_one(made: Tradeoff) -> None:
 
 def test_again_it_only_measures_time(experiment: Experiment, made: Tradeoff) -> None:
     told: list[tuple[str, int, int]] = []
-    once = replace(experiment, tradeoff=replace(experiment.tradeoff, rounds=1))
+    once = replace(experiment, tradeoff=replace(experiment.tradeoff, rounds=1, timed=[]))
     again = measured(once, told=lambda *words: told.append(words))
     assert "plan" not in {what for what, _, _ in told}  # nothing was generated
     assert [row.score for row in again.rows] == [row.score for row in made.rows]

@@ -16,7 +16,7 @@ VALUES = st.sampled_from([math.nan, -1.0, 0.0, 0.5, 1.0])
 
 @given(values=st.lists(VALUES, min_size=1, max_size=8))
 def test_the_last_of_the_best_is_kept_and_its_first_counts_as_an_improvement(values: list[float]) -> None:
-    best, probe = BestEpoch(), Probe(ProbeSpec("prompt_only", {}, ("good",), 5, 25))
+    best, probe = BestEpoch(), Probe(ProbeSpec("linear", {"x0": (4, 8, 8)}, ("good",), 5, 25))
     first = next(iter(probe.parameters()))
     for epoch, value in enumerate(values):
         with torch.no_grad():

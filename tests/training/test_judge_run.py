@@ -78,7 +78,7 @@ def judging(experiment: Experiment, probe_of: ProbeOf, labelled: Cache) -> Exper
         probe_of(experiment, judge=True, taps=["x0"]),
         cache=replace(experiment.cache, root=str(labelled.folder.parent)),
         labels=LabelsConfig(captions=1, steps=[5]),
-        judge=JudgeConfig(batches=60, prompts=3, captions=2, pictures=0, learning_rate=3e-3),
+        judge=JudgeConfig(batches=120, prompts=3, captions=2, pictures=0, learning_rate=3e-3),
     )
 
 

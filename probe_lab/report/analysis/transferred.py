@@ -14,7 +14,7 @@ from probe_lab.errors import CacheError
 from probe_lab.probes.applied_elsewhere import kind_of
 from probe_lab.report.analysis.applied import Answers, AppliedProbe, AppliedValue, World, cells_of, itself, within
 from probe_lab.report.analysis.chosen import probes
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.results import Value
 from probe_lab.report.layout.material import Material
 from probe_lab.report.layout.style import evaluator_label, tap_labels, tap_order

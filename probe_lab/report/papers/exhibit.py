@@ -8,7 +8,7 @@ from pathlib import Path
 
 from probe_lab.errors import ReportError, nearest
 from probe_lab.report.analysis.chosen import choose
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.layout.html_page import Block, page, section_block, table_html
 from probe_lab.report.layout.left_out import LeftOut
 from probe_lab.report.layout.material import Material, Section

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from probe_lab.report.analysis.chosen import baselines_of, best_on_validation, probes, steps_of
-from probe_lab.report.analysis.load import load_results
+from probe_lab.report.analysis.loaded_results import load_results
 from probe_lab.report.analysis.results import Results, Value
 from probe_lab.report.layout.material import Drawing, Material, Section
 from probe_lab.report.layout.style import COLUMN, METRICS, evaluator_label, legend_label, look, model_label

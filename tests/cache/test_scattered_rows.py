@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from probe_lab.cache import scatter
-from probe_lab.cache.scatter import read_scattered
+from probe_lab.cache import scattered_rows
+from probe_lab.cache.scattered_rows import read_scattered
 from probe_lab.cache.tensors import OpenFile
 from probe_lab.errors import CacheError
 
@@ -62,8 +62,8 @@ def test_it_is_indexing(file: OpenFile, rows: list[int], gap: int, vectors: int,
     places = list(range(1, len(rows) + 1))
     shuffle.shuffle(places)  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scatter, "GAP_BYTES", gap)
-        patch.setattr(scatter, "_VECTORS", vectors)
+        patch.setattr(scattered_rows, "GAP_BYTES", gap)
+        patch.setattr(scattered_rows, "_VECTORS", vectors)
         patch.setattr(os, "preadv", preadv)
         out = scattered(file, np.array(sorted(rows), dtype=np.int64), np.array(places, dtype=np.int64))
     expected = torch.full_like(out, -1.0)
@@ -88,7 +88,7 @@ def test_neighbours_are_one_call_and_so_are_those_with_a_small_gap(
     scattered(file, np.array([0, 1, 5, 6]), np.array([2, 3, 0, 1]))
     assert calls == [3]  # two pieces and what is between them
     calls.clear()
-    monkeypatch.setattr(scatter, "GAP_BYTES", 2 * WIDTH * 4)
+    monkeypatch.setattr(scattered_rows, "GAP_BYTES", 2 * WIDTH * 4)
     scattered(file, np.array([0, 1, 5, 6]), np.array([2, 3, 0, 1]))
     assert calls == [1, 1]
 
