@@ -166,7 +166,7 @@ MOVED = {f"{old}.{name}": f"{new}.{name}" for new, (old, names) in _OTHER_ROOM.i
     "training.judged": "training.judge_scores",
     "training.loop": "training.sweep_loop",
     "training.reading": "training.probe_data",
-    "training.validated": "training.validation_predictions",
+    "training.validated": "training.validated_batches",
 }
 """Where a module of ``probe_lab`` was, and where it is; what only a checkout has, below ``tools``."""
 

@@ -49,7 +49,7 @@ class ProbeDataModule(LightningDataModule):
     Over all ranks and workers each group is seen exactly once per epoch, and every rank has the same number
     of batches, in training and evaluation: batches differ in size by one prompt where it does not divide.
     `oversample` > 0 repeats training groups of low mean score (first evaluator) in place of high ones, see
-    `order.repeats`; a group that is drawn twice may be twice in a batch.
+    `sample_order.repeats`; a group that is drawn twice may be twice in a batch.
 
     `train_prompts` > 0 trains on so many prompts of the training split, see `groups.some_of`. What an image's AUC asks,
     whether its score is above the median of the training split, is still asked of the whole split.
@@ -58,8 +58,9 @@ class ProbeDataModule(LightningDataModule):
     sample_id.
 
     With several `steps` a training batch holds prompts at different ones, each with all its seeds at the same, see
-    `order.steps_of`; validation and test have every prompt once at each, one step after the other. What is predicted is
-    at `step` alone (`evaluation_dataloader`, `predict_dataloader`). Streaming reads the arrays of all steps then.
+    `sample_order.steps_of`; validation and test have every prompt once at each, one step after the other. What is
+    predicted is at `step` alone (`evaluation_dataloader`, `predict_dataloader`). Streaming then reads the arrays of all
+    steps.
 
     `rank` and `world_size` are those of torch.distributed unless given. `resident` shares loaded arrays.
     Resident arrays are read in this process, without workers. ConfigError for impossible values; DataError

@@ -25,7 +25,7 @@ class BatchStream(IterableDataset[Batch]):
     workers get them with their copy of the stream. `len` is the number of batches of the whole epoch on this
     rank, the same on every rank. Use it with `DataLoader(stream, batch_size=None)`.
 
-    With several `steps` each group is seen at one of them, see `order.steps_of`.
+    With several `steps` each group is seen at one of them, see `sample_order.steps_of`.
     """
 
     def __init__(

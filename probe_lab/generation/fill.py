@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,8 +43,8 @@ class DrawnBatch:
     mask: Tensor | None
 
 
-Drawn = Mapping[tuple[int, ...], DrawnBatch]
-"""Batches that were drawn before, by the ids of their samples."""
+Drawn = dict[tuple[int, ...], DrawnBatch]
+"""Batches that were drawn before and are still to be stored, by the ids of their samples."""
 
 
 def fill_shards(
@@ -88,7 +88,7 @@ def _run(
     size = experiment.sampling.batch_size
     for start in range(0, len(samples), size):
         batch = samples.iloc[start : start + size]
-        made = drawn.get(ids_of(batch)) or draw(experiment, pipe, capture, batch)
+        made = drawn.pop(ids_of(batch), None) or draw(experiment, pipe, capture, batch)
         images += made.images
         for (step, tap), tensor in made.captured.items():
             key = f"{step}/{tap}"
@@ -99,6 +99,7 @@ def _run(
         if made.mask is not None:
             masks.append(made.mask)
             _require_shape("token_mask", masks[-1], masks[0])
+        del made  # its tensors would stay while the next batch is drawn
         yield len(batch)
     return arrays, images, torch.cat(masks) if masks else None
 

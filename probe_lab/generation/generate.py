@@ -75,7 +75,9 @@ def _generate(
     on_progress: OnProgress,
     announce: Callable[[Plan], None],
 ) -> None:
-    plan: Plan = pool.one(PlanTask(samples, pool.size))
+    # Of several workers, another one may get the shard.
+    shard = _first_pending(experiment, samples) if pool.size == 1 else None
+    plan: Plan = pool.one(PlanTask(samples, pool.size, shard))
     announce(plan)
     if not (experiment.cache_folder / "manifest.json").exists():
         plan.require_space(experiment.cache_folder)  # before anything is written
@@ -97,6 +99,15 @@ def _generate(
     advance(0)
     for images in reported(pool, pending):
         advance(images)
+
+
+def _first_pending(experiment: Experiment, samples: pd.DataFrame) -> int | None:
+    """The shard that is filled first; none where the cache has them all."""
+    folder = experiment.cache_folder
+    if not (folder / "manifest.json").exists():
+        return int(samples["shard"].iloc[0])
+    pending = CacheWriter(folder, Manifest.load(folder), samples).pending()
+    return pending[0] if pending else None
 
 
 def reported(pool: Pool[Any], tasks: Sequence[Hashable]) -> Iterator[int]:

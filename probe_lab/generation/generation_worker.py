@@ -21,10 +21,11 @@ from probe_lab.generation.measured_plan import Plan, make_plan
 
 @dataclass(frozen=True)
 class PlanTask:
-    """Say what all samples will take, with so many workers."""
+    """Say what all samples will take, with so many workers. ``shard``: what this worker fills next, if that is known."""
 
     samples: pd.DataFrame
     workers: int
+    shard: int | None
 
 
 Task = PlanTask | Literal["text"] | int
@@ -68,7 +69,7 @@ class GenerationWorker:
     def do(self, task: Task) -> Plan | Generator[int] | None:
         """The plan, or the images of each batch of a shard."""
         if isinstance(task, PlanTask):
-            plan, self._drawn = make_plan(self._experiment, self._pipe, task.samples, task.workers)
+            plan, self._drawn = make_plan(self._experiment, self._pipe, task.samples, task.workers, task.shard)
             return plan
         if task == "text":
             fill_text(self._experiment, self._pipe, self._open())
@@ -76,9 +77,9 @@ class GenerationWorker:
         return self._fill(task)
 
     def _fill(self, shard: int) -> Generator[int]:
-        writer, drawn, self._drawn = self._open(), self._drawn, {}
+        writer = self._open()
         try:
-            yield from fill_shards(self._experiment, self._pipe, writer, [shard], drawn)
+            yield from fill_shards(self._experiment, self._pipe, writer, [shard], self._drawn)
         except CacheError:
             if shard in writer.pending():  # else another worker had completed it, and was lost before it said so
                 raise

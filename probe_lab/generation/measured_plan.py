@@ -1,4 +1,4 @@
-"""What a generation will take, measured on its first batch."""
+"""What a generation will take, measured on one batch before it starts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from probe_lab.backbones.truncation import token_limits, truncation_note
 from probe_lab.cache import require_space
 from probe_lab.cache.faults import faults_remedy, faults_text
 from probe_lab.capture.text_embeddings import encode_prompts
-from probe_lab.config import Experiment
+from probe_lab.config import Experiment, Sampling
 from probe_lab.errors import CaptureError
 from probe_lab.generation.fill import Drawn, Png, capture_of, draw, ids_of
-from probe_lab.generation.sampling import sample_tensors
+from probe_lab.generation.sampling import ROWS, filled, sample_tensors
 from probe_lab.terminal_tables import TapLines
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -69,11 +69,12 @@ class Plan:
 
 
 def make_plan(
-    experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame, workers: int
+    experiment: Experiment, pipe: DiffusionPipeline, samples: pd.DataFrame, workers: int, shard: int | None = None
 ) -> tuple[Plan, Drawn]:
-    """Draw the first batch: shapes are read off, the time is scaled up to all images over ``workers`` processes.
+    """Draw one batch: shapes are read off, the time is scaled up to all images over ``workers`` processes.
 
-    That batch comes with the plan, so that a generation need not draw it again.
+    It is the first batch of ``shard``, and comes with the plan to be stored; without a shard, as few samples as tell
+    the time, and nothing comes with it.
 
     Raises:
         CaptureError: a tap or a step that the backbone or the schedule lacks, or settings that the pipeline refuses.
@@ -81,7 +82,10 @@ def make_plan(
     if not experiment.capture.taps:
         raise CaptureError("'capture.taps' is empty: name at least one, x0 for instance")
     sampling = experiment.sampling
-    batch = samples[samples["shard"] == samples["shard"].iloc[0]].iloc[: sampling.batch_size]
+    if shard is not None:
+        batch = samples[samples["shard"] == shard].iloc[: sampling.batch_size]
+    else:  # on the CPU, time goes with the rows: few tell it as well. A GPU's goes with the batches
+        batch = samples.iloc[: min(sampling.batch_size, ROWS) if sampling.on_cpu else sampling.batch_size]
     with capture_of(experiment, pipe) as capture, _refusals_told(pipe):
         sample_tensors(sampling, pipe, batch.iloc[:1], last=1)  # first calls allocate and choose kernels
         began = time.perf_counter()
@@ -94,17 +98,24 @@ def make_plan(
         shapes={str(tap): tuple(tensor.shape[1:]) for (_, tap), tensor in drawn.captured.items()},
         element_bytes=ELEMENT_BYTES[experiment.cache.dtype],
         image_bytes=max((len(image.data) for image in drawn.images), default=0),
-        seconds=seconds / len(batch) * len(samples) / workers,
+        seconds=seconds / len(filled(sampling, batch)) * rows_of_calls(sampling, samples) / workers,
         units=(os.cpu_count() or 1) if sampling.on_cpu else workers,
         hardware="CPU" if sampling.on_cpu else "GPU",
         text_bytes=len(prompts) * _text_bytes(experiment, pipe, prompts[0]),
         note="\n".join(filter(None, (truncation_note(token_limits(pipe, sampling), prompts), _faults(drawn.images)))),
     )
-    return plan, {ids_of(batch): drawn}
+    return plan, {} if shard is None else {ids_of(batch): drawn}
+
+
+def rows_of_calls(sampling: Sampling, samples: pd.DataFrame) -> int:
+    """Rows of all pipeline calls for these samples: the last batch of a shard is a short one, and on the CPU each is
+    filled up."""
+    batches = samples.groupby("shard").cumcount() // sampling.batch_size
+    return sum(len(filled(sampling, batch)) for _, batch in samples.groupby([samples["shard"], batches]))
 
 
 def _faults(drawn: Sequence[Png]) -> str:
-    """A note on images of the small batch that are no pictures. CaptureError where all are NaN: so will the rest be."""
+    """A note on images of the batch that are no pictures. CaptureError where all are NaN: so will the rest be."""
     faults = [each.fault for each in drawn if each.fault is not None]
     if not faults:
         return ""

@@ -126,7 +126,7 @@ def _checked(cell: Path, experiment: Experiment, evaluator: str) -> ProbeSpec:
     return probe.spec
 
 
-def candidate_scores(
+def scores_of_candidates(
     experiment: Experiment,
     probes: Probes,
     prompts: tuple[str, ...],

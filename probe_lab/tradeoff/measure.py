@@ -20,9 +20,9 @@ from probe_lab.tradeoff.budget_plans import Sampler, stages_of
 from probe_lab.tradeoff.candidate_scores import (
     CandidateScores,
     Probes,
-    candidate_scores,
     planning_samplers,
     probes_of,
+    scores_of_candidates,
     thinning_of,
 )
 from probe_lab.tradeoff.compared_ways import Compared, planned_ways, progressive_way, single_ways
@@ -63,7 +63,7 @@ def measure(
     thinning = thinning_of(experiment, probes, evaluator, watching, announce)
     samplers = planning_samplers(experiment, probes, evaluator, watching, announce)
     ways = _ways(experiment, probes, evaluator, thinning.share, samplers)
-    scored = candidate_scores(experiment, probes, prompts, evaluator, watching, announce)
+    scored = scores_of_candidates(experiment, probes, prompts, evaluator, watching, announce)
     costs = costs_of(experiment, probes, ways, prompts, watching)
     draws = resample(len(prompts), RESAMPLES, experiment.seed)
     measured = []

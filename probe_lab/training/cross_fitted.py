@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probe_lab.probes.heads import Blend
 from probe_lab.probes.probe import Probe
-from probe_lab.training.validation_predictions import Validated
+from probe_lab.training.validated_batches import Validated
 
 _PARTS = 2
 

@@ -31,7 +31,7 @@ from probe_lab.training.lightning_module import ContinueAfterEpoch
 from probe_lab.training.out_of_memory import Reduction
 from probe_lab.training.probe_data import data_of, inputs_of, streamed, taps_of
 from probe_lab.training.shuffles import other_shuffles
-from probe_lab.training.validation_predictions import Validated
+from probe_lab.training.validated_batches import Validated
 
 WHOLE = Reduction()
 _WHERE = (

@@ -22,7 +22,7 @@ from probe_lab.training.lightning_trainer import fit_by_trainer, module_of, obje
 from probe_lab.training.probe_data import decided
 from probe_lab.training.shuffles import shuffled
 from probe_lab.training.sweep_loop import fit
-from probe_lab.training.validation_predictions import Validated
+from probe_lab.training.validated_batches import Validated
 
 
 def by_gradient(fitting: Fitting) -> Fitted:
@@ -75,7 +75,7 @@ def train_probe(
     calibrated on the validation split, see ``Probe.calibrate``. ``labels`` ``[samples, E]`` replace the scores in
     training, validation and calibration. The same ``trainer.seed``
     gives the same probe; the random state of the caller is left as it was. ``with_trainer`` trains through Lightning's
-    ``Trainer``, else ``loop.fit`` does the same with less around it; ``go_on`` is asked after each epoch. Several
+    ``Trainer``, else ``sweep_loop.fit`` does the same with less around it; ``go_on`` is asked after each epoch. Several
     devices are processes that each read their part of the cache, see ``fit_on_ranks``; ``data`` is all of it.
     """
     settings, objective = experiment.trainer, objective_of(spec, experiment)

@@ -17,7 +17,7 @@ from probe_lab.probes.probe import Probe
 from probe_lab.probes.prompt_ridge import Penalties
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.lightning_module import ContinueAfterEpoch, Epoch, Stop
-from probe_lab.training.validation_predictions import Validated
+from probe_lab.training.validated_batches import Validated
 
 Preview = Callable[..., Tensor]
 """(x0 [n, C, h, w], prompts, evaluators) -> raw scores [n, E] of the decoded preview; with ``tiny=True`` where the kind

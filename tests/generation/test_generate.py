@@ -361,29 +361,52 @@ def test_the_plan_counts_bytes_as_they_come_out(cache: Cache) -> None:
     assert plan_table(plan).row_count == len(plan.shapes) + 5
 
 
-@pytest.mark.parametrize("images", [True, False])
-def test_the_batch_of_the_plan_is_not_drawn_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: bool
-) -> None:
-    """Two shards of nine images, in batches of six and three."""
-    drawn: list[list[int]] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The samples of every batch that is drawn in this process."""
+    batches: list[list[int]] = []
     draw = fill.draw
 
     def counted(experiment: Experiment, pipe: object, capture: Capture, samples: pd.DataFrame) -> fill.DrawnBatch:
-        drawn.append(samples["sample_id"].tolist())
+        batches.append(samples["sample_id"].tolist())
         return draw(experiment, pipe, capture, samples)  # type: ignore[arg-type]
 
     for module in (fill, measured_plan):
         monkeypatch.setattr(module, "draw", counted)
+    return batches
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_one_worker_draws_no_batch_twice(tmp_path: Path, drawn: list[list[int]], images: bool) -> None:
+    """Two shards of nine images, in batches of six and three."""
     experiment = experiment_in(tmp_path, "sampling.batch_size=6", f"capture.images={str(images).lower()}")
     run(experiment)
     assert drawn == [[*range(6)], [6, 7, 8], [*range(9, 15)], [15, 16, 17]]
-    first = Cache(experiment.cache_folder).shards[0]
-    (experiment.cache_folder / "shards" / f"{first:05d}.json").unlink()
     before = files_of(experiment.cache_folder)
-    run(experiment)
-    assert files_of(experiment.cache_folder).items() >= before.items()
-    assert drawn[4:] == drawn[:2]
+    for shard, batches in enumerate((drawn[:2], drawn[2:4])):
+        drawn.clear()
+        (experiment.cache_folder / "shards" / f"{shard:05d}.json").unlink()
+        run(experiment)
+        assert drawn == batches  # also where the first shard is there
+        assert files_of(experiment.cache_folder) == before
+
+
+def test_what_nobody_would_store_is_measured_on_few_rows(tmp_path: Path, drawn: list[list[int]]) -> None:
+    many = ["prompts.seeds=8", "sampling.batch_size=40", "cache.shard_size=48"]
+    plan_generation(experiment_in(tmp_path, *many))
+    assert drawn == [[*range(16)]]
+    run(experiment_in(tmp_path, *many, "workers=2", "cache.shard_size=24"))
+    assert drawn[1] == [*range(16)]
+
+
+def test_a_plan_counts_the_rows_that_fill_batches_up(tmp_path: Path) -> None:
+    experiment = experiment_in(tmp_path, "sampling.batch_size=6")
+    samples = sample_table(experiment)
+    assert measured_plan.rows_of_calls(experiment.sampling, samples) == 4 * 16
+    on_a_card = replace(experiment.sampling, device="cuda")
+    assert measured_plan.rows_of_calls(on_a_card, samples) == 18
+    whole = replace(experiment.sampling, batch_size=32)
+    assert measured_plan.rows_of_calls(whole, samples) == 2 * 16
 
 
 def test_hours_are_of_all_that_runs_side_by_side() -> None:

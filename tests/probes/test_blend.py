@@ -18,7 +18,7 @@ from probe_lab.probes.heads import Blend
 from probe_lab.probes.probe import Probe
 from probe_lab.probes.spec import ProbeSpec
 from probe_lab.training.cross_fitted import validation_predictions
-from probe_lab.training.validation_predictions import Validated
+from probe_lab.training.validated_batches import Validated
 
 
 def drawn(prompts: int = 200, seeds: int = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -35,7 +35,7 @@ from probe_lab.training.judge_batches import LabelledPictures
 from probe_lab.training.judge_run import judge_settings, train_judges
 from probe_lab.training.judge_scores import judge_weights, judged_scores
 from probe_lab.training.probe_data import data_of
-from probe_lab.training.validation_predictions import Validated
+from probe_lab.training.validated_batches import Validated
 
 SPLIT = SplitFractions(0.7, 0.1, 0.2)
 
