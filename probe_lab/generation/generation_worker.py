@@ -21,7 +21,7 @@ from probe_lab.generation.measured_plan import Plan, make_plan
 
 @dataclass(frozen=True)
 class PlanTask:
-    """Say what all samples will take, with so many workers. ``shard``: what this worker fills next, if that is known."""
+    """Say what all samples will take, with so many workers. ``shard`` is what this worker fills next, if known."""
 
     samples: pd.DataFrame
     workers: int
