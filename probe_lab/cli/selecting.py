@@ -87,10 +87,10 @@ def tradeoff(
 
     from probe_lab.generation.measured_plan import plan_table
     from probe_lab.tradeoff.measure import measure
-    from probe_lab.tradeoff.terminal_summary import lines_of, rows_table
+    from probe_lab.tradeoff.terminal_summary import lines_of, rows_table, where_it_is
 
     made = measure(config, probe, watching=progress, announce=lambda plan: out.print(plan_table(plan)))
     out.print(rows_table(made))
     for line in lines_of(made):
         out.print(line)
-    out.print(f"`probe-lab report {experiment}` draws it; files: {config.runs_folder}/tradeoff*.parquet")
+    out.print(where_it_is(experiment, config.runs_folder))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from probe_lab.console import literal
+from probe_lab.runs.table import RESULTS
 from probe_lab.terminal_tables import FittingTable, natural_width
 from probe_lab.tradeoff.records import Pair, Tradeoff, TradeoffRow, way_name
 from probe_lab.tradeoff.way_names import BASES, IN_ANY_STEPS, QUESTIONS, WAYS, Basis, Question
@@ -88,3 +90,9 @@ def _verdicts(pairs: Sequence[Pair]) -> Iterator[str]:
 
 def _seconds(row: TradeoffRow, between: str) -> str:
     return f"{row.seconds:.3f}{between}({row.seconds_low:.3f} to {row.seconds_high:.3f})" if row.timed else ""
+
+
+def where_it_is(experiment: str, runs: Path) -> str:
+    """The files of a measured trade-off, and the command that draws it, which wants the cells of a sweep beside it."""
+    first = "" if (runs / RESULTS).exists() else f"after `probe-lab sweep {experiment}`, "
+    return f"{first}`probe-lab report {experiment}` draws it; files: {runs}/tradeoff*.parquet"

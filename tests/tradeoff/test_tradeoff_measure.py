@@ -36,6 +36,7 @@ from probe_lab.tradeoff.compared_ways import Compared
 from probe_lab.tradeoff.measure import measure
 from probe_lab.tradeoff.policies import draw_candidates
 from probe_lab.tradeoff.records import Tradeoff, way_name
+from probe_lab.tradeoff.terminal_summary import where_it_is
 from probe_lab.tradeoff.test_prompts import held_out_prompts
 from probe_lab.tradeoff.timing import Bench
 from probe_lab.tradeoff.way_names import PLANS, Way
@@ -305,6 +306,8 @@ def test_the_command_and_the_report(experiment: Experiment, overrides: list[str]
     result = CliRunner().invoke(app, ["tradeoff", "smoke", *overrides, "tradeoff.rounds=0"])
     assert result.exit_code == 0, result.output
     assert "best of N" in result.output
+    assert "`probe-lab report smoke` draws it; files: " in " ".join(result.output.split())
+    assert "after `probe-lab sweep smoke`, `probe-lab report" in where_it_is("smoke", experiment.cache_folder)
     assert "better than scoring previews?" in result.output
     assert "better than fewer steps? probe minus fewer steps, 3 steps, with as many denoiser calls: " in result.output
     assert "% of the candidates to the lookahead: the smallest share that 3 validation prompts" in result.output
