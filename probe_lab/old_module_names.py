@@ -25,10 +25,7 @@ _OTHER_ROOM = {
         "activations attention beside complexity curves elsewhere guide headline heatmap losses paper reliability "
         "scatter selection tradeoff tradeoff_tables transfer which_loss",
     ),
-    "selection": (
-        "select",
-        "budget candidates drawing ranking record schedule setup",
-    ),
+    "selection": ("select", "budget candidates drawing ranking record schedule setup"),
     "tradeoff": ("select.tradeoff", "measure policies records thinning timing"),
     "training": ("probes", "augment baselines distributed divergence fitted objective shuffles"),
 }

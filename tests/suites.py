@@ -31,7 +31,7 @@ PARTS = {
     "training": ["tests/training", "tests/probes", "tests/labels"],
     "experiments": ["tests/test_experiments.py"],
 }
-"""Paths of the tests, the rest being all others; in an order in which three at a time end together."""
+"""Paths of the tests, the rest being all others. The short ones come last, so that cores are busy to the end."""
 ELSEWHERE = [f"--ignore={path}" for paths in PARTS.values() for path in paths]
 SUITES = {name: paths or ELSEWHERE for name, paths in PARTS.items()}
 """Arguments of pytest."""

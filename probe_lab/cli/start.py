@@ -9,9 +9,9 @@ from typer.exceptions import TyperException
 
 from probe_lab.console import visible
 from probe_lab.errors import ProbeLabError
-from probe_lab.resource_errors import (
-    scarcity,  # here, since a process that ran out of memory or files imports nothing more
-)
+
+# At the top, since a process that ran out of memory or files imports nothing more.
+from probe_lab.resource_errors import scarcity
 
 INTERRUPTED = 130
 RESUMED = {"generate", "score", "judge", "sweep", "train", "tradeoff", "track", "demo"}

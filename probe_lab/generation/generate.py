@@ -13,6 +13,7 @@ from probe_lab.backbones.family import has_patterns
 from probe_lab.backbones.pipelines import load_pipeline
 from probe_lab.cache import Cache, CacheWriter, Manifest, require_same
 from probe_lab.cache.faults import faults_note, require_pictures
+from probe_lab.cache.layout import complete_shards
 from probe_lab.capture.text_embeddings import ENCODER
 from probe_lab.config import Experiment
 from probe_lab.engines import Lost, Pool, Said, deaths_as, open_pool
@@ -76,7 +77,7 @@ def _generate(
     announce: Callable[[Plan], None],
 ) -> None:
     # Of several workers, another one may get the shard.
-    shard = _first_pending(experiment, samples) if pool.size == 1 else None
+    shard = _first_missing(experiment, samples) if pool.size == 1 else None
     plan: Plan = pool.one(PlanTask(samples, pool.size, shard))
     announce(plan)
     if not (experiment.cache_folder / "manifest.json").exists():
@@ -101,13 +102,10 @@ def _generate(
         advance(images)
 
 
-def _first_pending(experiment: Experiment, samples: pd.DataFrame) -> int | None:
-    """The shard that is filled first; none where the cache has them all."""
-    folder = experiment.cache_folder
-    if not (folder / "manifest.json").exists():
-        return int(samples["shard"].iloc[0])
-    pending = CacheWriter(folder, Manifest.load(folder), samples).pending()
-    return pending[0] if pending else None
+def _first_missing(experiment: Experiment, samples: pd.DataFrame) -> int | None:
+    """A shard that is certainly filled; none where the cache has them all, spoilt ones among them."""
+    missing = set(samples["shard"].unique().tolist()) - set(complete_shards(experiment.cache_folder))
+    return min(missing, default=None)
 
 
 def reported(pool: Pool[Any], tasks: Sequence[Hashable]) -> Iterator[int]:

@@ -22,7 +22,7 @@ from probe_lab.capture.text_embeddings import encode_prompts
 from probe_lab.config import Experiment, Sampling
 from probe_lab.errors import CaptureError
 from probe_lab.generation.fill import Drawn, Png, capture_of, draw, ids_of
-from probe_lab.generation.sampling import ROWS, filled, sample_tensors
+from probe_lab.generation.sampling import ROWS, rows_of_call, sample_tensors
 from probe_lab.terminal_tables import TapLines
 
 ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -98,7 +98,7 @@ def make_plan(
         shapes={str(tap): tuple(tensor.shape[1:]) for (_, tap), tensor in drawn.captured.items()},
         element_bytes=ELEMENT_BYTES[experiment.cache.dtype],
         image_bytes=max((len(image.data) for image in drawn.images), default=0),
-        seconds=seconds / len(filled(sampling, batch)) * rows_of_calls(sampling, samples) / workers,
+        seconds=seconds / rows_of_call(sampling, len(batch)) * rows_of_calls(sampling, samples) / workers,
         units=(os.cpu_count() or 1) if sampling.on_cpu else workers,
         hardware="CPU" if sampling.on_cpu else "GPU",
         text_bytes=len(prompts) * _text_bytes(experiment, pipe, prompts[0]),
@@ -111,7 +111,8 @@ def rows_of_calls(sampling: Sampling, samples: pd.DataFrame) -> int:
     """Rows of all pipeline calls for these samples: the last batch of a shard is a short one, and on the CPU each is
     filled up."""
     batches = samples.groupby("shard").cumcount() // sampling.batch_size
-    return sum(len(filled(sampling, batch)) for _, batch in samples.groupby([samples["shard"], batches]))
+    counts = samples.groupby([samples["shard"], batches]).size()
+    return sum(rows_of_call(sampling, count) for count in counts.tolist())
 
 
 def _faults(drawn: Sequence[Png]) -> str:

@@ -65,9 +65,14 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def rows_of_call(sampling: Sampling, count: int) -> int:
+    """Rows of a pipeline call for so many samples."""
+    return count + (-count % ROWS if sampling.on_cpu else 0)
+
+
 def filled(sampling: Sampling, samples: pd.DataFrame) -> pd.DataFrame:
     """The samples, on the CPU followed by copies of the last one up to a multiple of ``ROWS``."""
-    missing = -len(samples) % ROWS if sampling.on_cpu else 0
+    missing = rows_of_call(sampling, len(samples)) - len(samples)
     return samples.iloc[[*range(len(samples)), *[-1] * missing]]
 
 
